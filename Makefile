@@ -1,0 +1,62 @@
+# `make` lists the targets. A machine with Python 3.11 or newer and make needs nothing else.
+# Installation speaks on stderr, so that stdout carries only what a target answers.
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo demo-once up test lint format types lock bench-quick clean
+
+UV_VERSION := 0.13.8
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 python3; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$python && break; done)
+BIN := .venv/bin
+# The stamp names the folder: in a copied or moved one everything is laid anew.
+INSTALLED := .venv/installed-$(shell pwd | cksum | cut -d " " -f 1)
+PORT ?=
+ARGS ?=
+ON_PORT = $(if $(PORT),--port $(PORT))
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  Variables: PORT=8080 for up and demo, ARGS='-k name' for test, PYTHON=python3.12 for install."
+
+install: $(INSTALLED)  ## locked dependencies and the project itself into .venv (when something changed)
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@{ test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; none was found on PATH (PYTHON=... names one)."; exit 1; }; \
+	  test -x $(BIN)/python || $(PYTHON) -m venv .venv; \
+	  $(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip --upgrade; \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION) && \
+	  $(BIN)/uv pip sync --require-hashes --python $(BIN)/python requirements.lock && \
+	  $(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation --editable . && \
+	  touch $@; } >&2
+
+demo: install  ## watch two missions from nothing to an executed, verified change; serves until Ctrl-C
+	@$(BIN)/mission-root demo $(ON_PORT)
+
+demo-once: install  ## the same without a word: exit code 0 when everything held, one JSON object on stdout
+	@$(BIN)/mission-root demo --once --json $(ON_PORT)
+
+up: install  ## run everything here, data in .data, until Ctrl-C
+	@$(BIN)/mission-root up $(ON_PORT)
+
+test: install  ## all tests (ARGS go to pytest)
+	@$(BIN)/python -m pytest -n auto $(ARGS)
+
+lint: install  ## ruff: rules and format
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+format: install  ## let ruff rewrite what it can
+	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+types: install  ## mypy
+	@$(BIN)/python -m mypy app colony colony_client sample_crm
+
+lock: install  ## resolve the dependencies of pyproject.toml anew into requirements.lock
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --custom-compile-command "make lock" --upgrade --group dev pyproject.toml --output-file requirements.lock
+
+bench-quick: install  ## accepted missions per second against the database's own limit, in one run
+	@$(BIN)/python -m bench.quick $(ARGS)
+
+clean:  ## remove the environment and the caches; data in .data stays
+	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

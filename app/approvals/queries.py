@@ -1,0 +1,136 @@
+"""Reading approvals: the inbox, one approval with everything a decision needs, and who decided what."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import text
+
+from app.clock import iso
+from app.db import ReadSession
+
+SELECT = """
+  SELECT a.id, a.mission, a.subject, a.writeback, a.requested_by, a.payload_sha256, a.required, a.deny_threshold, a.state, a.version,
+    a.created_at, a.expires_at, a.not_before, a.closed_at, a.rule, a.rule_version, r.approver_role, r.undo_window, r.risk AS rule_risk,
+    m.mission_type, m.risk_level AS mission_risk, w.payload, w.risk, w.predecessor, w.connector,
+    COALESCE(p.bytes, q.bytes) AS proposal,
+    (SELECT count(*) FROM decision d WHERE d.tenant = a.tenant AND d.approval = a.id AND d.verdict = 'approve') AS approvals
+  FROM approval a
+  JOIN approval_rule r ON r.tenant = a.tenant AND r.id = a.rule AND r.version = a.rule_version
+  JOIN mission m ON m.tenant = a.tenant AND m.id = a.mission
+  LEFT JOIN writeback w ON w.tenant = a.tenant AND w.id = a.writeback
+  LEFT JOIN artifact p ON p.tenant = a.tenant AND p.id = w.proposal
+  LEFT JOIN artifact q ON q.tenant = a.tenant AND q.mission = a.mission AND q.sha256 = a.question_sha256
+  WHERE a.tenant = :tenant"""
+ONE = text(f"{SELECT} AND a.id = :id")
+OF_MISSION = text(f"{SELECT} AND a.mission = :mission ORDER BY a.created_at, a.id LIMIT 1000")
+DECISIONS = text("""SELECT approver, verdict, comment, decided_at FROM decision
+                    WHERE tenant = :tenant AND approval = :approval ORDER BY decided_at""")
+
+
+@dataclass(frozen=True)
+class Approval:
+    """An approval with its rule and its subject: a writeback's payload and proposal, or the question about a mission."""
+
+    id: UUID
+    mission: UUID
+    subject: str
+    writeback: UUID | None
+    requested_by: UUID
+    payload_sha256: bytes
+    required: int
+    deny_threshold: int
+    state: str
+    version: int
+    created_at: datetime
+    expires_at: datetime
+    not_before: datetime | None
+    closed_at: datetime | None
+    rule: UUID
+    rule_version: int
+    approver_role: str
+    undo_window: Any
+    rule_risk: str
+    mission_type: str
+    mission_risk: str
+    payload: bytes | None
+    risk: str | None
+    predecessor: UUID | None
+    connector: str | None
+    proposal: bytes | None
+    approvals: int
+
+
+async def one(session: ReadSession, id: UUID) -> Approval | None:
+    row = await session.first(ONE, {"tenant": session.tenant, "id": id})
+    return Approval(**row._mapping) if row else None
+
+
+async def of_mission(session: ReadSession, mission: UUID) -> list[Approval]:
+    rows = await session.rows(OF_MISSION, {"tenant": session.tenant, "mission": mission})
+    return [Approval(**row._mapping) for row in rows]
+
+
+async def inbox(
+    session: ReadSession, state: str | None, mission: UUID | None, after: Sequence[str] | None, limit: int
+) -> list[Approval]:
+    """Approvals; pending ones by the time they have left, others newest first."""
+    where = ""
+    values: dict[str, Any] = {"tenant": session.tenant, "limit": limit}
+    if state is not None:
+        where, values = where + " AND a.state = :state", values | {"state": state}
+    if mission is not None:
+        where, values = where + " AND a.mission = :mission", values | {"mission": mission}
+    column, way, compare = ("expires_at", "", ">") if state == "pending" else ("created_at", " DESC", "<")
+    if after is not None:
+        where += f" AND (a.{column}, a.id) {compare} (:at, :after)"
+        values |= {"at": datetime.fromisoformat(after[0]), "after": UUID(after[1])}
+    rows = await session.rows(text(f"{SELECT}{where} ORDER BY a.{column}{way}, a.id{way} LIMIT :limit"), values)
+    return [Approval(**row._mapping) for row in rows]
+
+
+async def decisions(session: ReadSession, approval: UUID) -> list[dict[str, Any]]:
+    rows = await session.rows(DECISIONS, {"tenant": session.tenant, "approval": approval})
+    return [
+        {"approver": row.approver, "verdict": row.verdict, "comment": row.comment, "decided_at": iso(row.decided_at)}
+        for row in rows
+    ]
+
+
+def view(found: Approval) -> dict[str, Any]:
+    """What the API says of an approval. rationale is the agent's word, not the root's."""
+    said = json.loads(found.proposal) if found.proposal else {}
+    question = said if found.subject == "mission" else None
+    return {
+        "id": found.id,
+        "subject": found.subject,
+        "mission_id": found.mission,
+        "mission_type": found.mission_type,
+        "writeback_id": found.writeback,
+        "state": found.state,
+        "version": found.version,
+        "requested_by": found.requested_by,
+        "risk_level": found.risk or found.mission_risk,
+        "payload": json.loads(found.payload) if found.payload else question,
+        "payload_sha256": found.payload_sha256.hex(),
+        "required": found.required,
+        "approvals": found.approvals,
+        "deny_threshold": found.deny_threshold,
+        "rule": {
+            "id": found.rule,
+            "version": found.rule_version,
+            "approver_role": found.approver_role,
+            "undo_window_s": found.undo_window.total_seconds(),
+        },
+        "predecessor": found.predecessor,
+        "summary": said.get("summary") or said.get("reason"),
+        "rationale": said.get("rationale"),
+        "evidence": said.get("evidence", []),
+        "created_at": iso(found.created_at),
+        "expires_at": iso(found.expires_at),
+        "not_before": iso(found.not_before) if found.not_before else None,
+        "closed_at": iso(found.closed_at) if found.closed_at else None,
+    }

@@ -1,0 +1,23 @@
+"""Typed artifacts by content hash, and the stored bytes that citations point into.
+
+An artifact is one of the ten contract types in canonical bytes, immutable, belonging to a mission and an attempt.
+A blob is the text of a document or the snapshot of a record; a reading says that a mission was shown one.
+"""
+
+from app.artifacts.actions import Stored, keep_blob, note_readings, store
+from app.artifacts.api import router
+from app.artifacts.queries import Artifact, blobs, latest, of_mission, one, readings
+
+__all__ = [
+    "Artifact",
+    "Stored",
+    "blobs",
+    "keep_blob",
+    "latest",
+    "note_readings",
+    "of_mission",
+    "one",
+    "readings",
+    "router",
+    "store",
+]

@@ -1,0 +1,89 @@
+"""Storing artifacts, blobs and readings. Content-addressed, so doing it twice is doing it once."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+from uuid import UUID
+
+from sqlalchemy import text
+
+from app import ledger
+from app.caller import Caller
+from app.canonical import sha256
+from app.clock import new_id
+from app.db import WriteSession
+from colony_client.artifacts import ArtifactBase, canonical
+
+INSERT = text("""
+  INSERT INTO artifact (tenant, id, mission, attempt, schema_name, schema_version, producer, bytes)
+  VALUES (:tenant, :id, :mission, :attempt, :schema_name, :schema_version, :producer, :bytes)
+  ON CONFLICT (tenant, mission, sha256) DO NOTHING RETURNING id""")
+FIND = text("SELECT id FROM artifact WHERE tenant = :tenant AND mission = :mission AND sha256 = :sha256")
+KEEP_BLOB = text("""INSERT INTO blob (tenant, sha256, size, bytes) VALUES (:tenant, :sha256, :size, :bytes)
+                    ON CONFLICT (tenant, sha256) DO NOTHING""")
+NOTE_READING = text("""
+  INSERT INTO reading (tenant, mission, source_sha256, document, kind, version)
+  VALUES (:tenant, :mission, :source, :document, :kind, :version) ON CONFLICT DO NOTHING""")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where an artifact's bytes are. new is false when the same bytes were there already."""
+
+    id: UUID
+    sha256: bytes
+    new: bool
+
+
+async def store(session: WriteSession, caller: Caller, mission: UUID, attempt: int, artifact: ArtifactBase) -> Stored:
+    """Keeps an artifact in its canonical bytes and records `artifact.stored`."""
+    data = canonical(artifact)
+    digest, name = sha256(data), artifact.schema_name  # type: ignore[attr-defined]
+    values = {
+        "tenant": caller.tenant,
+        "id": new_id(),
+        "mission": mission,
+        "attempt": attempt,
+        "schema_name": name,
+        "schema_version": artifact.schema_version,
+        "producer": artifact.producer.name,
+        "bytes": data,
+    }
+    made = await session.scalar(INSERT, values)
+    if made is None:
+        known = await session.scalar(FIND, {"tenant": caller.tenant, "mission": mission, "sha256": digest})
+        return Stored(known, digest, new=False)
+    await ledger.record(
+        session,
+        caller,
+        "artifact.stored",
+        mission,
+        artifact=made,
+        schema_name=name,
+        sha256=digest.hex(),
+        attempt=attempt,
+    )
+    return Stored(made, digest, new=True)
+
+
+async def keep_blob(session: WriteSession, tenant: UUID, data: bytes) -> bytes:
+    """Keeps bytes under their SHA-256 and answers that."""
+    digest = sha256(data)
+    await session.execute(KEEP_BLOB, {"tenant": tenant, "sha256": digest, "size": len(data), "bytes": data})
+    return digest
+
+
+async def note_readings(
+    session: WriteSession,
+    tenant: UUID,
+    mission: UUID,
+    kind: Literal["document", "record"],
+    shown: Iterable[tuple[bytes, str, str | None]],
+) -> None:
+    """Notes that a mission was shown sources: (sha256, document, version). Only these may be cited by it."""
+    rows = [
+        {"tenant": tenant, "mission": mission, "source": source, "document": document, "kind": kind, "version": version}
+        for source, document, version in sorted(set(shown), key=lambda item: (item[0], item[1]))
+    ]
+    if rows:
+        await session.execute(NOTE_READING, rows)

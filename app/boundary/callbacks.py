@@ -1,0 +1,233 @@
+"""Events from the colony: in order, each once, whatever was sent twice or came late."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import structlog
+
+from app import approvals, artifacts, ledger, missions
+from app.caller import Caller
+from app.canonical import fingerprint
+from app.clock import now
+from app.db import WriteSession
+from app.errors import Problem
+from app.missions import Mission
+from app.missions.moves import move
+from app.telemetry import PROVIDER_FAILURES, STAGE_SECONDS
+from colony_client.contract import (
+    ArtifactProduced,
+    CheckpointSaved,
+    Event,
+    EventBatch,
+    Log,
+    ProviderFailed,
+    Signal,
+    StageCompleted,
+    StageStarted,
+    UsageReported,
+    WritebackProposed,
+)
+
+log = structlog.get_logger("colony")
+ROOTS_OWN = ("mission_envelope", "policy_decision")  # what only the root may say
+
+
+@dataclass
+class Taken:
+    """How far a batch was taken. stop asks the colony to end the attempt."""
+
+    accepted_seq: int
+    lease_until: datetime
+    stop_reason: str | None = None
+
+
+@dataclass
+class Progress:
+    """What a batch adds up to."""
+
+    stage: str | None = None
+    tokens: int = 0
+    cost_usd: float = 0.0
+    facts: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+
+
+async def receive(session: WriteSession, caller: Caller, mission_id: Any, batch: EventBatch, lease: timedelta) -> Taken:
+    """Takes a batch of the current attempt: what is new is applied, what was seen is skipped, a gap is refused whole.
+
+    Raises Problem sequence_gap, attempt_superseded, mission_closed, not_found or validation; then nothing was applied.
+    """
+    mission = await missions.lock(session, mission_id)
+    until = now() + lease
+    if mission.attempt != batch.attempt:
+        raise Problem("attempt_superseded", f"The current attempt is {mission.attempt}.")
+    new = [event for event in batch.events if event.seq > mission.last_seq]
+    if mission.state not in ("accepted", "dispatched", "running"):
+        if new:
+            raise Problem("mission_closed", f"The mission is {mission.state} and takes no more events of this attempt.")
+        return Taken(mission.last_seq, until, stop_reason=f"the mission is {mission.state}")
+    if new and new[0].seq != mission.last_seq + 1:
+        raise Problem("sequence_gap", f"Event {mission.last_seq + 1} is missing.", expected_seq=mission.last_seq + 1)
+
+    mission = await underway(session, caller, mission, lease)
+    progress = Progress()
+    for event in new:
+        await apply(session, caller, mission, event, progress)
+    last = new[-1].seq if new else mission.last_seq
+    await missions.take_events(
+        session,
+        mission,
+        last_seq=last,
+        stage=progress.stage,
+        lease_until=until,
+        tokens=progress.tokens,
+        cost_usd=progress.cost_usd,
+    )
+    if new and isinstance(new[-1], Signal) and new[-1].ends_attempt:
+        await end_attempt(session, caller, mission, new[-1])
+        return Taken(last, until, stop_reason="the attempt has ended")
+    return Taken(last, until, stop_reason=await overspent(session, caller, mission, progress))
+
+
+async def underway(session: WriteSession, caller: Caller, mission: Mission, lease: timedelta) -> Mission:
+    """The first word of an attempt makes the mission running, even when it overtakes the answer to the dispatch."""
+    if mission.state == "accepted":
+        await missions.taken_by_colony(session, caller, mission, lease)
+    if mission.state != "running":
+        await move(session, caller, mission.id, "running", "first_event")
+    return mission
+
+
+async def apply(session: WriteSession, caller: Caller, mission: Mission, event: Event, progress: Progress) -> None:
+    """One event: its artifact stored, its fact recorded, its figures added."""
+    match event:
+        case StageStarted():
+            progress.stage = event.stage
+            await ledger.record(
+                session, caller, "stage.started", mission.id, stage=event.stage, attempt=mission.attempt
+            )
+        case StageCompleted():
+            STAGE_SECONDS.labels(event.stage).observe(event.latency_ms / 1000)
+            await ledger.record(
+                session,
+                caller,
+                "stage.completed",
+                mission.id,
+                stage=event.stage,
+                latency_ms=event.latency_ms,
+                attempt=mission.attempt,
+            )
+        case ArtifactProduced():
+            await artifacts.store(session, caller, mission.id, mission.attempt, event.artifact)
+        case WritebackProposed():
+            kept = await artifacts.store(session, caller, mission.id, mission.attempt, event.proposal)
+            await ledger.record(
+                session,
+                caller,
+                "writeback.proposed",
+                mission.id,
+                proposal=kept.id,
+                connector=event.proposal.connector,
+                operation=event.proposal.operation,
+                risk_level=event.proposal.risk_level,
+            )
+        case CheckpointSaved():
+            await ledger.record(
+                session, caller, "checkpoint.saved", mission.id, sha256=event.sha256, size_bytes=event.size_bytes
+            )
+        case ProviderFailed():
+            PROVIDER_FAILURES.labels(event.code if event.code in PROVIDER_CODES else "other").inc()
+            log.warning(
+                "provider failed",
+                mission=str(mission.id),
+                provider=event.provider,
+                code=event.code,
+                detail=event.detail,
+            )
+            # names and codes come from outside: the ledger keeps a hash, the log keeps the words
+            await ledger.record(
+                session,
+                caller,
+                "provider.failed",
+                mission.id,
+                retryable=event.retryable,
+                provider_sha256=fingerprint([event.provider, event.code]).hex(),
+            )
+        case UsageReported():
+            progress.tokens += event.tokens_in + event.tokens_out
+            progress.cost_usd += event.cost_usd
+            await ledger.record(
+                session,
+                caller,
+                "usage.reported",
+                mission.id,
+                tokens_in=event.tokens_in,
+                tokens_out=event.tokens_out,
+                cost_usd=event.cost_usd,
+            )
+        case Signal():
+            await ledger.record(
+                session, caller, "colony.signalled", mission.id, signal=event.signal, attempt=mission.attempt
+            )
+        case Log():
+            getattr(log, event.level)("colony says", mission=str(mission.id), message=event.message)
+
+
+PROVIDER_CODES = ("unreachable", "timeout", "refused", "rate_limited", "malformed", "unauthorized", "internal")
+
+
+async def end_attempt(session: WriteSession, caller: Caller, mission: Mission, signal: Signal) -> None:
+    """complete goes to review, blocked ends the mission, escalate puts a question before a human."""
+    if signal.signal == "complete":
+        await missions.into_review(session, caller, mission.id)
+    elif signal.signal == "blocked":
+        await missions.fail(
+            session, caller, mission.id, "blocked", reason="blocked", note=signal.reason or signal.question
+        )
+    else:
+        question = signal.question or signal.reason or ""
+        await missions.escalated(session, caller, mission)
+        approval = await approvals.ask_mission(
+            session,
+            caller,
+            mission,
+            "mission.continue",
+            "colony.escalates",
+            question,
+            fingerprint([str(mission.id), mission.attempt, question]),
+            "colony",
+        )
+        await missions.note_pending(session, mission.id, [approval], {})
+
+
+async def overspent(session: WriteSession, caller: Caller, mission: Mission, progress: Progress) -> str | None:
+    """Whether what was reported now exceeds the budget; the colony is then told to stop."""
+    tokens, cost = mission.used_tokens + progress.tokens, float(mission.used_cost_usd) + progress.cost_usd
+    if tokens <= mission.budget_tokens and cost <= float(mission.budget_cost_usd):
+        return None
+    if not mission.over_budget:
+        await ledger.record(
+            session, caller, "budget.exceeded", mission.id, used_tokens=tokens, used_cost_usd=round(cost, 4)
+        )
+    return "the mission's budget is used up"
+
+
+def refuse_root_artifacts(events: Sequence[Event]) -> None:
+    for index, event in enumerate(events):
+        artifact = event.artifact if isinstance(event, ArtifactProduced) else None
+        if artifact is None:
+            continue
+        name = artifact.schema_name
+        if name in ROOTS_OWN or getattr(artifact, "reviewer", "colony") != "colony":
+            raise Problem(
+                "validation",
+                f"A colony does not produce {name}.",
+                errors=[{"pointer": f"/events/{index}/artifact/schema_name", "detail": "only the root produces this"}],
+            )
+        if name == "writeback_proposal":
+            raise Problem(
+                "validation",
+                "A proposal comes as a writeback.proposed event.",
+                errors=[{"pointer": f"/events/{index}/artifact/schema_name", "detail": "send writeback.proposed"}],
+            )

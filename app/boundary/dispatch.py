@@ -1,0 +1,276 @@
+"""The root's calls to the colony: dispatch in batches, questions about silent attempts, cancels.
+
+No call is made inside a transaction. Each verb reads what it needs, calls, and then records the outcome under the
+fence of its work item; a crash in between repeats the call, which the contract makes harmless.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+import structlog
+from opentelemetry.trace import SpanKind
+
+from app import ledger, missions, work
+from app.caller import Caller, system
+from app.clock import now
+from app.components import Component
+from app.db import Database, WriteSession
+from app.missions.queries import Mission, envelopes, find
+from app.telemetry import COMPONENT_UP, QUARANTINED, continuing, traceparent, tracer
+from app.work import Item
+from colony_client import tokens
+from colony_client.artifacts import Budgets, MissionEnvelope
+from colony_client.client import ColonyClient
+from colony_client.contract import Dispatch, DispatchAnswer
+from colony_client.errors import BoundaryError, Busy, Malformed, Refused, TimedOut, Unauthorized, Unreachable
+from colony_client.signing import Keys
+
+log = structlog.get_logger("dispatch")
+
+
+@dataclass
+class Colony:
+    """The colony as the worker knows it: the client, the breaker, and the terms of every dispatch."""
+
+    client: ColonyClient
+    keys: Keys  # the root's own, for mission tokens
+    callback_base_url: str
+    lease: timedelta
+    max_attempts: int
+    component: Component
+
+
+EFFECTS = {
+    "colony_unavailable": "The colony does not answer. The mission waits and is dispatched when it does.",
+    "colony_unauthorized": "The colony refuses the root's key. The mission waits until the keys agree.",
+    "colony_malformed": "The colony's answer could not be read. The mission waits and is dispatched again.",
+    "colony_busy": "The colony takes no more missions at the moment. The mission waits its turn.",
+}
+
+
+def degraded_code(error: BoundaryError) -> str:
+    match error:
+        case Unauthorized():
+            return "colony_unauthorized"
+        case Malformed():
+            return "colony_malformed"
+        case Busy():
+            return "colony_busy"
+        case _:
+            return "colony_unavailable"
+
+
+async def dispatch(database: Database, colony: Colony, items: Sequence[Item]) -> None:
+    """Offers the current attempt of each item's mission to the colony, many in one call."""
+    ready, rest = await prepare(database, colony, items)
+    for item in rest:
+        await settle(database, item)
+    if not ready:
+        return
+    trial = colony.component.retry_at()
+    if trial is not None:
+        await wait_all(database, [item for item, _, _ in ready], "colony_unavailable", trial)
+        return
+    first = ready[0][1]
+    with tracer.start_as_current_span("dispatch", context=continuing(first.traceparent), kind=SpanKind.CLIENT):
+        try:
+            answers = await colony.client.dispatch([message for _, _, message in ready])
+        except BoundaryError as error:
+            await dispatch_failed(database, colony, [item for item, _, _ in ready], error)
+            return
+    colony.component.succeeded()
+    COMPONENT_UP.labels("colony").set(1)
+    for (item, mission, _), answer in zip(ready, answers, strict=True):
+        await record_answer(database, colony, item, mission, answer)
+
+
+async def prepare(
+    database: Database, colony: Colony, items: Sequence[Item]
+) -> tuple[list[tuple[Item, Mission, Dispatch]], list[Item]]:
+    """What can be sent, and the items that no longer need sending."""
+    by_tenant: dict[UUID, list[Item]] = defaultdict(list)
+    for item in items:
+        by_tenant[item.tenant].append(item)
+    ready: list[tuple[Item, Mission, Dispatch]] = []
+    rest: list[Item] = []
+    for tenant, own in by_tenant.items():
+        async with database.read() as session:
+            await session.enter(tenant)
+            stored = await envelopes(session, [item.subject for item in own])
+            for item in own:
+                mission = await find(session, item.subject)
+                if mission is None or mission.state != "accepted":
+                    rest.append(item)
+                else:
+                    ready.append((item, mission, message(tenant, mission, stored[item.subject], colony)))
+    return ready, rest
+
+
+def message(tenant: UUID, mission: Mission, envelope: bytes, colony: Colony) -> Dispatch:
+    """The dispatch of a mission's current attempt. The attempt is also the fence of its token."""
+    left = mission.budget_time_ms
+    if mission.deadline_at is not None:
+        left = max(1, int((mission.deadline_at - now()).total_seconds() * 1000))
+    with tracer.start_as_current_span(
+        "mission.dispatch",
+        context=continuing(mission.traceparent),
+        attributes={"mission.id": str(mission.id), "mission.attempt": mission.attempt},
+    ):
+        parent = traceparent()
+    return Dispatch(
+        mission_id=mission.id,
+        attempt=mission.attempt,
+        envelope=MissionEnvelope.model_validate_json(envelope),
+        callback_base_url=colony.callback_base_url,
+        traceparent=parent or mission.traceparent,
+        mission_token=tokens.issue(
+            colony.keys,
+            mission=mission.id,
+            tenant=tenant,
+            attempt=mission.attempt,
+            fence=mission.attempt,
+            audience="callback",
+        ),
+        budgets=Budgets(
+            time_ms=left,
+            tokens=max(0, mission.budget_tokens - mission.used_tokens),
+            cost_usd=max(0.0, float(mission.budget_cost_usd - mission.used_cost_usd)),
+        ),
+    )
+
+
+async def record_answer(
+    database: Database, colony: Colony, item: Item, mission: Mission, answer: DispatchAnswer
+) -> None:
+    """accepted: a lease runs. busy: again later. refused: the mission fails and says why."""
+    async with database.write() as session:
+        await session.enter(item.tenant)
+        caller = system(item.tenant, "worker")
+        present = await missions.lock(session, mission.id)
+        if present.state == "accepted" and present.attempt == mission.attempt:
+            if answer.outcome == "accepted":
+                await missions.taken_by_colony(session, caller, present, colony.lease)
+            elif answer.outcome == "refused":
+                await missions.fail(
+                    session, caller, mission.id, "refused", reason="refused_by_colony", note=answer.reason
+                )
+            else:
+                await missions.degrade(session, caller, mission.id, "colony_busy", EFFECTS["colony_busy"])
+                await work.again(
+                    session, item, now() + timedelta(seconds=min(max(answer.retry_after_s or 1.0, 0.2), 60))
+                )
+                return
+        await work.finish(session, item)
+
+
+async def dispatch_failed(database: Database, colony: Colony, items: Sequence[Item], error: BoundaryError) -> None:
+    """Nobody knows, or nobody took them: the missions wait as accepted and say why."""
+    busy = isinstance(error, Busy)
+    if not busy:
+        colony.component.failed(str(error))
+        COMPONENT_UP.labels("colony").set(0 if colony.component.opened_at else 1)
+    log.warning("dispatch failed", missions=len(items), error=type(error).__name__, detail=str(error)[:300])
+    if isinstance(error, Malformed) and error.body:
+        await quarantine(database, items[0], "dispatch_answer", str(error), error.body)
+    delay = min(0.25 * 2 ** min(max(item.attempts for item in items), 7), 30)
+    if isinstance(error, Refused) and error.retry_after is not None:
+        delay = min(max(error.retry_after, delay), 300)
+    await wait_all(database, items, degraded_code(error), now() + timedelta(seconds=delay))
+
+
+async def wait_all(database: Database, items: Sequence[Item], code: str, at: datetime) -> None:
+    for item in items:
+        async with database.write() as session:
+            await session.enter(item.tenant)
+            await missions.degrade(session, system(item.tenant, "worker"), item.subject, code, EFFECTS[code])
+            await work.again(session, item, at)
+
+
+async def watch_attempt(database: Database, colony: Colony, item: Item) -> None:
+    """A lease or a deadline may have passed: time over fails the mission, silence is asked about, then a new attempt is made."""
+    caller = system(item.tenant, "worker")
+    async with database.write() as session:
+        await session.enter(item.tenant)
+        mission = await missions.lock(session, item.subject)
+        if mission.state not in ("dispatched", "running") or mission.lease_until is None or mission.deadline_at is None:
+            await work.finish(session, item)
+            return
+        if mission.deadline_at <= now():
+            await missions.fail(session, caller, mission.id, "time_budget", reason="time_budget")
+            return  # fail() has dropped this item
+        if mission.lease_until > now():
+            await work.again(session, item, min(mission.lease_until, mission.deadline_at))
+            return
+    alive = await still_working(colony, mission)
+    async with database.write() as session:
+        await session.enter(item.tenant)
+        present = await missions.lock(session, item.subject)
+        if (present.attempt, present.state, present.last_seq) != (mission.attempt, mission.state, mission.last_seq):
+            await work.again(session, item, now())  # it moved while we asked: look again
+        elif alive:
+            until = now() + colony.lease
+            await missions.take_events(
+                session, present, last_seq=present.last_seq, stage=None, lease_until=until, tokens=0, cost_usd=0
+            )
+            await work.again(session, item, min(until, mission.deadline_at))
+        else:
+            await missions.requeue(session, caller, present, colony.max_attempts)
+
+
+async def still_working(colony: Colony, mission: Mission) -> bool:
+    """Whether the colony says that it works on exactly this attempt."""
+    try:
+        status = await colony.client.status(mission.id)
+    except BoundaryError as error:
+        if isinstance(error, (Unreachable, TimedOut)):
+            colony.component.failed(str(error))
+        return False
+    colony.component.succeeded()
+    return status.attempt == mission.attempt and status.state == "running"
+
+
+async def cancel_in_colony(database: Database, colony: Colony, item: Item) -> None:
+    """Tells the colony to stop; a colony that cannot be told finds out by its next callback."""
+    try:
+        await colony.client.cancel(item.subject, "the mission has ended")
+    except Refused as error:
+        if error.status != 404:
+            log.info("cancel refused", mission=str(item.subject), status=error.status)
+    except BoundaryError:
+        if item.attempts < 5:
+            async with database.write() as session:
+                await session.enter(item.tenant)
+                await work.again(session, item, now() + timedelta(seconds=2**item.attempts))
+            return
+    await settle(database, item)
+
+
+async def settle(database: Database, item: Item) -> None:
+    async with database.write() as session:
+        await session.enter(item.tenant)
+        await work.finish(session, item)
+
+
+async def quarantine(database: Database, item: Item, origin: str, problem: str, data: bytes) -> None:
+    async with database.write() as session:
+        await session.enter(item.tenant)
+        await keep_refused(session, system(item.tenant, "worker"), item.subject, origin, problem, data)
+
+
+async def keep_refused(
+    session: WriteSession, caller: Caller, mission: UUID, origin: str, problem: str, data: bytes
+) -> None:
+    """Keeps a payload that could not be taken, as it came, and records that it is there."""
+    row = await session.first(
+        """INSERT INTO quarantine (tenant, mission, origin, problem, bytes) VALUES (:tenant, :mission, :origin, :problem, :bytes)
+           RETURNING id, sha256""",
+        {"tenant": caller.tenant, "mission": mission, "origin": origin, "problem": problem[:1000], "bytes": data},
+    )
+    assert row is not None
+    QUARANTINED.labels(origin).inc()
+    await ledger.record(
+        session, caller, "payload.quarantined", mission, quarantine=row.id, sha256=row.sha256.hex(), origin=origin
+    )

@@ -1,0 +1,75 @@
+"""Who calls the internal API: a signature by a shared key, a nonce used once, and a token for exactly one attempt."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from fastapi import Request
+
+from app.caller import SYSTEM, Caller
+from app.db import Database
+from app.errors import Problem
+from app.http import read_body
+from colony_client import signing, tokens
+from colony_client.contract import MAX_BODY_BYTES
+from colony_client.errors import SignatureRefused, TokenRefused
+
+
+@dataclass(frozen=True)
+class Signed:
+    """A call whose signature is genuine and whose nonce is fresh."""
+
+    kid: str
+    body: bytes
+
+    def caller(self, tenant: UUID) -> Caller:
+        return Caller(tenant=tenant, principal=SYSTEM, actor=f"colony:{self.kid}", name="colony")
+
+
+async def signed(request: Request) -> Signed:
+    """Reads the body and checks the signature over its bytes. Raises Problem unauthenticated, the same for every reason."""
+    body = await read_body(request, MAX_BODY_BYTES)
+    state = request.app.state
+
+    async def first_use(nonce: str, _until: datetime) -> bool:
+        return await use_nonce(state.database, request.headers[signing.KEY_HEADER], nonce)
+
+    try:
+        kid = await signing.verify(
+            state.colony_keys,
+            request.method,
+            signing.signed_path(request.scope),
+            body,
+            "root",
+            request.headers,
+            first_use,
+        )
+    except SignatureRefused as refused:
+        state.log.warning("signature refused", reason=type(refused).__name__, path=request.url.path)
+        raise unknown() from None
+    return Signed(kid, body)
+
+
+async def use_nonce(database: Database, kid: str, nonce: str) -> bool:
+    """Remembers a nonce for every root process, in a transaction of its own: what follows may fail, the nonce stays used."""
+    async with database.write() as session:
+        used = await session.execute(
+            "INSERT INTO nonce (kid, nonce) VALUES (:kid, :nonce) ON CONFLICT DO NOTHING", {"kid": kid, "nonce": nonce}
+        )
+    return bool(used.rowcount)
+
+
+def token(request: Request, mission: UUID) -> tokens.MissionToken:
+    """The mission token of a call. Raises Problem unauthenticated."""
+    scheme, _, said = request.headers.get("authorization", "").partition(" ")
+    try:
+        if scheme.lower() != "bearer":
+            raise TokenRefused("no token")
+        return tokens.verify(request.app.state.signing_keys, said.strip(), audience="callback", mission=mission)
+    except TokenRefused as refused:
+        request.app.state.log.warning("mission token refused", reason=type(refused).__name__, mission=str(mission))
+        raise unknown() from None
+
+
+def unknown() -> Problem:
+    return Problem("unauthenticated", "The call is not signed by a current key, or its mission token is not valid.")

@@ -1,0 +1,28 @@
+"""Who is asking: a frozen value that every verb takes, whatever door it came through."""
+
+from dataclasses import dataclass, field
+from uuid import UUID
+
+SYSTEM = UUID(int=0)
+
+
+@dataclass(frozen=True)
+class Caller:
+    """An authenticated principal, the colony, or the service itself.
+
+    actor is how the ledger names it: `principal:<uuid>`, `colony:<kid>` or `system:<process>`.
+    secret is the presented credential, kept only as long as the request: the wall asks for it when a human decides.
+    """
+
+    tenant: UUID
+    principal: UUID
+    actor: str
+    name: str = ""
+    kind: str = "service"
+    roles: frozenset[str] = frozenset()
+    secret: str = field(default="", repr=False)
+
+
+def system(tenant: UUID, process: str) -> Caller:
+    """The service acting on its own: timers, reconcilers, the worker."""
+    return Caller(tenant=tenant, principal=SYSTEM, actor=f"system:{process}", name=process)

@@ -1,0 +1,64 @@
+"""`mission-root`: the commands, and how every failure leaves: one sentence on stderr and an exit code.
+
+Exit codes: 0 ok · 1 failed · 2 usage · 3 not found · 4 refused by policy · 5 conflict · 6 timeout · 7 unavailable
+"""
+
+import json
+import os
+import sys
+from typing import NoReturn
+
+import typer
+
+from app.cli import approvals, demo, ledger, missions, processes, workspace
+from app.cli.client import Failed
+from app.embedded import CannotStart
+
+app = typer.Typer(
+    name="mission-root",
+    help="Missions for an agent colony: evidence checked, changes approved by humans, one ledger.",
+    epilog="Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 refused, 5 conflict, 6 timeout, 7 unavailable.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.command()(processes.up)
+app.command()(demo.demo)
+app.add_typer(missions.app, name="missions")
+app.add_typer(approvals.app, name="approvals")
+app.add_typer(workspace.app, name="workspace")
+app.add_typer(ledger.app, name="ledger")
+for process in (processes.serve, processes.worker, processes.executor, processes.colony, processes.crm):
+    app.command(rich_help_panel="Single processes")(process)
+for step in (processes.bootstrap, processes.migrate):
+    app.command(rich_help_panel="Database")(step)
+
+
+def run() -> None:
+    """The entry point of the script."""
+    try:
+        app()
+    except Failed as failed:
+        leave(failed.exit_code, str(failed), failed.document)
+    except CannotStart as failed:
+        leave(failed.exit_code, str(failed))
+    except KeyboardInterrupt:
+        leave(130)
+    except BrokenPipeError:  # `mission-root … | head`: nobody reads any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        leave(1)
+
+
+def leave(code: int, sentence: str = "", document: dict[str, object] | None = None) -> NoReturn:
+    """With --json the reason is a JSON document too, on stderr like the sentence it replaces."""
+    if sentence and "--json" in sys.argv:
+        sentence = json.dumps(document or {"title": sentence, "exit_code": code})
+    elif sentence:
+        sentence = f"mission-root: {sentence}"
+    if sentence:
+        print(sentence, file=sys.stderr)
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    run()

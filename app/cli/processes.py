@@ -1,0 +1,113 @@
+"""Commands that run things here: the whole instance, one process of it, or a step on its database."""
+
+import asyncio
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import unquote, urlsplit
+
+import typer
+
+from app.cli import show
+from app.cli.client import AsJson, Failed, emit
+
+if TYPE_CHECKING:
+    from app.settings import Settings
+
+DataDir = Annotated[Path, typer.Option("--data-dir", help="Where everything is kept between two runs.")]
+Port = Annotated[int | None, typer.Option("--port", min=1, max=65535, help="Port of the public API.")]
+
+
+def up(port: Port = None, data_dir: DataDir = Path(".data"), as_json: AsJson = False) -> None:
+    """Run everything on this machine: PostgreSQL, root, worker, executor, colony and a sample CRM. Ctrl-C ends it."""
+    from app import supervisor
+
+    async def keep_up() -> None:
+        async with supervisor.running(data_dir, port, show.aside) as instance:
+            if as_json:
+                emit(instance.describe())
+            else:
+                show.instance(instance.describe())
+            await asyncio.Event().wait()
+
+    supervisor.until_signalled(keep_up())
+
+
+def serve() -> None:
+    """The root's HTTP APIs: public, internal and metrics."""
+    _run("app.main")
+
+
+def worker() -> None:
+    """Dispatches missions, watches leases, reviews: everything the root does in the background."""
+    _run("app.worker")
+
+
+def executor() -> None:
+    """Executes approved writebacks; the only process that may hold write credentials."""
+    _run("app.executor")
+
+
+def colony() -> None:
+    """The reference colony."""
+    _run("colony.main")
+
+
+def crm() -> None:
+    """The sample CRM that the demo reads and writes."""
+    _run("sample_crm.main")
+
+
+def bootstrap(as_json: AsJson = False) -> None:
+    """Create or refresh the database roles; their passwords come from the role URLs in the environment."""
+    from app.bootstrap import LOGIN_ROLES
+    from app.bootstrap import bootstrap as make_roles
+
+    with _database_errors() as settings:
+        admin = settings.secret("admin_database_url")
+        # A role whose URL is not given here gets a password that nobody knows, until it is.
+        passwords = {role: secrets.token_urlsafe(24) for role in LOGIN_ROLES}
+        for role in LOGIN_ROLES:
+            field = "database_url" if role == "api" else f"{role}_database_url"
+            if getattr(settings, field, None) is not None:
+                passwords[role] = unquote(urlsplit(settings.secret(field)).password or "") or passwords[role]
+        database = urlsplit(admin).path.lstrip("/")
+        asyncio.run(make_roles(admin, settings.database_role_prefix, passwords, database))
+    roles = [f"{settings.database_role_prefix}_{role}" for role in ("owner", *LOGIN_ROLES)]
+    emit({"roles": roles}) if as_json else show.line(f"Roles are up to date: {', '.join(roles)}.")
+
+
+def migrate(as_json: AsJson = False) -> None:
+    """Bring the database of ADMIN_DATABASE_URL to the newest schema."""
+    from app.migrate import head, upgrade
+
+    with _database_errors() as settings:
+        upgrade(settings.secret("admin_database_url"), settings.database_role_prefix)
+    emit({"head": head()}) if as_json else show.line(f"The schema is up to date at {head()}.")
+
+
+def _run(module: str) -> None:
+    from importlib import import_module
+
+    run: Callable[[], None] = import_module(module).run
+    run()
+
+
+@contextmanager
+def _database_errors() -> Iterator["Settings"]:
+    """The settings; what goes wrong with them or with the database leaves as one sentence."""
+    import asyncpg
+    from sqlalchemy.exc import DBAPIError
+
+    from app.settings import Misconfigured, load
+
+    try:
+        yield load()
+    except Misconfigured as problem:
+        raise Failed(str(problem), 2) from problem
+    except (OSError, TimeoutError) as problem:
+        raise Failed(f"The database of ADMIN_DATABASE_URL cannot be reached: {problem}.", 7) from problem
+    except (asyncpg.PostgresError, DBAPIError) as problem:
+        raise Failed(f"PostgreSQL refused: {str(problem).splitlines()[0]}.", 1) from problem

@@ -1,0 +1,275 @@
+"""What people see in the terminal. stdout carries answers, stderr carries remarks; piped, both are plain text."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+from unicodedata import category
+
+from rich.console import Console, Group
+from rich.markup import escape as without_markup
+from rich.padding import Padding
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+out = Console(highlight=False, soft_wrap=False)
+err = Console(stderr=True, highlight=False)
+
+COLOURS = {
+    "completed": "green",
+    "succeeded": "green",
+    "approved": "green",
+    "verified": "green",
+    "failed": "red",
+    "denied": "red",
+    "rejected": "red",
+    "expired": "red",
+    "stale": "red",
+    "unknown": "red",
+    "cancelled": "yellow",
+    "awaiting_approval": "yellow",
+    "pending": "yellow",
+}
+SHORT_QUOTE = 160
+
+
+def escape(words: str) -> str:
+    """Text that others wrote, for the terminal: no markup, and nothing that moves the cursor or turns the direction."""
+    shown = (c if c in "\n\t" or category(c) not in ("Cc", "Cf") else "\N{REPLACEMENT CHARACTER}" for c in words)
+    return without_markup("".join(shown))
+
+
+def line(sentence: str) -> None:
+    out.print(escape(sentence), soft_wrap=True)
+
+
+def aside(sentence: str) -> None:
+    err.print(escape(sentence), style="dim", soft_wrap=True)
+
+
+def heading(words: str) -> None:
+    out.print()
+    out.rule(escape(words), align="left", style="cyan")
+
+
+def state(name: str) -> Text:
+    return Text(name, COLOURS.get(name, "cyan"))
+
+
+def rows(title: str, *columns: str) -> Table:
+    return Table(*columns, title=title or None, title_justify="left", box=None, pad_edge=False, header_style="dim")
+
+
+def pairs(values: dict[str, Any]) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in values.items():
+        if value not in (None, [], {}) and str(value):
+            table.add_row(name, value if isinstance(value, Text) else escape(str(value)))
+    return table
+
+
+def instance(up: dict[str, Any], last: str = "Ctrl-C stops everything; the data stays.") -> None:
+    """Where everything is, after `up`."""
+    places = {
+        "API": up["base_url"],
+        "its description": f"{up['base_url']}/docs",
+        "internal API": up["internal_url"],
+        "colony": up["colony_url"],
+        "sample CRM": up["crm_url"],
+        "metrics": "  ".join(up["metrics_urls"].values()),
+        "data and logs": up["data_dir"],
+        "processes": ", ".join(f"{name} {pid}" for name, pid in up["pids"].items()),
+    }
+    if up["console_url"]:
+        places["console"] = up["console_url"]
+    heading("Mission root is up")
+    out.print(pairs(places), soft_wrap=True)
+    heading("API keys, one per role")
+    out.print(pairs(up["keys"]), soft_wrap=True)
+    heading("Databases")
+    out.print(pairs(up["databases"]), soft_wrap=True)
+    out.print(f"\n{last}", style="dim")
+
+
+def mission(found: dict[str, Any]) -> None:
+    budget = found.get("budget") or {}
+    shown = {
+        "mission": found["id"],
+        "type": found.get("mission_type"),
+        "goal": found.get("user_goal"),
+        "state": state(found["state"]),
+        "stage": found.get("stage"),
+        "reason": found.get("reason"),
+        "note": found.get("reason_note"),
+        "answer": found.get("answer_status"),
+        "degraded": found.get("degraded"),
+        "used": f"{budget.get('used_tokens', 0)} tokens, {budget.get('used_cost_usd', 0)} USD",
+        "writebacks": ", ".join(f"{count} {name}" for name, count in (found.get("writebacks") or {}).items() if count),
+        "waits for": "  ".join(found.get("pending_approvals") or []),
+    }
+    out.print(pairs(shown), soft_wrap=True)
+    if found.get("pending_approvals"):
+        line(f"Next: mission-root approvals show {found['pending_approvals'][0]}")
+
+
+def missions(items: list[dict[str, Any]]) -> None:
+    table = rows("", "id", "type", "state", "stage", "created", "goal")
+    for item in items:
+        goal = escape(str(item.get("user_goal") or ""))
+        table.add_row(item["id"], item["mission_type"], state(item["state"]), item["stage"], item["created_at"], goal)
+    out.print(table) if items else line("No missions.")
+
+
+def event(happened: dict[str, Any]) -> None:
+    told = "  ".join(f"{name}={value}" for name, value in (happened.get("body") or {}).items() if value is not None)
+    line(f"{happened['at']}  {happened['type']:<32}  {told}")
+
+
+def packet(found: dict[str, Any]) -> None:
+    """The answer, then every claim with the passages it stands on."""
+    if found["answer_status"] == "not_found":
+        line("Not found in the evidence.")
+    if found.get("answer"):
+        out.print(Panel(escape(found["answer"]), title="Answer", title_align="left", border_style="cyan"))
+    for number, claim in enumerate(found["claims"], 1):
+        out.print(f"[bold]{number}.[/bold] {escape(claim['text'])}")
+        for citation in claim["citations"]:
+            mark = "[green]✓[/green]" if citation["verified"] else "[red]✗ not verified[/red]"
+            quoted = " ".join(citation["quote"].split())
+            quoted = quoted if len(quoted) <= SHORT_QUOTE else quoted[: SHORT_QUOTE - 1] + "…"
+            place = f"{citation['document']}:{citation['start']}-{citation['end']}"
+            out.print(Padding(f"{mark} [cyan]{escape(place)}[/cyan] [dim]“{escape(quoted)}”[/dim]", (0, 0, 0, 3)))
+
+
+def target(payload: dict[str, Any]) -> str:
+    return f"{payload['target']['kind']} {payload['target']['id']}"
+
+
+def changes(found: dict[str, Any]) -> Table:
+    """Field by field: what the target holds now, and what it would hold."""
+    now = (found.get("current") or {}).get("value") or {}
+    table = rows("", "field", "now", "proposed")
+    for name, value in found["payload"]["changes"].items():
+        before = escape(str(now.get(name, "?")))
+        table.add_row(escape(name), f"[red]- {before}[/red]", f"[green]+ {escape(str(value))}[/green]")
+    return table
+
+
+def approval(found: dict[str, Any]) -> None:
+    """Everything a decision needs on one screen."""
+    payload, current = found["payload"], found.get("current") or {}
+    writes = found["subject"] == "writeback"
+    drifted = f"the target has moved on to version {current.get('version')}" if current.get("drifted") else ""
+    about = {
+        "approval": found["id"],
+        "mission": found["mission_id"],
+        "state": state(found["state"]),
+        "change": f"{payload['operation']} {target(payload)} in {payload['connector']}" if writes else "",
+        "version": payload.get("expected_version"),
+        "beware": Text(drifted or current.get("problem", ""), "red"),
+        "summary": found.get("summary"),
+        "why": found.get("rationale"),
+        "approvals": f"{found['approvals']} of {found['required']}",
+        "expires": found["expires_at"],
+        "SHA-256": found["payload_sha256"],
+    }
+    shown = Group(pairs(about), "", changes(found)) if writes else Group(pairs(about))
+    title = "Proposed change" if writes else "Question about the mission itself"
+    out.print(Panel(shown, title=title, title_align="left", border_style="yellow"))
+
+
+def approvals(items: list[dict[str, Any]]) -> None:
+    table = rows("", "id", "state", "change", "mission", "expires")
+    for item in items:
+        payload = item["payload"]
+        what = f"{payload['operation']} {target(payload)}" if item["subject"] == "writeback" else "the mission"
+        table.add_row(item["id"], state(item["state"]), escape(what), item["mission_id"], item["expires_at"])
+    out.print(table) if items else line("Nothing waits.")
+
+
+def decided(found: dict[str, Any]) -> None:
+    line(f"Recorded; the approval is {found['state']}.")
+    if found["not_before"]:
+        line(f"It is executed after {found['not_before']}, the end of the undo window.")
+
+
+def writeback(found: dict[str, Any]) -> None:
+    """What the target answered, and what it holds now."""
+    same = found["read_back_sha256"] == found["payload_sha256"]
+    told = {
+        "writeback": found["id"],
+        "target": target(found["payload"]),
+        "state": state(found["state"]),
+        "receipt": found["receipt"],
+        "read back": found["read_back"],
+        "compared": Text("exactly what was approved", "green") if same else Text("not what was approved", "red"),
+    }
+    out.print(pairs(told), soft_wrap=True)
+
+
+def verdict(found: dict[str, Any]) -> None:
+    if found["verified"]:
+        line(f"The ledger holds: {found['facts']} facts in {found['subjects']} chains, every link recomputed.")
+
+
+def ingested(workspace: str, summary: dict[str, Any]) -> None:
+    refusals = summary["refused"]
+    line(
+        f"Workspace {workspace}: {summary['added']} added, {summary['updated']} updated, "
+        f"{summary['unchanged']} unchanged, {len(refusals)} refused."
+    )
+    for refusal in refusals:
+        aside(f"refused: {refusal['path']}: {refusal['reason']}")
+
+
+@contextmanager
+def counting(total: int, what: str, *, quiet: bool) -> Iterator[Callable[[], None]]:
+    """A progress bar on stderr; yields what to call for each one done. Nothing when piped or quiet."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=err, transient=True, disable=quiet or not err.is_terminal) as progress:
+        task = progress.add_task(escape(what), total=total)
+        yield lambda: progress.advance(task)
+
+
+@contextmanager
+def progressing(*, quiet: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A line that follows a mission's events: the stage it is in, and the stages behind it with their times."""
+    behind: list[str] = []
+    with err.status("accepted", spinner="dots") if not quiet and err.is_terminal else nullcontext() as status:
+
+        def tell(event: dict[str, Any]) -> None:
+            body = event.get("body") or {}
+            if event["type"] == "stage.completed":
+                behind.append(f"{body.get('stage')} {body.get('latency_ms', 0):.0f} ms")
+            if status:
+                now = body.get("stage") or event["type"].removeprefix("mission.")
+                status.update(f"[cyan]{escape(str(now))}[/cyan]  [dim]{escape(' · '.join(behind))}[/dim]")
+
+        yield tell
+    if not quiet and behind:
+        line(" · ".join(behind))
+
+
+@contextmanager
+def counting_down(seconds: float, *, quiet: bool) -> Iterator[None]:
+    """A bar that fills while a window of time passes; it decides nothing."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True, disable=quiet or not err.is_terminal) as progress:
+        task = progress.add_task("undo window", total=max(seconds, 0.1))
+        done = threading.Event()
+
+        def tick() -> None:
+            while not done.wait(0.2) and not progress.finished:
+                progress.advance(task, 0.2)
+
+        clock = threading.Thread(target=tick, daemon=True)
+        clock.start()
+        try:
+            yield
+        finally:
+            done.set()
+            clock.join()

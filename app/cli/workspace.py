@@ -1,0 +1,131 @@
+"""`mission-root workspace …`: documents in."""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.cli import show
+from app.cli.client import ApiKey, AsJson, Client, Failed, Url, emit, segment
+
+app = typer.Typer(help="The documents that missions may read.", no_args_is_help=True)
+
+MEDIA_TYPES = {
+    ".md": "text/markdown",
+    ".markdown": "text/markdown",
+    ".mdx": "text/markdown",
+    ".rst": "text/x-rst",
+    ".rest": "text/x-rst",
+    ".txt": "text/plain",
+    ".text": "text/plain",
+    ".html": "text/html",
+    ".htm": "text/html",
+    ".xhtml": "application/xhtml+xml",
+    ".pdf": "application/pdf",
+}
+AT_ONCE = 4
+TRIES = 5  # of one document, while the root says it is busy
+
+
+@dataclass
+class Ingested:
+    """What became of a folder's documents. `refused` maps a path to the reason."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    refused: dict[str, str] = field(default_factory=dict)
+
+    def summary(self) -> dict[str, object]:
+        outcomes = {name: self.counts[name] for name in ("added", "updated", "unchanged")}
+        return {**outcomes, "refused": [{"path": path, "reason": why} for path, why in sorted(self.refused.items())]}
+
+
+@app.callback()
+def group() -> None:
+    """The documents that missions may read."""
+
+
+@app.command()
+def ingest(
+    path: Annotated[Path, typer.Argument(exists=True, readable=True, help="A document, or a folder of documents.")],
+    workspace: Annotated[str, typer.Option(help="The workspace's name.")] = "default",
+    url: Url = "",
+    api_key: ApiKey = "",
+    as_json: AsJson = False,
+) -> None:
+    """Upload every Markdown, reStructuredText, text, HTML and PDF document below PATH; unchanged ones cost nothing.
+
+    A document that cannot be read is named with its reason and does not stop the others; the exit code is 1 when
+    none could be stored.
+    """
+    found = dict(documents(path))
+    if not found:
+        raise Failed(f"{path} holds no document that can be read ({', '.join(sorted(MEDIA_TYPES))}).", 2)
+    with Client(url, api_key) as client, show.counting(len(found), f"Ingesting {path}", quiet=as_json) as advance:
+        done = ingest_documents(client, workspace, found, advance)
+    emit({"workspace": workspace, **done.summary()}) if as_json else show.ingested(workspace, done.summary())
+    if not done.counts:
+        raise Failed(f"No document of {path} was stored.", 1)
+
+
+def documents(path: Path) -> Iterator[tuple[str, Path]]:
+    """(name in the workspace, file) of every readable document; hidden folders and installed packages are passed by."""
+    if path.is_file():
+        yield path.name, path
+        return
+    for folder, folders, names in os.walk(path):
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and name not in ("node_modules", "__pycache__")
+        )
+        for name in sorted(names):
+            file = Path(folder, name)
+            if file.suffix.lower() in MEDIA_TYPES and not name.startswith(".") and file.is_file():
+                yield file.relative_to(path).as_posix(), file
+
+
+def ingest_documents(
+    client: Client, workspace: str, found: dict[str, Path], advance: Callable[[], None] = lambda: None
+) -> Ingested:
+    """Uploads them, a few at a time. A refusal of one is noted; an unreachable root or a refused key ends it."""
+    done = Ingested()
+
+    def upload(item: tuple[str, Path]) -> None:
+        name, file = item
+        try:
+            done.counts[_put(client, workspace, name, file)] += 1
+        except OSError as problem:
+            done.refused[name] = f"{problem.strerror}."
+        except Failed as refused:
+            if refused.exit_code != 2:
+                raise
+            done.refused[name] = str((refused.document or {}).get("detail") or refused)
+        advance()
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        try:
+            for _ in pool.map(upload, found.items()):
+                pass
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return done
+
+
+def _put(client: Client, workspace: str, name: str, file: Path) -> str:
+    """added, updated or unchanged."""
+    kind = {"Content-Type": MEDIA_TYPES[file.suffix.lower()]}
+    for tries_left in reversed(range(TRIES)):
+        try:
+            path = f"/v1/workspaces/{segment(workspace)}/documents"
+            answer = client.call("PUT", path, file.read_bytes(), kind, {"path": name})
+            return str(answer.body["outcome"])
+        except Failed as failed:
+            if failed.exit_code != 7 or failed.document is None or not tries_left:
+                raise
+            time.sleep(1)  # busy, by its own word
+    raise AssertionError("the last try returns or raises")

@@ -1,0 +1,23 @@
+"""Time and ids: the only place that asks the system for either, so tests can replace both."""
+
+import os
+import time
+import uuid
+from datetime import UTC, datetime
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+def new_id() -> uuid.UUID:
+    """A UUIDv7 (RFC 9562): 48 bits of milliseconds, then randomness, so ids made later sort later."""
+    milliseconds = time.time_ns() // 1_000_000
+    random = int.from_bytes(os.urandom(10), "big")
+    value = (milliseconds & 0xFFFF_FFFF_FFFF) << 80 | 0x7 << 76 | (random >> 68 & 0xFFF) << 64 | 0b10 << 62
+    return uuid.UUID(int=value | random & 0x3FFF_FFFF_FFFF_FFFF)
+
+
+def iso(moment: datetime) -> str:
+    """UTC with microseconds and a Z: how every instant leaves this service."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,0 +1,157 @@
+"""Connections, read and write sessions, and the only commit.
+
+A write session is one transaction. It commits when its block ends without an exception and only then lets the nudges
+go that its verbs asked for. Nothing else in the code commits.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+from sqlalchemy import MetaData, event, text
+from sqlalchemy.engine import CursorResult, Row
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.sql import Executable
+
+from app.errors import Problem
+
+metadata = MetaData()
+
+ENTER = text("SELECT set_config('app.tenant', :tenant, true)")
+
+
+class ReadSession:
+    """A read-only transaction: one consistent statement snapshot at a time, no writes possible."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self.connection = connection
+        self.tenant: UUID | None = None
+
+    async def enter(self, tenant: UUID) -> None:
+        """Sets the tenant that row-level security lets this transaction see, until it ends."""
+        await self.connection.execute(ENTER, {"tenant": str(tenant)})
+        self.tenant = tenant
+
+    async def execute(self, statement: Executable | str, parameters: Any = None) -> CursorResult[Any]:
+        """Runs a SQLAlchemy statement, or SQL text with :named parameters (a list of dicts runs it for each)."""
+        return await self.connection.execute(text(statement) if isinstance(statement, str) else statement, parameters)
+
+    async def rows(
+        self, statement: Executable | str, parameters: Mapping[str, Any] | None = None
+    ) -> Sequence[Row[Any]]:
+        return (await self.execute(statement, parameters)).all()
+
+    async def first(self, statement: Executable | str, parameters: Mapping[str, Any] | None = None) -> Row[Any] | None:
+        return (await self.execute(statement, parameters)).first()
+
+    async def scalar(self, statement: Executable | str, parameters: Mapping[str, Any] | None = None) -> Any:
+        return (await self.execute(statement, parameters)).scalar()
+
+
+class WriteSession(ReadSession):
+    """One transaction that commits as a whole at the end of its block."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        super().__init__(connection)
+        self.nudges: set[str] = set()
+
+    def nudge(self, channel: str) -> None:
+        """After the commit, wakes whoever listens on a channel. Speed only: every listener also polls."""
+        self.nudges.add(channel)
+
+
+class Database:
+    """The connection pool of one role, and the sessions made from it."""
+
+    def __init__(self, url: str, *, pool_size: int = 10, wait_ms: int = 1000, name: str = "mission-root") -> None:
+        self.url = url
+        self.engine: AsyncEngine = create_async_engine(
+            plain_url(url),
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_timeout=wait_ms / 1000,
+            pool_pre_ping=False,
+            pool_use_lifo=True,
+            connect_args={"timeout": 5, "command_timeout": 25, "server_settings": {"application_name": name}},
+        )
+        event.listen(self.engine.sync_engine, "handle_error", mark_lost_connections)
+        self.on_commit = _nobody
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[ReadSession]:
+        async with self.engine.connect() as connection:
+            await connection.execute(text("SET TRANSACTION READ ONLY"))
+            yield ReadSession(connection)
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[WriteSession]:
+        async with self.engine.connect() as connection:
+            session = WriteSession(connection)
+            async with connection.begin():
+                yield session
+        if session.nudges:
+            self.on_commit(session.nudges)
+
+    async def close(self) -> None:
+        await self.engine.dispose()
+
+
+def _nobody(channels: set[str]) -> None:
+    """Until main wires a nudger, commits wake nobody; listeners find out by polling."""
+
+
+def mark_lost_connections(context: Any) -> None:
+    """A server that went away invalidates the pooled connection, so that the next request gets a new one."""
+    if isinstance(context.original_exception, (asyncpg.PostgresConnectionError, ConnectionError, OSError)):
+        context.is_disconnect = True
+
+
+def unavailable(error: BaseException) -> Problem | None:
+    """The 503 that a database fault deserves, or None when the error is a bug of ours."""
+    if isinstance(error, PoolTimeout):
+        return Problem("database_busy", "Every database connection is in use.", retry_after=1)
+    original = getattr(error, "orig", None)
+    cause = getattr(original, "__cause__", None) or original or error
+    gone = (
+        asyncpg.PostgresConnectionError,
+        asyncpg.CannotConnectNowError,
+        asyncpg.AdminShutdownError,
+        asyncpg.CrashShutdownError,
+        asyncpg.TooManyConnectionsError,
+        asyncpg.InterfaceError,
+        ConnectionError,
+        OSError,
+        asyncio.TimeoutError,
+    )
+    if isinstance(cause, gone) or isinstance(error, (OperationalError, InterfaceError)):
+        return Problem("database_unavailable", "The database does not answer.", retry_after=2)
+    passing = (
+        asyncpg.SerializationError,
+        asyncpg.DeadlockDetectedError,
+        asyncpg.LockNotAvailableError,
+        asyncpg.QueryCanceledError,
+        asyncpg.IdleInTransactionSessionTimeoutError,
+    )
+    if isinstance(cause, passing):
+        return Problem("database_busy", "The request met others on the same rows and gave way.", retry_after=1)
+    return None
+
+
+def sqlstate(error: DBAPIError) -> str | None:
+    """The five-character code of a database error; RX… codes come from the walls."""
+    return getattr(error.orig, "sqlstate", None) or getattr(getattr(error.orig, "__cause__", None), "sqlstate", None)
+
+
+def plain_url(url: str) -> str:
+    """A postgresql:// URL in the form SQLAlchemy's asyncpg dialect takes."""
+    return "postgresql+asyncpg://" + url.split("://", 1)[1]
+
+
+def asyncpg_url(url: str) -> str:
+    """The same URL in the form asyncpg itself takes."""
+    return "postgresql://" + url.split("://", 1)[1]

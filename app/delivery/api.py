@@ -1,0 +1,240 @@
+"""Events of a mission, events of a tenant, the ledger page, and its verification."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import Query, Request, Response
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel
+
+from app.caller import Caller
+from app.db import ReadSession
+from app.delivery.tail import Subscription
+from app.errors import Problem
+from app.http import Cursor, Door, Limit, Page, Reply, Routes, reading
+from app.http.pages import bad_cursor
+from app.ledger import Fact, Position, fact_view, facts, known, verify
+from app.ledger.queries import START, views
+
+router = Routes(tags=["events"])
+
+READ_AT_ONCE = 200
+KEEP_ALIVE_S = 15.0
+RECHECK_S = 5.0  # a stream whose key was revoked ends within this time
+Wait = Annotated[int, Query(ge=0, le=60, description="Seconds to wait for the first event when there is none yet.")]
+
+
+class FactView(BaseModel):
+    """One fact. `id` is its place in reading order and the SSE event id."""
+
+    id: str
+    seq: int
+    type: str
+    at: str
+    actor: str
+    subject: str
+    body: dict[str, Any]
+
+
+class VerdictView(BaseModel):
+    """What verification of the tenant's chains found."""
+
+    verified: bool
+    facts: int
+    subjects: int
+    first_bad: dict[str, Any] | None
+
+
+STREAMS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "A page of facts, or a stream when the client accepts text/event-stream.",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    }
+}
+
+
+@router.get(
+    "/v1/missions/{mission_id}/events",
+    operation_id="listMissionEvents",
+    response_model=Page[FactView],
+    responses=STREAMS,
+    summary="Events of one mission",
+)
+async def mission_events(
+    mission_id: UUID,
+    request: Request,
+    door: Annotated[Door[ReadSession], reading("events.read")],
+    limit: Limit = 50,
+    cursor: Cursor = None,
+    wait: Wait = 0,
+) -> Response:
+    """The mission's facts in order: a JSON page, a long poll with `wait`, or SSE that resumes from Last-Event-ID."""
+    if not await known(door.session, mission_id):
+        raise Problem("not_found", "There is no such mission.")
+    return await answer(door, request, mission_id, limit, cursor, wait)
+
+
+@router.get(
+    "/v1/events",
+    operation_id="listEvents",
+    response_model=Page[FactView],
+    responses=STREAMS,
+    summary="Events of the tenant",
+)
+async def tenant_events(
+    request: Request,
+    door: Annotated[Door[ReadSession], reading("events.read")],
+    limit: Limit = 50,
+    cursor: Cursor = None,
+    wait: Wait = 0,
+) -> Response:
+    """Every fact of the tenant in reading order; same forms as a mission's events."""
+    return await answer(door, request, None, limit, cursor, wait)
+
+
+@router.get(
+    "/v1/ledger",
+    operation_id="listLedger",
+    response_model=Page[FactView],
+    summary="The ledger, page by page",
+    tags=["ledger"],
+)
+async def ledger_page(
+    request: Request,
+    door: Annotated[Door[ReadSession], reading("ledger.read")],
+    limit: Limit = 50,
+    cursor: Cursor = None,
+    subject: UUID | None = None,
+) -> Response:
+    """Facts of the tenant, or of one subject, from the beginning or from a cursor."""
+    found = await facts(door.session, start(request, cursor), limit + 1, subject)
+    return page_of(request, found[:limit], len(found) > limit, start(request, cursor)).response()
+
+
+@router.post(
+    "/v1/ledger/verify",
+    operation_id="verifyLedger",
+    response_model=VerdictView,
+    summary="Verify every chain",
+    tags=["ledger"],
+)
+async def verify_ledger(door: Annotated[Door[ReadSession], reading("ledger.verify")]) -> Response:
+    """Recomputes all hashes of the tenant's facts and names the first one that does not fit."""
+    verdict = await verify(door.session)
+    return Reply(vars(verdict)).response()
+
+
+async def answer(
+    door: Door[ReadSession], request: Request, subject: UUID | None, limit: int, cursor: str | None, wait: int
+) -> Response:
+    after = start(request, cursor)
+    if "text/event-stream" in request.headers.get("accept", ""):
+        return StreamingResponse(
+            stream(request, door.caller, subject, after),
+            media_type="text/event-stream",
+            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+        )
+    found = await facts(door.session, after, limit + 1, subject)
+    if not found and wait:
+        await door.session.connection.rollback()  # a long poll holds no connection while it waits
+        await door.session.connection.close()
+        found = await long_poll(request, door.caller, subject, after, limit, wait)
+    return page_of(request, found[:limit], len(found) > limit, after).response()
+
+
+async def long_poll(
+    request: Request, caller: Caller, subject: UUID | None, after: Position, limit: int, wait: int
+) -> list[Fact]:
+    with request.app.state.tail.subscribed(caller.tenant, subject) as subscription:
+        found = await read(request, caller, subject, after, limit + 1)
+        if not found:
+            try:
+                await asyncio.wait_for(subscription.queue.get(), wait)
+            except TimeoutError:
+                return []
+            found = await read(request, caller, subject, after, limit + 1)
+    return found
+
+
+async def stream(request: Request, caller: Caller, subject: UUID | None, after: Position) -> AsyncIterator[bytes]:
+    """Server-sent events from a position on: first from the database, then from the tail, without a gap or a repeat."""
+    yield b"retry: 1000\n\n"
+    with request.app.state.tail.subscribed(caller.tenant, subject) as subscription:
+        while True:
+            subscription.drain()
+            while found := await read(request, caller, subject, after, READ_AT_ONCE):
+                for fact in found:
+                    yield event(fact)
+                after = found[-1].position
+                if len(found) < READ_AT_ONCE:
+                    break
+            async for news in live(request, caller, subscription):
+                if news is None:
+                    yield b": still here\n\n"
+                elif news.position > after:
+                    yield event(news)
+                    after = news.position
+            if not subscription.overflowed:
+                return
+
+
+async def live(request: Request, caller: Caller, subscription: Subscription) -> AsyncIterator[Fact | None]:
+    """Facts as they come, None when it has been quiet. Ends on overflow, shutdown, or when the caller lost the right."""
+    loop = asyncio.get_running_loop()
+    checked = quiet_since = loop.time()
+    while not subscription.overflowed:
+        try:
+            fact = await asyncio.wait_for(subscription.queue.get(), RECHECK_S)
+            if fact is None:
+                return
+            quiet_since = loop.time()
+            yield fact
+        except TimeoutError:
+            if loop.time() - quiet_since >= KEEP_ALIVE_S:
+                quiet_since = loop.time()
+                yield None
+        if loop.time() - checked >= RECHECK_S:
+            checked = loop.time()
+            if not await still_allowed(request, caller):
+                return
+
+
+async def still_allowed(request: Request, caller: Caller) -> bool:
+    async with request.app.state.database.read() as session:
+        present = await request.app.state.authenticate(session, caller.secret)
+    return present is not None and present.tenant == caller.tenant and request.app.state.allow("events.read", present)
+
+
+async def read(request: Request, caller: Caller, subject: UUID | None, after: Position, limit: int) -> list[Fact]:
+    async with request.app.state.database.read() as session:
+        await session.enter(caller.tenant)
+        return await facts(session, after, limit, subject)
+
+
+def event(fact: Fact) -> bytes:
+    return f"id: {fact.position}\nevent: {fact.type}\ndata: {json.dumps(fact_view(fact), separators=(',', ':'))}\n\n".encode()
+
+
+def start(request: Request, cursor: str | None) -> Position:
+    """Where to begin: the cursor, else Last-Event-ID, else the beginning."""
+    position = request.app.state.cursors.open("facts", cursor, 1)
+    if position is not None:
+        return Position.parse(str(position[0])) or START
+    said = request.headers.get("last-event-id")
+    if said is None:
+        return START
+    parsed = Position.parse(said)
+    if parsed is None:
+        raise bad_cursor()
+    return parsed
+
+
+def page_of(request: Request, found: list[Fact], more: bool, after: Position) -> Reply:
+    """A page whose cursor is always set, so that a client can go on asking from where it is."""
+    end = found[-1].position if found else after
+    cursor = request.app.state.cursors.seal("facts", [str(end)])
+    headers = {"Link": f'<{request.url.include_query_params(cursor=cursor)}>; rel="next"'} if more else {}
+    return Reply({"items": views(found), "next_cursor": cursor, "has_more": more}, headers=headers)

@@ -1,0 +1,242 @@
+"""Every refusal this service can answer, as one drawn tree, and the exception that carries one.
+
+    request      malformed · validation · too_large · too_slow · unsupported_media_type · not_found · method_not_allowed
+    identity     unauthenticated · forbidden
+    concurrency  precondition_required · stale · idempotency_mismatch · idempotency_in_flight · wrong_state
+    policy       denied_by_policy
+    decisions    own_request · already_decided · other_payload · expired
+    boundary     sequence_gap · attempt_superseded · mission_closed · budget_exhausted
+    service      colony_disabled · database_unavailable · database_busy · draining · rate_limited · internal
+
+A Problem is an answer, not a bug: bugs are assertions and uncaught exceptions, answered as `internal`.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of problem: HTTP status, short title, what it means and what a caller can do."""
+
+    status: int
+    title: str
+    meaning: str
+    next_actions: tuple[str, ...]
+    retryable: bool = False
+
+
+KINDS: dict[str, Kind] = {
+    # request
+    "malformed": Kind(
+        422,
+        "The body is not acceptable JSON",
+        "The body could not be read as strict JSON: it holds a syntax error, a duplicate key, NaN or Infinity, a lone surrogate, a NUL character, or is nested too deeply.",
+        ("Correct the body and send it again.",),
+    ),
+    "validation": Kind(
+        422,
+        "The request does not fit its schema",
+        "At least one field is missing, unknown, of the wrong type or outside its bounds. `errors` names each by JSON Pointer.",
+        ("Correct the named fields and send the request again.",),
+    ),
+    "too_large": Kind(
+        413, "The body is too large", "The body exceeds the bound of this route.", ("Send a smaller body.",)
+    ),
+    "too_slow": Kind(
+        408,
+        "The body did not arrive in time",
+        "The client took too long to send its body.",
+        ("Send the request again over a faster connection.",),
+        True,
+    ),
+    "unsupported_media_type": Kind(
+        415,
+        "The content type is not supported",
+        "This route takes application/json.",
+        ("Send Content-Type: application/json.",),
+    ),
+    "not_acceptable": Kind(
+        406,
+        "The wanted representation does not exist",
+        "The Accept header names none of the representations of this resource.",
+        ("Ask for one of the listed media types.",),
+    ),
+    "not_found": Kind(404, "Not found", "There is no such thing, or it belongs to another tenant.", ("Check the id.",)),
+    "method_not_allowed": Kind(
+        405, "Method not allowed", "This path does not take that method.", ("See the Allow header.",)
+    ),
+    # identity
+    "unauthenticated": Kind(
+        401,
+        "Authentication required",
+        "The request carries no key, or one that is unknown, expired or revoked.",
+        ("Send Authorization: Bearer with a live API key.",),
+    ),
+    "forbidden": Kind(
+        403,
+        "Not allowed for this role",
+        "The caller is known but holds none of the roles this action needs.",
+        ("Ask an admin for the role, or use another key.",),
+    ),
+    # concurrency
+    "precondition_required": Kind(
+        428,
+        "If-Match required",
+        "This change is only made on a version the caller has seen.",
+        ("Read the resource, then send its ETag as If-Match.",),
+    ),
+    "stale": Kind(
+        412,
+        "The resource changed meanwhile",
+        "If-Match names an older version. `current` holds the present state.",
+        ("Look at `current`, then decide again with the new ETag.",),
+    ),
+    "idempotency_mismatch": Kind(
+        422,
+        "The idempotency key belongs to another request",
+        "The same Idempotency-Key was used with a different body.",
+        ("Use a new key for a new request.",),
+    ),
+    "idempotency_in_flight": Kind(
+        409,
+        "The first request with this key is still running",
+        "Another request with the same Idempotency-Key has not finished.",
+        ("Wait, then send the same request again.",),
+        True,
+    ),
+    "wrong_state": Kind(
+        409,
+        "Not possible in this state",
+        "The resource exists but is in a state that does not allow this. `current` holds the present state.",
+        ("Look at the state, then choose an action it allows.",),
+    ),
+    # policy
+    "denied_by_policy": Kind(
+        403,
+        "Denied by policy",
+        "A policy rule forbids this. `rule` names it; the denial is on the ledger.",
+        ("Change the request so that the rule no longer applies, or ask a policy owner.",),
+    ),
+    # decisions
+    "own_request": Kind(
+        403,
+        "Nobody approves their own request",
+        "The approver is the requester, or answers for the requesting agent.",
+        ("Ask another operator.",),
+    ),
+    "already_decided": Kind(
+        409, "Already decided by you", "Each approver decides once.", ("Look at the approval's decisions.",)
+    ),
+    "other_payload": Kind(
+        409,
+        "The payload is not the one you saw",
+        "payload_sha256 differs from the approval's.",
+        ("Read the approval again and decide on what it shows now.",),
+    ),
+    "expired": Kind(
+        409,
+        "The approval has expired",
+        "The time to decide is over; the writeback is dead.",
+        ("Ask again with a new mission or proposal.",),
+    ),
+    # boundary
+    "sequence_gap": Kind(
+        409,
+        "Events are missing",
+        "The batch does not continue where the last accepted event ended. `expected_seq` says where.",
+        ("Resend from expected_seq.",),
+        True,
+    ),
+    "attempt_superseded": Kind(
+        409,
+        "Another attempt holds this mission",
+        "The attempt of this call is not the current one.",
+        ("Stop working on this attempt.",),
+    ),
+    "mission_closed": Kind(
+        410, "The mission has ended", "The mission takes no more events or calls.", ("Stop working on this mission.",)
+    ),
+    "budget_exhausted": Kind(
+        409,
+        "The mission's budget is used up",
+        "Time, tokens or cost are spent; no further call is made.",
+        ("Finish with what is known.",),
+    ),
+    # service
+    "colony_disabled": Kind(
+        503,
+        "Missions are switched off",
+        "COLONY_ENABLED is false: no mission is accepted.",
+        ("Try again later, or ask the operator.",),
+        True,
+    ),
+    "database_unavailable": Kind(
+        503,
+        "The database does not answer",
+        "Nothing was changed.",
+        ("Send the request again after Retry-After seconds.",),
+        True,
+    ),
+    "database_busy": Kind(
+        503, "The service is busy", "Nothing was changed.", ("Send the request again after Retry-After seconds.",), True
+    ),
+    "draining": Kind(
+        503, "This process is shutting down", "It takes no new requests.", ("Send the request again.",), True
+    ),
+    "upstream_unavailable": Kind(
+        503,
+        "A system behind this service does not answer",
+        "The read could not be made; nothing was changed.",
+        ("Try again after Retry-After seconds.",),
+        True,
+    ),
+    "internal": Kind(
+        500,
+        "Something went wrong here",
+        "An error that is ours. It is logged with the request id.",
+        ("Report the request_id.",),
+        True,
+    ),
+}
+
+
+class Problem(Exception):
+    """A refusal to be answered as application/problem+json.
+
+    errors: [{"pointer": "/inputs/workspace", "detail": "…"}]; extra members are added to the document as they are.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        detail: str,
+        *,
+        errors: list[dict[str, str]] | None = None,
+        retry_after: int | None = None,
+        headers: dict[str, str] | None = None,
+        **members: Any,
+    ) -> None:
+        super().__init__(f"{code}: {detail}")
+        self.code, self.kind, self.detail = code, KINDS[code], detail
+        self.errors, self.members = errors or [], members
+        self.headers = dict(headers or {})
+        if retry_after is not None:
+            self.headers["Retry-After"] = str(retry_after)
+        if code == "unauthenticated":
+            self.headers["WWW-Authenticate"] = "Bearer"
+
+    def document(self, instance: str, request_id: str | None) -> dict[str, Any]:
+        return {
+            "type": f"/problems/{self.code}",
+            "title": self.kind.title,
+            "status": self.kind.status,
+            "detail": self.detail,
+            "instance": instance,
+            "code": self.code,
+            "errors": self.errors,
+            "request_id": request_id,
+            "retryable": self.kind.retryable,
+            "next_actions": list(self.kind.next_actions),
+            **self.members,
+        }

@@ -1,0 +1,298 @@
+"""The executor process: the only one that can change a business system, and only what it has claimed.
+
+claim -> COMMIT -> call the target -> read it back -> settle. A crash between any two of these leaves a row that the
+next claim finds and settles by asking the target.
+"""
+
+import asyncio
+import contextlib
+import json
+import signal
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import structlog
+from opentelemetry.trace import SpanKind
+from prometheus_client import start_http_server
+
+from app import work
+from app.canonical import canonical
+from app.clock import iso, now
+from app.db import Database
+from app.nudge import Nudger, wait
+from app.settings import Misconfigured, Settings, load, stop
+from app.telemetry import WORK_DONE, WRITEBACKS, setup, tracer
+from app.work import Item
+from app.writebacks.connectors import (
+    Ambiguous,
+    ConnectorError,
+    NotApplied,
+    Observed,
+    Payload,
+    Refused,
+    Stale,
+    Writer,
+    decode,
+    verify,
+)
+from app.writebacks.connectors.registry import writer
+
+log = structlog.get_logger("executor")
+
+BATCH = 8
+WORK_LEASE = timedelta(seconds=60)
+POLL_S = 1.0
+CLAIM = "SELECT * FROM claim(:tenant, :writeback, :lease)"
+SETTLE = "SELECT settle(:tenant, :writeback, :fence, :state, :receipt, :observed)"
+FINISH = "SELECT finish_executor_work(:tenant, :subject, :fence, :wanted, CAST(:again AS timestamptz))"
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """A permission to call the target: the approved bytes, the key that makes it once, and until when."""
+
+    writeback: UUID
+    payload: bytes
+    idempotency_key: str
+    fence: int
+    not_after: datetime
+    attempts: int
+    unsettled: bool  # an earlier attempt may have arrived: ask before calling
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an attempt ended. again_s: when to look once more, for states that are not final."""
+
+    state: str  # succeeded, failed, stale, unknown, or executing (proved not applied, to be tried again)
+    receipt: dict[str, Any] | None = None
+    observed: bytes | None = None
+    again_s: float | None = None
+
+
+class Executor:
+    """The loop of one executor process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.lease = timedelta(milliseconds=settings.execution_lease_ms)
+        self.database = Database(
+            settings.secret("executor_database_url"), pool_size=4, wait_ms=5000, name="mission-root executor"
+        )
+        self.nudger = Nudger(settings.secret("executor_database_url"), ["work_executor", "work_worker", "facts"])
+        self.stopping = asyncio.Event()
+
+    async def run(self) -> None:
+        self.nudger.start()
+        loop = asyncio.create_task(self.loop(), name="execute")
+        await self.stopping.wait()
+        loop.cancel()
+        await asyncio.gather(loop, return_exceptions=True)
+        await self.nudger.stop()
+        await self.database.close()
+
+    async def loop(self) -> None:
+        with self.nudger.listening("work_executor") as woken:
+            while True:
+                try:
+                    items = await work.take(self.database, "executor", ["execute"], BATCH, WORK_LEASE)
+                except Exception as error:
+                    log.warning("work cannot be taken", error=type(error).__name__)
+                    await asyncio.sleep(POLL_S)
+                    continue
+                if items:
+                    await asyncio.shield(asyncio.gather(*(self.guarded(item) for item in items)))
+                else:
+                    await wait(woken, await self.pause())
+
+    async def pause(self) -> float:
+        with contextlib.suppress(Exception):
+            due = await work.next_due(self.database, "executor")
+            if due is not None:
+                return min(max((due - now()).total_seconds(), 0.005), POLL_S)
+        return POLL_S
+
+    async def guarded(self, item: Item) -> None:
+        try:
+            again = await self.execute(item)
+            await self.finish(item, again)
+            WORK_DONE.labels(item.kind, "done").inc()
+        except Exception as error:
+            WORK_DONE.labels(item.kind, "failed").inc()
+            log.error("execution failed", writeback=str(item.subject), exc_info=error)
+            with contextlib.suppress(Exception):
+                await self.finish(item, now() + timedelta(seconds=min(2 ** min(item.attempts, 6), 60)))
+
+    async def execute(self, item: Item) -> datetime | None:
+        """Claims and carries out one writeback. Answers when to come back, None when it is finished with."""
+        claimed = await self.claim(item)
+        if not isinstance(claimed, Claimed):
+            return claimed
+        with tracer.start_as_current_span(
+            "execute", kind=SpanKind.CLIENT, attributes={"writeback.id": str(item.subject)}
+        ):
+            outcome = await carry_out(claimed, self.settings)
+        held = await self.settle(item.tenant, claimed, outcome)
+        WRITEBACKS.labels(outcome.state if held else "lost").inc()
+        if not held:
+            log.warning("the execution belongs to another holder", writeback=str(item.subject))
+            return now() + timedelta(seconds=1)
+        return now() + timedelta(seconds=outcome.again_s) if outcome.again_s is not None else None
+
+    async def claim(self, item: Item) -> Claimed | datetime | None:
+        """The permission, or when to come back, or None when there is nothing to do. Committed before anything is called."""
+        async with self.database.write() as session:
+            await session.enter(item.tenant)
+            row = await session.first(CLAIM, {"tenant": item.tenant, "writeback": item.subject, "lease": self.lease})
+        assert row is not None
+        if row.outcome in ("apply", "reconcile"):
+            self.nudger.send(["facts", "work_worker"])
+            return Claimed(
+                item.subject,
+                row.payload,
+                str(row.idempotency_key),
+                row.fence,
+                row.not_after,
+                row.attempts,
+                unsettled=row.outcome == "reconcile",
+            )
+        if row.outcome in ("too_early", "busy"):
+            return row.not_before
+        if row.why in ("halted", "tenant_suspended"):
+            return now() + timedelta(seconds=30)
+        log.info("nothing to execute", writeback=str(item.subject), outcome=row.outcome, why=row.why)
+        return None
+
+    async def settle(self, tenant: UUID, claimed: Claimed, outcome: Outcome) -> bool:
+        async with self.database.write() as session:
+            await session.enter(tenant)
+            held = await session.scalar(
+                SETTLE,
+                {
+                    "tenant": tenant,
+                    "writeback": claimed.writeback,
+                    "fence": claimed.fence,
+                    "state": outcome.state,
+                    "receipt": canonical(outcome.receipt) if outcome.receipt is not None else None,
+                    "observed": outcome.observed,
+                },
+            )
+        self.nudger.send(["facts", "work_worker"])
+        return bool(held)
+
+    async def finish(self, item: Item, again: datetime | None) -> None:
+        async with self.database.write() as session:
+            await session.enter(item.tenant)
+            await session.execute(
+                FINISH,
+                {
+                    "tenant": item.tenant,
+                    "subject": item.subject,
+                    "fence": item.fence,
+                    "wanted": item.wanted,
+                    "again": again,
+                },
+            )
+
+
+async def carry_out(claimed: Claimed, settings: Settings) -> Outcome:
+    """Calls the target at most as often as it takes to know what happened, and reads back what it shows."""
+    payload = decode(claimed.payload)
+    async with writer(payload.connector, settings) as target:
+        if claimed.unsettled:
+            try:
+                receipt = await target.find(claimed.idempotency_key)
+            except ConnectorError as error:
+                return unsettled(claimed, error)
+            if receipt is not None:
+                return await read_back(target, claimed, payload, receipt)
+            if now() >= claimed.not_after:
+                return Outcome(
+                    "failed",
+                    {
+                        "finding": "not_applied_in_time",
+                        "detail": "The approval ended before the target could be reached.",
+                    },
+                )
+        return await apply(target, claimed, payload)
+
+
+async def apply(target: Writer, claimed: Claimed, payload: Payload) -> Outcome:
+    """One call under the execution's key. The target answers an earlier call of the same key with its receipt."""
+    try:
+        applied = await target.apply(claimed.payload, claimed.idempotency_key)
+    except Stale as error:
+        return Outcome("stale", {"finding": "stale", "detail": error.reason, "current": seen(error.current)})
+    except NotApplied as error:
+        wait_s = error.retry_after_s or min(0.5 * 2 ** min(claimed.attempts, 6), 30)
+        if not error.retryable or now() + timedelta(seconds=wait_s) >= claimed.not_after:
+            return Outcome("failed", {"finding": "not_applied", "detail": error.reason})
+        return Outcome("executing", {"finding": "not_applied_yet", "detail": error.reason}, again_s=wait_s)
+    except Refused as error:
+        return Outcome("failed", {"finding": "refused", "detail": error.reason, "status": error.status})
+    except Exception as error:  # ambiguous by definition: the request may have arrived
+        return unsettled(claimed, error)
+    return await read_back(target, claimed, payload, applied.receipt)
+
+
+def unsettled(claimed: Claimed, error: Exception) -> Outcome:
+    """Nobody can tell: the state is unknown until the target can be asked."""
+    detail = error.reason if isinstance(error, ConnectorError) else type(error).__name__
+    if not isinstance(error, (Ambiguous, ConnectorError)):
+        log.error("the connector failed unexpectedly", writeback=str(claimed.writeback), exc_info=error)
+    return Outcome(
+        "unknown", {"finding": "unknown", "detail": detail}, again_s=min(0.5 * 2 ** min(claimed.attempts, 6), 60)
+    )
+
+
+async def read_back(target: Writer, claimed: Claimed, payload: Payload, receipt: dict[str, Any]) -> Outcome:
+    """Looks at the target after the write: success is what it shows, not what it said."""
+    try:
+        observed = await target.read(payload.kind, payload.record_id)
+    except Refused as error:
+        return Outcome("failed", {"finding": "gone", "detail": error.reason, "receipt": receipt})
+    except Exception as error:
+        return unsettled(claimed, error)
+    shown = verify(payload, observed)
+    kept = {"receipt": receipt, "observed_version": observed.version, "observed_at": iso(observed.read_at)}
+    # The payload again, with its changes as they stand in the target: equal bytes are the proof, and Postgres checks them.
+    shown_payload = canonical({**json.loads(claimed.payload), "changes": shown.observed})
+    if shown.matches:
+        return Outcome("succeeded", {"finding": "applied", **kept}, observed=shown_payload)
+    return Outcome("failed", {"finding": "read_back_differs", **kept}, observed=shown_payload)
+
+
+def seen(observed: Observed) -> dict[str, Any]:
+    return {"version": observed.version, "read_at": iso(observed.read_at)}
+
+
+async def serve(settings: Settings) -> None:
+    executor = Executor(settings)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, executor.stopping.set)
+    start_http_server(settings.executor_metrics_port, settings.host)
+    await executor.run()
+
+
+def run() -> None:
+    """The entry of `mission-root executor`."""
+    try:
+        settings = load()
+        setup(
+            "executor",
+            level=settings.log_level,
+            otlp_endpoint=settings.otel_exporter_otlp_endpoint,
+            sample=settings.trace_sample_ratio,
+            environment=settings.environment,
+        )
+        asyncio.run(serve(settings))
+    except Misconfigured as refused:
+        stop(refused)
+    except OSError as error:
+        raise SystemExit(f"mission-root: a port cannot be opened: {error}") from None
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,83 @@
+"""The way into a verb: an open session, an authenticated caller, and the right to take this action.
+
+`Depends(..., scope="function")` matters: the session's block, and so the commit, ends before the response is sent. A
+client that sees 2xx can rely on the row; a commit that fails is answered as the error it is.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Generic, TypeVar
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from app.caller import Caller
+from app.db import ReadSession, WriteSession
+from app.errors import Problem
+
+BEARER = HTTPBearer(auto_error=False, description="An API key.", scheme_name="api_key")
+Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)]
+Session = TypeVar("Session", bound=ReadSession)
+
+
+@dataclass
+class Door(Generic[Session]):
+    """What a route works with. The session has entered the caller's tenant."""
+
+    session: Session
+    caller: Caller
+    request: Request
+
+
+@dataclass
+class Internal:
+    """What an internal route works with: a signed call of the colony; no tenant is entered yet."""
+
+    session: WriteSession
+    kid: str
+    request: Request
+
+
+def reading(action: str) -> Any:
+    """A dependency giving Door[ReadSession] to callers who may take `action`."""
+
+    async def enter(request: Request, bearer: Bearer) -> AsyncIterator[Door[ReadSession]]:
+        async with request.app.state.database.read() as session:
+            yield await admit(session, request, bearer, action)
+
+    return mark(enter, action)
+
+
+def writing(action: str) -> Any:
+    """A dependency giving Door[WriteSession] to callers who may take `action`; commits when the route returns."""
+
+    async def enter(request: Request, bearer: Bearer) -> AsyncIterator[Door[WriteSession]]:
+        async with request.app.state.database.write() as session:
+            yield await admit(session, request, bearer, action)
+
+    return mark(enter, action)
+
+
+def mark(enter: Callable[..., Any], action: str) -> Any:
+    enter.action = action  # type: ignore[attr-defined]  # the enumeration tests read it off the route
+    return Depends(enter, scope="function")
+
+
+async def admit(
+    session: Session, request: Request, bearer: HTTPAuthorizationCredentials | None, action: str
+) -> Door[Session]:
+    """Authenticates the bearer, enters the tenant and checks the action. Raises Problem 401 or 403."""
+    caller = await identify(session, request, bearer)
+    if not request.app.state.allow(action, caller):
+        raise Problem("forbidden", f"{caller.name} may not take the action {action}.", action=action)
+    return Door(session, caller, request)
+
+
+async def identify(session: ReadSession, request: Request, bearer: HTTPAuthorizationCredentials | None) -> Caller:
+    if bearer is None or not bearer.credentials:
+        raise Problem("unauthenticated", "The request carries no API key.")
+    caller: Caller | None = await request.app.state.authenticate(session, bearer.credentials)
+    if caller is None:
+        raise Problem("unauthenticated", "The API key is unknown, expired or revoked.")
+    await session.enter(caller.tenant)
+    return caller

@@ -1,0 +1,150 @@
+"""The outermost layer of an app: request ids, problem documents for every error, and the pages they point to."""
+
+import html
+import re
+import uuid
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse
+from opentelemetry import trace
+from pydantic_core import to_json
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.db import unavailable
+from app.errors import KINDS, Problem
+
+log = structlog.get_logger("http")
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+MAX_ERRORS = 20
+
+
+class RequestIds:
+    """Takes a well-formed Request-Id or makes one, binds it to the log, and sends it back with the traceparent."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        given = dict(scope["headers"]).get(b"request-id", b"").decode("latin-1")
+        request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+
+        async def tagged(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = [*message["headers"], (b"request-id", request_id.encode())]
+                span = trace.get_current_span().get_span_context()
+                if span.is_valid:
+                    parent = f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}"
+                    headers.append((b"traceparent", parent.encode()))
+                message = {**message, "headers": headers}
+            await send(message)
+
+        try:
+            await self.app(scope, receive, tagged)
+        finally:
+            structlog.contextvars.unbind_contextvars("request_id")
+
+
+def install(app: FastAPI) -> None:
+    """Adds the error handlers, the request ids and the problem pages to an app."""
+    app.add_exception_handler(Problem, on_problem)
+    app.add_exception_handler(RequestValidationError, on_validation)
+    app.add_exception_handler(HTTPException, on_http)
+    app.add_exception_handler(Exception, on_bug)
+    app.add_middleware(Unbroken)
+    app.add_middleware(RequestIds)
+    app.add_api_route("/problems/{code}", problem_page, methods=["GET"], include_in_schema=False)
+
+
+class Unbroken:
+    """Answers uncaught exceptions itself: Starlette's own last handler would also raise them into the server's log."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def watch(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watch)
+        except Exception as error:
+            if scope["type"] != "http" or started:
+                raise
+            await (await on_bug(Request(scope), error))(scope, receive, send)
+
+
+async def on_problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Problem)
+    document = error.document(request.url.path, request_id(request))
+    return Response(to_json(document), error.kind.status, error.headers, "application/problem+json")
+
+
+async def on_validation(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    found = [entry(item["loc"], item["msg"]) for item in error.errors()[:MAX_ERRORS]]
+    first = found[0]
+    name = first.get("pointer") or first.get("parameter") or "the body"
+    return await on_problem(request, Problem("validation", f"{name}: {first['detail']}", errors=found))
+
+
+def entry(location: tuple[Any, ...], message: str) -> dict[str, str]:
+    """A finding as a JSON Pointer into the body, or as the name of a parameter."""
+    place, *steps = location or ("body",)
+    message = message.removeprefix("Value error, ")
+    if place != "body":
+        return {"parameter": str(steps[0] if steps else place), "detail": message}
+    return {
+        "pointer": "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in steps),
+        "detail": message,
+    }
+
+
+CODES = {404: "not_found", 405: "method_not_allowed", 401: "unauthenticated", 403: "forbidden", 413: "too_large"}
+
+
+async def on_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = CODES.get(error.status_code, "validation" if error.status_code < 500 else "internal")
+    detail = "There is no such path." if error.status_code == 404 else f"{error.detail}."
+    return await on_problem(request, Problem(code, detail, headers=dict(error.headers or {})))
+
+
+async def on_bug(request: Request, error: Exception) -> Response:
+    """A database that is away becomes 503; everything else is ours, logged with its traceback, answered without it."""
+    problem = unavailable(error)
+    if problem is None:
+        log.error("uncaught", path=request.url.path, exc_info=error)
+        problem = Problem("internal", "An error that is ours; the request id finds it in the log.")
+    else:
+        log.warning("database fault", path=request.url.path, error=type(error).__name__)
+    return await on_problem(request, problem)
+
+
+def request_id(request: Request) -> str | None:
+    return request.scope.get("state", {}).get("request_id")
+
+
+async def problem_page(code: str) -> Response:
+    """What a problem's `type` URL shows to a person."""
+    kind = KINDS.get(code)
+    if kind is None:
+        raise Problem("not_found", "There is no such problem type.")
+    actions = "".join(f"<li>{html.escape(action)}</li>" for action in kind.next_actions)
+    return HTMLResponse(
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(kind.title)}</title>"
+        f"<h1>{html.escape(kind.title)}</h1><p><code>{html.escape(code)}</code> · HTTP {kind.status}"
+        f"{' · may be retried' if kind.retryable else ''}</p><p>{html.escape(kind.meaning)}</p><ul>{actions}</ul></html>",
+        headers={"Content-Security-Policy": "default-src 'none'"},
+    )

@@ -1,0 +1,35 @@
+"""Tenants, principals, roles and API keys: who may act, and the only way to find out who is acting.
+
+Serving processes can only ask `authenticate`; everything that creates or takes away rights runs as role registrar.
+"""
+
+from app.identity.actions import (
+    NewKey,
+    create_principal,
+    create_tenant,
+    enter_tenant,
+    grant_role,
+    issue_key,
+    revoke_key,
+    revoke_role,
+)
+from app.identity.authenticate import authenticate
+from app.identity.roles import ACTIONS, ROLES, allow
+from app.identity.seed import DEMO_PRINCIPALS, seed_demo
+
+__all__ = [
+    "ACTIONS",
+    "DEMO_PRINCIPALS",
+    "ROLES",
+    "NewKey",
+    "allow",
+    "authenticate",
+    "create_principal",
+    "create_tenant",
+    "enter_tenant",
+    "grant_role",
+    "issue_key",
+    "revoke_key",
+    "revoke_role",
+    "seed_demo",
+]

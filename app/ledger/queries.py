@@ -1,0 +1,121 @@
+"""Reading facts in an order that never loses one: by (xid, id), below the oldest running transaction."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple, Self
+from uuid import UUID
+
+from sqlalchemy import text
+
+from app.clock import iso
+from app.db import ReadSession
+
+
+class Position(NamedTuple):
+    """A place in reading order; `7-12` in text. Everything before it was seen."""
+
+    xid: int
+    id: int
+
+    def __str__(self) -> str:
+        return f"{self.xid}-{self.id}"
+
+    @classmethod
+    def parse(cls, said: str) -> Self | None:
+        found = re.fullmatch(r"(\d{1,20})-(\d{1,19})", said.strip())
+        if not found or int(found[1]) >= 2**64 or int(found[2]) >= 2**63:
+            return None
+        return cls(int(found[1]), int(found[2]))
+
+
+START = Position(0, 0)
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One row of the ledger, as readers see it."""
+
+    tenant: UUID
+    position: Position
+    subject: UUID
+    seq: int
+    type: str
+    actor: str
+    at: datetime
+    body: dict[str, Any]
+
+
+COLUMNS = "tenant, xid::text AS xid, id, subject, seq, type, actor, at, body"
+OF_TENANT = text(f"""SELECT {COLUMNS} FROM ledger
+  WHERE tenant = :tenant AND (xid, id) > (CAST(CAST(:xid AS text) AS xid8), :id) AND xid < pg_snapshot_xmin(pg_current_snapshot())
+  ORDER BY xid, id LIMIT :limit""")  # noqa: S608
+OF_SUBJECT = text(f"""SELECT {COLUMNS} FROM ledger
+  WHERE tenant = :tenant AND subject = :subject AND (xid, id) > (CAST(CAST(:xid AS text) AS xid8), :id)
+    AND xid < pg_snapshot_xmin(pg_current_snapshot())
+  ORDER BY seq LIMIT :limit""")  # noqa: S608
+EVERYBODY = text("""SELECT tenant, xid::text AS xid, id, subject, seq, type, actor, at, body
+  FROM read_ledger(CAST(CAST(:xid AS text) AS xid8), :id, :limit)""")
+
+
+async def facts(session: ReadSession, after: Position, limit: int, subject: UUID | None = None) -> list[Fact]:
+    """The next facts of the session's tenant, of one subject or of all, in reading order."""
+    statement = OF_TENANT if subject is None else OF_SUBJECT
+    rows = await session.rows(
+        statement, {"tenant": session.tenant, "subject": subject, "limit": limit, "xid": str(after.xid), "id": after.id}
+    )
+    return [fact(row) for row in rows]
+
+
+async def everybodys_facts(session: ReadSession, after: Position, limit: int) -> list[Fact]:
+    """The next facts of every tenant; only role reader may ask."""
+    return [fact(row) for row in await session.rows(EVERYBODY, {"limit": limit, "xid": str(after.xid), "id": after.id})]
+
+
+async def known(session: ReadSession, subject: UUID) -> bool:
+    """Whether this tenant has any fact about a subject; an absent one and another tenant's look alike."""
+    found = await session.scalar(
+        "SELECT 1 FROM ledger WHERE tenant = :tenant AND subject = :subject LIMIT 1",
+        {"tenant": session.tenant, "subject": subject},
+    )
+    return found is not None
+
+
+async def horizon(session: ReadSession) -> tuple[int, bool]:
+    """The transaction id below which everything is settled, and whether one above it is running."""
+    row = await session.first("""SELECT pg_snapshot_xmin(s)::text AS low, pg_snapshot_xmin(s) < pg_snapshot_xmax(s) AS open
+                                 FROM pg_current_snapshot() s""")
+    assert row is not None
+    return int(row.low), row.open
+
+
+def fact(row: Any) -> Fact:
+    return Fact(
+        row.tenant,
+        Position(int(row.xid), row.id),
+        row.subject,
+        row.seq,
+        row.type,
+        row.actor,
+        row.at,
+        json.loads(row.body),
+    )
+
+
+def fact_view(fact: Fact) -> dict[str, Any]:
+    """How a fact is answered: its id is its position, which is also the SSE event id."""
+    return {
+        "id": str(fact.position),
+        "seq": fact.seq,
+        "type": fact.type,
+        "at": iso(fact.at),
+        "actor": fact.actor,
+        "subject": str(fact.subject),
+        "body": fact.body,
+    }
+
+
+def views(found: Sequence[Fact]) -> list[dict[str, Any]]:
+    return [fact_view(fact) for fact in found]

@@ -1,0 +1,252 @@
+"""What can happen to a mission. Each verb is the whole fact: check, guarded move, ledger, work, in one transaction."""
+
+import json
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import text
+
+from app import ledger, work
+from app.caller import Caller
+from app.clock import iso, now
+from app.db import WriteSession
+from app.errors import Problem
+from app.missions.moves import Moved, move
+from app.missions.queries import Mission, find
+
+TAKE_EVENTS = text("""
+  UPDATE mission SET last_seq = :last_seq, stage = COALESCE(:stage, stage), lease_until = :lease_until,
+    used_tokens = used_tokens + :tokens, used_cost_usd = used_cost_usd + :cost_usd, degraded = NULL
+  WHERE tenant = :tenant AND id = :id""")
+DEGRADE = text("""
+  UPDATE mission SET degraded = CAST(:degraded AS jsonb) WHERE tenant = :tenant AND id = :id AND state = 'accepted'
+    AND (degraded IS NULL OR degraded ->> 'code' <> :code)""")
+UNDEGRADE = text("UPDATE mission SET degraded = NULL WHERE tenant = :tenant AND id = :id AND degraded IS NOT NULL")
+
+
+async def lock(session: WriteSession, id: UUID) -> Mission:
+    """The mission, locked until commit: the first step of every verb that looks before it moves. Raises not_found."""
+    found = await find(session, id, lock=True)
+    if found is None:
+        raise Problem("not_found", "There is no such mission.")
+    return found
+
+
+async def taken_by_colony(session: WriteSession, caller: Caller, mission: Mission, lease: timedelta) -> None:
+    """The colony accepted the current attempt: accepted -> dispatched, with a lease and a timer that watches it."""
+    moment = now()
+    deadline = mission.deadline_at or moment + timedelta(milliseconds=mission.budget_time_ms)
+    until = moment + lease
+    await move(
+        session, caller, mission.id, "dispatched", "dispatch", lease_until=until, deadline_at=deadline, degraded=None
+    )
+    await work.add(session, "attempt_timer", mission.id, at=min(until, deadline))
+
+
+async def take_events(
+    session: WriteSession,
+    mission: Mission,
+    *,
+    last_seq: int,
+    stage: str | None,
+    lease_until: datetime,
+    tokens: int,
+    cost_usd: float,
+) -> None:
+    """Notes how far the current attempt has got; any word from the colony extends the lease."""
+    await session.execute(
+        TAKE_EVENTS,
+        {
+            "tenant": session.tenant,
+            "id": mission.id,
+            "last_seq": last_seq,
+            "stage": stage,
+            "lease_until": lease_until,
+            "tokens": tokens,
+            "cost_usd": cost_usd,
+        },
+    )
+
+
+async def into_review(session: WriteSession, caller: Caller, mission: UUID) -> None:
+    """The colony says it is complete: the root looks for itself."""
+    await move(session, caller, mission, "in_review", "complete", lease_until=None)
+    await work.drop(session, "attempt_timer", mission)
+    await work.add(session, "review", mission)
+
+
+async def requeue(session: WriteSession, caller: Caller, mission: Mission, max_attempts: int) -> Moved:
+    """The attempt is lost: back to accepted as the next attempt, or failed when there were enough."""
+    if mission.attempt >= max_attempts:
+        return await fail(session, caller, mission.id, "attempts", reason="attempts_exhausted")
+    moved = await move(
+        session,
+        caller,
+        mission.id,
+        "accepted",
+        "lease_lost",
+        attempt=mission.attempt + 1,
+        last_seq=0,
+        stage=None,
+        lease_until=None,
+    )
+    await work.drop(session, "attempt_timer", mission.id)
+    await work.add(session, "dispatch", mission.id)
+    return moved
+
+
+async def escalated(session: WriteSession, caller: Caller, mission: Mission) -> None:
+    """The colony needs a human: running -> awaiting_approval. Who opens the approval calls this."""
+    await move(session, caller, mission.id, "awaiting_approval", "escalate", lease_until=None)
+    await work.drop(session, "attempt_timer", mission.id)
+
+
+async def resume(session: WriteSession, caller: Caller, mission: Mission) -> None:
+    """A human agreed: the mission is dispatched, as the next attempt when an earlier one escalated."""
+    begun = mission.deadline_at is not None
+    more: dict[str, Any] = {"attempt": mission.attempt + 1, "last_seq": 0, "stage": None} if begun else {}
+    if begun:  # the time a human took to answer is not the colony's
+        more["deadline_at"] = None
+    await move(session, caller, mission.id, "accepted", "approved", pending_approvals=[], **more)
+    await work.add(session, "dispatch", mission.id)
+
+
+async def await_decision(
+    session: WriteSession,
+    caller: Caller,
+    mission: UUID,
+    cause: str,
+    pending: list[UUID],
+    tally: dict[str, int] | None = None,
+) -> None:
+    """The mission waits for humans. cause: policy_asks or proposals."""
+    await move(
+        session,
+        caller,
+        mission,
+        "awaiting_approval",
+        cause,
+        pending_approvals=pending,
+        writebacks=json.dumps(tally or {}),
+    )
+
+
+async def note_pending(session: WriteSession, mission: UUID, pending: list[UUID], tally: dict[str, int]) -> None:
+    """Keeps the row's summary of its approvals and writebacks true without a move."""
+    await session.execute(
+        """UPDATE mission SET pending_approvals = :pending, writebacks = CAST(:tally AS jsonb)
+           WHERE tenant = :tenant AND id = :id AND (pending_approvals <> :pending OR writebacks <> CAST(:tally AS jsonb))""",
+        {"tenant": session.tenant, "id": mission, "pending": pending, "tally": json.dumps(tally)},
+    )
+
+
+async def to_executing(session: WriteSession, caller: Caller, mission: UUID, tally: dict[str, int]) -> None:
+    """Everything is decided and something is approved: its writebacks are carried out."""
+    await move(session, caller, mission, "executing", "decided", pending_approvals=[], writebacks=json.dumps(tally))
+
+
+async def complete(
+    session: WriteSession,
+    caller: Caller,
+    mission: UUID,
+    cause: str,
+    *,
+    answer_status: str | None = None,
+    tally: dict[str, int] | None = None,
+) -> None:
+    """The end one wishes for. cause: reviewed (nothing to write) or settled."""
+    changes: dict[str, Any] = {"pending_approvals": [], "degraded": None}
+    if answer_status is not None:
+        changes["answer_status"] = answer_status
+    if tally is not None:
+        changes["writebacks"] = json.dumps(tally)
+    await move(
+        session,
+        caller,
+        mission,
+        "completed",
+        cause,
+        facts={"answer_status": answer_status, "writebacks": tally},
+        **changes,
+    )
+
+
+async def answered(session: WriteSession, mission: UUID, answer_status: str) -> None:
+    """Keeps what review found while the mission still has writebacks to wait for."""
+    await session.execute(
+        "UPDATE mission SET answer_status = :status WHERE tenant = :tenant AND id = :id",
+        {"tenant": session.tenant, "id": mission, "status": answer_status},
+    )
+
+
+async def fail(
+    session: WriteSession, caller: Caller, mission: UUID, cause: str, *, reason: str, note: str | None = None
+) -> Moved:
+    """Ends a mission without success. reason is a code for the ledger, note a human's or the colony's words for the screen."""
+    moved = await move(
+        session,
+        caller,
+        mission,
+        "failed",
+        cause,
+        facts={"reason": reason},
+        reason=reason,
+        reason_note=note[:2000] if note else None,
+        pending_approvals=[],
+    )
+    await stop_work(session, mission, moved)
+    return moved
+
+
+async def cancel(session: WriteSession, caller: Caller, mission: UUID, note: str) -> Moved:
+    """Ends a mission because someone wants it ended. What was claimed runs to its truth; nothing else leaves."""
+    moved = await move(
+        session,
+        caller,
+        mission,
+        "cancelled",
+        "operator",
+        facts={"reason": "cancelled"},
+        reason="cancelled",
+        reason_note=note[:2000],
+        pending_approvals=[],
+    )
+    await stop_work(session, mission, moved)
+    return moved
+
+
+async def deny(session: WriteSession, caller: Caller, mission: UUID, cause: str) -> None:
+    """A human did not agree that the mission runs at all. cause: rejected or expired."""
+    await move(
+        session,
+        caller,
+        mission,
+        "denied",
+        cause,
+        facts={"reason": f"approval_{cause}"},
+        reason=f"approval_{cause}",
+        pending_approvals=[],
+    )
+
+
+async def stop_work(session: WriteSession, mission: UUID, moved: Moved) -> None:
+    """Takes back what was to be done for a mission, and tells the colony when it may be working on it."""
+    for kind in ("ask", "dispatch", "attempt_timer", "review"):
+        await work.drop(session, kind, mission)
+    if moved.was in ("accepted", "dispatched", "running"):
+        await work.add(session, "colony_cancel", mission)
+
+
+async def degrade(session: WriteSession, caller: Caller, mission: UUID, code: str, effect: str) -> None:
+    """Says why an accepted mission waits, once per reason."""
+    degraded = json.dumps({"code": code, "effect": effect, "since": iso(now())})
+    noted = await session.execute(
+        DEGRADE, {"tenant": session.tenant, "id": mission, "degraded": degraded, "code": code}
+    )
+    if noted.rowcount:
+        await ledger.record(session, caller, "mission.degraded", mission, code=code)
+
+
+async def undegrade(session: WriteSession, mission: UUID) -> None:
+    await session.execute(UNDEGRADE, {"tenant": session.tenant, "id": mission})

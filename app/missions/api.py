@@ -1,0 +1,249 @@
+"""Creating and reading missions and their types."""
+
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+import jsonschema_rs
+from fastapi import Query, Request, Response
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from app.db import ReadSession, WriteSession
+from app.errors import Problem
+from app.http import Cursor, Door, Limit, Page, Reply, Routes, etag, once, page, reading, require_version, writing
+from app.http.replies import problem_reply
+from app.missions.intake import Ask, rehearse, request
+from app.missions.queries import MissionView, find, newest, view, views
+from app.missions.types import MissionType, find_type, put_type, types
+
+router = Routes(tags=["missions"])
+
+StateName = Literal[
+    "accepted",
+    "dispatched",
+    "running",
+    "in_review",
+    "awaiting_approval",
+    "executing",
+    "completed",
+    "failed",
+    "cancelled",
+    "denied",
+]
+
+
+class Rehearsal(BaseModel):
+    """What a request would become: its envelope, and what policy would say. Nothing was kept."""
+
+    valid: bool
+    envelope: dict[str, Any]
+    policy: dict[str, Any]
+
+
+@router.post(
+    "/v1/missions",
+    operation_id="createMission",
+    status_code=202,
+    response_model=MissionView,
+    summary="Request a mission",
+    responses={200: {"model": Rehearsal, "description": "With validate_only: every check was made, nothing was kept."}},
+)
+async def create(
+    ask: Ask,
+    request_: Request,
+    door: Annotated[Door[WriteSession], writing("missions.create")],
+    validate_only: Annotated[bool, Query(description="Make every check and change nothing.")] = False,
+) -> Response:
+    """Accepts a mission: it is normalized, judged by policy, kept and queued before the answer is sent."""
+    app = request_.app.state
+    if not app.settings.colony_enabled:
+        raise Problem("colony_disabled", "COLONY_ENABLED is false; no mission is accepted.", retry_after=60)
+    if validate_only:
+        envelope, verdict = await rehearse(door.session, door.caller, ask, app.intake)
+        return Reply(
+            {
+                "valid": verdict.effect != "deny",
+                "envelope": envelope.model_dump(mode="json"),
+                "policy": {
+                    "effect": verdict.effect,
+                    "rule": verdict.rule,
+                    "reason": verdict.reason,
+                    "policy_version": verdict.policy_version,
+                    "would_change": verdict.would_change,
+                },
+            }
+        ).response()
+
+    async def run() -> Reply:
+        requested = await request(door.session, door.caller, ask, app.intake)
+        verdict = requested.decision.verdict
+        if requested.mission is None:
+            # An answer, not an exception: the denial's decision and fact are committed with it.
+            return problem_reply(
+                request_,
+                Problem(
+                    "denied_by_policy",
+                    verdict.reason,
+                    rule=verdict.rule,
+                    would_change=verdict.would_change,
+                    policy_version=verdict.policy_version,
+                    policy_decision=str(requested.decision.id),
+                ),
+            )
+        made = await find(door.session, requested.mission)
+        assert made is not None
+        return Reply(
+            view(made, requested.envelope.user_goal),
+            202,
+            {"Location": f"/v1/missions/{made.id}", "ETag": etag(made.version)},
+        )
+
+    return await once(door, "missions.create", run)
+
+
+@router.get(
+    "/v1/missions", operation_id="listMissions", response_model=Page[MissionView], summary="Missions, newest first"
+)
+async def list_missions(
+    request_: Request,
+    door: Annotated[Door[ReadSession], reading("missions.read")],
+    limit: Limit = 50,
+    cursor: Cursor = None,
+    state: StateName | None = None,
+    mission_type: Annotated[str | None, Query(max_length=64)] = None,
+    requested_by: UUID | None = None,
+    created_after: AwareDatetime | None = None,
+    created_before: AwareDatetime | None = None,
+    label: Annotated[str | None, Query(max_length=301, pattern=r"^[^:]{1,100}:.*$", description="name:value")] = None,
+) -> Response:
+    """A page of missions; every filter narrows it."""
+    cursors = request_.app.state.cursors
+    filters = {
+        "state": state,
+        "mission_type": mission_type,
+        "requested_by": requested_by,
+        "created_after": created_after,
+        "created_before": created_before,
+        "label": tuple(label.split(":", 1)) if label else None,
+    }
+    position = cursors.open("missions", cursor, 2)
+    found = await newest(door.session, filters, tuple(position) if position else None, limit + 1)
+    shown = await views(door.session, found[:limit])
+    by_id = {row["id"]: row for row in shown}
+    return page(
+        request_,
+        found,
+        limit,
+        lambda one: by_id[one.id],
+        lambda last: cursors.seal("missions", [last.created_at.isoformat(), last.id]),
+    ).response()
+
+
+@router.get("/v1/missions/{mission_id}", operation_id="getMission", response_model=MissionView, summary="One mission")
+async def get_mission(mission_id: UUID, door: Annotated[Door[ReadSession], reading("missions.read")]) -> Response:
+    """State, stage, why it waits, budget used, approvals pending. The ETag is what cancel and fail want as If-Match."""
+    found = await find(door.session, mission_id)
+    if found is None:
+        raise Problem("not_found", "There is no such mission.")
+    [shown] = await views(door.session, [found])
+    return Reply(shown, headers={"ETag": etag(found.version)}).response()
+
+
+class TypeDefinition(BaseModel):
+    """A mission type without name and version."""
+
+    model_config = ConfigDict(extra="forbid")
+    title: str = Field(min_length=1, max_length=200)
+    description: str = Field(min_length=1, max_length=2000)
+    inputs_schema: dict[str, Any]
+    tools: list[str] = Field(max_length=50)
+    defaults: dict[Literal["risk_level", "sensitivity_class", "mode"], str]
+    limits: dict[Literal["time_ms", "tokens", "cost_usd"], float]
+    review: dict[Literal["min_coverage"], Annotated[float, Field(ge=0, le=1)]]
+
+
+class TypeView(TypeDefinition):
+    """A mission type; shipped ones come with the product."""
+
+    name: str
+    version: int
+    shipped: bool
+
+
+def type_view(kind: MissionType) -> dict[str, Any]:
+    return dict(vars(kind))
+
+
+@router.get(
+    "/v1/mission-types",
+    operation_id="listMissionTypes",
+    response_model=list[TypeView],
+    summary="Mission types",
+    tags=["mission types"],
+)
+async def list_types(door: Annotated[Door[ReadSession], reading("mission_types.read")]) -> Response:
+    """Every type this tenant can ask for, with the schema of its inputs."""
+    return Reply([type_view(kind) for kind in await types(door.session)]).response()
+
+
+@router.get(
+    "/v1/mission-types/{name}",
+    operation_id="getMissionType",
+    response_model=TypeView,
+    summary="One mission type",
+    tags=["mission types"],
+)
+async def get_type(name: str, door: Annotated[Door[ReadSession], reading("mission_types.read")]) -> Response:
+    """The type in force. Its ETag is what a change wants as If-Match."""
+    kind = await find_type(door.session, name)
+    if kind is None:
+        raise Problem("not_found", "There is no such mission type.")
+    return Reply(type_view(kind), headers={"ETag": etag(kind.version)}).response()
+
+
+@router.put(
+    "/v1/mission-types/{name}",
+    operation_id="putMissionType",
+    response_model=TypeView,
+    summary="Add or change a mission type",
+    tags=["mission types"],
+)
+async def change_type(
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{2,63}$")],
+    definition: TypeDefinition,
+    request_: Request,
+    door: Annotated[Door[WriteSession], writing("mission_types.write")],
+) -> Response:
+    """Keeps a new version. Changing an existing type needs If-Match; missions under way keep the version they have."""
+    known = await find_type(door.session, name)
+    if known is not None:
+        require_version(request_, known.version, type_view(known))
+    check_definition(definition)
+    kind = await put_type(door.session, door.caller, name, definition.model_dump())
+    return Reply(type_view(kind), 200 if known else 201, {"ETag": etag(kind.version)}).response()
+
+
+ALLOWED = {
+    "risk_level": ("low", "medium", "high"),
+    "sensitivity_class": ("public", "internal", "confidential", "restricted"),
+    "mode": ("dry_run", "assisted", "autonomous"),
+}
+
+
+def check_definition(definition: TypeDefinition) -> None:
+    """A type that could not be used is refused when it is made."""
+    found: list[dict[str, str]] = []
+    defaults: dict[str, str] = dict(definition.defaults)
+    for name, choices in ALLOWED.items():
+        if defaults.get(name) not in choices:
+            found.append({"pointer": f"/defaults/{name}", "detail": f"one of {', '.join(choices)}"})
+    for limit in ("time_ms", "tokens", "cost_usd"):
+        if not definition.limits.get(limit, 0) > 0:
+            found.append({"pointer": f"/limits/{limit}", "detail": "a number above 0"})
+    if "min_coverage" not in definition.review:
+        found.append({"pointer": "/review/min_coverage", "detail": "a number from 0 to 1"})
+    try:
+        jsonschema_rs.meta.validate(definition.inputs_schema)
+    except jsonschema_rs.ValidationError as refused:
+        found.append({"pointer": "/inputs_schema", "detail": refused.message[:300]})
+    if found:
+        raise Problem("validation", f"{found[0]['pointer']}: {found[0]['detail']}", errors=found)

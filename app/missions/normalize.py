@@ -1,0 +1,103 @@
+"""From what a caller typed to an envelope: one spelling, defaults filled, limits kept."""
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+from uuid import UUID
+
+import jsonschema_rs
+
+from app.caller import Caller
+from app.clock import now
+from app.errors import Problem
+from app.missions.types import MissionType
+from colony_client.artifacts import Budgets, MissionEnvelope, Producer, sealed_envelope
+
+SPACES = re.compile(r"[^\S\n]+")
+EMPTY_LINES = re.compile(r"\s*\n\s*")
+INVISIBLE = ("Cc", "Cf")  # controls and format characters: they read as nothing and hide what is meant
+SPELLING = "\n\t\u200c\u200d"  # but joiners belong to the spelling of several scripts, and lines are lines
+PUBLIC_PREFIXES = ("web.", "browser.", "public.")
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What the settings contribute to every envelope."""
+
+    environment: str
+    time_ms: int
+    tokens: int
+
+
+def tidy(text: str) -> str:
+    """NFC, without invisible characters, trimmed; the words stay the caller's."""
+    kept = "".join(
+        c for c in unicodedata.normalize("NFC", text) if c in SPELLING or unicodedata.category(c) not in INVISIBLE
+    )
+    return kept.strip()
+
+
+def normalized(text: str) -> str:
+    """The goal on one line with single spaces: what searches and comparisons use."""
+    return SPACES.sub(" ", EMPTY_LINES.sub(" ", tidy(text))).strip()
+
+
+@lru_cache(maxsize=256)
+def validator(schema: str) -> Any:
+    return jsonschema_rs.validator_for(schema)
+
+
+def check_inputs(kind: MissionType, inputs: dict[str, Any]) -> None:
+    """Inputs against the type's JSON Schema. Raises Problem with a pointer for each finding."""
+    found = [
+        {"pointer": "/inputs" + "".join(f"/{step}" for step in error.instance_path), "detail": error.message[:300]}
+        for error in validator(kind.schema_text).iter_errors(inputs)
+    ]
+    if found:
+        first = found[0]
+        raise Problem("validation", f"{first['pointer']}: {first['detail']}", errors=found[:20])
+
+
+def build(ask: Any, kind: MissionType, caller: Caller, role: str, mission: UUID, defaults: Defaults) -> MissionEnvelope:
+    """The envelope of an ask. Raises Problem when nothing is left of the goal."""
+    goal, plain = tidy(ask.user_goal), normalized(ask.user_goal)
+    if not plain:
+        raise Problem(
+            "validation",
+            "/user_goal: nothing readable is left of it",
+            errors=[{"pointer": "/user_goal", "detail": "must hold visible characters"}],
+        )
+    check_inputs(kind, ask.inputs)
+    budget = ask.budget
+    return sealed_envelope(
+        mission_id=mission,
+        tenant_id=caller.tenant,
+        actor_id=caller.principal,
+        created_at=now(),
+        producer=Producer(name="root", version="1"),
+        mission_type=kind.name,
+        origin_surface=ask.origin_surface,
+        actor_role=role,
+        user_goal=goal,
+        normalized_goal=plain,
+        risk_level=ask.risk_level or kind.defaults["risk_level"],
+        sensitivity_class=ask.sensitivity_class or kind.defaults["sensitivity_class"],
+        mode=ask.mode or kind.defaults["mode"],
+        environment=defaults.environment,
+        inputs=ask.inputs,
+        tools=list(dict.fromkeys(ask.tools if ask.tools is not None else kind.tools)),
+        labels=ask.labels,
+        budget=Budgets(
+            time_ms=min(budget.time_ms or defaults.time_ms, int(kind.limits["time_ms"])),
+            tokens=min(defaults.tokens if budget.tokens is None else budget.tokens, int(kind.limits["tokens"])),
+            cost_usd=min(
+                kind.limits["cost_usd"] if budget.cost_usd is None else budget.cost_usd, kind.limits["cost_usd"]
+            ),
+        ),
+    )
+
+
+def reaches_public(tools: list[str]) -> bool:
+    return any(tool.startswith(PUBLIC_PREFIXES) for tool in tools)

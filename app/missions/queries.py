@@ -1,0 +1,209 @@
+"""Reading missions."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from pydantic import BaseModel
+from sqlalchemy import text
+
+from app.clock import iso
+from app.db import ReadSession
+from app.missions.moves import CLOSED, State
+from colony_client.artifacts import MissionEnvelope
+
+COLUMNS = """id, mission_type, type_version, mode, state, stage, version, origin_surface, risk_level, sensitivity_class, requested_by,
+  workspace, contract_hash, labels, traceparent, attempt, last_seq, lease_until, deadline_at, budget_time_ms, budget_tokens,
+  budget_cost_usd, used_tokens, used_cost_usd, answer_status, pending_approvals, writebacks, degraded, reason, reason_note,
+  created_at, updated_at, closed_at"""
+
+
+@dataclass(frozen=True)
+class Mission:
+    """One row of the mission table."""
+
+    id: UUID
+    mission_type: str
+    type_version: int
+    mode: str
+    state: State
+    stage: str | None
+    version: int
+    origin_surface: str
+    risk_level: str
+    sensitivity_class: str
+    requested_by: UUID
+    workspace: str
+    contract_hash: bytes
+    labels: dict[str, str]
+    traceparent: str | None
+    attempt: int
+    last_seq: int
+    lease_until: datetime | None
+    deadline_at: datetime | None
+    budget_time_ms: int
+    budget_tokens: int
+    budget_cost_usd: Decimal
+    used_tokens: int
+    used_cost_usd: Decimal
+    answer_status: str | None
+    pending_approvals: list[UUID]
+    writebacks: dict[str, int]
+    degraded: dict[str, Any] | None
+    reason: str | None
+    reason_note: str | None
+    created_at: datetime
+    updated_at: datetime
+    closed_at: datetime | None
+
+    @property
+    def closed(self) -> bool:
+        return self.state in CLOSED
+
+    @property
+    def over_budget(self) -> bool:
+        """Whether reported use exceeds tokens or cost."""
+        return self.used_tokens > self.budget_tokens or self.used_cost_usd > self.budget_cost_usd
+
+
+class BudgetView(BaseModel):
+    """What the mission may use and has used."""
+
+    time_ms: int
+    tokens: int
+    cost_usd: float
+    used_tokens: int
+    used_cost_usd: float
+
+
+class MissionView(BaseModel):
+    """A mission as the API shows it."""
+
+    id: UUID
+    mission_type: str
+    mode: str
+    state: str
+    stage: str | None
+    version: int
+    attempt: int
+    origin_surface: str
+    risk_level: str
+    sensitivity_class: str
+    requested_by: UUID
+    workspace: str
+    user_goal: str | None
+    labels: dict[str, str]
+    budget: BudgetView
+    answer_status: str | None
+    pending_approvals: list[UUID]
+    writebacks: dict[str, int]
+    degraded: dict[str, Any] | None
+    reason: str | None
+    reason_note: str | None
+    created_at: str
+    updated_at: str
+    closed_at: str | None
+    links: dict[str, str]
+
+
+ONE = text(f"SELECT {COLUMNS} FROM mission WHERE tenant = :tenant AND id = :id")  # noqa: S608
+LOCKED = text(f"SELECT {COLUMNS} FROM mission WHERE tenant = :tenant AND id = :id FOR UPDATE")  # noqa: S608
+ENVELOPES = text("""SELECT mission, bytes FROM artifact
+                    WHERE tenant = :tenant AND mission = ANY(:missions) AND schema_name = 'mission_envelope'""")
+
+
+def mission(row: Any) -> Mission:
+    return Mission(**row._mapping)
+
+
+async def find(session: ReadSession, id: UUID, *, lock: bool = False) -> Mission | None:
+    """The mission, locked until commit when asked. None when absent or another tenant's."""
+    row = await session.first(LOCKED if lock else ONE, {"tenant": session.tenant, "id": id})
+    return mission(row) if row else None
+
+
+async def newest(
+    session: ReadSession, filters: dict[str, Any], before: tuple[str, str] | None, limit: int
+) -> list[Mission]:
+    """Missions, newest first. filters: state, mission_type, requested_by, created_after, created_before, label (name, value)."""
+    clauses = {
+        "state": "state = :state",
+        "mission_type": "mission_type = :mission_type",
+        "requested_by": "requested_by = :requested_by",
+        "created_after": "created_at >= :created_after",
+        "created_before": "created_at < :created_before",
+        "label": "labels ->> :label_name = :label_value",
+    }
+    used = {name: value for name, value in filters.items() if value is not None}
+    where = "".join(f" AND {clauses[name]}" for name in used)
+    if "label" in used:
+        used["label_name"], used["label_value"] = used.pop("label")
+    if before:
+        where += " AND (created_at, id) < (:at, :id)"
+        used |= {"at": datetime.fromisoformat(before[0]), "id": UUID(before[1])}
+    rows = await session.rows(
+        text(
+            f"SELECT {COLUMNS} FROM mission WHERE tenant = :tenant{where} ORDER BY created_at DESC, id DESC LIMIT :limit"
+        ),
+        {"tenant": session.tenant, "limit": limit, **used},
+    )
+    return [mission(row) for row in rows]
+
+
+async def envelopes(session: ReadSession, missions: Sequence[UUID]) -> dict[UUID, bytes]:
+    """The stored envelope bytes of missions."""
+    rows = await session.rows(ENVELOPES, {"tenant": session.tenant, "missions": list(missions)})
+    return {row.mission: row.bytes for row in rows}
+
+
+async def envelope(session: ReadSession, id: UUID) -> MissionEnvelope:
+    """The envelope of an existing mission."""
+    return MissionEnvelope.model_validate_json((await envelopes(session, [id]))[id])
+
+
+def view(found: Mission, user_goal: str | None) -> dict[str, Any]:
+    """What the API says of a mission; the keys are MissionView's."""
+    own = f"/v1/missions/{found.id}"
+    return {
+        "id": found.id,
+        "mission_type": found.mission_type,
+        "mode": found.mode,
+        "state": found.state,
+        "stage": found.stage,
+        "version": found.version,
+        "attempt": found.attempt,
+        "origin_surface": found.origin_surface,
+        "risk_level": found.risk_level,
+        "sensitivity_class": found.sensitivity_class,
+        "requested_by": found.requested_by,
+        "workspace": found.workspace,
+        "user_goal": user_goal,
+        "labels": found.labels,
+        "budget": {
+            "time_ms": found.budget_time_ms,
+            "tokens": found.budget_tokens,
+            "cost_usd": float(found.budget_cost_usd),
+            "used_tokens": found.used_tokens,
+            "used_cost_usd": float(found.used_cost_usd),
+        },
+        "answer_status": found.answer_status,
+        "pending_approvals": found.pending_approvals,
+        "writebacks": found.writebacks,
+        "degraded": found.degraded,
+        "reason": found.reason,
+        "reason_note": found.reason_note,
+        "created_at": iso(found.created_at),
+        "updated_at": iso(found.updated_at),
+        "closed_at": iso(found.closed_at) if found.closed_at else None,
+        "links": {"self": own, "events": f"{own}/events", "artifacts": f"{own}/artifacts", "packet": f"{own}/packet"},
+    }
+
+
+async def views(session: ReadSession, found: Sequence[Mission]) -> list[dict[str, Any]]:
+    """Missions with the goals from their envelopes."""
+    stored = await envelopes(session, [one.id for one in found])
+    return [view(one, json.loads(stored[one.id])["user_goal"] if one.id in stored else None) for one in found]

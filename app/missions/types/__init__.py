@@ -1,0 +1,78 @@
+"""Mission types are data: shipped ones are the JSON files beside this one, a tenant's own are rows."""
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import text
+
+from app import ledger
+from app.caller import Caller
+from app.db import ReadSession, WriteSession
+
+NEWEST = text("""SELECT DISTINCT ON (name) name, version, definition FROM mission_type
+                 WHERE tenant = :tenant AND (:name = '' OR name = :name) ORDER BY name, version DESC""")
+INSERT = text("""INSERT INTO mission_type (tenant, name, version, definition, created_by)
+                 VALUES (:tenant, :name, :version, CAST(:definition AS jsonb), :created_by)""")
+
+
+@dataclass(frozen=True)
+class MissionType:
+    """One kind of mission: what it takes, what it may use, and what its review must find."""
+
+    name: str
+    version: int
+    title: str
+    description: str
+    inputs_schema: dict[str, Any]
+    tools: list[str]
+    defaults: dict[str, str]
+    limits: dict[str, float]
+    review: dict[str, float]
+    shipped: bool = False
+
+    @property
+    def schema_text(self) -> str:
+        return json.dumps(self.inputs_schema, sort_keys=True)
+
+
+@lru_cache(maxsize=1)
+def shipped() -> dict[str, MissionType]:
+    found = (json.loads(file.read_text()) for file in sorted(Path(__file__).parent.glob("*.json")))
+    return {kind["name"]: MissionType(**kind, shipped=True) for kind in found}
+
+
+async def types(session: ReadSession) -> list[MissionType]:
+    """Every type of the tenant: shipped ones, replaced by the tenant's own of the same name."""
+    own = {
+        row.name: MissionType(**row.definition)
+        for row in await session.rows(NEWEST, {"tenant": session.tenant, "name": ""})
+    }
+    return [kind for _, kind in sorted((shipped() | own).items())]
+
+
+async def find_type(session: ReadSession, name: str) -> MissionType | None:
+    row = await session.first(NEWEST, {"tenant": session.tenant, "name": name})
+    return MissionType(**row.definition) if row else shipped().get(name)
+
+
+async def put_type(session: WriteSession, caller: Caller, name: str, definition: dict[str, Any]) -> MissionType:
+    """A new version of a type, or a new type. Missions under way keep the version they began with."""
+    known = await find_type(session, name)
+    version = known.version + 1 if known else 1
+    kind = MissionType(name=name, version=version, **definition)
+    stored = {field: value for field, value in vars(kind).items() if field != "shipped"}
+    await session.execute(
+        INSERT,
+        {
+            "tenant": caller.tenant,
+            "name": name,
+            "version": version,
+            "definition": json.dumps(stored),
+            "created_by": caller.principal,
+        },
+    )
+    await ledger.record(session, caller, "mission_type.changed", caller.tenant, name=name, version=version)
+    return kind

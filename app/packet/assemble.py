@@ -1,0 +1,130 @@
+"""Putting a mission's packet together from what is stored; nothing in it is recomputed by the colony."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from app import approvals, artifacts, ledger, policy, writebacks
+from app.approvals.queries import decisions
+from app.approvals.queries import view as approval_view
+from app.clock import iso
+from app.db import ReadSession
+from app.ledger.queries import START
+from app.missions.queries import find, views
+from app.writebacks.queries import view as writeback_view
+from colony_client.artifacts import AggregationPacket, ReviewPacket
+
+MAX_FACTS = 2000
+
+
+async def assemble(session: ReadSession, mission_id: UUID) -> dict[str, Any] | None:
+    """The packet of a mission in any state; parts that do not exist yet are empty. None when there is no such mission."""
+    mission = await find(session, mission_id)
+    if mission is None:
+        return None
+    [shown] = await views(session, [mission])
+    found = await artifacts.latest(session, mission_id, "aggregation_packet")
+    aggregation = AggregationPacket.model_validate_json(found.bytes) if found else None
+    reviewed = await artifacts.latest(session, mission_id, "review_packet", "root")
+    review = ReviewPacket.model_validate_json(reviewed.bytes) if reviewed else None
+    facts = await ledger.facts(session, START, MAX_FACTS, mission_id)
+    written = await writebacks.of_mission(session, mission_id)
+    asked = await approvals.of_mission(session, mission_id)
+    return {
+        "mission": shown,
+        "answer_status": mission.answer_status or (aggregation.answer_status if aggregation else "not_found"),
+        "answer": aggregation.answer if aggregation else "",
+        "claims": claims(review, aggregation),
+        "sections": [section.model_dump(mode="json") for section in aggregation.sections] if aggregation else [],
+        "leads": [lead.model_dump(mode="json") for lead in aggregation.leads] if aggregation else [],
+        "not_found": list(aggregation.not_found) if aggregation else [],
+        "review": {
+            "verdict": review.verdict,
+            "coverage": review.coverage,
+            "problems": review.problems,
+            "minimum": review.minimum,
+            "artifact_id": str(reviewed.id),
+            "sha256": reviewed.sha256.hex(),
+        }
+        if review and reviewed
+        else None,
+        "stages": stages(facts),
+        "policy_decisions": [
+            {**row, "id": str(row["id"]), "at": iso(row["at"])} for row in await policy.recorded(session, mission_id)
+        ],
+        "approvals": [{**approval_view(one), "decisions": await decisions(session, one.id)} for one in asked],
+        "writebacks": [writeback_view(one) for one in written],
+        "artifacts": [
+            {
+                "id": str(one.id),
+                "schema_name": one.schema_name,
+                "producer": one.producer,
+                "attempt": one.attempt,
+                "sha256": one.sha256.hex(),
+                "created_at": iso(one.created_at),
+            }
+            for one in await artifacts.of_mission(session, mission_id)
+        ],
+        "timeline": [ledger.fact_view(fact) for fact in facts],
+    }
+
+
+def claims(review: ReviewPacket | None, aggregation: AggregationPacket | None) -> list[dict[str, Any]]:
+    """Each claim with its citations and the root's finding on each; before the review, nothing counts as verified."""
+    if review is not None:
+        return [
+            {
+                "id": claim.claim_id,
+                "text": claim.text,
+                "supported": claim.supported,
+                "citations": [
+                    {**cited(one.citation), "verified": one.verified, "problem": one.problem} for one in claim.citations
+                ],
+            }
+            for claim in review.claims
+        ]
+    if aggregation is not None:
+        return [
+            {
+                "id": claim.id,
+                "text": claim.text,
+                "supported": False,
+                "citations": [
+                    {**cited(one), "verified": False, "problem": "not reviewed yet"} for one in claim.citations
+                ],
+            }
+            for claim in aggregation.claims
+        ]
+    return []
+
+
+def cited(citation: Any) -> dict[str, Any]:
+    return {
+        "document": citation.document,
+        "source": citation.source,
+        "start": citation.start,
+        "end": citation.end,
+        "quote": citation.quote,
+        "quote_sha256": citation.quote_sha256,
+    }
+
+
+def stages(facts: list[ledger.Fact]) -> list[dict[str, Any]]:
+    """The colony's stages with their latency, by attempt."""
+    begun: dict[tuple[int, str], datetime] = {}
+    found: list[dict[str, Any]] = []
+    for fact in facts:
+        key = (fact.body.get("attempt", 1), fact.body.get("stage", ""))
+        if fact.type == "stage.started":
+            begun[key] = fact.at
+        elif fact.type == "stage.completed":
+            found.append(
+                {
+                    "attempt": key[0],
+                    "stage": key[1],
+                    "latency_ms": fact.body["latency_ms"],
+                    "started_at": iso(begun[key]) if key in begun else None,
+                    "completed_at": iso(fact.at),
+                }
+            )
+    return found

@@ -1,0 +1,116 @@
+"""The data folder: one supervisor at a time, and the ports and secrets that the next run takes up again."""
+
+import secrets
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from app.embedded import CannotStart, EmbeddedPostgres, hold, make_folder, read_private, write_private
+
+USUAL_PORT = 8080  # the public door when nobody asked for another and it is free
+PORTS = ("public", "internal", "metrics", "worker_metrics", "executor_metrics", "colony", "crm", "postgres")
+DATABASE_ROLES = ("registrar", "api", "worker", "reader", "executor", "auditor")
+PEOPLE = (
+    "submitter",
+    "operator",
+    "second_operator",
+    "auditor",
+    "policy_owner",
+    "release_owner",
+    "product_owner",
+    "admin",
+)
+
+
+@dataclass
+class Folder:
+    """An opened data folder. Two runs over it have the same secrets, and the same ports while these are free."""
+
+    path: Path
+    server: EmbeddedPostgres
+    ports: dict[str, int]
+    secrets: dict[str, Any]
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    def database_url(self, role: str) -> str:
+        return self.server.url(f"mission_root_{role}", self.secrets["database_passwords"][role], "mission_root")
+
+    def owner_url(self) -> str:
+        return self.server.url("postgres", self.server.password(), "mission_root")
+
+
+def open_folder(path: Path, public_port: int | None) -> Folder:
+    """Take the folder for this process and settle its ports and secrets. Raises CannotStart."""
+    path = path.absolute()
+    make_folder(path)
+    hold(path)  # until this process ends
+    server = EmbeddedPostgres(path)
+    server.claim()
+    remembered = read_private(path / "instance.json").get("ports", {})
+    ports = choose_ports(remembered, public_port)
+    write_private(path / "instance.json", {"ports": ports})
+    server.use_port(ports["postgres"])
+    return Folder(path, server, ports, settle_secrets(path / "secrets.json", server))
+
+
+def choose_ports(remembered: dict[str, int], public: int | None) -> dict[str, int]:
+    """A free port for every door: the asked one, else last time's, else any. CannotStart when asked and taken."""
+    doors: dict[str, socket.socket] = {}
+    try:
+        for name in PORTS:
+            if name == "public" and public:
+                wishes = [public]
+            else:
+                usual = [USUAL_PORT] if name == "public" else []
+                wishes = [*([remembered[name]] if name in remembered else usual), 0]
+            for wish in wishes:
+                door = _listen(wish)
+                if door:
+                    doors[name] = door
+                    break
+            else:
+                raise CannotStart(f"Port {public} on 127.0.0.1 is taken; choose another with --port.", 5)
+        return {name: door.getsockname()[1] for name, door in doors.items()}
+    finally:
+        for door in doors.values():
+            door.close()
+
+
+def _listen(port: int) -> socket.socket | None:
+    """The door while we choose the others, so that no port is given twice; None when it is taken."""
+    door = socket.socket()
+    door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        door.bind(("127.0.0.1", port))
+        door.listen()
+    except (OSError, OverflowError):
+        door.close()
+        return None
+    return door
+
+
+def settle_secrets(path: Path, server: EmbeddedPostgres) -> dict[str, Any]:
+    """Everything secret of this instance, made up once and written down before anything uses it."""
+    server.password()
+    kept = read_private(path)
+    passwords = {role: secrets.token_urlsafe(24) for role in DATABASE_ROLES}
+    people = {name: f"mr_{secrets.token_hex(4)}_{secrets.token_urlsafe(32)}" for name in PEOPLE}
+    fresh = {
+        "colony_key": f"local:{secrets.token_urlsafe(32)}",
+        "root_signing_key": f"local:{secrets.token_urlsafe(32)}",
+        "crm_read_token": secrets.token_urlsafe(32),
+        "crm_write_token": secrets.token_urlsafe(32),
+    }
+    settled = {
+        **fresh,
+        **kept,
+        "database_passwords": passwords | kept.get("database_passwords", {}),
+        "api_keys": people | kept.get("api_keys", {}),
+    }
+    if settled != kept:
+        write_private(path, settled)
+    return settled

@@ -1,0 +1,122 @@
+"""A whole instance: from an empty folder to five ready processes, and back to nothing running."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import asyncpg
+
+from app.bootstrap import bootstrap
+from app.embedded import write_private
+from app.identity import seed_demo
+from app.migrate import upgrade
+from app.supervisor.folder import Folder, open_folder
+from app.supervisor.plan import processes
+from app.supervisor.watch import Watch
+
+Result = TypeVar("Result")
+
+
+class Instance:
+    """What runs, and how to reach it."""
+
+    def __init__(self, folder: Folder, say: Callable[[str], None]) -> None:
+        self.folder = folder
+        self.watch = Watch(processes(folder), folder.server, folder.logs, say, self.write_down)
+
+    def describe(self) -> dict[str, Any]:
+        """The object that `up --json` prints; fields are added over time, never renamed."""
+        ports = {name: f"http://127.0.0.1:{port}" for name, port in self.folder.ports.items()}
+        return {
+            "base_url": ports["public"],
+            "internal_url": ports["internal"],
+            "colony_url": ports["colony"],
+            "crm_url": ports["crm"],
+            "console_url": None,
+            "metrics_urls": {
+                "serve": f"{ports['metrics']}/metrics",
+                "worker": f"{ports['worker_metrics']}/metrics",
+                "executor": f"{ports['executor_metrics']}/metrics",
+            },
+            "keys": self.folder.secrets["api_keys"],
+            "databases": {
+                "owner": self.folder.owner_url(),
+                "api": self.folder.database_url("api"),
+                "executor": self.folder.database_url("executor"),
+            },
+            "pids": self.watch.pids(),
+            "data_dir": str(self.folder.path),
+        }
+
+    def write_down(self) -> None:
+        """The same for programs that come later, kept true when a process is started again."""
+        write_private(self.folder.path / "up.json", self.describe())
+
+
+@asynccontextmanager
+async def running(data_dir: Path, port: int | None, say: Callable[[str], None]) -> AsyncIterator[Instance]:
+    """A ready instance over `data_dir` for the length of the block; the block is cancelled when the instance is lost.
+
+    Raises CannotStart. Must be entered on the main thread: the children's lives are tied to it.
+    """
+    folder = open_folder(data_dir, port)
+    instance = Instance(folder, say)
+    try:
+        await _database(folder, say)
+        say("Starting the root, its worker and executor, the colony and the sample CRM.")
+        async with asyncio.TaskGroup() as group:
+            watching = group.create_task(instance.watch.run())
+            await instance.watch.all_ready.wait()
+            instance.write_down()
+            yield instance
+            watching.cancel()
+    except BaseExceptionGroup as several:
+        raise several.exceptions[0] from None
+    finally:
+        await instance.watch.stop()
+        (folder.path / "up.json").unlink(missing_ok=True)
+
+
+async def _database(folder: Folder, say: Callable[[str], None]) -> None:
+    """PostgreSQL with this instance's database, roles, schema and people in it."""
+    fresh = not (folder.path / "postgres" / "PG_VERSION").exists()
+    say(f"Starting PostgreSQL over {'a new cluster' if fresh else 'the cluster'} in {folder.path}.")
+    server_url = folder.server.start()
+    connection = await asyncpg.connect(server_url)
+    try:
+        if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = 'mission_root'"):
+            await connection.execute("CREATE DATABASE mission_root")
+    finally:
+        await connection.close()
+    say("Bringing roles and schema up to date.")
+    await bootstrap(folder.owner_url(), "mission_root", folder.secrets["database_passwords"], "mission_root")
+    await asyncio.to_thread(upgrade, folder.owner_url(), "mission_root")
+    await seed_demo(folder.database_url("registrar"), folder.secrets["api_keys"])
+
+
+def until_signalled(main: Coroutine[Any, Any, Result]) -> Result | None:
+    """Run to the end, or until Ctrl-C, SIGTERM or a closed terminal, which cancel it once; None then."""
+
+    async def guarded() -> Result | None:
+        task, loop = asyncio.ensure_future(main), asyncio.get_running_loop()
+        told: list[int] = []
+
+        def end(sign: int) -> None:
+            if not told:  # impatience must not interrupt the stopping itself
+                told.append(sign)
+                task.cancel()
+
+        for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(sign, end, sign)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            return None
+
+    with contextlib.suppress(KeyboardInterrupt):
+        return asyncio.run(guarded())
+    return None

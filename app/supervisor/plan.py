@@ -1,0 +1,98 @@
+"""Which processes there are, as data: what each runs, all it may know, where it answers when ready, when it stops."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from app.settings import Settings
+from app.supervisor.folder import Folder
+
+# What any program needs from its surroundings; nothing else of the caller's environment reaches a process unasked.
+SURROUNDINGS = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
+COLONY_TUNING = (
+    "ENVIRONMENT",
+    "LOG_LEVEL",
+    "DEFAULT_MODEL_ROUTE",
+    "MODEL_API_KEY",
+    "RESEARCH_PROVIDER",
+    "BROWSER_PROVIDER",
+    "MAX_CONCURRENT_MISSIONS",
+    "MAX_WORKERS_PER_MISSION",
+    "MISSION_TIMEOUT_MS",
+    "TASK_TIMEOUT_MS",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+)
+WIRING = ("_URL", "_KEY", "_TOKEN", "PORT", "HOST", "_PREFIX")  # settings that the plan alone decides
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process: `module`'s run() in this virtual environment, with exactly this environment."""
+
+    name: str
+    module: str
+    environment: Mapping[str, str] = field(repr=False)
+    ready_url: str
+    stops: int  # processes of a lower number are stopped first
+
+
+def processes(folder: Folder, surroundings: Mapping[str, str] = os.environ) -> list[Process]:
+    """The five processes beside PostgreSQL. The database's superuser is known to none of them."""
+    ports, secrets, url = folder.ports, folder.secrets, folder.database_url
+    root = _given(surroundings, *_root_tuning()) | {
+        "CRM_BASE_URL": f"http://127.0.0.1:{ports['crm']}",
+        "DATABASE_ROLE_PREFIX": "mission_root",
+    }
+    mission = root | {
+        "DATABASE_URL": url("api"),
+        "READER_DATABASE_URL": url("reader"),
+        "COLONY_SERVICE_BASE_URL": f"http://127.0.0.1:{ports['colony']}",
+        "COLONY_SERVICE_API_KEY": secrets["colony_key"],
+        "CALLBACK_BASE_URL": f"http://127.0.0.1:{ports['internal']}",
+        "ROOT_SIGNING_KEY": secrets["root_signing_key"],
+        "CRM_READ_TOKEN": secrets["crm_read_token"],
+    }
+    serve = mission | {
+        "HOST": "127.0.0.1",
+        "PORT": str(ports["public"]),
+        "INTERNAL_PORT": str(ports["internal"]),
+        "METRICS_PORT": str(ports["metrics"]),
+    }
+    worker = mission | {"WORKER_DATABASE_URL": url("worker"), "WORKER_METRICS_PORT": str(ports["worker_metrics"])}
+    executor = root | {
+        "EXECUTOR_DATABASE_URL": url("executor"),
+        "EXECUTOR_METRICS_PORT": str(ports["executor_metrics"]),
+        "CRM_WRITE_TOKEN": secrets["crm_write_token"],
+    }
+    colony = _given(surroundings, *COLONY_TUNING) | {
+        "PORT": str(ports["colony"]),
+        "ROOT_API_BASE_URL": f"http://127.0.0.1:{ports['internal']}",
+        "ROOT_API_KEY": secrets["colony_key"],
+    }
+    crm = _given(surroundings) | {
+        "CRM_PORT": str(ports["crm"]),
+        "CRM_DATA": str(folder.path / "crm.sqlite"),
+        "CRM_READ_TOKEN": secrets["crm_read_token"],
+        "CRM_WRITE_TOKEN": secrets["crm_write_token"],
+    }
+    return [
+        Process("crm", "sample_crm.main", crm, _at(ports["crm"], "/health"), stops=2),
+        Process("colony", "colony.main", colony, _at(ports["colony"], "/health"), stops=2),
+        Process("serve", "app.main", serve, _at(ports["public"], "/readyz"), stops=1),
+        Process("worker", "app.worker", worker, _at(ports["worker_metrics"], "/metrics"), stops=1),
+        Process("executor", "app.executor", executor, _at(ports["executor_metrics"], "/metrics"), stops=1),
+    ]
+
+
+def _at(port: int, path: str) -> str:
+    return f"http://127.0.0.1:{port}{path}"
+
+
+def _given(surroundings: Mapping[str, str], *names: str) -> dict[str, str]:
+    return {name: surroundings[name] for name in (*SURROUNDINGS, *names) if name in surroundings}
+
+
+def _root_tuning() -> list[str]:
+    """The root's settings that tune rather than wire: timeouts, budgets, limits, log level, trace endpoint."""
+    names = (name.upper() for name in Settings.model_fields)
+    return [name for name in names if not name.endswith(WIRING)]

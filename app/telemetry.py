@@ -1,0 +1,105 @@
+"""Logs, traces and metrics, wired once per process. No secret and no user text goes into any of them."""
+
+import logging
+import sys
+from collections.abc import Mapping, MutableMapping
+from typing import Any
+
+import structlog
+from opentelemetry import propagate, trace
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+from prometheus_client import Counter, Gauge, Histogram
+
+tracer = trace.get_tracer("mission_root")
+
+# The product's own metrics. Labels take values from fixed sets only.
+MISSIONS = Counter("mission_root_missions", "Missions by type and the state they moved to.", ["mission_type", "state"])
+STAGE_SECONDS = Histogram(
+    "mission_root_stage_seconds",
+    "Time the colony spent in a stage.",
+    ["stage"],
+    buckets=(0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300),
+)
+PROVIDER_FAILURES = Counter("mission_root_provider_failures", "Provider failures a colony reported.", ["code"])
+DECISIONS = Counter("mission_root_decisions", "Human decisions by what came of them.", ["outcome"])
+POLICY = Counter("mission_root_policy_decisions", "Policy decisions by action and effect.", ["action", "effect"])
+WRITEBACKS = Counter("mission_root_writebacks", "Executions by how they were settled.", ["state"])
+QUARANTINED = Counter("mission_root_quarantined_payloads", "Payloads refused at the boundary and kept.", ["origin"])
+WORK_DONE = Counter("mission_root_work_items", "Work items by kind and outcome.", ["kind", "outcome"])
+COMPONENT_UP = Gauge(
+    "mission_root_component_up", "1 when a dependency answers, 0 when its breaker is open.", ["component"]
+)
+
+SECRET_WORDS = ("authorization", "secret", "password", "token", "api_key", "signature", "cookie", "database_url")
+
+
+def setup(
+    process: str,
+    *,
+    level: str = "info",
+    otlp_endpoint: str | None = None,
+    sample: float = 1.0,
+    environment: str = "local",
+) -> None:
+    """Configures logging and tracing of this process. Call once, before anything logs."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            add_trace,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            redact,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(process=process)
+    logging.basicConfig(
+        level=logging.WARNING,
+        stream=sys.stderr,
+        format='{"level":"%(levelname)s","logger":"%(name)s","event":%(message)r}',
+    )
+    provider = TracerProvider(
+        resource=Resource.create(
+            {"service.name": f"mission-root-{process}", "deployment.environment.name": environment}
+        ),
+        sampler=ParentBased(TraceIdRatioBased(sample)),
+    )
+    if otlp_endpoint:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # only when traces leave
+
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=f"{otlp_endpoint}/v1/traces")))
+    trace.set_tracer_provider(provider)
+
+
+def add_trace(_logger: Any, _method: str, record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    context = trace.get_current_span().get_span_context()
+    if context.is_valid:
+        record["trace_id"] = f"{context.trace_id:032x}"
+    return record
+
+
+def redact(_logger: Any, _method: str, record: MutableMapping[str, Any]) -> Mapping[str, Any]:
+    """A last net: a field that is named like a secret is never printed, whoever logged it."""
+    for name in record:
+        if any(word in name.lower() for word in SECRET_WORDS):
+            record[name] = "[redacted]"
+    return record
+
+
+def traceparent() -> str | None:
+    """The W3C traceparent of the current span, for storing beside a row that continues the trace later."""
+    carrier: dict[str, str] = {}
+    propagate.inject(carrier)
+    return carrier.get("traceparent")
+
+
+def continuing(stored: str | None) -> Any:
+    """The trace context of a stored traceparent, for starting a span that belongs to the same trace."""
+    return propagate.extract({"traceparent": stored} if stored else {})

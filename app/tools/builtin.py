@@ -1,0 +1,199 @@
+"""The built-in reading tools: arguments in, result and shown sources out."""
+
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app import workspaces
+from app.artifacts import keep_blob
+from app.canonical import canonical
+from app.db import Database
+from app.errors import Problem
+from app.missions import Mission
+from app.settings import Settings
+from app.writebacks.connectors import ConnectorError, Observed, RecordMissing, Refused
+from app.writebacks.connectors.registry import reader
+from colony_client.artifacts import ToolName
+
+CRM = "sample_crm"
+Kind = Literal["lead", "activity"]
+
+
+@dataclass
+class Result:
+    """What a tool answers, and the (source hash, document, version) triples it has shown."""
+
+    value: Any
+    kind: Literal["document", "record"] = "document"
+    shown: list[tuple[bytes, str, str | None]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a tool works with. Tools open sessions of their own: none is held while a target is asked."""
+
+    database: Database
+    settings: Settings
+    tenant: Any
+    mission: Mission
+
+
+class Arguments(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class SearchArguments(Arguments):
+    query: str = Field(min_length=1, max_length=2000)
+    limit: int = Field(20, ge=1, le=50)
+    workspace: str | None = Field(None, max_length=100)
+
+
+class ReadArguments(Arguments):
+    source: str = Field(pattern=r"^[0-9a-f]{64}$")
+    start: int = Field(0, ge=0)
+    end: int = Field(65_536, ge=1)
+    workspace: str | None = Field(None, max_length=100)
+
+
+class OutlineArguments(Arguments):
+    workspace: str | None = Field(None, max_length=100)
+
+
+class CrmListArguments(Arguments):
+    kind: Kind
+    limit: int = Field(50, ge=1, le=200)
+    cursor: str | None = Field(None, max_length=500)
+    lead_id: str | None = Field(None, min_length=1, max_length=100)
+
+
+class CrmReadArguments(Arguments):
+    kind: Kind
+    id: str = Field(min_length=1, max_length=200)
+
+
+async def search(context: Context, asked: SearchArguments) -> Result:
+    """Passages of the mission's workspace that fit a query, best first."""
+    async with context.database.read() as session:
+        await session.enter(context.tenant)
+        found = await workspaces.search(session, chosen(context, asked.workspace), asked.query, asked.limit)
+    shown: list[tuple[bytes, str, str | None]] = [(bytes.fromhex(one.source), one.document, None) for one in found]
+    return Result({"passages": [asdict(one) for one in found]}, shown=shown)
+
+
+async def read(context: Context, asked: ReadArguments) -> Result:
+    """A stretch of a document's stored text, at most 64 KiB, cut at character boundaries."""
+    source = bytes.fromhex(asked.source)
+    async with context.database.read() as session:
+        await session.enter(context.tenant)
+        workspace = await workspaces.find_workspace(session, chosen(context, asked.workspace))
+        found = await workspaces.read_span(session, workspace, source, asked.start, asked.end) if workspace else None
+        paths = await workspaces.paths_of(session, workspace, source) if workspace and found else []
+    if found is None:
+        raise Problem("not_found", "The workspace holds no such source.")
+    return Result(asdict(found), shown=[(source, path, None) for path in paths])
+
+
+async def outline(context: Context, asked: OutlineArguments) -> Result:
+    """The documents of the mission's workspace."""
+    async with context.database.read() as session:
+        await session.enter(context.tenant)
+        workspace = await workspaces.find_workspace(session, chosen(context, asked.workspace))
+        found = await workspaces.documents(session, workspace) if workspace else []
+    return Result(
+        {
+            "documents": [
+                {"document": one.path, "source": one.source_sha256.hex(), "title": one.title, "bytes": one.bytes}
+                for one in found
+            ]
+        }
+    )
+
+
+def chosen(context: Context, asked: str | None) -> str:
+    """A mission reads its own workspace and no other."""
+    if asked is not None and asked != context.mission.workspace:
+        raise Problem(
+            "denied_by_policy",
+            f"The mission works in workspace {context.mission.workspace}.",
+            rule="tools.own_workspace",
+        )
+    return context.mission.workspace
+
+
+async def crm_list(context: Context, asked: CrmListArguments) -> Result:
+    """Records of the connected CRM, each with the snapshot that can be cited."""
+    filters = {"lead_id": asked.lead_id} if asked.lead_id else None
+    async with reading_crm(context) as target:
+        page = await target.list(asked.kind, asked.limit, asked.cursor, filters)
+    result = await snapshots(context, list(page.items))
+    result.value = {"records": result.value, "next_cursor": page.next_cursor}
+    return result
+
+
+async def crm_read(context: Context, asked: CrmReadArguments) -> Result:
+    """One record of the connected CRM."""
+    async with reading_crm(context) as target:
+        observed = await target.read(asked.kind, asked.id)
+    result = await snapshots(context, [observed])
+    result.value = result.value[0]
+    return result
+
+
+def reading_crm(context: Context) -> Any:
+    return reader(CRM, context.settings)
+
+
+async def snapshots(context: Context, observed: list[Observed]) -> Result:
+    """Keeps what was read as it was read: the stored bytes are what citations point into."""
+    values: list[dict[str, Any]] = []
+    shown: list[tuple[bytes, str, str | None]] = []
+    async with context.database.write() as session:
+        await session.enter(context.tenant)
+        for one in observed:
+            data = canonical({"kind": one.kind, "id": one.record_id, "version": one.version, "fields": one.value})
+            digest = await keep_blob(session, context.tenant, data)
+            document = f"{CRM}/{one.kind}/{one.record_id}"
+            shown.append((digest, document, one.version))
+            values.append(
+                {
+                    "record_id": one.record_id,
+                    "kind": one.kind,
+                    "version": one.version,
+                    "source": digest.hex(),
+                    "document": document,
+                    "text": data.decode(),
+                    "fields": json.loads(data)["fields"],
+                }
+            )
+    return Result(values, kind="record", shown=shown)
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A tool: what it may do, how far it reaches, what it takes, and the function that does it."""
+
+    access: Literal["read", "mutate"]
+    reach: Literal["internal", "public"]
+    arguments: type[Arguments]
+    run: Callable[[Context, Any], Awaitable[Result]]
+
+
+TOOLS: dict[ToolName, Tool] = {
+    "workspace.search": Tool("read", "internal", SearchArguments, search),
+    "workspace.read": Tool("read", "internal", ReadArguments, read),
+    "workspace.outline": Tool("read", "internal", OutlineArguments, outline),
+    "crm.list": Tool("read", "internal", CrmListArguments, crm_list),
+    "crm.read": Tool("read", "internal", CrmReadArguments, crm_read),
+}
+
+
+def said_no(error: ConnectorError) -> Problem:
+    """A connector's refusal as a colony hears it."""
+    if isinstance(error, RecordMissing):
+        return Problem("not_found", error.reason)
+    if isinstance(error, Refused):
+        return Problem("validation", error.reason)
+    return Problem("upstream_unavailable", error.reason, retry_after=2)

@@ -1,0 +1,105 @@
+"""The leased work table: durable to-dos that survive any crash.
+
+A row says only that a subject wants a kind of attention; what to do is read from the subject's own rows. Adding is
+part of the transaction that makes it necessary. A holder works under a lease and a fence; a lease that runs out makes
+the row due again for anybody, and the old holder's fence then changes nothing.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+from uuid import UUID
+
+from sqlalchemy import text
+
+from app.db import Database, WriteSession
+
+Queue = Literal["worker", "executor"]
+
+# Every kind of work and who does it. The worker's handlers and a test read this.
+KINDS: dict[str, Queue] = {
+    "ask": "worker",  # open the approval that policy asks for before the mission may run
+    "dispatch": "worker",  # offer the mission's current attempt to the colony
+    "attempt_timer": "worker",  # look after a lease or a deadline that may have passed
+    "review": "worker",  # check the evidence of a mission in review and conclude it
+    "progress": "worker",  # the mission's writebacks moved: bring the mission's state up to them
+    "approval_timer": "worker",  # an approval may have expired (subject: the approval)
+    "colony_cancel": "worker",  # tell the colony to stop
+    "execute": "executor",  # claim an approved writeback and carry it out (subject: the writeback)
+}
+
+ADD = text("""
+  INSERT INTO work (tenant, kind, subject, queue, next_at)
+  VALUES (:tenant, :kind, :subject, :queue, COALESCE(CAST(:at AS timestamptz), clock_timestamp()))
+  ON CONFLICT (tenant, kind, subject) DO UPDATE
+    SET wanted = work.wanted + 1, next_at = LEAST(work.next_at, excluded.next_at)""")
+FINISH = text("""
+  DELETE FROM work WHERE tenant = :tenant AND kind = :kind AND subject = :subject AND fence = :fence AND wanted = :wanted""")
+AGAIN = text("""
+  UPDATE work SET lease_until = NULL, next_at = COALESCE(CAST(:at AS timestamptz), clock_timestamp())
+  WHERE tenant = :tenant AND kind = :kind AND subject = :subject AND fence = :fence""")
+
+
+@dataclass(frozen=True)
+class Item:
+    """A leased work row. fence and wanted are what finish() compares; attempts counts claims since it was added."""
+
+    tenant: UUID
+    kind: str
+    subject: UUID
+    fence: int
+    wanted: int
+    attempts: int
+
+
+async def add(session: WriteSession, kind: str, subject: UUID, *, at: datetime | None = None) -> None:
+    """Asks for attention at a time (now when None). Repeating it never makes a second row, only an earlier one."""
+    queue = KINDS[kind]
+    await session.execute(ADD, {"tenant": session.tenant, "kind": kind, "subject": subject, "queue": queue, "at": at})
+    session.nudge(f"work_{queue}")
+
+
+async def finish(session: WriteSession, item: Item) -> bool:
+    """Ends the item; when it was wanted again meanwhile it becomes due instead. False: the lease was lost."""
+    done = await session.execute(FINISH, _key(item) | {"wanted": item.wanted})
+    return bool(done.rowcount) or await again(session, item, None)
+
+
+async def again(session: WriteSession, item: Item, at: datetime | None) -> bool:
+    """Gives the item back, due at a time. False: the lease was lost."""
+    given = await session.execute(AGAIN, _key(item) | {"at": at})
+    session.nudge(f"work_{KINDS[item.kind]}")
+    return bool(given.rowcount)
+
+
+async def drop(session: WriteSession, kind: str, subject: UUID) -> None:
+    """Takes a wish back, held or not: its holder finds its fence gone."""
+    await session.execute(
+        "DELETE FROM work WHERE tenant = :tenant AND kind = :kind AND subject = :subject",
+        {"tenant": session.tenant, "kind": kind, "subject": subject},
+    )
+
+
+async def take(database: Database, queue: Queue, kinds: list[str], limit: int, lease: timedelta) -> list[Item]:
+    """Leases up to limit due items of a queue, whatever tenant they belong to, and commits that."""
+    async with database.write() as session:
+        if queue == "worker":
+            taken = await session.rows(
+                "SELECT * FROM take_worker_work(:kinds, :limit, :lease)",
+                {"kinds": kinds, "limit": limit, "lease": lease},
+            )
+        else:
+            taken = await session.rows(
+                "SELECT * FROM take_executor_work(:limit, :lease)", {"limit": limit, "lease": lease}
+            )
+    return [Item(r.tenant, r.kind, r.subject, r.fence, r.wanted, r.attempts) for r in taken]
+
+
+async def next_due(database: Database, queue: Queue) -> datetime | None:
+    """When the earliest item of a queue falls due; None when the queue is empty."""
+    async with database.read() as session:
+        return await session.scalar(f"SELECT next_{queue}_work()")
+
+
+def _key(item: Item) -> dict[str, object]:
+    return {"tenant": item.tenant, "kind": item.kind, "subject": item.subject, "fence": item.fence}

@@ -1,0 +1,45 @@
+"""Documents ingested, indexed, searched.
+
+A document is read into UTF-8 text (`source`, kept by its hash) and cut into passages: byte spans of that text under a
+heading path, found by full text search weighted by rarity. Missions search and read here; what they cite are spans.
+"""
+
+from app.workspaces.actions import Ingested, Prepared, document_path, ingest_document, prepare, remove_document
+from app.workspaces.api import router
+from app.workspaces.extract import Unreadable, kind_of
+from app.workspaces.queries import (
+    Document,
+    Found,
+    Span,
+    Workspace,
+    current_document,
+    documents,
+    find_workspace,
+    paths_of,
+    read_span,
+    search,
+    workspaces,
+)
+
+__all__ = [
+    "Document",
+    "Found",
+    "Ingested",
+    "Prepared",
+    "Span",
+    "Unreadable",
+    "Workspace",
+    "current_document",
+    "document_path",
+    "documents",
+    "find_workspace",
+    "ingest_document",
+    "kind_of",
+    "paths_of",
+    "prepare",
+    "read_span",
+    "remove_document",
+    "router",
+    "search",
+    "workspaces",
+]

@@ -1,0 +1,198 @@
+"""The bytes of a file, turned into the text that is searched and cited.
+
+Markdown, reStructuredText and plain text stay byte for byte as they came when they are UTF-8; other encodings are
+decoded by byte order mark, by the shape of UTF-16, or as Windows-1252, and encoded again. HTML becomes Markdown-like
+text of its main content, a PDF its pages. Whatever cannot be read is refused with a sentence that names the file and
+the remedy; nothing in here raises on bad input.
+"""
+
+import re
+import subprocess
+import sys
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from app.workspaces.html import markdown_of
+from app.workspaces.passages import first_heading
+from app.workspaces.structure import Kind
+
+LARGEST_DOCUMENT = 25_000_000  # bytes, as uploaded and as extracted
+MOST_PDF_PAGES = 2_000
+_PDF_SECONDS, _PDF_MEMORY = 60, 2_000_000_000
+
+KIND_OF_SUFFIX: dict[str, Kind] = {
+    ".md": "markdown",
+    ".markdown": "markdown",
+    ".mdx": "markdown",
+    ".rst": "rst",
+    ".rest": "rst",
+    ".html": "html",
+    ".htm": "html",
+    ".xhtml": "html",
+    ".pdf": "pdf",
+    ".txt": "text",
+    ".text": "text",
+    "": "text",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Extracted:
+    title: str
+    kind: Kind
+    source: bytes  # UTF-8; spans of passages and citations count in these bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    code: str  # too_large | unsupported | empty | not_text | malformed | encrypted | too_many_pages
+    detail: str  # one sentence: the file, what is wrong, what to do
+
+
+def kind_of(path: str) -> Kind | None:
+    """What a file is taken for by its name; None when documents of that name are not read at all."""
+    return KIND_OF_SUFFIX.get(PurePosixPath(path).suffix.lower())
+
+
+def extract(path: str, data: bytes) -> Extracted | Unreadable:
+    """Text, title and kind of one document. CPU-bound: up to seconds for megabytes of PDF; call it in a thread."""
+    kind: Kind | None = "pdf" if data.startswith(b"%PDF-") else kind_of(path)
+    if kind is None:
+        known = " ".join(suffix for suffix in KIND_OF_SUFFIX if suffix)
+        return Unreadable("unsupported", f"{path} is of a kind that is not read; convert it to one of {known}.")
+    if len(data) > LARGEST_DOCUMENT:
+        return Unreadable(
+            "too_large",
+            f"{path} has {len(data)} bytes, the limit is {LARGEST_DOCUMENT}; split it into several documents.",
+        )
+    read = _read_pdf(path, data) if kind == "pdf" else _read_text(path, data, kind)
+    if isinstance(read, Unreadable):
+        return read
+    if not read.source.strip():
+        remedy = "run text recognition (OCR) on it first" if kind == "pdf" else "upload a document with text in it"
+        return Unreadable("empty", f"{path} holds no text; {remedy}.")
+    if len(read.source) > LARGEST_DOCUMENT:
+        return Unreadable("too_large", f"{path} holds more than {LARGEST_DOCUMENT} bytes of text; split it.")
+    return read
+
+
+def _read_text(path: str, data: bytes, kind: Kind) -> Extracted | Unreadable:
+    text = _decoded(data, kind)
+    if text is None or _is_binary(text):
+        return Unreadable("not_text", f"{path} is not text in a known encoding; save it as UTF-8 and upload it again.")
+    if kind == "html":
+        text, title = markdown_of(text)
+    source = data if kind != "html" and _is_utf8(data) else text.encode()
+    if kind == "text":
+        kind = _disguised(text)
+    if kind != "html" or not title:
+        title = first_heading(source, kind) or PurePosixPath(path).stem
+    return Extracted(_short(title), kind, source)
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+_META_CHARSET = re.compile(
+    rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([\w.:-]{1,40})|<\?xml[^>]{0,100}?encoding=[\"']([\w.-]{1,40})", re.I
+)
+_MARKS = (
+    (b"\xff\xfe\x00\x00", "utf-32"),
+    (b"\x00\x00\xfe\xff", "utf-32"),
+    (b"\xff\xfe", "utf-16"),
+    (b"\xfe\xff", "utf-16"),
+)
+
+
+def _decoded(data: bytes, kind: Kind) -> str | None:
+    """The text of a file of unknown encoding, by the first of these that fits; None when none does."""
+    guesses = [encoding for mark, encoding in _MARKS if data.startswith(mark)][:1]
+    if not guesses and (wide := _wide(data)):
+        guesses.append(wide)
+    guesses.append("utf-8")
+    if kind == "html" and (declared := _META_CHARSET.search(data, 0, 4096)):
+        guesses.append((declared[1] or declared[2]).decode("ascii"))
+    guesses.append("cp1252")
+    for encoding in guesses:
+        try:
+            return data.decode(encoding)
+        except (UnicodeDecodeError, LookupError, ValueError):
+            continue
+    return None
+
+
+def _wide(data: bytes) -> str | None:
+    """UTF-16 without a byte order mark: nearly every second byte of western text is zero."""
+    sample = data[:4000]
+    even, odd = sample[::2].count(0), sample[1::2].count(0)
+    if len(sample) >= 8 and max(even, odd) > 0.4 * (len(sample) // 2) and min(even, odd) < 0.05 * len(sample):
+        return "utf-16-be" if even > odd else "utf-16-le"
+    return None
+
+
+_CONTROL = re.compile(r"[\x01-\x08\x0e-\x1a\x1c-\x1f\x7f-\x84\x86-\x9f]")
+
+
+def _is_binary(text: str) -> bool:
+    # A NUL never occurs in text and no database text may hold it; a few stray control characters do occur.
+    return "\0" in text or len(_CONTROL.findall(text)) > 0.002 * len(text) + 2
+
+
+_RST_MARKS = re.compile(r"^\.\. +(?:[\w:-]+::|_)|:[a-z:]+:`|\w::$", re.M)
+_MARKDOWN_MARKS = re.compile(r"^(?:#{1,6} +\S|```|\[[^\]]+\]: )", re.M)
+
+
+def _disguised(text: str) -> Kind:
+    """`.txt` files, and those without a suffix, are often reStructuredText or Markdown."""
+    rst, markdown = len(_RST_MARKS.findall(text, 0, 20_000)), len(_MARKDOWN_MARKS.findall(text, 0, 20_000))
+    if max(rst, markdown) < 2:
+        return "text"
+    return "rst" if rst >= markdown else "markdown"
+
+
+_PDF_PROBLEMS = {
+    3: ("encrypted", "{path} is protected by a password; upload a copy without one."),
+    4: ("too_many_pages", f"{{path}} has more than {MOST_PDF_PAGES} pages; split it into several documents."),
+}
+_NOT_READABLE = (
+    "malformed",
+    "{path} could not be read as a PDF within the limits; print it to a new PDF or convert it to text.",
+)
+
+
+def _read_pdf(path: str, data: bytes) -> Extracted | Unreadable:
+    program = [sys.executable, "-I", str(Path(__file__).with_name("pdf.py"))]
+    limits = [MOST_PDF_PAGES, _PDF_SECONDS, _PDF_MEMORY, LARGEST_DOCUMENT]
+    try:
+        done = subprocess.run(
+            [*program, *map(str, limits)], input=data, capture_output=True, timeout=2 * _PDF_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        done = None
+    if done is None or done.returncode:
+        code, detail = _PDF_PROBLEMS.get(done.returncode if done else 0, _NOT_READABLE)
+        return Unreadable(code, detail.format(path=path))
+    title, _, text = done.stdout.decode().partition("\n")
+    pages = [_page_text(page) for page in text.split("\f")]
+    return Extracted(_short(title) or PurePosixPath(path).stem, "pdf", "\n\f\n".join(pages).encode())
+
+
+_HYPHENATED = re.compile(r"(?<=[^\W\d_])[-\u00ad\u2010]\n(?=[^\W\d_])")
+_LIGATURES = str.maketrans({chr(code): unicodedata.normalize("NFKC", chr(code)) for code in range(0xFB00, 0xFB07)})
+
+
+def _page_text(page: str) -> str:
+    """One page: control characters gone, ligatures spelt out, words divided at a line's end joined again."""
+    text = _CONTROL.sub("", page.replace("\0", "").replace("\r\n", "\n")).translate(_LIGATURES)
+    text = _HYPHENATED.sub(lambda m: "" if text[m.end()].islower() else m[0][:1], text)
+    return "\n".join(line.rstrip() for line in text.splitlines()).strip("\n")
+
+
+def _short(title: str) -> str:
+    return " ".join(title.replace("\0", "").split())[:300]

@@ -1,0 +1,156 @@
+"""Finding documents and passages, and reading the bytes behind them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import text
+
+from app.db import ReadSession
+
+MOST_BYTES_READ = 65_536
+MOST_OUTLINED = 10_000
+
+WORKSPACE = text("SELECT id FROM workspace WHERE tenant = :tenant AND name = :name")
+WORKSPACES = text("""
+  SELECT w.id, w.name, w.created_at, count(d.id) AS documents, COALESCE(sum(d.bytes), 0)::bigint AS bytes,
+         COALESCE(sum(d.passages), 0)::bigint AS passages
+  FROM workspace w LEFT JOIN document d ON d.tenant = w.tenant AND d.workspace = w.id AND d.state = 'current'
+  WHERE w.tenant = :tenant AND w.name > :after GROUP BY w.id, w.name, w.created_at ORDER BY w.name LIMIT :limit""")
+COLUMNS = (
+    "id, workspace, path, version, title, kind, content_sha256, source_sha256, bytes, passages, reader, ingested_at"
+)
+CURRENT = text(f"""SELECT {COLUMNS} FROM document
+  WHERE tenant = :tenant AND workspace = :workspace AND path = :path AND state = 'current'""")  # noqa: S608
+DOCUMENTS = text(f"""SELECT {COLUMNS} FROM document
+  WHERE tenant = :tenant AND workspace = :workspace AND state = 'current' AND path > :after
+  ORDER BY path LIMIT :limit""")  # noqa: S608
+# A version that was replaced while a mission reads it stays readable; one that was removed does not.
+SPAN = text("""
+  SELECT b.size, substring(b.bytes FROM CAST(:start AS int) + 1 FOR CAST(:length AS int)) AS bytes
+  FROM blob b WHERE b.tenant = :tenant AND b.sha256 = :source AND EXISTS (
+    SELECT FROM document d WHERE d.tenant = b.tenant AND d.source_sha256 = b.sha256 AND d.workspace = :workspace
+      AND d.state <> 'removed')""")
+PATHS = text("""SELECT DISTINCT path FROM document
+  WHERE tenant = :tenant AND workspace = :workspace AND source_sha256 = :source AND state <> 'removed' ORDER BY path LIMIT 50""")
+SEARCH = text("SELECT * FROM search_passages(:tenant, :workspace, :query, :limit)")
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """A workspace and the size of what is current in it."""
+
+    id: UUID
+    name: str
+    created_at: datetime
+    documents: int
+    bytes: int
+    passages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """The current version of a path."""
+
+    id: UUID
+    workspace: UUID
+    path: str
+    version: int
+    title: str
+    kind: str
+    content_sha256: bytes
+    source_sha256: bytes
+    bytes: int
+    passages: int
+    reader: int
+    ingested_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A passage that answers a question: bytes [start, end) of `source`, the SHA-256 in hex of the document's text."""
+
+    source: str
+    document: str
+    title: str
+    heading: str
+    start: int
+    end: int
+    text: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Bytes [start, end) of a source of `total` bytes."""
+
+    text: str
+    start: int
+    end: int
+    total: int
+
+
+async def find_workspace(session: ReadSession, name: str) -> UUID | None:
+    found: UUID | None = await session.scalar(WORKSPACE, {"tenant": session.tenant, "name": name})
+    return found
+
+
+async def workspaces(session: ReadSession, after: str = "", limit: int = 200) -> list[Workspace]:
+    """By name, those after a name."""
+    rows = await session.rows(WORKSPACES, {"tenant": session.tenant, "after": after, "limit": limit})
+    return [Workspace(**row._mapping) for row in rows]
+
+
+async def current_document(session: ReadSession, workspace: UUID, path: str) -> Document | None:
+    row = await session.first(CURRENT, {"tenant": session.tenant, "workspace": workspace, "path": path})
+    return Document(**row._mapping) if row else None
+
+
+async def documents(
+    session: ReadSession, workspace: UUID, after: str = "", limit: int = MOST_OUTLINED
+) -> list[Document]:
+    """Current documents by path, those after a path. Without a limit: the outline of the whole workspace."""
+    rows = await session.rows(
+        DOCUMENTS, {"tenant": session.tenant, "workspace": workspace, "after": after, "limit": limit}
+    )
+    return [Document(**row._mapping) for row in rows]
+
+
+async def search(session: ReadSession, workspace_name: str, query: str, limit: int = 20) -> list[Found]:
+    """The passages that answer a question best, best first, at most 50. An unknown workspace holds none."""
+    rows: Sequence[Any] = await session.rows(
+        SEARCH,
+        {"tenant": session.tenant, "workspace": workspace_name, "query": query.replace("\0", " "), "limit": limit},
+    )
+    return [Found(*row) for row in rows]
+
+
+async def read_span(session: ReadSession, workspace: UUID, source: bytes, start: int, end: int) -> Span | None:
+    """Text of a source that the workspace holds, at most MOST_BYTES_READ bytes; None when it holds no such source.
+
+    Bounds beyond the text are drawn in, and an end inside a character is moved outwards to the character's edge.
+    """
+    start = max(0, min(start, 2**31 - 5))
+    end = max(start, min(end, start + MOST_BYTES_READ))
+    first = max(0, start - 3)  # a character has at most four bytes: enough to find its edges on either side
+    row = await session.first(
+        SPAN,
+        {"tenant": session.tenant, "workspace": workspace, "source": source, "start": first, "length": end + 3 - first},
+    )
+    if row is None:
+        return None
+    start, end = min(start, row.size), min(end, row.size)
+    low, high, data = start - first, end - first, row.bytes
+    while 0 < low < len(data) and data[low] & 0xC0 == 0x80:
+        low -= 1
+    while high < len(data) and data[high] & 0xC0 == 0x80:
+        high += 1
+    return Span(data[low:high].decode(), first + low, first + high, row.size)
+
+
+async def paths_of(session: ReadSession, workspace: UUID, source: bytes) -> list[str]:
+    """Under which paths the workspace holds a source."""
+    rows = await session.rows(PATHS, {"tenant": session.tenant, "workspace": workspace, "source": source})
+    return [row.path for row in rows]

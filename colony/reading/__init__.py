@@ -1,0 +1,1 @@
+"""How the colony reads without a model: words, questions, units of text, ranking, choosing. Pure functions only."""

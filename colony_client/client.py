@@ -1,0 +1,374 @@
+"""The two callers of the boundary: `ColonyClient` (root to colony) and `RootClient` (colony to root).
+
+Every call is signed, has one deadline for the whole exchange, follows no redirect, reads a bounded answer (also after
+decompression) and ends in a model or in one error of `errors.BoundaryError`. Whether to try again is the caller's
+decision; a repeated call is signed anew and therefore never taken for a replay.
+"""
+
+import asyncio
+import email.utils
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any, Self, TypeVar
+from uuid import UUID
+
+import httpx
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from pydantic import BaseModel, JsonValue, TypeAdapter
+
+from colony_client.artifacts import ToolName
+from colony_client.contract import (
+    CODE_CLOSED,
+    CODE_SUPERSEDED,
+    MAX_BODY_BYTES,
+    CancelRequest,
+    Dispatch,
+    DispatchAnswer,
+    DispatchAnswers,
+    DispatchBatch,
+    Event,
+    EventBatch,
+    EventReceipt,
+    Health,
+    MissionStatus,
+    Ready,
+    RootView,
+    ToolAnswer,
+    ToolCall,
+    url_origin,
+)
+from colony_client.errors import (
+    BadBody,
+    Busy,
+    Malformed,
+    Refused,
+    SequenceGap,
+    Superseded,
+    TimedOut,
+    Unauthorized,
+    Unreachable,
+)
+from colony_client.signing import Audience, Keys, sign
+from colony_client.wire import read_json, read_model
+
+MAX_ANSWER_BYTES = 4 * 1024 * 1024
+KEPT_BYTES = 64 * 1024  # of an answer that was not understood, for whoever has to find out why
+CONNECT_TIMEOUT_S = 2.0
+LONGEST_RETRY_AFTER_S = 86_400.0
+
+Answer = TypeVar("Answer", bound=BaseModel)
+
+_TRACE = TraceContextTextMapPropagator()  # only traceparent and tracestate cross the boundary, never baggage
+_TOOL_NAME: TypeAdapter[str] = TypeAdapter(ToolName)
+
+
+@dataclass(frozen=True)
+class _Reply:
+    status: int
+    headers: httpx.Headers
+    body: bytes
+
+
+class _Exchange:
+    """One peer, one pool of connections, one way to exchange a request for an answer."""
+
+    def __init__(
+        self,
+        base_url: str,
+        keys: Keys,
+        audience: Audience,
+        *,
+        timeout_s: float,
+        max_answer_bytes: int,
+        max_connections: int,
+        transport: httpx.AsyncBaseTransport | None,
+    ) -> None:
+        url_origin(base_url)
+        self._base_url = base_url.rstrip("/")
+        self._keys = keys
+        self._audience = audience
+        self._timeout_s = timeout_s
+        self._max_answer_bytes = max_answer_bytes
+        self._http = httpx.AsyncClient(
+            follow_redirects=False,
+            trust_env=False,  # a proxy or a .netrc of the machine has no business on the private network
+            limits=httpx.Limits(max_connections=max_connections, max_keepalive_connections=max_connections),
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+            transport=transport,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        answer: type[Answer],
+        *,
+        question: BaseModel | None = None,
+        bearer: str | None = None,
+        timeout_s: float | None = None,
+        status_carries_answer: Sequence[int] = (),
+    ) -> Answer:
+        """Send, read, judge and parse. A status in `status_carries_answer` is an answer although it is no success."""
+        body = question.model_dump_json().encode() if question is not None else b""
+        if len(body) > MAX_BODY_BYTES:
+            raise ValueError(f"a request body of {len(body)} bytes is larger than the contract's {MAX_BODY_BYTES}")
+        headers = {"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent": "mission-root"}
+        if question is not None:
+            headers["Content-Type"] = "application/json"
+        if bearer is not None:
+            headers["Authorization"] = f"Bearer {bearer}"
+        _TRACE.inject(headers)
+
+        reply = await self._exchange(method, path, headers, body, timeout_s or self._timeout_s)
+        if reply.status >= 400 and reply.status not in status_carries_answer:
+            raise refusal(reply.status, reply.headers, reply.body)
+        if 300 <= reply.status < 400:
+            raise self._malformed(f"answered {reply.status}; redirects are not followed", reply.status, reply.body)
+        try:
+            return read_model(answer, reply.body, max_bytes=self._max_answer_bytes, unknown="ignore")
+        except BadBody as error:
+            if reply.status >= 400:
+                raise refusal(reply.status, reply.headers, reply.body) from error
+            raise self._malformed(str(error), reply.status, reply.body) from error
+
+    async def _exchange(self, method: str, path: str, headers: dict[str, str], body: bytes, timeout_s: float) -> _Reply:
+        timeout = httpx.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s))
+        request = self._http.build_request(
+            method, self._base_url + path, content=body, headers=headers, timeout=timeout
+        )
+        sent_path = request.url.raw_path.decode("ascii")
+        request.headers.update(sign(self._keys, method, sent_path, body, self._audience))
+        status: int | None = None
+        received = bytearray()
+        try:
+            async with asyncio.timeout(timeout_s):  # httpx only limits each read, and a byte a second satisfies that
+                response = await self._http.send(request, stream=True)
+                try:
+                    status = response.status_code
+                    await self._read_bounded(response, received)
+                finally:
+                    await response.aclose()
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            raise Unreachable(_say(error), before_body=True) from error
+        except (TimeoutError, httpx.TimeoutException) as error:
+            raise TimedOut(f"no complete answer within {timeout_s:g} s") from error
+        except httpx.TransportError as error:
+            if status is None:
+                raise Unreachable(_say(error), before_body=False) from error
+            raise self._malformed(f"the answer was cut short ({_say(error)})", status, bytes(received)) from error
+        return _Reply(status, response.headers, bytes(received))
+
+    async def _read_bounded(self, response: httpx.Response, received: bytearray) -> None:
+        """Fill `received` with the decoded body; the limit holds for the bytes on the wire and for the decoded ones."""
+        limit = self._max_answer_bytes
+        encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+        if encoding not in ("identity", "gzip"):
+            raise self._malformed("answered in a content encoding that was not offered", response.status_code, b"")
+        unpack = zlib.decompressobj(wbits=31) if encoding == "gzip" else None
+        on_the_wire = 0
+        async for chunk in response.aiter_raw():
+            on_the_wire += len(chunk)
+            try:
+                received += unpack.decompress(chunk, limit + 1 - len(received)) if unpack else chunk
+            except zlib.error as error:
+                raise self._malformed("the gzip is damaged", response.status_code, bytes(received)) from error
+            if max(on_the_wire, len(received)) > limit:
+                raise self._malformed(f"larger than {limit} bytes", response.status_code, bytes(received))
+        if unpack and (unpack.unused_data or not (unpack.eof or on_the_wire == 0)):
+            raise self._malformed("the gzip does not end where the body does", response.status_code, bytes(received))
+
+    def _malformed(self, detail: str, status: int, body: bytes) -> Malformed:
+        return Malformed(f"{self._audience}: {detail}", status=status, body=body[:KEPT_BYTES])
+
+
+class ColonyClient(_Exchange):
+    """The root's way to a colony. Use it as `async with`, one object per process: it holds the connections."""
+
+    def __init__(
+        self,
+        base_url: str,
+        keys: Keys,
+        *,
+        timeout_s: float = 10.0,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
+        max_connections: int = 20,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        super().__init__(
+            base_url,
+            keys,
+            "colony",
+            timeout_s=timeout_s,
+            max_answer_bytes=max_answer_bytes,
+            max_connections=max_connections,
+            transport=transport,
+        )
+
+    async def dispatch(self, missions: Sequence[Dispatch], *, timeout_s: float | None = None) -> list[DispatchAnswer]:
+        """Hand over 1 to 64 missions in one call; the answers come in the order asked, exactly one for each."""
+        batch = DispatchBatch(missions=list(missions))
+        answers = await self._ask("POST", "/v1/missions", DispatchAnswers, question=batch, timeout_s=timeout_s)
+        by_attempt = {(answer.mission_id, answer.attempt): answer for answer in answers.missions}
+        asked = [(dispatch.mission_id, dispatch.attempt) for dispatch in batch.missions]
+        if len(answers.missions) != len(asked) or by_attempt.keys() != set(asked):
+            said = answers.model_dump_json().encode()
+            raise self._malformed("the answers are not for the missions that were sent", 200, said)
+        return [by_attempt[attempt] for attempt in asked]
+
+    async def status(self, mission_id: UUID, *, timeout_s: float | None = None) -> MissionStatus:
+        """What the colony knows of a mission; Refused with status 404 when it knows nothing."""
+        status = await self._ask("GET", f"/v1/missions/{mission_id}", MissionStatus, timeout_s=timeout_s)
+        return self._same_mission(status, mission_id)
+
+    async def cancel(self, mission_id: UUID, reason: str, *, timeout_s: float | None = None) -> MissionStatus:
+        path, why = f"/v1/missions/{mission_id}/cancel", CancelRequest(reason=reason)
+        status = await self._ask("POST", path, MissionStatus, question=why, timeout_s=timeout_s)
+        return self._same_mission(status, mission_id)
+
+    async def health(self, *, timeout_s: float | None = None) -> Health:
+        return await self._ask("GET", "/health", Health, timeout_s=timeout_s)
+
+    async def ready(self, *, timeout_s: float | None = None) -> Ready:
+        """A colony that is not ready says so with status 503 and the same body; that is an answer, not an error."""
+        return await self._ask("GET", "/ready", Ready, timeout_s=timeout_s, status_carries_answer=(503,))
+
+    def _same_mission(self, status: MissionStatus, mission_id: UUID) -> MissionStatus:
+        if status.mission_id != mission_id:
+            raise self._malformed("answered about another mission", 200, status.model_dump_json().encode())
+        return status
+
+
+class RootClient(_Exchange):
+    """The colony's way to the root.
+
+    It carries the newest mission token of every attempt it was told about: `hold` the one of the dispatch, and each
+    accepted batch replaces it. `forget` an attempt when it has ended.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        keys: Keys,
+        *,
+        timeout_s: float = 10.0,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
+        max_connections: int = 50,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        super().__init__(
+            base_url,
+            keys,
+            "root",
+            timeout_s=timeout_s,
+            max_answer_bytes=max_answer_bytes,
+            max_connections=max_connections,
+            transport=transport,
+        )
+        self._tokens: dict[tuple[UUID, int], str] = {}
+
+    def hold(self, mission_id: UUID, attempt: int, token: str) -> None:
+        self._tokens[mission_id, attempt] = token
+
+    def forget(self, mission_id: UUID, attempt: int) -> None:
+        self._tokens.pop((mission_id, attempt), None)
+
+    async def send_events(
+        self, mission_id: UUID, attempt: int, events: Sequence[Event] = (), *, timeout_s: float | None = None
+    ) -> EventReceipt:
+        """Send up to 500 events with consecutive `seq`, or none as a heartbeat, and take over the next token.
+
+        SequenceGap names the `seq` to go on from, Superseded means stop, Busy when to come back; sending the same
+        events again is harmless.
+        """
+        batch = EventBatch(attempt=attempt, events=list(events))
+        path = f"/internal/v1/missions/{mission_id}/events"
+        token = self._token(mission_id, attempt)
+        receipt = await self._ask("POST", path, EventReceipt, question=batch, bearer=token, timeout_s=timeout_s)
+        if (mission_id, attempt) in self._tokens:  # unless it was forgotten meanwhile
+            self._tokens[mission_id, attempt] = receipt.next_token
+        return receipt
+
+    async def call_tool(
+        self,
+        mission_id: UUID,
+        attempt: int,
+        tool: str,
+        arguments: Mapping[str, JsonValue],
+        *,
+        timeout_s: float | None = None,
+    ) -> JsonValue:
+        """Call one of the root's tools and return its result."""
+        path = f"/internal/v1/missions/{mission_id}/tools/{_TOOL_NAME.validate_python(tool)}/calls"
+        call = ToolCall(arguments=dict(arguments))
+        token = self._token(mission_id, attempt)
+        answer = await self._ask("POST", path, ToolAnswer, question=call, bearer=token, timeout_s=timeout_s)
+        return answer.result
+
+    async def mission_view(self, mission_id: UUID, *, timeout_s: float | None = None) -> RootView:
+        """What the root believes; asked without a token, because a colony that restarted has none left."""
+        view = await self._ask("GET", f"/internal/v1/missions/{mission_id}", RootView, timeout_s=timeout_s)
+        if view.mission_id != mission_id:
+            raise self._malformed("answered about another mission", 200, view.model_dump_json().encode())
+        return view
+
+    def _token(self, mission_id: UUID, attempt: int) -> str:
+        try:
+            return self._tokens[mission_id, attempt]
+        except KeyError:
+            raise ValueError(f"no token is held for attempt {attempt} of mission {mission_id}") from None
+
+
+def refusal(status: int, headers: Mapping[str, str], body: bytes) -> Refused:
+    """The error that an answer of status 400 or above stands for."""
+    problem: dict[str, Any] | None
+    try:
+        document = read_json(body)
+        problem = document if isinstance(document, dict) else None
+    except BadBody:  # an HTML page from something in between, most likely
+        problem = None
+    expected = (problem or {}).get("expected_seq")
+    ended = (problem or {}).get("code") in (CODE_SUPERSEDED, CODE_CLOSED)
+
+    kind: type[Refused] = Refused
+    if status in (401, 403):
+        kind = Unauthorized
+    elif status in (429, 503):
+        kind = Busy
+    elif status == 410 or (status == 409 and ended):
+        kind = Superseded
+    elif status == 409 and type(expected) is int and expected >= 1:
+        kind = SequenceGap
+    return kind(status, problem, body[:KEPT_BYTES], parse_retry_after(headers.get("Retry-After")))
+
+
+def parse_retry_after(value: str | None, *, now: datetime | None = None) -> float | None:
+    """Seconds to wait, from a number of seconds or an HTTP date; None when absent or unreadable, one day at most."""
+    if value is None:
+        return None
+    text = value.strip()
+    if text.isascii() and text.isdigit():
+        return min(float(text[:12]), LONGEST_RETRY_AFTER_S)
+    try:
+        moment = email.utils.parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:  # "-0000" means UTC without saying where the clock stands
+        moment = moment.replace(tzinfo=UTC)
+    wait = (moment - (now or datetime.now(UTC))).total_seconds()
+    return min(max(wait, 0.0), LONGEST_RETRY_AFTER_S)
+
+
+def _say(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:300]

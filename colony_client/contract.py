@@ -1,0 +1,312 @@
+"""What root and colony say to each other, version 1: dispatch and status one way, events and tool calls the other.
+
+Requests refuse unknown fields; the client drops unknown fields of answers, so that a newer peer may add some.
+Every list and text is bounded here or in `artifacts`; bodies are bounded in bytes and depth before they are parsed.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+from uuid import UUID
+
+from pydantic import AfterValidator, Field, JsonValue, StringConstraints, model_validator
+
+from colony_client.artifacts import (
+    NO_NUL,
+    Artifact,
+    Attempt,
+    Budgets,
+    Count,
+    JsonObject,
+    Key,
+    Line,
+    MissionEnvelope,
+    Money,
+    Note,
+    Part,
+    Sha256,
+    Utc,
+    WritebackProposal,
+)
+
+CONTRACT_VERSION = "1.0"
+VERSION_HEADER = "Colony-Contract-Version"
+
+MAX_BODY_BYTES = 8 * 1024 * 1024  # one request or one answer, after decompression
+MAX_BODY_DEPTH = 32
+MAX_MISSIONS_PER_DISPATCH = 64
+MAX_EVENTS_PER_BATCH = 500
+
+STAGES = ("planner", "prompt_master", "librarian", "researcher", "workers", "aggregator", "reviewer")
+
+# The `code` of the root's problem answers that a colony acts upon.
+CODE_SEQUENCE_GAP = "sequence_gap"  # 409, with the integer member `expected_seq`
+CODE_SUPERSEDED = "attempt_superseded"  # 409 or 410: another attempt holds the mission
+CODE_CLOSED = "mission_closed"  # 409 or 410: the mission has ended
+
+Stage = Literal["planner", "prompt_master", "librarian", "researcher", "workers", "aggregator", "reviewer"]
+ContractVersion = Annotated[str, StringConstraints(pattern=r"^1\.(0|[1-9][0-9]{0,2})$")]
+Token = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,2048}$")]
+TraceParent = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")]
+Seq = Annotated[int, Field(ge=1, le=1_000_000_000)]
+Acknowledged = Annotated[int, Field(ge=0, le=1_000_000_000)]
+
+
+def url_origin(url: str) -> str:
+    """`scheme://host:port` of an http(s) URL, lower-case, the port spelled out; ValueError for anything else."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
+        raise ValueError("must be an http or https URL with a host and without credentials")
+    if parts.query or parts.fragment:
+        raise ValueError("must have neither a query nor a fragment")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"{parts.scheme}://{host}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+
+
+def _base_url(url: str) -> str:
+    url_origin(url)
+    return url.rstrip("/")
+
+
+BaseUrl = Annotated[str, StringConstraints(max_length=2_000, pattern=r"^[\x21-\x7e]+$"), AfterValidator(_base_url)]
+
+
+# --- root to colony ---------------------------------------------------------------------------------------------------
+
+
+class Dispatch(Part):
+    """One attempt at one mission, and all that the colony needs to work on it and to call back."""
+
+    mission_id: UUID
+    attempt: Attempt
+    envelope: MissionEnvelope
+    callback_base_url: BaseUrl
+    mission_token: Token
+    budgets: Budgets
+    traceparent: TraceParent | None = None
+
+    @model_validator(mode="after")
+    def _one_mission(self) -> Self:
+        if self.envelope.mission_id != self.mission_id:
+            raise ValueError("the envelope belongs to another mission")
+        return self
+
+
+class DispatchBatch(Part):
+    contract_version: ContractVersion = CONTRACT_VERSION
+    missions: list[Dispatch] = Field(min_length=1, max_length=MAX_MISSIONS_PER_DISPATCH)
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        if len({dispatch.mission_id for dispatch in self.missions}) < len(self.missions):
+            raise ValueError("a mission is named twice")
+        return self
+
+
+class DispatchAnswer(Part):
+    """The colony's word on one dispatch: `refused` is final and says why, `busy` may be tried again later."""
+
+    mission_id: UUID
+    attempt: Attempt
+    outcome: Literal["accepted", "refused", "busy"]
+    reason: Note | None = None
+    code: Key | None = None
+    retry_after_s: float | None = Field(default=None, ge=0, le=86_400, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _says_why(self) -> Self:
+        if self.outcome == "refused" and self.reason is None:
+            raise ValueError("a refusal needs a reason")
+        return self
+
+
+class DispatchAnswers(Part):
+    contract_version: ContractVersion = CONTRACT_VERSION
+    missions: list[DispatchAnswer] = Field(min_length=1, max_length=MAX_MISSIONS_PER_DISPATCH)
+
+
+class MissionStatus(Part):
+    mission_id: UUID
+    attempt: Attempt
+    state: Literal["running", "completed", "blocked", "escalated", "cancelled", "failed"]
+    stage: Stage | None = None
+    last_seq_sent: Acknowledged = 0
+    reason: Note | None = None
+
+
+class CancelRequest(Part):
+    reason: Note
+
+
+class Health(Part):
+    status: Literal["ok"] = "ok"
+    service: Line
+    contract_version: ContractVersion = CONTRACT_VERSION
+
+
+class ProviderState(Part):
+    state: Literal["ok", "degraded", "unavailable", "disabled"]
+    detail: Note | None = None
+
+
+class Ready(Part):
+    ready: bool
+    providers: dict[Line, ProviderState] = Field(default_factory=dict, max_length=50)
+    contract_version: ContractVersion = CONTRACT_VERSION
+
+
+# --- colony to root ---------------------------------------------------------------------------------------------------
+
+
+class EventBase(Part):
+    seq: Seq
+    at: Utc
+
+
+class StageStarted(EventBase):
+    type: Literal["stage.started"] = "stage.started"
+    stage: Stage
+
+
+class StageCompleted(EventBase):
+    type: Literal["stage.completed"] = "stage.completed"
+    stage: Stage
+    latency_ms: float = Field(ge=0, le=1e12, allow_inf_nan=False)
+
+
+class ArtifactProduced(EventBase):
+    type: Literal["artifact.produced"] = "artifact.produced"
+    artifact: Artifact
+
+
+class Signal(EventBase):
+    """`complete`, `blocked` and `escalate` end the attempt; the last two say why or what they ask."""
+
+    type: Literal["signal"] = "signal"
+    signal: Literal["continue", "complete", "blocked", "escalate", "checkpoint"]
+    reason: Note | None = None
+    question: Note | None = None
+
+    @property
+    def ends_attempt(self) -> bool:
+        return self.signal in ("complete", "blocked", "escalate")
+
+    @model_validator(mode="after")
+    def _says_why(self) -> Self:
+        if self.signal in ("blocked", "escalate") and not (self.reason or self.question):
+            raise ValueError(f"signal {self.signal} needs a reason or a question")
+        return self
+
+
+class CheckpointSaved(EventBase):
+    type: Literal["checkpoint.saved"] = "checkpoint.saved"
+    checkpoint_id: Key
+    size_bytes: Count
+    sha256: Sha256
+
+
+class ProviderFailed(EventBase):
+    type: Literal["provider.failed"] = "provider.failed"
+    provider: Line
+    code: Key
+    detail: Note
+    retryable: bool
+
+
+class UsageReported(EventBase):
+    """What was used since the previous report, not a running total."""
+
+    type: Literal["usage.reported"] = "usage.reported"
+    tokens_in: Count
+    tokens_out: Count
+    cost_usd: Money
+    provider: Line | None = None
+
+
+class WritebackProposed(EventBase):
+    type: Literal["writeback.proposed"] = "writeback.proposed"
+    proposal: WritebackProposal
+
+
+class Log(EventBase):
+    type: Literal["log"] = "log"
+    level: Literal["debug", "info", "warning", "error"]
+    message: Note
+
+
+Event = Annotated[
+    StageStarted
+    | StageCompleted
+    | ArtifactProduced
+    | Signal
+    | CheckpointSaved
+    | ProviderFailed
+    | UsageReported
+    | WritebackProposed
+    | Log,
+    Field(discriminator="type"),
+]
+
+
+class EventBatch(Part):
+    """Events of one attempt with consecutive `seq`; an empty batch is a heartbeat."""
+
+    contract_version: ContractVersion = CONTRACT_VERSION
+    attempt: Attempt
+    events: list[Event] = Field(default_factory=list, max_length=MAX_EVENTS_PER_BATCH)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        for earlier, later in zip(self.events, self.events[1:], strict=False):
+            if later.seq != earlier.seq + 1:
+                raise ValueError(f"event {later.seq} does not follow event {earlier.seq}")
+            if isinstance(earlier, Signal) and earlier.ends_attempt:
+                raise ValueError(f"event {later.seq} comes after the signal that ended the attempt")
+        return self
+
+    def strangers(self, mission_id: UUID, tenant_id: UUID) -> Sequence[int]:
+        """The `seq` of every event whose artifact names another mission or tenant than the one that is speaking."""
+        return [
+            event.seq
+            for event in self.events
+            if (body := _artifact_of(event)) and (body.mission_id, body.tenant_id) != (mission_id, tenant_id)
+        ]
+
+
+def _artifact_of(event: Event) -> Artifact | None:
+    match event:
+        case ArtifactProduced(artifact=artifact):
+            return artifact
+        case WritebackProposed(proposal=proposal):
+            return proposal
+    return None
+
+
+class EventReceipt(Part):
+    """Everything up to `accepted_seq` is stored. `stop` asks the colony to end this attempt at the next safe point."""
+
+    accepted_seq: Acknowledged
+    next_token: Token
+    lease_until: Utc
+    stop: bool = False
+    stop_reason: Note | None = None
+
+
+class ToolCall(Part):
+    arguments: JsonObject = Field(default_factory=dict)
+
+
+class ToolAnswer(Part):
+    """What a tool returned; bounded by the size and depth of the whole body."""
+
+    result: JsonValue
+
+
+class RootView(Part):
+    """What the root believes about a mission, for a colony that lost its memory."""
+
+    mission_id: UUID
+    state: Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=NO_NUL)]
+    attempt: Annotated[int, Field(ge=0, le=10_000)]
+    last_seq: Acknowledged
+    stop: bool

@@ -1,0 +1,41 @@
+"""Alembic's entry: runs as the admin connection, builds as the owner role, one migrator at a time."""
+
+import asyncio
+
+from alembic import context
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from app.db import metadata, plain_url
+
+MIGRATION_LOCK = 7_041_776_001  # any constant: two migrators queue up on it
+
+
+def run(connection: object) -> None:
+    context.configure(
+        connection=connection, target_metadata=metadata, version_table="migration", transaction_per_migration=False
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+async def migrate(url: str, prefix: str) -> None:
+    engine = create_async_engine(plain_url(url), poolclass=NullPool)
+    async with engine.connect() as connection:
+        await prepare(connection, prefix)
+        await connection.run_sync(run)
+        await connection.commit()
+    await engine.dispose()
+
+
+async def prepare(connection: AsyncConnection, prefix: str) -> None:
+    # A migration that would wait behind a long transaction gives up instead of queueing everybody behind itself.
+    await connection.execute(text("SET lock_timeout = '5s'"))
+    await connection.execute(text("SET statement_timeout = '10min'"))
+    await connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
+    await connection.execute(text(f'SET ROLE "{prefix}_owner"'))
+
+
+arguments = context.config.attributes
+asyncio.run(migrate(arguments["url"], arguments["prefix"]))

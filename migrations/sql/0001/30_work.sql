@@ -1,0 +1,136 @@
+-- Leased work, idempotency answers and nonces: what makes a crash or a repeat harmless.
+
+CREATE TABLE work (
+  tenant uuid NOT NULL REFERENCES tenant,
+  kind text NOT NULL CHECK (kind ~ '^[a-z_]+$' AND length(kind) <= 40),
+  subject uuid NOT NULL,              -- ids only: what to do is read from the subject's own rows
+  queue text NOT NULL CHECK (queue IN ('worker', 'executor')),
+  next_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  wanted int NOT NULL DEFAULT 1,      -- raised by every add; a finish that saw an older value leaves the row for another turn
+  lease_until timestamptz,
+  fence bigint NOT NULL DEFAULT 0,    -- raised by every claim; a holder whose fence is old changes nothing
+  attempts int NOT NULL DEFAULT 0,
+  added_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  PRIMARY KEY (tenant, kind, subject)
+);
+CREATE INDEX work_due ON work (queue, next_at);
+ALTER TABLE work ENABLE ROW LEVEL SECURITY; ALTER TABLE work FORCE ROW LEVEL SECURITY;
+CREATE POLICY own_tenant ON work USING (tenant = NULLIF(current_setting('app.tenant', true), '')::uuid);
+CREATE POLICY claims ON work TO {prefix}_owner USING (true);
+GRANT SELECT, INSERT, UPDATE, DELETE ON work TO {prefix}_api, {prefix}_worker;
+
+-- Due rows of one queue, leased to the caller. Recovery is by time alone: a lease that ran out is simply due again.
+CREATE FUNCTION take_work(p_queue text, p_kinds text[], p_limit int, p_lease interval)
+RETURNS TABLE (tenant uuid, kind text, subject uuid, fence bigint, wanted int, attempts int)
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+  UPDATE public.work w SET lease_until = clock_timestamp() + p_lease, next_at = clock_timestamp() + p_lease,
+                           fence = w.fence + 1, attempts = w.attempts + 1
+  FROM (SELECT d.tenant, d.kind, d.subject FROM public.work d
+        WHERE d.queue = p_queue AND d.kind = ANY (p_kinds) AND d.next_at <= clock_timestamp()
+          AND (d.lease_until IS NULL OR d.lease_until <= clock_timestamp())
+        ORDER BY d.next_at LIMIT LEAST(p_limit, 500) FOR UPDATE SKIP LOCKED) due
+  WHERE w.tenant = due.tenant AND w.kind = due.kind AND w.subject = due.subject
+  RETURNING w.tenant, w.kind, w.subject, w.fence, w.wanted, w.attempts
+$$;
+-- When the next row of a queue falls due (null: nothing waits), so that a holder sleeps no longer than that.
+CREATE FUNCTION next_work(p_queue text) RETURNS timestamptz
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+  SELECT min(GREATEST(d.next_at, COALESCE(d.lease_until, d.next_at))) FROM public.work d WHERE d.queue = p_queue
+$$;
+CREATE FUNCTION take_worker_work(p_kinds text[], p_limit int, p_lease interval)
+RETURNS TABLE (tenant uuid, kind text, subject uuid, fence bigint, wanted int, attempts int)
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+  SELECT * FROM public.take_work('worker', p_kinds, p_limit, p_lease)
+$$;
+CREATE FUNCTION next_worker_work() RETURNS timestamptz
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$ SELECT public.next_work('worker') $$;
+CREATE FUNCTION take_executor_work(p_limit int, p_lease interval)
+RETURNS TABLE (tenant uuid, kind text, subject uuid, fence bigint, wanted int, attempts int)
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+  SELECT * FROM public.take_work('executor', ARRAY['execute'], p_limit, p_lease)
+$$;
+CREATE FUNCTION next_executor_work() RETURNS timestamptz
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$ SELECT public.next_work('executor') $$;
+-- The executor has no table grants; it ends or postpones its own work rows by fence through this.
+-- p_again null: done. The answer says whether the fence still held.
+CREATE FUNCTION finish_executor_work(p_tenant uuid, p_subject uuid, p_fence bigint, p_wanted int, p_again timestamptz)
+RETURNS boolean LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+BEGIN
+  PERFORM require_tenant(p_tenant);
+  IF p_again IS NULL THEN
+    DELETE FROM public.work w WHERE w.tenant = p_tenant AND w.kind = 'execute' AND w.subject = p_subject
+      AND w.queue = 'executor' AND w.fence = p_fence AND w.wanted = p_wanted;
+    IF FOUND THEN RETURN true; END IF;
+  END IF;
+  UPDATE public.work w SET lease_until = NULL, next_at = COALESCE(p_again, clock_timestamp())
+    WHERE w.tenant = p_tenant AND w.kind = 'execute' AND w.subject = p_subject
+      AND w.queue = 'executor' AND w.fence = p_fence;
+  RETURN FOUND;
+END $$;
+
+-- The answer of a request that carried an Idempotency-Key, kept in the transaction that did the work.
+CREATE TABLE idempotency (
+  tenant uuid NOT NULL REFERENCES tenant,
+  principal uuid NOT NULL,
+  route text NOT NULL,
+  key text NOT NULL CHECK (length(key) BETWEEN 1 AND 255),
+  fingerprint bytea NOT NULL CHECK (length(fingerprint) = 32),
+  status int NOT NULL,
+  headers jsonb NOT NULL,
+  body bytea NOT NULL,
+  created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  PRIMARY KEY (tenant, principal, route, key)
+);
+CREATE INDEX idempotency_age ON idempotency (created_at);
+ALTER TABLE idempotency ENABLE ROW LEVEL SECURITY; ALTER TABLE idempotency FORCE ROW LEVEL SECURITY;
+CREATE POLICY own_tenant ON idempotency USING (tenant = NULLIF(current_setting('app.tenant', true), '')::uuid);
+CREATE POLICY sweep ON idempotency TO {prefix}_owner USING (true);
+GRANT SELECT, INSERT ON idempotency TO {prefix}_api;
+
+-- Nonces of signed calls, shared by all root processes. Unlogged: after a server crash the five-minute window is
+-- the only memory lost, and timestamps bound it. No tenant: a nonce is used before any is known.
+CREATE UNLOGGED TABLE nonce (
+  kid text NOT NULL,
+  nonce text NOT NULL,
+  seen_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  PRIMARY KEY (kid, nonce)
+);
+CREATE INDEX nonce_age ON nonce (seen_at);
+GRANT INSERT ON nonce TO {prefix}_api;
+
+-- Forgets what is older than its purpose, a bounded bite at a time; the worker calls it between other work.
+CREATE FUNCTION sweep_expired(p_limit int) RETURNS int
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+DECLARE n int; m int;
+BEGIN
+  DELETE FROM public.nonce WHERE ctid = ANY (ARRAY(
+    SELECT x.ctid FROM public.nonce x WHERE x.seen_at < clock_timestamp() - interval '11 minutes' LIMIT p_limit));
+  GET DIAGNOSTICS n = ROW_COUNT;
+  DELETE FROM public.idempotency WHERE ctid = ANY (ARRAY(
+    SELECT x.ctid FROM public.idempotency x WHERE x.created_at < clock_timestamp() - interval '24 hours' LIMIT p_limit));
+  GET DIAGNOSTICS m = ROW_COUNT;
+  RETURN n + m;
+END $$;
+
+REVOKE ALL ON FUNCTION take_work(text, text[], int, interval), next_work(text), take_worker_work(text[], int, interval),
+  next_worker_work(), take_executor_work(int, interval), next_executor_work(),
+  finish_executor_work(uuid, uuid, bigint, int, timestamptz), sweep_expired(int) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION take_worker_work(text[], int, interval), next_worker_work(), sweep_expired(int) TO {prefix}_worker;
+GRANT EXECUTE ON FUNCTION take_executor_work(int, interval), next_executor_work(),
+  finish_executor_work(uuid, uuid, bigint, int, timestamptz) TO {prefix}_executor;
+
+-- Bytes by content: document text, record snapshots. Typed artifacts carry their own bytes.
+CREATE TABLE blob (
+  tenant uuid NOT NULL REFERENCES tenant,
+  sha256 bytea NOT NULL CHECK (length(sha256) = 32),
+  size bigint NOT NULL,
+  bytes bytea NOT NULL,
+  created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  PRIMARY KEY (tenant, sha256),
+  CHECK (size = octet_length(bytes)),
+  CHECK (sha256 = sha256(bytes))
+);
+ALTER TABLE blob ENABLE ROW LEVEL SECURITY; ALTER TABLE blob FORCE ROW LEVEL SECURITY;
+CREATE POLICY own_tenant ON blob USING (tenant = NULLIF(current_setting('app.tenant', true), '')::uuid);
+GRANT SELECT, INSERT ON blob TO {prefix}_api, {prefix}_worker;
+GRANT SELECT ON blob TO {prefix}_auditor;

@@ -1,0 +1,175 @@
+-- Missions, their typed artifacts, what they were shown, and what policy said.
+
+CREATE TABLE mission_type (          -- a tenant's own types and newer versions of shipped ones; shipped types are files
+  tenant uuid NOT NULL REFERENCES tenant,
+  name text NOT NULL CHECK (name ~ '^[a-z][a-z0-9_]{2,63}$'),
+  version int NOT NULL CHECK (version >= 1),
+  definition jsonb NOT NULL,
+  created_by uuid NOT NULL,
+  created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  PRIMARY KEY (tenant, name, version),
+  FOREIGN KEY (tenant, created_by) REFERENCES principal (tenant, id)
+);
+
+CREATE TABLE mission (
+  tenant uuid NOT NULL REFERENCES tenant,
+  id uuid NOT NULL,
+  mission_type text NOT NULL,
+  type_version int NOT NULL,
+  mode text NOT NULL CHECK (mode IN ('dry_run', 'assisted', 'autonomous')),
+  state text NOT NULL CHECK (state IN ('accepted', 'dispatched', 'running', 'in_review', 'awaiting_approval',
+                                       'executing', 'completed', 'failed', 'cancelled', 'denied')),
+  stage text,
+  version int NOT NULL DEFAULT 1,
+  origin_surface text NOT NULL,
+  risk_level text NOT NULL CHECK (risk_level IN ('low', 'medium', 'high')),
+  sensitivity_class text NOT NULL CHECK (sensitivity_class IN ('public', 'internal', 'confidential', 'restricted')),
+  requested_by uuid NOT NULL,
+  workspace text NOT NULL,
+  contract_hash bytea NOT NULL CHECK (length(contract_hash) = 32),
+  labels jsonb NOT NULL DEFAULT '{}',
+  traceparent text,
+  attempt int NOT NULL DEFAULT 1 CHECK (attempt >= 1),    -- raised when an attempt is given up; also the fence of callbacks
+  last_seq int NOT NULL DEFAULT 0,                        -- last event taken from the current attempt
+  lease_until timestamptz,
+  deadline_at timestamptz,
+  budget_time_ms bigint NOT NULL CHECK (budget_time_ms > 0),
+  budget_tokens bigint NOT NULL CHECK (budget_tokens >= 0),
+  budget_cost_usd numeric(12, 4) NOT NULL CHECK (budget_cost_usd >= 0),
+  used_tokens bigint NOT NULL DEFAULT 0,
+  used_cost_usd numeric(12, 4) NOT NULL DEFAULT 0,
+  answer_status text CHECK (answer_status IN ('answered', 'not_found')),
+  pending_approvals uuid[] NOT NULL DEFAULT '{}',
+  writebacks jsonb NOT NULL DEFAULT '{}',                 -- tally by state, moved by the approvals room
+  degraded jsonb,                                         -- why it waits, since when; null when it does not
+  reason text,                                            -- code of why it ended as it did
+  reason_note text CHECK (length(reason_note) <= 2000),   -- a human's words; never copied into the ledger
+  created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  closed_at timestamptz,
+  PRIMARY KEY (tenant, id),
+  UNIQUE (tenant, id, requested_by),
+  FOREIGN KEY (tenant, requested_by) REFERENCES principal (tenant, id),
+  CHECK ((closed_at IS NOT NULL) = (state IN ('completed', 'failed', 'cancelled', 'denied')))
+);
+CREATE INDEX mission_newest ON mission (tenant, created_at DESC, id DESC);
+CREATE INDEX mission_open ON mission (tenant, state, created_at DESC, id DESC)
+  WHERE state NOT IN ('completed', 'failed', 'cancelled', 'denied');
+
+CREATE FUNCTION guard_mission() RETURNS trigger LANGUAGE plpgsql
+SET search_path = pg_catalog, public, pg_temp AS $$
+BEGIN
+  IF OLD.state IN ('completed', 'failed', 'cancelled', 'denied') AND NEW.state <> OLD.state THEN
+    RAISE EXCEPTION 'wall: a % mission does not move', OLD.state USING ERRCODE = 'RX004';
+  END IF;
+  IF (NEW.tenant, NEW.id, NEW.mission_type, NEW.mode, NEW.requested_by, NEW.contract_hash, NEW.created_at, NEW.risk_level)
+     IS DISTINCT FROM
+     (OLD.tenant, OLD.id, OLD.mission_type, OLD.mode, OLD.requested_by, OLD.contract_hash, OLD.created_at, OLD.risk_level)
+     OR NEW.attempt < OLD.attempt OR (NEW.attempt = OLD.attempt AND NEW.last_seq < OLD.last_seq) THEN
+    RAISE EXCEPTION 'wall: a mission''s request does not change' USING ERRCODE = 'RX001';
+  END IF;
+  NEW.version := OLD.version + 1;
+  NEW.updated_at := clock_timestamp();
+  RETURN NEW;
+END $$;
+CREATE TRIGGER mission_guard BEFORE UPDATE ON mission FOR EACH ROW EXECUTE FUNCTION guard_mission();
+CREATE TRIGGER mission_keep BEFORE DELETE ON mission FOR EACH ROW EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER mission_whole BEFORE TRUNCATE ON mission FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+
+CREATE TABLE artifact (
+  tenant uuid NOT NULL,
+  id uuid NOT NULL,
+  mission uuid NOT NULL,
+  attempt int NOT NULL,
+  schema_name text NOT NULL CHECK (schema_name IN ('mission_envelope', 'mission_task_graph', 'prompt_package',
+    'research_artifact', 'librarian_pass', 'worker_result', 'aggregation_packet', 'review_packet', 'policy_decision',
+    'writeback_proposal')),
+  schema_version text NOT NULL,
+  producer text NOT NULL,
+  bytes bytea NOT NULL,
+  sha256 bytea NOT NULL GENERATED ALWAYS AS (sha256(bytes)) STORED,
+  created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  PRIMARY KEY (tenant, id),
+  UNIQUE (tenant, mission, sha256),
+  FOREIGN KEY (tenant, mission) REFERENCES mission (tenant, id)
+);
+CREATE INDEX artifact_of_mission ON artifact (tenant, mission, created_at, id);
+
+CREATE TABLE reading (               -- stored bytes a mission was shown: the only bytes its citations may point into
+  tenant uuid NOT NULL,
+  mission uuid NOT NULL,
+  source_sha256 bytea NOT NULL,
+  document text NOT NULL CHECK (length(document) <= 1000),
+  kind text NOT NULL CHECK (kind IN ('document', 'record')),
+  version text,
+  read_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  PRIMARY KEY (tenant, mission, source_sha256, document),
+  FOREIGN KEY (tenant, mission) REFERENCES mission (tenant, id),
+  FOREIGN KEY (tenant, source_sha256) REFERENCES blob (tenant, sha256)
+);
+
+CREATE TABLE quarantine (            -- payloads refused at the boundary, kept as they came
+  tenant uuid NOT NULL REFERENCES tenant,
+  id uuid NOT NULL DEFAULT gen_random_uuid(),
+  mission uuid NOT NULL,
+  origin text NOT NULL CHECK (origin IN ('callback', 'dispatch_answer', 'status_answer')),
+  problem text NOT NULL CHECK (length(problem) <= 1000),
+  bytes bytea NOT NULL,
+  sha256 bytea NOT NULL GENERATED ALWAYS AS (sha256(bytes)) STORED,
+  at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  PRIMARY KEY (tenant, id)
+);
+CREATE INDEX quarantine_of_mission ON quarantine (tenant, mission, at);
+
+CREATE TABLE policy_decision (
+  tenant uuid NOT NULL REFERENCES tenant,
+  id uuid NOT NULL,
+  mission uuid,                      -- null when the decision was that there shall be no mission
+  principal uuid NOT NULL,
+  action text NOT NULL,
+  resource text NOT NULL,
+  effect text NOT NULL CHECK (effect IN ('allow', 'deny', 'ask')),
+  rule text NOT NULL,
+  policy_version text NOT NULL,
+  reason text NOT NULL,
+  inputs_sha256 bytea NOT NULL CHECK (length(inputs_sha256) = 32),
+  obligations jsonb NOT NULL DEFAULT '{}',
+  at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  PRIMARY KEY (tenant, id),
+  FOREIGN KEY (tenant, mission) REFERENCES mission (tenant, id) DEFERRABLE INITIALLY DEFERRED
+);
+CREATE INDEX policy_decision_of_mission ON policy_decision (tenant, mission, at);
+
+DO $$
+DECLARE t text;
+BEGIN
+  FOREACH t IN ARRAY ARRAY['mission_type', 'mission', 'artifact', 'reading', 'quarantine', 'policy_decision'] LOOP
+    EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', t);
+    EXECUTE format('ALTER TABLE %I FORCE ROW LEVEL SECURITY', t);
+    EXECUTE format($p$CREATE POLICY own_tenant ON %I
+      USING (tenant = NULLIF(current_setting('app.tenant', true), '')::uuid)$p$, t);
+    EXECUTE format('GRANT SELECT, INSERT ON %I TO {prefix}_api, {prefix}_worker', t);
+    EXECUTE format('GRANT SELECT ON %I TO {prefix}_auditor', t);
+  END LOOP;
+  FOREACH t IN ARRAY ARRAY['mission_type', 'artifact', 'policy_decision', 'quarantine'] LOOP
+    EXECUTE format('CREATE TRIGGER %I BEFORE UPDATE OR DELETE ON %I FOR EACH ROW EXECUTE FUNCTION refuse_change()', t || '_keep', t);
+    EXECUTE format('CREATE TRIGGER %I BEFORE TRUNCATE ON %I FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()', t || '_whole', t);
+    EXECUTE format('ALTER TABLE %I ENABLE ALWAYS TRIGGER %I', t, t || '_keep');
+    EXECUTE format('ALTER TABLE %I ENABLE ALWAYS TRIGGER %I', t, t || '_whole');
+  END LOOP;
+END $$;
+ALTER TABLE mission ENABLE ALWAYS TRIGGER mission_guard;
+ALTER TABLE mission ENABLE ALWAYS TRIGGER mission_keep;
+ALTER TABLE mission ENABLE ALWAYS TRIGGER mission_whole;
+GRANT UPDATE (state, stage, attempt, last_seq, lease_until, deadline_at, used_tokens, used_cost_usd, answer_status,
+  pending_approvals, writebacks, degraded, reason, reason_note, closed_at) ON mission TO {prefix}_api, {prefix}_worker;
+
+-- The colony names a mission without its tenant; a signed call may learn whose it is.
+CREATE POLICY lookup ON mission FOR SELECT TO {prefix}_owner USING (true);
+CREATE FUNCTION tenant_of_mission(p_mission uuid) RETURNS uuid
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+  SELECT m.tenant FROM public.mission m WHERE m.id = p_mission
+$$;
+CREATE UNIQUE INDEX mission_id ON mission (id);
+REVOKE ALL ON FUNCTION guard_mission(), tenant_of_mission(uuid) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION tenant_of_mission(uuid) TO {prefix}_api;

@@ -1,0 +1,282 @@
+"""The command line against a root that answers what it is told to: exit codes, sentences, JSON, documents sent."""
+
+import json
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.cli import main, show
+from app.errors import KINDS, Problem
+
+Answer = tuple[int, dict[str, str], Any]
+Ended = tuple[int, str, str]  # exit code, stdout, stderr
+
+
+class Root:
+    """`answers` maps 'METHOD /path' to what is answered; `asked` keeps every request."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, Answer | list[Answer]] = {}
+        self.asked: list[tuple[str, str, dict[str, str], bytes]] = []
+        root = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def answer(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                path, _, query = self.path.partition("?")
+                root.asked.append((f"{self.command} {path}", query, dict(self.headers), body))
+                found = root.answers.get(f"{self.command} {path}", (404, {}, problem("not_found")))
+                status, headers, said = found.pop(0) if isinstance(found, list) else found
+                content = json.dumps(said).encode()
+                self.send_response(status)
+                for name, value in {**headers, "Content-Length": str(len(content))}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(content)
+
+            do_GET = do_POST = do_PUT = answer
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+
+
+@pytest.fixture
+def root() -> Iterator[Root]:
+    root = Root()
+    yield root
+    root.server.shutdown()
+    root.server.server_close()
+
+
+@pytest.fixture
+def command(root: Root, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+    monkeypatch.setenv("MISSION_ROOT_URL", root.url)
+    monkeypatch.setenv("MISSION_ROOT_API_KEY", "mr_test")
+
+    def run(*words: str) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["mission-root", *words])
+        for console, stream in ((show.out, sys.stdout), (show.err, sys.stderr)):
+            monkeypatch.setattr(console, "file", stream)
+        with pytest.raises(SystemExit) as ended:
+            main.run()
+        said = capsys.readouterr()
+        code = ended.value.code
+        return code if isinstance(code, int) else int(code is not None), said.out, said.err
+
+    return run
+
+
+def problem(code: str, **members: Any) -> dict[str, Any]:
+    return Problem(code, "The detail.", **members).document("/v1/missions/1", "request-1")
+
+
+MISSION = {
+    "id": "1",
+    "mission_type": "oracle_advisory",
+    "state": "running",
+    "stage": "planner",
+    "pending_approvals": [],
+}
+
+EXIT_CODES = {
+    "validation": 2, "malformed": 2, "too_large": 2, "unsupported_media_type": 2, "precondition_required": 2,
+    "not_found": 3,
+    "unauthenticated": 4, "forbidden": 4, "denied_by_policy": 4, "own_request": 4,
+    "stale": 5, "wrong_state": 5, "idempotency_mismatch": 5, "idempotency_in_flight": 5, "already_decided": 5,
+    "other_payload": 5, "expired": 5, "mission_closed": 5,
+    "too_slow": 6,
+    "database_unavailable": 7, "database_busy": 7, "colony_disabled": 7, "rate_limited": 7,
+    "internal": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("code", sorted(EXIT_CODES.keys() & KINDS.keys()))
+def test_every_problem_has_its_exit_code_and_says_what_to_do(
+    root: Root, command: Callable[..., Ended], code: str
+) -> None:
+    root.answers["GET /v1/missions/1"] = (KINDS[code].status, {}, problem(code))
+    exit_code, out, err = command("missions", "get", "1")
+    assert exit_code == EXIT_CODES[code]
+    assert out == ""
+    assert err.startswith(f"mission-root: {KINDS[code].title}: The detail.") and err.count("\n") == 1
+    assert f"Next: {KINDS[code].next_actions[0]}" in err
+
+
+def test_with_json_the_problem_document_itself_is_on_stderr(root: Root, command: Callable[..., Ended]) -> None:
+    exit_code, out, err = command("missions", "get", "1", "--json")
+    assert (exit_code, out) == (3, "")
+    assert json.loads(err)["code"] == "not_found"
+
+
+def test_wrong_fields_are_named(root: Root, command: Callable[..., Ended]) -> None:
+    wrong = [{"pointer": "/inputs/workspace", "detail": "is not a name"}]
+    root.answers["POST /v1/missions"] = (422, {}, problem("validation", errors=wrong))
+    exit_code, _, err = command("missions", "create", "oracle_advisory", "What?")
+    assert exit_code == 2 and "/inputs/workspace: is not a name" in err
+
+
+def test_nobody_listening_is_unavailable_and_says_how_to_start(command: Callable[..., Ended]) -> None:
+    exit_code, _, err = command("missions", "get", "1", "--url", "http://127.0.0.1:1")
+    assert exit_code == 7 and "mission-root up" in err and err.count("\n") == 1
+
+
+def test_an_answer_that_is_no_problem_document_is_said_so(root: Root, command: Callable[..., Ended]) -> None:
+    root.answers["GET /v1/missions/1"] = (502, {}, "<html>")
+    exit_code, _, err = command("missions", "get", "1")
+    assert exit_code == 1 and "is --url the root?" in err
+
+
+def test_without_a_key_nothing_is_sent(
+    root: Root, command: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MISSION_ROOT_API_KEY")
+    exit_code, _, err = command("missions", "get", "1")
+    assert exit_code == 2 and "MISSION_ROOT_API_KEY" in err and not root.asked
+
+
+@pytest.mark.parametrize("words", [["missions", "nonsense"], ["missions", "get"], ["up", "--port", "99999"]])
+def test_wrong_usage_is_exit_code_2(command: Callable[..., Ended], words: list[str]) -> None:
+    assert command(*words)[0] == 2
+
+
+def test_create_sends_what_was_asked(root: Root, command: Callable[..., Ended], tmp_path: Path) -> None:
+    root.answers["POST /v1/missions"] = (202, {}, MISSION)
+    (tmp_path / "inputs.json").write_text('{"max_claims": 3}')
+    words = [
+        "--inputs",
+        f"@{tmp_path}/inputs.json",
+        "--workspace",
+        "docs",
+        "--mode",
+        "dry_run",
+        "--idempotency-key",
+        "k1",
+    ]
+    exit_code, out, _ = command("missions", "create", "oracle_advisory", "What?", *words, "--json")
+    assert (exit_code, json.loads(out)) == (0, MISSION)
+    _, _, headers, body = root.asked[0]
+    assert json.loads(body) == {
+        "mission_type": "oracle_advisory",
+        "user_goal": "What?",
+        "inputs": {"max_claims": 3, "workspace": "docs"},
+        "mode": "dry_run",
+    }
+    assert headers["Idempotency-Key"] == "k1" and headers["Authorization"] == "Bearer mr_test"
+
+
+@pytest.mark.parametrize("inputs", ["{", "[1]", "@/no/such/file"])
+def test_inputs_that_are_no_object_are_refused_here(root: Root, command: Callable[..., Ended], inputs: str) -> None:
+    assert command("missions", "create", "oracle_advisory", "What?", "--inputs", inputs)[0] == 2
+    assert not root.asked
+
+
+def test_an_id_cannot_leave_its_path_segment(root: Root, command: Callable[..., Ended]) -> None:
+    assert command("missions", "get", "../approvals?x=1")[0] == 3
+    assert root.asked[0][:2] == ("GET /v1/missions/..%2Fapprovals%3Fx%3D1", "")
+
+
+@pytest.mark.parametrize(("state", "code"), [("completed", 0), ("failed", 1), ("cancelled", 1), ("denied", 1)])
+def test_wait_follows_events_to_the_end(root: Root, command: Callable[..., Ended], state: str, code: int) -> None:
+    ended = {**MISSION, "state": state, "reason": "review"}
+    root.answers["GET /v1/missions/1"] = [(200, {}, MISSION), (200, {}, ended)]
+    events = [{"type": "stage.started", "body": {}}, {"type": f"mission.{state}", "body": {}}]
+    page = {"items": events, "next_cursor": "c2", "has_more": False}
+    root.answers["GET /v1/missions/1/events"] = [(503, {}, problem("draining")), (200, {}, page)]
+    exit_code, out, err = command("missions", "wait", "1", "--json")
+    assert (exit_code, json.loads(out)["state"]) == (code, state)
+    assert (state in err) == (code != 0)
+
+
+def test_wait_runs_out_of_time(root: Root, command: Callable[..., Ended]) -> None:
+    root.answers["GET /v1/missions/1"] = (200, {}, MISSION)
+    root.answers["GET /v1/missions/1/events"] = (200, {}, {"items": [], "next_cursor": "c", "has_more": False})
+    exit_code, _, err = command("missions", "wait", "1", "--timeout", "0.3")
+    assert exit_code == 6 and "still running" in err
+
+
+def test_cancel_names_the_version_it_saw(root: Root, command: Callable[..., Ended]) -> None:
+    root.answers["GET /v1/missions/1"] = (200, {"ETag": '"v7"'}, MISSION)
+    root.answers["POST /v1/missions/1/cancel"] = (200, {}, {**MISSION, "state": "cancelled"})
+    assert command("missions", "cancel", "1", "--reason", "changed my mind")[0] == 0
+    _, _, headers, body = root.asked[-1]
+    assert headers["If-Match"] == '"v7"' and json.loads(body) == {"reason": "changed my mind"}
+
+
+APPROVAL = {
+    "id": "a1", "subject": "writeback", "mission_id": "1", "state": "pending", "payload_sha256": "ab" * 32,
+    "approvals": 0, "required": 1, "expires_at": "2030-01-01T00:00:00Z",
+    "summary": "Raise the score", "rationale": "It opened \x1b[2Jall mails",
+    "payload": {"connector": "crm", "operation": "update", "target": {"kind": "lead", "id": "L-1"},
+                "expected_version": "4", "changes": {"score": 80}},
+    "current": {"value": {"score": 20}, "version": "5", "drifted": True},
+}  # fmt: skip
+
+
+def test_an_approval_shows_the_difference_and_disarms_the_terminal(root: Root, command: Callable[..., Ended]) -> None:
+    root.answers["GET /v1/approvals/a1"] = (200, {"ETag": '"v1"'}, APPROVAL)
+    exit_code, out, _ = command("approvals", "show", "a1")
+    assert exit_code == 0
+    for shown in ("score", "- 20", "+ 80", "lead L-1", "ab" * 32, "moved on to version 5"):
+        assert shown in out
+    assert "\x1b" not in out
+
+
+def test_a_decision_needs_the_hash_that_was_seen(root: Root, command: Callable[..., Ended]) -> None:
+    root.answers["GET /v1/approvals/a1"] = (200, {"ETag": '"v1"'}, APPROVAL)
+    root.answers["POST /v1/approvals/a1/decisions"] = (201, {}, {"state": "approved", "not_before": None})
+    exit_code, _, err = command("approvals", "decide", "a1", "approve")
+    assert exit_code == 2 and "--payload-sha256" in err, "nobody can be asked here"
+    assert command("approvals", "decide", "a1", "reject", "--payload-sha256", "ab" * 32)[0] == 2, "a reason is due"
+    assert [asked for asked, *_ in root.asked if asked.startswith("POST")] == []
+    assert command("approvals", "decide", "a1", "approve", "--payload-sha256", "cd" * 32)[0] == 0
+    _, _, headers, body = root.asked[-1]
+    assert json.loads(body) == {"decision": "approve", "payload_sha256": "cd" * 32, "comment": None}, (
+        "as typed, not as read"
+    )
+    assert headers["If-Match"] == '"v1"'
+
+
+def test_ledger_verify_fails_when_the_ledger_does(root: Root, command: Callable[..., Ended]) -> None:
+    verdict = {"verified": False, "facts": 9, "subjects": 2, "first_bad": {"subject": "s", "seq": 3}}
+    root.answers["POST /v1/ledger/verify"] = (200, {}, verdict)
+    exit_code, out, err = command("ledger", "verify", "--json")
+    assert exit_code == 1 and json.loads(out) == verdict and "'seq': 3" in err
+
+
+def test_ingest_sends_documents_and_counts_what_became_of_them(
+    root: Root, command: Callable[..., Ended], tmp_path: Path
+) -> None:
+    for name, text in {"a.md": "# A", "sub/b.rst": "B", "sub/c.html": "<p>", "d.png": "", ".git/e.md": "E"}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    busy: Answer = (503, {}, problem("database_busy"))
+    added: Answer = (201, {}, {"outcome": "added"})
+    refused: Answer = (422, {}, problem("validation"))
+    root.answers["PUT /v1/workspaces/docs/documents"] = [busy, added, refused, added]
+    exit_code, out, _ = command("workspace", "ingest", str(tmp_path), "--workspace", "docs", "--json")
+    assert exit_code == 0
+    told = json.loads(out)
+    assert (told["added"], told["updated"], told["unchanged"]) == (2, 0, 0)
+    assert [refusal["reason"] for refusal in told["refused"]] == ["The detail."]
+    sent = {query: headers["Content-Type"] for _, query, headers, _ in root.asked}
+    assert sent == {"path=a.md": "text/markdown", "path=sub%2Fb.rst": "text/x-rst", "path=sub%2Fc.html": "text/html"}
+
+
+def test_ingest_stops_at_a_refused_key(root: Root, command: Callable[..., Ended], tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("# A")
+    root.answers["PUT /v1/workspaces/default/documents"] = (403, {}, problem("forbidden"))
+    assert command("workspace", "ingest", str(tmp_path))[0] == 4
+
+
+def test_a_folder_without_documents_is_wrong_usage(root: Root, command: Callable[..., Ended], tmp_path: Path) -> None:
+    assert command("workspace", "ingest", str(tmp_path))[0] == 2
+    assert not root.asked
