@@ -71,30 +71,31 @@ class Attempt:
 
     async def run(self, slots: asyncio.Semaphore) -> None:
         """From acceptance to the last acknowledged event. Never raises, except when the process is being stopped."""
-        with structlog.contextvars.bound_contextvars(mission_id=str(self.mission_id), attempt=self.number):
-            with tracer.start_as_current_span(
-                "mission attempt",
-                context=continuing(self._dispatch.traceparent),
-                kind=SpanKind.CONSUMER,
-                attributes={"mission.id": str(self.mission_id), "mission.attempt": self.number},
-            ):
-                await self._run(slots)
+        span = tracer.start_as_current_span(
+            "mission attempt",
+            context=continuing(self._dispatch.traceparent),
+            kind=SpanKind.CONSUMER,
+            attributes={"mission.id": str(self.mission_id), "mission.attempt": self.number},
+        )
+        with structlog.contextvars.bound_contextvars(mission_id=str(self.mission_id), attempt=self.number), span:
+            await self._run(slots)
         ENDED.labels(self.state).inc()
 
     async def _run(self, slots: asyncio.Semaphore) -> None:
         sending = asyncio.create_task(self._outbox.run())
         working = asyncio.create_task(self._work(slots))
         stopping = asyncio.create_task(self._stopped.wait())
+        everything: tuple[asyncio.Task[Any], ...] = (sending, working, stopping)
         try:
-            await asyncio.wait({sending, working, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            for task in (sending, working):
+            await asyncio.wait(everything, return_when=asyncio.FIRST_COMPLETED)
+            for task in everything:
                 if task.done() and not task.cancelled() and (error := task.exception()):
                     self._end(error.state if isinstance(error, Stopped) else "failed", str(error)[:2000])
         finally:
             self._outbox.close()
-            for task in (sending, working, stopping):
+            for task in everything:
                 task.cancel()
-            await asyncio.gather(sending, working, stopping, return_exceptions=True)
+            await asyncio.gather(*everything, return_exceptions=True)
             if self.state == "running":
                 self._end("failed", "the colony was stopped")
             self._root.forget(self.mission_id, self.number)

@@ -43,7 +43,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(title="Colony", version=CONTRACT_VERSION, lifespan=life, docs_url=None, redoc_url=None)
     app.state.desk, app.state.keys, app.state.nonces = desk, settings.keys(), MemoryNonces()
-    app.add_exception_handler(Problem, lambda _, raised: raised.response())  # type: ignore[attr-defined]
+    app.add_exception_handler(Problem, _refused)
     app.add_exception_handler(HTTPException, _no_route)
     app.add_exception_handler(RequestValidationError, _bad_id)
     app.add_exception_handler(Exception, _unforeseen)
@@ -113,6 +113,11 @@ def _known(status: MissionStatus | None, mission_id: UUID) -> MissionStatus:
     if status is None:
         raise Problem(404, "mission_unknown", f"mission {mission_id} is not known here")
     return status
+
+
+async def _refused(_: Request, raised: Exception) -> Response:
+    assert isinstance(raised, Problem)
+    return raised.response()
 
 
 async def _no_route(_: Request, raised: Exception) -> Response:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -99,7 +100,7 @@ def take(walk: Walk, kinds: list[str]) -> dict[str, Any]:
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """Removed at the end, also when that comes as a signal."""
+    """Removed at the end, also when that comes as a signal; what failed leaves its logs."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -107,7 +108,13 @@ def temporary_folder() -> Iterator[Path]:
     for sign in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(sign, leave)
     with tempfile.TemporaryDirectory(prefix="mission-root-demo-", ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
+        try:
+            yield Path(folder)
+        except Failed:
+            kept = tempfile.mkdtemp(prefix="mission-root-logs-")
+            shutil.copytree(Path(folder, "logs"), kept, dirs_exist_ok=True)
+            show.aside(f"The logs are kept in {kept}.")
+            raise
 
 
 @contextmanager

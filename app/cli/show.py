@@ -33,6 +33,7 @@ COLOURS = {
     "pending": "yellow",
 }
 SHORT_QUOTE = 160
+SHOWN_CITATIONS = 3  # of one claim; the packet as JSON or HTML has all
 
 
 def escape(words: str) -> str:
@@ -130,19 +131,21 @@ def event(happened: dict[str, Any]) -> None:
 
 
 def packet(found: dict[str, Any]) -> None:
-    """The answer, then every claim with the passages it stands on."""
-    if found["answer_status"] == "not_found":
-        line("Not found in the evidence.")
-    if found.get("answer"):
+    """The answer, claim by claim, each with the passages it stands on."""
+    told = all(claim["text"] in found["answer"] for claim in found["claims"])  # then the claims are the answer
+    if found["answer"] and not (found["claims"] and told):
         out.print(Panel(escape(found["answer"]), title="Answer", title_align="left", border_style="cyan"))
     for number, claim in enumerate(found["claims"], 1):
         out.print(f"[bold]{number}.[/bold] {escape(claim['text'])}")
-        for citation in claim["citations"]:
+        for citation in claim["citations"][:SHOWN_CITATIONS]:
             mark = "[green]✓[/green]" if citation["verified"] else "[red]✗ not verified[/red]"
             quoted = " ".join(citation["quote"].split())
             quoted = quoted if len(quoted) <= SHORT_QUOTE else quoted[: SHORT_QUOTE - 1] + "…"
             place = f"{citation['document']}:{citation['start']}-{citation['end']}"
             out.print(Padding(f"{mark} [cyan]{escape(place)}[/cyan] [dim]“{escape(quoted)}”[/dim]", (0, 0, 0, 3)))
+        if more := claim["citations"][SHOWN_CITATIONS:]:
+            proved = sum(bool(citation["verified"]) for citation in more)
+            out.print(f"   [dim]and {len(more)} more, {proved} of them verified[/dim]")
 
 
 def target(payload: dict[str, Any]) -> str:
@@ -154,9 +157,13 @@ def changes(found: dict[str, Any]) -> Table:
     now = (found.get("current") or {}).get("value") or {}
     table = rows("", "field", "now", "proposed")
     for name, value in found["payload"]["changes"].items():
-        before = escape(str(now.get(name, "?")))
-        table.add_row(escape(name), f"[red]- {before}[/red]", f"[green]+ {escape(str(value))}[/green]")
+        before = plain(now[name]) if name in now else "?"
+        table.add_row(escape(name), f"[red]- {before}[/red]", f"[green]+ {plain(value)}[/green]")
     return table
+
+
+def plain(value: Any) -> str:
+    return "(empty)" if value in (None, "") else escape(str(value))
 
 
 def approval(found: dict[str, Any]) -> None:

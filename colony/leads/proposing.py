@@ -61,7 +61,7 @@ def proposal(case: Case, facts: LeadFacts, lead: Lead, changes: Mapping[str, Any
         WritebackProposal,
         proposal_id=case.proposal_id(f"{CONNECTOR}:{record.record_id}"),
         connector=CONNECTOR,
-        target=record.record_id,
+        target=f"{record.kind}/{record.record_id}",
         operation="update",
         changes=dict(changes),
         expected_version=record.version,

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from colony.reading.evidence import Grip, Window, grip, titled
+from colony.reading.evidence import OWN, Grip, Window, grip, titled
 from colony.reading.question import Question, QuestionKind
 from colony.reading.ranking import Rarity
 from colony.reading.units import Unit
@@ -132,6 +132,7 @@ def _excerpt(question: Question, rare: Rarity, window: Window, at: int) -> Excer
     score = (0.55 * held.coverage + 0.2 * held.own + 0.25 * core.own) * (0.55 + 0.45 * window.standing)
     score *= 1.0 + _cue(question, window, at, text) - _flaws(question, window, at, text)
     score *= 1.0 + _placed(question, rare, window, at)
+    score *= _on_the_point(question, held, text)
     return Excerpt(window, chosen, score, held)
 
 
@@ -204,6 +205,16 @@ def _cue(question: Question, window: Window, at: int, text: str) -> float:
     ):
         bonus += 0.15
     return bonus
+
+
+def _on_the_point(question: Question, held: Grip, text: str) -> float:
+    """A default that is not named, or a comparison with one side left out, is beside the point."""
+    if question.kind == "default":
+        return 1.0 if re.search(r"default", text, re.IGNORECASE) else 0.7
+    if question.kind == "difference":
+        sides = [held.levels[term.key] for term in question.subjects]
+        return 1.0 if sides and min(sides) >= OWN * 0.9 else 0.7
+    return 1.0
 
 
 def _placed(question: Question, rare: Rarity, window: Window, at: int) -> float:

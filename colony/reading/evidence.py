@@ -11,7 +11,7 @@ from colony.reading.terms import STOP, Indexed, index
 from colony.reading.units import Unit, units
 
 # How far a term counts for a unit, by where it stands.
-OWN, HEAD, LEAD, BESIDE, SECTION, PATH, TITLE, AROUND = 1.0, 0.95, 0.8, 0.7, 0.75, 0.65, 0.5, 0.35
+OWN, HEAD, LEAD, BESIDE, SECTION, PATH, TITLE, AROUND = 1.0, 0.95, 0.8, 0.7, 0.75, 0.65, 0.5, 0.25
 SPELT_OUT = 0.9  # pool_size written as "pool size"
 ALTERNATIVE = 0.75  # a synonym instead of the word itself
 

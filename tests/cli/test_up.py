@@ -1,0 +1,201 @@
+"""`mission-root up` for real: what it prints, what it survives, what it leaves."""
+
+import json
+import os
+import queue
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+COMMAND = [sys.executable, "-m", "app.cli.main"]
+KEYS = {
+    "submitter",
+    "operator",
+    "second_operator",
+    "auditor",
+    "policy_owner",
+    "release_owner",
+    "product_owner",
+    "admin",
+}
+PROCESSES = {"serve", "worker", "executor", "colony", "crm", "postgres"}
+
+
+class Up:
+    """One running `up --json`; `said` collects what it writes to stderr."""
+
+    def __init__(self, data_dir: Path, *more: str) -> None:
+        self.process = subprocess.Popen(
+            [*COMMAND, "up", "--json", "--data-dir", str(data_dir), *more],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.said: queue.Queue[str] = queue.Queue()
+        threading.Thread(target=self._listen, daemon=True).start()
+        assert self.process.stdout
+        first = self.process.stdout.readline()
+        assert first, f"it did not start: {list(self.said.queue)}"
+        self.told: dict[str, Any] = json.loads(first)
+
+    def _listen(self) -> None:
+        assert self.process.stderr
+        for sentence in self.process.stderr:
+            self.said.put(sentence.rstrip("\n"))
+
+    def hear(self, pattern: str, seconds: float = 30) -> re.Match[str]:
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                sentence = self.said.get(timeout=max(0.01, deadline - time.monotonic()))
+            except queue.Empty:
+                raise AssertionError(f"nothing like {pattern!r} was said") from None
+            if found := re.fullmatch(pattern, sentence):
+                return found
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(30)
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Callable[..., Up]]:
+    started: list[Up] = []
+
+    def start(*more: str) -> Up:
+        started.append(Up(tmp_path / "data", *more))
+        return started[-1]
+
+    yield start
+    for one in started:
+        if one.process.poll() is None:
+            one.stop()
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def until(holds: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def test_it_says_where_everything_is_and_it_is_there(up: Callable[..., Up]) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    one = up("--port", str(port))
+    told = one.told
+    assert told["base_url"] == f"http://127.0.0.1:{port}" and told["console_url"] is None
+    assert set(told["keys"]) == KEYS and len(set(told["keys"].values())) == len(KEYS)
+    assert set(told["pids"]) == PROCESSES and all(alive(pid) for pid in told["pids"].values())
+    assert len(set(told["pids"].values())) == len(PROCESSES), "separate processes"
+    assert set(told["databases"]) == {"owner", "api", "executor"}
+    assert answers(f"{told['base_url']}/readyz") and answers(f"{told['colony_url']}/health")
+    assert answers(f"{told['crm_url']}/health") and all(answers(url) for url in told["metrics_urls"].values())
+    for key in told["keys"].values():
+        assert (
+            httpx.get(f"{told['base_url']}/v1/missions", headers={"Authorization": f"Bearer {key}"}).status_code == 200
+        )
+    kept = Path(told["data_dir"], "up.json")
+    assert json.loads(kept.read_text()) == told and kept.stat().st_mode & 0o777 == 0o600
+
+    second = subprocess.run(
+        [*COMMAND, "up", "--data-dir", told["data_dir"]], capture_output=True, text=True, check=False
+    )
+    assert second.returncode == 5 and second.stdout == ""
+    assert second.stderr == f"mission-root: The folder {told['data_dir']} is in use by another running instance.\n"
+
+    assert one.stop() == 0
+    assert not any(alive(pid) for pid in told["pids"].values())
+    assert not kept.exists()
+
+
+def test_a_second_up_continues_where_the_first_stopped(up: Callable[..., Up]) -> None:
+    first = up()
+    keys, ask = first.told["keys"], {"mission_type": "oracle_advisory", "user_goal": "Is anything here?", "inputs": {}}
+    submitter = {"Authorization": f"Bearer {keys['submitter']}"}
+    made = httpx.post(f"{first.told['base_url']}/v1/missions", json=ask, headers=submitter)
+    assert made.status_code == 202, made.text
+    assert first.stop() == 0
+    second = up()
+    same = ("base_url", "internal_url", "colony_url", "crm_url", "metrics_urls", "keys", "databases")
+    assert {name: second.told[name] for name in same} == {name: first.told[name] for name in same}
+    found = httpx.get(f"{second.told['base_url']}/v1/missions/{made.json()['id']}", headers=submitter)
+    assert found.status_code == 200
+
+
+def test_what_is_killed_comes_back_and_is_told(up: Callable[..., Up]) -> None:
+    one = up()
+    key = {"Authorization": f"Bearer {one.told['keys']['auditor']}"}
+    for name in sorted(PROCESSES):
+        pid = one.told["pids"][name]
+        os.kill(pid, signal.SIGKILL)
+        back = one.hear(rf"{name} \(pid {pid}\) was ended by signal 9; started again as pid (\d+)\.")
+        assert alive(int(back[1]))
+        until(lambda: answers(f"{one.told['base_url']}/readyz"))
+        assert httpx.get(f"{one.told['base_url']}/v1/missions", headers=key).status_code == 200
+        kept = json.loads(Path(one.told["data_dir"], "up.json").read_text())
+        assert kept["pids"][name] == int(back[1])
+    until(lambda: answers(f"{one.told['colony_url']}/health") and answers(f"{one.told['crm_url']}/health"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's")
+def test_a_killed_supervisor_leaves_nothing_running_and_up_works_again(up: Callable[..., Up]) -> None:
+    first = up()
+    first.process.kill()
+    first.process.wait()
+    second = up()
+    assert not any(alive(pid) for pid in first.told["pids"].values())
+    assert second.told["keys"] == first.told["keys"]
+
+
+def test_ctrl_c_ends_it_cleanly(up: Callable[..., Up]) -> None:
+    one = up()
+    one.process.send_signal(signal.SIGINT)
+    assert one.process.wait(30) == 0
+    assert not any(alive(pid) for pid in one.told["pids"].values())
+
+
+def refused(*words: str) -> tuple[int, str]:
+    done = subprocess.run([*COMMAND, "up", *words], capture_output=True, text=True, check=False)
+    assert done.stdout == "" and done.stderr.startswith("mission-root: ")
+    assert done.stderr.count("\n") == 1, done.stderr
+    return done.returncode, done.stderr
+
+
+def test_a_taken_port_is_one_readable_sentence(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        code, said = refused("--port", str(port), "--data-dir", str(tmp_path / "data"))
+    assert code == 5 and f"Port {port} on 127.0.0.1 is taken" in said
+
+
+def test_a_folder_that_cannot_be_written_is_one_readable_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    code, said = refused("--data-dir", str(tmp_path / "file"))
+    assert code == 1 and f"The folder {tmp_path / 'file'} cannot be written" in said

@@ -1,0 +1,113 @@
+"""One Postgres per test run, one migrated template in it, and a fresh copy of that for every test that asks."""
+
+import asyncio
+import itertools
+import os
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import pytest
+
+from app.bootstrap import LOGIN_ROLES, bootstrap
+from app.embedded import ephemeral
+from app.migrate import upgrade
+from tests.world import World
+
+PREFIX = "mission_root"
+TEMPLATE = "template_mission_root"
+numbers = itertools.count(1)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function) and asyncio.iscoroutinefunction(item.function):
+            item.add_marker(pytest.mark.anyio)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says how many tests were left out, and for want of what."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    if skipped:
+        terminalreporter.write_line(f"{len(skipped)} tests skipped; the lines above say what each one needs.")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A running Postgres with the roles made and a migrated template database in it."""
+
+    admin_url: str
+    passwords: dict[str, str]
+
+    def url(self, role: str, database: str) -> str:
+        """How a role reaches a database; role `admin` is the superuser."""
+        parts = urlsplit(self.admin_url)
+        login = parts.netloc.rpartition("@")
+        who = login[0] if role == "admin" else f"{PREFIX}_{role}:{self.passwords[role]}"
+        return urlunsplit(("postgresql", f"{who}@{login[2]}", f"/{database}", parts.query, ""))
+
+
+@pytest.fixture(scope="session")
+def admin_url() -> Iterator[str]:
+    """A superuser URL: of TEST_DATABASE_URL, of a container with TEST_DATABASE=docker, else of an embedded server."""
+    given = os.environ.get("TEST_DATABASE_URL")
+    if given:
+        yield given
+    elif os.environ.get("TEST_DATABASE") == "docker":
+        from testcontainers.postgres import PostgresContainer
+
+        with PostgresContainer("postgres:18", driver=None) as container:
+            yield container.get_connection_url()
+    else:
+        with ephemeral() as server:
+            yield server.url("postgres", server.password(), "postgres")
+
+
+@pytest.fixture(scope="session")
+def cluster(admin_url: str) -> Cluster:
+    found = Cluster(admin_url, {role: f"{role}-password-of-tests" for role in LOGIN_ROLES})
+
+    async def prepare() -> None:
+        admin = await asyncpg.connect(admin_url)
+        await admin.execute(f"DROP DATABASE IF EXISTS {TEMPLATE}")
+        await admin.execute(f"CREATE DATABASE {TEMPLATE}")
+        await admin.close()
+        await bootstrap(found.url("admin", TEMPLATE), PREFIX, found.passwords, TEMPLATE)
+
+    asyncio.run(prepare())
+    upgrade(found.url("admin", TEMPLATE), PREFIX)
+    return found
+
+
+@pytest.fixture
+async def database(cluster: Cluster) -> AsyncIterator[str]:
+    """The name of a fresh, migrated, empty database, dropped afterwards."""
+    name = f"test_{os.getpid()}_{next(numbers)}"
+    admin = await asyncpg.connect(cluster.admin_url)
+    try:
+        await admin.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+        # CONNECT is granted per database and is not copied with it
+        await admin.execute(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC")
+        for role in LOGIN_ROLES:
+            await admin.execute(f"GRANT CONNECT ON DATABASE {name} TO {PREFIX}_{role}")
+        yield name
+        await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    finally:
+        await admin.close()
+
+
+@pytest.fixture
+async def world(cluster: Cluster, database: str) -> AsyncIterator[World]:
+    """The root in this process over a real database, with the demo tenant's people."""
+    made = World(lambda role: cluster.url(role, database))
+    await made.open()
+    try:
+        yield made
+    finally:
+        await made.close()

@@ -1,0 +1,10 @@
+"""A whole root inside the test process: real apps, real Postgres, and a colony that does what a test tells it.
+
+Requests go through ASGI, work is done when a test says so (`run_work`), and time-outs are the only thing left out.
+Tests of processes, kills and real HTTP live in tests/walks.
+"""
+
+from tests.world.colony import ScriptedColony
+from tests.world.world import KEYS, Person, World
+
+__all__ = ["KEYS", "Person", "ScriptedColony", "World"]
