@@ -12,6 +12,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed-$(shell pwd | cksum | cut -d " " -f 1)
 PORT ?=
 ARGS ?=
+UV := .venv/uv-$(UV_VERSION)
 ON_PORT = $(if $(PORT),--port $(PORT))
 
 help:  ## this list
@@ -20,14 +21,15 @@ help:  ## this list
 
 install: $(INSTALLED)  ## locked dependencies and the project itself into .venv (when something changed)
 
-$(INSTALLED): requirements.lock pyproject.toml
-	@{ test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; none was found on PATH (PYTHON=... names one)."; exit 1; }; \
-	  test -x $(BIN)/python || $(PYTHON) -m venv .venv; \
-	  $(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip --upgrade; \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION) && \
-	  $(BIN)/uv pip sync --require-hashes --python $(BIN)/python requirements.lock && \
-	  $(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation --editable . && \
-	  touch $@; } >&2
+$(INSTALLED): requirements.lock pyproject.toml $(UV)
+	@{ $(BIN)/uv pip sync --require-hashes --python $(BIN)/python requirements.lock && \
+	  $(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation --editable . && touch $@; } >&2
+
+$(UV):
+	@{ test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed, and none was found; PYTHON=... names one."; exit 1; }; \
+	  { test -x $(BIN)/python || $(PYTHON) -m venv .venv; } && \
+	  { $(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip; } && \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION) && touch $@; } >&2
 
 demo: install  ## watch two missions from nothing to an executed, verified change; serves until Ctrl-C
 	@$(BIN)/mission-root demo $(ON_PORT)
@@ -50,7 +52,7 @@ format: install  ## let ruff rewrite what it can
 types: install  ## mypy
 	@$(BIN)/python -m mypy app colony colony_client sample_crm
 
-lock: install  ## resolve the dependencies of pyproject.toml anew into requirements.lock
+lock: $(UV)  ## resolve the dependencies of pyproject.toml anew into requirements.lock
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --custom-compile-command "make lock" --upgrade --group dev pyproject.toml --output-file requirements.lock
 

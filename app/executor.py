@@ -27,8 +27,10 @@ from app.telemetry import WORK_DONE, WRITEBACKS, setup, tracer
 from app.work import Item
 from app.writebacks.connectors import (
     Ambiguous,
+    BadPayload,
     ConnectorError,
     NotApplied,
+    NotConfigured,
     Observed,
     Payload,
     Refused,
@@ -42,8 +44,8 @@ from app.writebacks.connectors.registry import writer
 log = structlog.get_logger("executor")
 
 BATCH = 8
-WORK_LEASE = timedelta(seconds=60)
 POLL_S = 1.0
+LATER = timedelta(seconds=30)  # when to look again at what cannot be done now
 CLAIM = "SELECT * FROM claim(:tenant, :writeback, :lease)"
 SETTLE = "SELECT settle(:tenant, :writeback, :fence, :state, :receipt, :observed)"
 FINISH = "SELECT finish_executor_work(:tenant, :subject, :fence, :wanted, CAST(:again AS timestamptz))"
@@ -60,6 +62,7 @@ class Claimed:
     not_after: datetime
     attempts: int
     unsettled: bool  # an earlier attempt may have arrived: ask before calling
+    halted: bool  # writebacks are halted: asking is all that may be done
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ class Executor:
         with self.nudger.listening("work_executor") as woken:
             while True:
                 try:
-                    items = await work.take(self.database, "executor", ["execute"], BATCH, WORK_LEASE)
+                    items = await work.take(self.database, "executor", ["execute"], BATCH, self.lease)
                 except Exception as error:
                     log.warning("work cannot be taken", error=type(error).__name__)
                     await asyncio.sleep(POLL_S)
@@ -134,6 +137,8 @@ class Executor:
             "execute", kind=SpanKind.CLIENT, attributes={"writeback.id": str(item.subject)}
         ):
             outcome = await carry_out(claimed, self.settings)
+        if outcome is None:
+            return now() + LATER  # nothing was learnt, so nothing is settled: the claim's lease runs out by itself
         held = await self.settle(item.tenant, claimed, outcome)
         WRITEBACKS.labels(outcome.state if held else "lost").inc()
         if not held:
@@ -157,11 +162,12 @@ class Executor:
                 row.not_after,
                 row.attempts,
                 unsettled=row.outcome == "reconcile",
+                halted=row.why is not None,
             )
         if row.outcome in ("too_early", "busy"):
             return row.not_before
         if row.why in ("halted", "tenant_suspended"):
-            return now() + timedelta(seconds=30)
+            return now() + LATER
         log.info("nothing to execute", writeback=str(item.subject), outcome=row.outcome, why=row.why)
         return None
 
@@ -197,10 +203,23 @@ class Executor:
             )
 
 
-async def carry_out(claimed: Claimed, settings: Settings) -> Outcome:
-    """Calls the target at most as often as it takes to know what happened, and reads back what it shows."""
-    payload = decode(claimed.payload)
-    async with writer(payload.connector, settings) as target:
+async def carry_out(claimed: Claimed, settings: Settings) -> Outcome | None:
+    """Calls the target at most as often as it takes to know what happened, and reads back what it shows.
+
+    None: nothing has arrived so far, and while writebacks are halted nothing may.
+    """
+    try:
+        payload = decode(claimed.payload)
+        connector = writer(payload.connector, settings)
+    except BadPayload as error:  # every attempt stops here, so none was ever sent
+        return Outcome("failed", {"finding": "refused", "detail": error.reason})
+    except NotConfigured as error:
+        if claimed.unsettled:
+            return unsettled(claimed, error)
+        return Outcome(
+            "executing", {"finding": "not_applied_yet", "detail": error.reason}, again_s=LATER.total_seconds()
+        )
+    async with connector as target:
         if claimed.unsettled:
             try:
                 receipt = await target.find(claimed.idempotency_key)
@@ -208,7 +227,8 @@ async def carry_out(claimed: Claimed, settings: Settings) -> Outcome:
                 return unsettled(claimed, error)
             if receipt is not None:
                 return await read_back(target, claimed, payload, receipt)
-            if now() >= claimed.not_after:
+            # An attempt that lost its lease may still be under way, so that absence is final only a lease after the end.
+            if now() >= claimed.not_after + timedelta(milliseconds=settings.execution_lease_ms):
                 return Outcome(
                     "failed",
                     {
@@ -216,6 +236,8 @@ async def carry_out(claimed: Claimed, settings: Settings) -> Outcome:
                         "detail": "The approval ended before the target could be reached.",
                     },
                 )
+            if claimed.halted or now() >= claimed.not_after:
+                return None
         return await apply(target, claimed, payload)
 
 
@@ -227,7 +249,8 @@ async def apply(target: Writer, claimed: Claimed, payload: Payload) -> Outcome:
         return Outcome("stale", {"finding": "stale", "detail": error.reason, "current": seen(error.current)})
     except NotApplied as error:
         wait_s = error.retry_after_s or min(0.5 * 2 ** min(claimed.attempts, 6), 30)
-        if not error.retryable or now() + timedelta(seconds=wait_s) >= claimed.not_after:
+        late = now() + timedelta(seconds=wait_s) >= claimed.not_after
+        if not error.retryable or (late and not claimed.unsettled):  # of an earlier attempt this answer says nothing
             return Outcome("failed", {"finding": "not_applied", "detail": error.reason})
         return Outcome("executing", {"finding": "not_applied_yet", "detail": error.reason}, again_s=wait_s)
     except Refused as error:

@@ -239,7 +239,8 @@ def run() -> None:
         from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
 
         HTTPXClientInstrumentor().instrument()
-        asyncio.run(serve(settings))
+        with asyncio.Runner(loop_factory=uvicorn.Config("app.main").get_loop_factory()) as runner:
+            runner.run(serve(settings))
     except Misconfigured as refused:
         stop(refused)
     except OSError as error:

@@ -74,7 +74,7 @@ class Settings(BaseSettings):
 
     mission_lease_ms: Annotated[int, Field(ge=1000, le=3_600_000)] = 15_000
     mission_max_attempts: Annotated[int, Field(ge=1, le=20)] = 4
-    execution_lease_ms: Annotated[int, Field(ge=1000, le=600_000)] = 20_000
+    execution_lease_ms: Annotated[int, Field(ge=1000, le=600_000)] = 30_000
     max_body_bytes: Annotated[int, Field(ge=1024, le=64 * 1024 * 1024)] = 262_144
     max_document_bytes: Annotated[int, Field(ge=1024, le=256 * 1024 * 1024)] = 25 * 1024 * 1024
     body_timeout_ms: Milliseconds = 15_000

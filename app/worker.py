@@ -24,7 +24,7 @@ from colony_client.client import ColonyClient
 log = structlog.get_logger("worker")
 
 BATCH = 32
-LEASE = timedelta(seconds=30)
+LEASE = timedelta(seconds=20)
 POLL_S = 1.0
 SWEEP_S = 60.0
 

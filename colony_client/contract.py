@@ -74,12 +74,23 @@ BaseUrl = Annotated[str, StringConstraints(max_length=2_000, pattern=r"^[\x21-\x
 # --- root to colony ---------------------------------------------------------------------------------------------------
 
 
+class HumanDecision(Part):
+    """What a human said to a question about the mission itself, such as one an earlier attempt escalated."""
+
+    approval_id: UUID
+    question: Note
+    decision: Literal["approve", "reject"]
+    comment: Note | None = None
+    decided_at: Utc
+
+
 class Dispatch(Part):
     """One attempt at one mission, and all that the colony needs to work on it and to call back."""
 
     mission_id: UUID
     attempt: Attempt
     envelope: MissionEnvelope
+    decisions: list[HumanDecision] = Field(default_factory=list, max_length=50)
     callback_base_url: BaseUrl
     mission_token: Token
     budgets: Budgets

@@ -92,6 +92,19 @@ async def inbox(
     return [Approval(**row._mapping) for row in rows]
 
 
+ANSWERS = text("""
+  SELECT a.mission, a.id, d.verdict, d.comment, d.decided_at, convert_from(q.bytes, 'UTF8')::jsonb ->> 'reason' AS question
+  FROM approval a
+  JOIN decision d ON d.tenant = a.tenant AND d.approval = a.id
+  JOIN artifact q ON q.tenant = a.tenant AND q.mission = a.mission AND q.sha256 = a.question_sha256
+  WHERE a.tenant = :tenant AND a.mission = ANY(:missions) AND a.state = 'approved' ORDER BY d.decided_at""")
+
+
+async def answers(session: ReadSession, missions: list[UUID]) -> Sequence[Any]:
+    """What humans agreed to about missions themselves: mission, id, question, verdict, comment, decided_at."""
+    return await session.rows(ANSWERS, {"tenant": session.tenant, "missions": missions})
+
+
 async def decisions(session: ReadSession, approval: UUID) -> list[dict[str, Any]]:
     rows = await session.rows(DECISIONS, {"tenant": session.tenant, "approval": approval})
     return [

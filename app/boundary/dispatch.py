@@ -8,12 +8,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import structlog
 from opentelemetry.trace import SpanKind
 
 from app import ledger, missions, work
+from app.approvals.queries import answers
 from app.caller import Caller, system
 from app.clock import now
 from app.components import Component
@@ -24,7 +26,7 @@ from app.work import Item
 from colony_client import tokens
 from colony_client.artifacts import Budgets, MissionEnvelope
 from colony_client.client import ColonyClient
-from colony_client.contract import Dispatch, DispatchAnswer
+from colony_client.contract import Dispatch, DispatchAnswer, HumanDecision
 from colony_client.errors import BoundaryError, Busy, Malformed, Refused, TimedOut, Unauthorized, Unreachable
 from colony_client.signing import Keys
 
@@ -67,7 +69,7 @@ async def dispatch(database: Database, colony: Colony, items: Sequence[Item]) ->
     """Offers the current attempt of each item's mission to the colony, many in one call."""
     ready, rest = await prepare(database, colony, items)
     for item in rest:
-        await settle(database, item)
+        await let_go(database, item)
     if not ready:
         return
     trial = colony.component.retry_at()
@@ -90,7 +92,7 @@ async def dispatch(database: Database, colony: Colony, items: Sequence[Item]) ->
 async def prepare(
     database: Database, colony: Colony, items: Sequence[Item]
 ) -> tuple[list[tuple[Item, Mission, Dispatch]], list[Item]]:
-    """What can be sent, and the items that no longer need sending."""
+    """What can be sent, and the items that no longer need sending or whose time is over."""
     by_tenant: dict[UUID, list[Item]] = defaultdict(list)
     for item in items:
         by_tenant[item.tenant].append(item)
@@ -99,17 +101,55 @@ async def prepare(
     for tenant, own in by_tenant.items():
         async with database.read() as session:
             await session.enter(tenant)
-            stored = await envelopes(session, [item.subject for item in own])
+            subjects = [item.subject for item in own]
+            stored, said = await envelopes(session, subjects), await answers(session, subjects)
             for item in own:
                 mission = await find(session, item.subject)
-                if mission is None or mission.state != "accepted":
+                if mission is None or mission.state != "accepted" or out_of_time(mission):
                     rest.append(item)
                 else:
-                    ready.append((item, mission, message(tenant, mission, stored[item.subject], colony)))
+                    ready.append(
+                        (
+                            item,
+                            mission,
+                            message(tenant, mission, stored[item.subject], decisions(said, mission.id), colony),
+                        )
+                    )
     return ready, rest
 
 
-def message(tenant: UUID, mission: Mission, envelope: bytes, colony: Colony) -> Dispatch:
+def decisions(said: Sequence[Any], mission: UUID) -> list[HumanDecision]:
+    return [
+        HumanDecision(
+            approval_id=row.id,
+            question=row.question,
+            decision=row.verdict,
+            comment=row.comment,
+            decided_at=row.decided_at,
+        )
+        for row in said
+        if row.mission == mission
+    ]
+
+
+def out_of_time(mission: Mission) -> bool:
+    """Whether the deadline, which the first dispatch has set, has passed."""
+    return mission.deadline_at is not None and mission.deadline_at <= now()
+
+
+async def let_go(database: Database, item: Item) -> None:
+    """Ends a dispatch that is not sent: the mission is elsewhere by now, or has spent its time waiting for a colony."""
+    async with database.write() as session:
+        await session.enter(item.tenant)
+        mission = await missions.lock(session, item.subject)
+        if mission.state == "accepted" and out_of_time(mission):
+            await missions.fail(
+                session, system(item.tenant, "worker"), mission.id, "time_budget", reason="time_budget"
+            )
+        await work.finish(session, item)
+
+
+def message(tenant: UUID, mission: Mission, envelope: bytes, said: list[HumanDecision], colony: Colony) -> Dispatch:
     """The dispatch of a mission's current attempt. The attempt is also the fence of its token."""
     left = mission.budget_time_ms
     if mission.deadline_at is not None:
@@ -124,6 +164,7 @@ def message(tenant: UUID, mission: Mission, envelope: bytes, colony: Colony) -> 
         mission_id=mission.id,
         attempt=mission.attempt,
         envelope=MissionEnvelope.model_validate_json(envelope),
+        decisions=said,
         callback_base_url=colony.callback_base_url,
         traceparent=parent or mission.traceparent,
         mission_token=tokens.issue(
@@ -198,7 +239,7 @@ async def watch_attempt(database: Database, colony: Colony, item: Item) -> None:
         if mission.state not in ("dispatched", "running") or mission.lease_until is None or mission.deadline_at is None:
             await work.finish(session, item)
             return
-        if mission.deadline_at <= now():
+        if out_of_time(mission):
             await missions.fail(session, caller, mission.id, "time_budget", reason="time_budget")
             return  # fail() has dropped this item
         if mission.lease_until > now():

@@ -21,6 +21,7 @@ import typer
 from app.cli import show
 from app.cli.client import ENDED, AsJson, Client, Failed, emit
 from app.cli.missions import await_state
+from app.cli.processes import Port
 from app.cli.workspace import documents, ingest_documents
 from app.embedded import ends_with_parent
 
@@ -28,7 +29,7 @@ CHECKOUT = Path(__file__).parents[2]
 WORKSPACE = "repository"
 PATIENCE_S = 180.0  # for one mission to get to its next stop
 MISSIONS = {
-    "oracle_advisory": "What has to be true before a writeback is executed?",
+    "oracle_advisory": "What must happen before a writeback is executed?",
     "crm_lead_intelligence": "Which leads deserve a call, and why?",
     "catalyst_strategy_brief": "How should a team introduce agents that may change business systems?",
 }
@@ -59,12 +60,13 @@ class Walk:
 def demo(
     once: Annotated[bool, typer.Option("--once", help="End when done; exit code 0 only if everything held.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="Add a Catalyst mission.")] = False,
+    port: Port = None,
     as_json: AsJson = False,
 ) -> None:
     """See it work: a fresh instance, two missions, cited answers, writebacks approved, executed and read back."""
     began = time.monotonic()
     kinds = [kind for kind in MISSIONS if everything or kind != "catalyst_strategy_brief"]
-    with temporary_folder() as folder, up_in(folder) as up:
+    with temporary_folder() as folder, up_in(folder, port) as up:
         walk = Walk(up, as_json, asks=not as_json and sys.stdin.isatty() and sys.stdout.isatty())
         result = {**take(walk, kinds), "elapsed_s": round(time.monotonic() - began, 2)}
         if as_json:
@@ -118,10 +120,11 @@ def temporary_folder() -> Iterator[Path]:
 
 
 @contextmanager
-def up_in(folder: Path) -> Iterator[dict[str, Any]]:
+def up_in(folder: Path, port: int | None) -> Iterator[dict[str, Any]]:
     """`mission-root up --json` as a child; what it says about itself. Ended, with all of its own, on the way out."""
+    asked = ["--port", str(port)] if port else []
     process = subprocess.Popen(
-        [sys.executable, "-m", "app.cli.main", "up", "--json", "--data-dir", str(folder)],
+        [sys.executable, "-m", "app.cli.main", "up", "--json", "--data-dir", str(folder), *asked],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,
@@ -187,12 +190,12 @@ def decide(walk: Walk, client: Client, approval: dict[str, Any]) -> None:
     if not walk.as_json:
         walk.tell("A change waits for a human")
         show.approval(approval)
-    yes = not walk.asks or typer.confirm("Approve exactly this?", default=True)
+    yes = not walk.asks or typer.confirm("Approve exactly this?", default=None)  # Enter alone decides nothing
     body = {"decision": "approve", "comment": "Approved in the demo."}
     if not yes:
         body = {"decision": "reject", "comment": "Rejected in the demo."}
-    seen = client.get(f"/v1/approvals/{approval['id']}")
     body["payload_sha256"] = approval["payload_sha256"]
+    seen = client.get(f"/v1/approvals/{approval['id']}")
     decided = client.post(f"/v1/approvals/{approval['id']}/decisions", body, if_match=seen.etag).body
     if not walk.as_json:
         show.decided(decided)
@@ -252,9 +255,10 @@ def summary(walk: Walk, mission: dict[str, Any]) -> dict[str, Any]:
     packet = walk.packets[mission["id"]]
     citations = [citation for claim in packet["claims"] for citation in claim["citations"]]
     verified = sum(bool(citation["verified"]) for citation in citations)
-    walk.expect(packet["answer_status"] == "answered", f"{mission['mission_type']} found no answer")
-    proved = bool(citations) and verified == len(citations)
-    walk.expect(proved, f"{mission['mission_type']} has claims that are not verified")
+    if mission["mission_type"] != "catalyst_strategy_brief":  # a brief may honestly find nothing in these documents
+        answered = packet["answer_status"] == "answered" and bool(citations)
+        walk.expect(answered, f"{mission['mission_type']} found no answer")
+    walk.expect(verified == len(citations), f"{mission['mission_type']} has claims that are not verified")
     return {
         "id": mission["id"],
         "mission_type": mission["mission_type"],

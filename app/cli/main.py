@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import typer
 
-from app.cli import approvals, demo, ledger, missions, processes, workspace
+from app.cli import approvals, demo, identity, ledger, missions, processes, workspace
 from app.cli.client import Failed
 from app.embedded import CannotStart
 
@@ -28,6 +28,7 @@ app.add_typer(missions.app, name="missions")
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(workspace.app, name="workspace")
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(identity.app, name="identity")
 for process in (processes.serve, processes.worker, processes.executor, processes.colony, processes.crm):
     app.command(rich_help_panel="Single processes")(process)
 for step in (processes.bootstrap, processes.migrate):

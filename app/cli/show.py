@@ -1,5 +1,7 @@
 """What people see in the terminal. stdout carries answers, stderr carries remarks; piped, both are plain text."""
 
+import json
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -14,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-out = Console(highlight=False, soft_wrap=False)
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
 err = Console(stderr=True, highlight=False)
 
 COLOURS = {
@@ -59,8 +61,12 @@ def state(name: str) -> Text:
     return Text(name, COLOURS.get(name, "cyan"))
 
 
-def rows(title: str, *columns: str) -> Table:
-    return Table(*columns, title=title or None, title_justify="left", box=None, pad_edge=False, header_style="dim")
+def rows(*columns: str) -> Table:
+    """A table whose first column, what other commands are given, is never cut."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for number, name in enumerate(columns):
+        table.add_column(name, no_wrap=number == 0, min_width=36 if name == "id" else None, overflow="fold")
+    return table
 
 
 def pairs(values: dict[str, Any]) -> Table:
@@ -118,10 +124,10 @@ def mission(found: dict[str, Any]) -> None:
 
 
 def missions(items: list[dict[str, Any]]) -> None:
-    table = rows("", "id", "type", "state", "stage", "created", "goal")
+    table = rows("id", "type", "state", "created", "goal")
     for item in items:
         goal = escape(str(item.get("user_goal") or ""))
-        table.add_row(item["id"], item["mission_type"], state(item["state"]), item["stage"], item["created_at"], goal)
+        table.add_row(item["id"], item["mission_type"], state(item["state"]), item["created_at"][:16], goal)
     out.print(table) if items else line("No missions.")
 
 
@@ -155,7 +161,7 @@ def target(payload: dict[str, Any]) -> str:
 def changes(found: dict[str, Any]) -> Table:
     """Field by field: what the target holds now, and what it would hold."""
     now = (found.get("current") or {}).get("value") or {}
-    table = rows("", "field", "now", "proposed")
+    table = rows("field", "now", "proposed")
     for name, value in found["payload"]["changes"].items():
         before = plain(now[name]) if name in now else "?"
         table.add_row(escape(name), f"[red]- {before}[/red]", f"[green]+ {plain(value)}[/green]")
@@ -190,11 +196,11 @@ def approval(found: dict[str, Any]) -> None:
 
 
 def approvals(items: list[dict[str, Any]]) -> None:
-    table = rows("", "id", "state", "change", "mission", "expires")
+    table = rows("id", "state", "change", "mission", "expires")
     for item in items:
         payload = item["payload"]
         what = f"{payload['operation']} {target(payload)}" if item["subject"] == "writeback" else "the mission"
-        table.add_row(item["id"], state(item["state"]), escape(what), item["mission_id"], item["expires_at"])
+        table.add_row(item["id"], state(item["state"]), escape(what), item["mission_id"], item["expires_at"][:16])
     out.print(table) if items else line("Nothing waits.")
 
 
@@ -207,13 +213,14 @@ def decided(found: dict[str, Any]) -> None:
 def writeback(found: dict[str, Any]) -> None:
     """What the target answered, and what it holds now."""
     same = found["read_back_sha256"] == found["payload_sha256"]
+    compared = Text("exactly what was approved", "green") if same else Text("not what was approved", "red")
     told = {
         "writeback": found["id"],
         "target": target(found["payload"]),
         "state": state(found["state"]),
-        "receipt": found["receipt"],
-        "read back": found["read_back"],
-        "compared": Text("exactly what was approved", "green") if same else Text("not what was approved", "red"),
+        "receipt": json.dumps(found["receipt"], ensure_ascii=False) if found["receipt"] else None,
+        "read back": json.dumps(found["read_back"], ensure_ascii=False) if found["read_back"] else None,
+        "compared": compared if found["read_back"] else None,
     }
     out.print(pairs(told), soft_wrap=True)
 

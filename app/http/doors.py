@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, TypeVar
 
+import structlog
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
@@ -80,4 +81,5 @@ async def identify(session: ReadSession, request: Request, bearer: HTTPAuthoriza
     if caller is None:
         raise Problem("unauthenticated", "The API key is unknown, expired or revoked.")
     await session.enter(caller.tenant)
+    structlog.contextvars.bind_contextvars(tenant_id=str(caller.tenant))
     return caller

@@ -2,6 +2,7 @@
 
 import html
 import re
+import time
 import uuid
 from typing import Any
 
@@ -23,7 +24,7 @@ MAX_ERRORS = 20
 
 
 class RequestIds:
-    """Takes a well-formed Request-Id or makes one, binds it to the log, and sends it back with the traceparent."""
+    """Takes a well-formed Request-Id or makes one, binds it to the log, sends it back, and logs the request's end."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -34,10 +35,12 @@ class RequestIds:
         given = dict(scope["headers"]).get(b"request-id", b"").decode("latin-1")
         request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
-        structlog.contextvars.bind_contextvars(request_id=request_id)
+        began, status = time.perf_counter(), 0
 
         async def tagged(message: Message) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
+                status = message["status"]
                 headers = [*message["headers"], (b"request-id", request_id.encode())]
                 span = trace.get_current_span().get_span_context()
                 if span.is_valid:
@@ -46,10 +49,14 @@ class RequestIds:
                 message = {**message, "headers": headers}
             await send(message)
 
-        try:
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
             await self.app(scope, receive, tagged)
-        finally:
-            structlog.contextvars.unbind_contextvars("request_id")
+            if scope["path"] not in QUIET:
+                took = round((time.perf_counter() - began) * 1000, 2)
+                log.info("request", method=scope["method"], path=scope["path"], status=status, ms=took)
+
+
+QUIET = ("/livez", "/readyz", "/startupz", "/healthz")  # asked every second by machines
 
 
 def install(app: FastAPI) -> None:

@@ -1,5 +1,6 @@
 """Creating and reading missions and their types."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -232,7 +233,7 @@ ALLOWED = {
 def check_definition(definition: TypeDefinition) -> None:
     """A type that could not be used is refused when it is made."""
     found: list[dict[str, str]] = []
-    defaults: dict[str, str] = dict(definition.defaults)
+    defaults: Mapping[Any, str] = definition.defaults
     for name, choices in ALLOWED.items():
         if defaults.get(name) not in choices:
             found.append({"pointer": f"/defaults/{name}", "detail": f"one of {', '.join(choices)}"})

@@ -60,12 +60,12 @@ MOVES: dict[tuple[State, State], tuple[str, ...]] = {
     ("running", "failed"): ("blocked",),
     ("in_review", "failed"): ("review",),
     ("awaiting_approval", "failed"): ("rejected", "expired"),
-    ("accepted", "failed"): ("refused",),
+    ("accepted", "failed"): ("refused", "time_budget"),
 }
 for _state in sorted(OPEN):
     MOVES[(_state, "cancelled")] = ("operator",)
     MOVES[(_state, "failed")] = (*MOVES.get((_state, "failed"), ()), "operator")
-for _state in ("accepted", "dispatched", "running"):
+for _state in ("dispatched", "running"):
     MOVES[(_state, "failed")] = (*MOVES[(_state, "failed")], "attempts", "time_budget")
 
 FROM: dict[str, frozenset[State]] = {}
@@ -119,7 +119,7 @@ async def move(
     closing = ", closed_at = clock_timestamp(), lease_until = NULL" if to in CLOSED else ""
     statement = text(f"""
       UPDATE mission m SET state = :to {sets} {closing}
-      FROM (SELECT state FROM mission WHERE tenant = :tenant AND id = :id FOR UPDATE) before
+      FROM (SELECT state FROM mission WHERE tenant = :tenant AND id = :id FOR NO KEY UPDATE) before
       WHERE m.tenant = :tenant AND m.id = :id AND before.state = ANY(:allowed)
       RETURNING before.state AS was, m.version, m.mission_type, m.attempt""")  # noqa: S608  # columns come from SETTABLE
     row = await session.first(

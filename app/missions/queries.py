@@ -111,7 +111,9 @@ class MissionView(BaseModel):
 
 
 ONE = text(f"SELECT {COLUMNS} FROM mission WHERE tenant = :tenant AND id = :id")  # noqa: S608
-LOCKED = text(f"SELECT {COLUMNS} FROM mission WHERE tenant = :tenant AND id = :id FOR UPDATE")  # noqa: S608
+# NO KEY: rows that refer to the mission may be written meanwhile. A denied tool call writes one and checks the reference
+# at its commit, holding the mission's place in the ledger: with a full lock the two would wait for each other.
+LOCKED = text(f"SELECT {COLUMNS} FROM mission WHERE tenant = :tenant AND id = :id FOR NO KEY UPDATE")  # noqa: S608
 ENVELOPES = text("""SELECT mission, bytes FROM artifact
                     WHERE tenant = :tenant AND mission = ANY(:missions) AND schema_name = 'mission_envelope'""")
 

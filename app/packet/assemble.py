@@ -50,7 +50,8 @@ async def assemble(session: ReadSession, mission_id: UUID) -> dict[str, Any] | N
         else None,
         "stages": stages(facts),
         "policy_decisions": [
-            {**row, "id": str(row["id"]), "at": iso(row["at"])} for row in await policy.recorded(session, mission_id)
+            {**row, "id": str(row["id"]), "inputs_sha256": row["inputs_sha256"].hex(), "at": iso(row["at"])}
+            for row in await policy.recorded(session, mission_id)
         ],
         "approvals": [{**approval_view(one), "decisions": await decisions(session, one.id)} for one in asked],
         "writebacks": [writeback_view(one) for one in written],

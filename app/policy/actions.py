@@ -19,7 +19,7 @@ INSERT = text("""
                                obligations)
   VALUES (:tenant, :id, :mission, :principal, :action, :resource, :effect, :rule, :policy_version, :reason, :inputs_sha256,
           CAST(:obligations AS jsonb))""")
-OF_MISSION = text("""SELECT id, action, resource, effect, rule, policy_version, reason, at FROM policy_decision
+OF_MISSION = text("""SELECT id, action, resource, effect, rule, policy_version, reason, inputs_sha256, at FROM policy_decision
                      WHERE tenant = :tenant AND mission = :mission ORDER BY at, id LIMIT 500""")
 
 

@@ -48,25 +48,25 @@ class Arguments(BaseModel):
 class SearchArguments(Arguments):
     query: str = Field(min_length=1, max_length=2000)
     limit: int = Field(20, ge=1, le=50)
-    workspace: str | None = Field(None, max_length=100)
+    workspace: str | None = Field(None, max_length=63)
 
 
 class ReadArguments(Arguments):
     source: str = Field(pattern=r"^[0-9a-f]{64}$")
     start: int = Field(0, ge=0)
     end: int = Field(65_536, ge=1)
-    workspace: str | None = Field(None, max_length=100)
+    workspace: str | None = Field(None, max_length=63)
 
 
 class OutlineArguments(Arguments):
-    workspace: str | None = Field(None, max_length=100)
+    workspace: str | None = Field(None, max_length=63)
 
 
 class CrmListArguments(Arguments):
     kind: Kind
     limit: int = Field(50, ge=1, le=200)
     cursor: str | None = Field(None, max_length=500)
-    lead_id: str | None = Field(None, min_length=1, max_length=100)
+    lead_id: str | None = Field(None, min_length=1, max_length=63)
 
 
 class CrmReadArguments(Arguments):

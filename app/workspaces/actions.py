@@ -8,6 +8,7 @@ import asyncio
 import re
 import unicodedata
 from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 from typing import Literal
 from uuid import UUID
 
@@ -20,16 +21,17 @@ from app.canonical import sha256
 from app.clock import new_id
 from app.db import WriteSession
 from app.errors import Problem
-from app.workspaces.extract import Extracted, Unreadable, extract
+from app.workspaces.extract import Unreadable, extract
 from app.workspaces.passages import Passage, split
 from app.workspaces.queries import current_document, find_workspace
+from app.workspaces.structure import Kind
 
 READER = 1  # raise it when extraction or splitting changes: documents ingested again are then read again
 AT_ONCE = 2000  # passages per INSERT, so that no single statement runs for long
 
 ADD_WORKSPACE = text("""INSERT INTO workspace (tenant, id, name) VALUES (:tenant, :id, :name)
                         ON CONFLICT (tenant, name) DO NOTHING RETURNING id""")
-ONE_AT_A_TIME = text("SELECT pg_advisory_xact_lock(hashtextextended(CAST(:workspace AS text), 13))")
+ONE_AT_A_TIME = text("SELECT pg_advisory_xact_lock(hashtextextended(CAST(CAST(:workspace AS uuid) AS text), 13))")
 NEXT_VERSION = text("""SELECT COALESCE(max(version), 0) + 1 FROM document
                        WHERE tenant = :tenant AND workspace = :workspace AND path = :path""")
 RETIRE = text("""UPDATE document SET state = :state, retired_at = COALESCE(retired_at, clock_timestamp())
@@ -50,8 +52,10 @@ DROP_PASSAGES = text("DELETE FROM passage WHERE tenant = :tenant AND document = 
 class Prepared:
     """A document read and cut, ready to be written."""
 
-    content_sha256: bytes
-    extracted: Extracted
+    content_sha256: bytes  # of the upload
+    title: str
+    kind: Kind
+    source: bytes  # its text, UTF-8
     passages: list[Passage]
 
 
@@ -77,9 +81,11 @@ def _prepared(path: str, data: bytes) -> Prepared | Unreadable:
     if isinstance(extracted, Unreadable):
         return extracted
     passages = split(extracted.source, extracted.kind)
+    headings = (passage.heading.split(" > ")[0] for passage in passages if passage.heading)
+    title = extracted.title or ("" if extracted.kind == "pdf" else next(headings, "")) or PurePosixPath(path).stem
     # A passage above the first heading is found, and shown, by the document's title.
-    passages = [passage if passage.heading else replace(passage, heading=extracted.title) for passage in passages]
-    return Prepared(sha256(data), extracted, passages)
+    passages = [passage if passage.heading else replace(passage, heading=title) for passage in passages]
+    return Prepared(sha256(data), title, extracted.kind, extracted.source, passages)
 
 
 def document_path(path: str) -> str:
@@ -108,7 +114,7 @@ async def ingest_document(
     if known:
         await session.execute(DROP_PASSAGES, {"tenant": caller.tenant, "document": known.id})
         await session.execute(RETIRE, {**place, "state": "replaced"})
-    source, passages = prepared.extracted.source, prepared.passages
+    source, passages = prepared.source, prepared.passages
     digest = await keep_blob(session, caller.tenant, source)
     document, version = new_id(), await session.scalar(NEXT_VERSION, place)
     await session.execute(
@@ -117,8 +123,8 @@ async def ingest_document(
             **place,
             "id": document,
             "version": version,
-            "title": prepared.extracted.title,
-            "kind": prepared.extracted.kind,
+            "title": prepared.title,
+            "kind": prepared.kind,
             "content": prepared.content_sha256,
             "source": digest,
             "bytes": len(source),

@@ -13,12 +13,12 @@ import unicodedata
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from app.workspaces.html import markdown_of
-from app.workspaces.passages import first_heading
+from app.workspaces.html import markdown_of, nested_deeper_than
 from app.workspaces.structure import Kind
 
 LARGEST_DOCUMENT = 25_000_000  # bytes, as uploaded and as extracted
 MOST_PDF_PAGES = 2_000
+DEEPEST_HTML = 2_000  # the parser's time grows with the square of the depth
 _PDF_SECONDS, _PDF_MEMORY = 60, 2_000_000_000
 
 KIND_OF_SUFFIX: dict[str, Kind] = {
@@ -39,7 +39,7 @@ KIND_OF_SUFFIX: dict[str, Kind] = {
 
 @dataclass(frozen=True, slots=True)
 class Extracted:
-    title: str
+    title: str  # as the file itself declares it (HTML, PDF); otherwise empty
     kind: Kind
     source: bytes  # UTF-8; spans of passages and citations count in these bytes
 
@@ -81,13 +81,14 @@ def _read_text(path: str, data: bytes, kind: Kind) -> Extracted | Unreadable:
     text = _decoded(data, kind)
     if text is None or _is_binary(text):
         return Unreadable("not_text", f"{path} is not text in a known encoding; save it as UTF-8 and upload it again.")
+    title = ""
     if kind == "html":
+        if nested_deeper_than(text, DEEPEST_HTML):
+            return Unreadable("malformed", f"{path} nests its elements deeper than {DEEPEST_HTML}; simplify the page.")
         text, title = markdown_of(text)
     source = data if kind != "html" and _is_utf8(data) else text.encode()
     if kind == "text":
         kind = _disguised(text)
-    if kind != "html" or not title:
-        title = first_heading(source, kind) or PurePosixPath(path).stem
     return Extracted(_short(title), kind, source)
 
 
@@ -180,7 +181,7 @@ def _read_pdf(path: str, data: bytes) -> Extracted | Unreadable:
         return Unreadable(code, detail.format(path=path))
     title, _, text = done.stdout.decode().partition("\n")
     pages = [_page_text(page) for page in text.split("\f")]
-    return Extracted(_short(title) or PurePosixPath(path).stem, "pdf", "\n\f\n".join(pages).encode())
+    return Extracted(_short(title), "pdf", "\n\f\n".join(pages).encode())
 
 
 _HYPHENATED = re.compile(r"(?<=[^\W\d_])[-\u00ad\u2010]\n(?=[^\W\d_])")

@@ -34,10 +34,6 @@ def split(source: bytes, kind: Kind) -> list[Passage]:
     return passages
 
 
-def first_heading(source: bytes, kind: Kind) -> str | None:
-    return next((block.heading for block in blocks(source, kind) if block.heading and block.level < 100), None)
-
-
 def _packed(source: bytes, found: list[Block]) -> Iterator[tuple[str, int, int]]:
     """Whole blocks gathered under one heading path: (path, start, end)."""
     sections: list[Block] = []

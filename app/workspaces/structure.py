@@ -44,7 +44,7 @@ class _Line:
 def blocks(source: bytes, kind: Kind) -> list[Block]:
     """The blocks of UTF-8 text that extraction made from a document of this kind."""
     lines = list(_lines(source))
-    if kind in ("markdown", "html"):
+    if kind in ("markdown", "html") and len(lines) <= MOST_MARKDOWN_LINES:
         return _markdown(source, lines)
     if kind == "pdf":
         return list(_pages(lines))
@@ -83,6 +83,8 @@ def _heading_text(raw: bytes) -> str:
 
 
 # --- Markdown, and the Markdown that HTML becomes ---------------------------------------------------------------------
+
+MOST_MARKDOWN_LINES = 200_000  # some seconds of parsing; anything longer is cut by blank lines and indentation
 
 # Only block structure is wanted: inline parsing would cost most of the time and say nothing about lines.
 _blocks_only = MarkdownIt("commonmark", {"maxNesting": 20}).enable("table")

@@ -13,6 +13,8 @@ from colony.reading.units import Unit, units
 # How far a term counts for a unit, by where it stands.
 OWN, HEAD, LEAD, BESIDE, SECTION, PATH, TITLE, AROUND = 1.0, 0.95, 0.8, 0.7, 0.75, 0.65, 0.5, 0.25
 SPELT_OUT = 0.9  # pool_size written as "pool size"
+SAME_STEM = 0.85  # another form of the word: configured for configure, but also extensive for extension
+IN_CODE = 0.75  # words in code are about something else as often as not; identifiers count in full
 ALTERNATIVE = 0.75  # a synonym instead of the word itself
 
 
@@ -33,7 +35,7 @@ class Window:
 
     @cached_property
     def indexes(self) -> list[Indexed]:
-        return [index(self.found.text[unit.start : unit.end]) for unit in self.units]
+        return [index(text) for text in self.texts]
 
     @cached_property
     def whole(self) -> Indexed:
@@ -97,12 +99,12 @@ def grip(question: Question, rare: Rarity, window: Window, chosen: Sequence[int]
     levels: dict[str, float] = {}
     total = held = own = 0.0
     for term in question.terms:
-        level = max((factor * _in(term, indexed) for factor, indexed in layers), default=0.0)
+        level = max((_level(term, layer) for layer in layers), default=0.0)
         levels[term.key] = level
         weight = strength(term, rare)
         total += weight
         held += weight * level
-        own += weight * (level if level >= ALTERNATIVE * OWN and _own(term, window, chosen) else 0.0)
+        own += weight * (level if level >= ALTERNATIVE * IN_CODE and _own(term, window, chosen) else 0.0)
     return Grip(levels, held / total if total else 0.0, own / total if total else 0.0)
 
 
@@ -123,29 +125,40 @@ def _own(term: Term, window: Window, chosen: Sequence[int]) -> bool:
 
 def _in(term: Term, indexed: Indexed) -> float:
     if term.key in indexed.places:
-        return 1.0
+        return 1.0 if not term.form or term.form in indexed.forms else SAME_STEM
     if term.parts and indexed.runs(term.parts):
         return SPELT_OUT
     return ALTERNATIVE if any(key in indexed.places for key in term.alternatives) else 0.0
 
 
-def _layers(window: Window, chosen: Sequence[int]) -> Iterator[tuple[float, Indexed]]:
+@dataclass(frozen=True)
+class _Layer:
+    factor: float
+    indexed: Indexed
+    code: bool = False
+
+
+def _level(term: Term, layer: _Layer) -> float:
+    return layer.factor * _in(term, layer.indexed) * (IN_CODE if layer.code and not term.firm else 1.0)
+
+
+def _layers(window: Window, chosen: Sequence[int]) -> Iterator[_Layer]:
     for at in chosen:
-        yield OWN, window.indexes[at]
+        yield _Layer(OWN, window.indexes[at], window.units[at].kind == "code")
     first, last = window.units[chosen[0]], window.units[chosen[-1]]
     for unit in {window.units[at] for at in chosen}:
         if unit.head is not None:
-            yield HEAD, window.indexes[unit.head]
+            yield _Layer(HEAD, window.indexes[unit.head])
             if (outer := window.units[unit.head].head) is not None:
-                yield PATH, window.indexes[outer]
+                yield _Layer(PATH, window.indexes[outer])
         if unit.lead is not None:
-            yield LEAD, window.indexes[unit.lead]
+            yield _Layer(LEAD, window.indexes[unit.lead])
     for beside in (chosen[0] - 1, chosen[-1] + 1):
         if 0 <= beside < len(window.units) and window.units[beside].kind not in ("heading", "change", "entry"):
             if window.units[beside].heading == (first if beside < chosen[0] else last).heading:
-                yield BESIDE, window.indexes[beside]
+                yield _Layer(BESIDE, window.indexes[beside])
     if first.heading is not None:
-        yield SECTION, window.indexes[first.heading]
-    yield (PATH if first.heading is not None else SECTION), window.path
-    yield TITLE, window.title
-    yield AROUND, window.whole
+        yield _Layer(SECTION, window.indexes[first.heading])
+    yield _Layer(PATH if first.heading is not None else SECTION, window.path)
+    yield _Layer(TITLE, window.title)
+    yield _Layer(AROUND, window.whole)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from colony.reading.synonyms import PHRASES, alternatives_of
-from colony.reading.terms import STOP, index, is_identifier, key_of, parts_of, stem, tokens, words
+from colony.reading.terms import STOP, forms_of, index, is_identifier, key_of, parts_of, stem, tokens, words
 
 QuestionKind = Literal[
     "how", "default", "definition", "difference", "reason", "time", "amount", "choice", "list", "open"
@@ -37,9 +37,13 @@ FRAMING = frozenset(
 _FRAMING_WEIGHT = 0.25
 _RELATING = frozenset(("befor", "after", "without", "dure"))
 _LEADS = re.compile(
-    r"\b(?:(?:how|what|when|where|why|which)\s+)?(?:do|does|did|can|could|should|would|must|may|shall|to)\s+"
-    r"(?:i|we|you|one|it|they|a\s+user|someone)?\s*(?:(?:also|only|just|not|never|safely|quickly|easily)\s+)?"
-    r"([a-z][\w-]*)",
+    r"\b(?:(?:do|does|did|can|could|should|would|must|may|shall)\s+(?:i|we|you|one|it|they|a\s+user|someone)|"
+    r"(?:how|want|wants|need|needs|able|possible|ways?|try|trying|like)\s+to|how\s+can)\s+"
+    r"(?:(?:also|only|just|not|never|safely|quickly|easily)\s+)?([a-z][\w-]*)",
+    re.IGNORECASE,
+)
+_LAST_WORD = re.compile(  # "how long does a session *last* by default?"
+    r"\b(?:how|when|where|why)\b.*?\b(?:do|does|did)\b.*?\b([a-z]+)(?=\s+(?:by|in|for|when|if|after|before|on|to|from|with|as)\b|\?|$)",
     re.IGNORECASE,
 )
 _QUOTED = re.compile(r"``?([^`]+)``?|[\"“]([^\"”]{2,60})[\"”]")
@@ -58,6 +62,7 @@ class Term:
     weight: float = 1.0
     firm: bool = False
     alternatives: tuple[str, ...] = ()
+    form: str = ""  # the word itself in the singular; empty for compounds
     parts: tuple[str, ...] = ()  # of a compound: a document may well write "pool size" for pool_size
 
 
@@ -67,6 +72,7 @@ class Question:
     kind: QuestionKind
     terms: tuple[Term, ...]
     pairs: tuple[tuple[str, str], ...] = field(default=())  # keys that stand side by side in the question
+    focus: tuple[Term, ...] = field(default=())  # what is acted upon or measured: the *last commit* in "undo ..."
 
     @property
     def subjects(self) -> tuple[Term, ...]:
@@ -77,7 +83,24 @@ def analyse(text: str) -> Question:
     plain = _in_plain_words(text)
     kind = kind_of(plain)
     terms = _leaning(_terms(plain), kind)
-    return Question(text, kind, tuple(terms), _pairs(plain, terms))
+    return Question(text, kind, tuple(terms), _pairs(plain, terms), _focus(plain, terms))
+
+
+_UNTIL = (
+    r"(?=\s+(?:to|from|in|on|with|for|as|under|by|before|after|when|that|which|and|without|into|at|if|so|during|between|"
+    r"using|through|over|per|while|inside|until|than|only)\b|[?.,;]|$)"
+)
+_ACTED_UPON = re.compile(
+    rf"\b(?:do|can|could|should|to)\s+(?:i|we|you|one)\s+(?:\w+ly\s+)?[\w-]+\s+(.*?){_UNTIL}"
+    rf"|\b(?:number|length|size|value|name)\s+of\s+(.*?){_UNTIL}",
+    re.IGNORECASE,
+)
+
+
+def _focus(text: str, terms: list[Term]) -> tuple[Term, ...]:
+    found = _ACTED_UPON.search(text)
+    named = (found[1] or found[2] or "").lower() if found else ""
+    return tuple(term for term in terms if term.surface.lower() in named and term.weight >= 0.25)
 
 
 # The word that made a question of its kind is looked for by pattern; as a term it would only count twice.
@@ -135,6 +158,7 @@ def _terms(text: str) -> list[Term]:
     in_quotes = {key_of(part) for part in quoted}
     flags = {key_of(flag) for flag in _FLAG.findall(text)}
     actions = {stem(word.lower()) for word in _LEADS.findall(text)}
+    actions |= {stem(found[1].lower()) for found in [_LAST_WORD.search(text)] if found and not _LEADS.search(text)}
     sentence_starts = {found.start(1) for found in re.finditer(r"(?:^|[.?!:]\s+)[^\w]*(\w)", text)}
     terms: dict[str, Term] = {}
     for token in tokens(text):
@@ -144,8 +168,14 @@ def _terms(text: str) -> list[Term]:
             if not (len(word) == 1 and word.isalpha() and word.lower() not in STOP):
                 continue
         named = _is_name(word, token.start() in sentence_starts)
+        forms = forms_of(word)
         term = Term(
-            key, word, firm=firm or named, alternatives=() if firm else alternatives_of(key), parts=parts_of(word)
+            key,
+            word,
+            firm=firm or named,
+            alternatives=() if firm else alternatives_of(key),
+            form=forms[0] if len(forms) == 1 else "",
+            parts=() if "." in word else parts_of(word),
         )
         terms.setdefault(key, replace(term, weight=_weight(term, firm, named, actions)))
     return list(terms.values())

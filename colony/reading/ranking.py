@@ -142,12 +142,12 @@ def _pairing(question: Question, entry: Read) -> float:
     if not question.pairs:
         return 0.0
     close = sum(
-        1 for left, right in question.pairs if any(_near(part, left, right) for part in (entry.body, entry.heading))
+        1 for left, right in question.pairs if any(near(part, left, right) for part in (entry.body, entry.heading))
     )
     return close / len(question.pairs)
 
 
-def _near(indexed: Indexed, left: str, right: str, reach: int = 3) -> bool:
+def near(indexed: Indexed, left: str, right: str, reach: int = 3) -> bool:
     there = indexed.places.get(right, ())
     return any(abs(a - b) <= reach for a in indexed.places.get(left, ()) for b in there)
 

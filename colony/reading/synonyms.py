@@ -42,7 +42,7 @@ certificate ssl tls
 answer reply response
 show see view
 unlimited arbitrary variadic unbounded
-undo revert reset discard
+undo revert reset discard rollback downgrade
 squash combine fold meld
 sign signature signed
 screen terminal
@@ -81,6 +81,10 @@ PHRASES = tuple(
         (r"look(?:ing)? up", "find"),
         (r"log(?:ging)? in", "login"),
         (r"time[- ]?outs?", "timeout"),
+        (r"shut(?:ting)? down", "shutdown"),
+        (r"go(?:ing)? back", "revert"),
+        (r"roll(?:ing)? back", "rollback"),
+        (r"clean(?:ing)? up", "cleanup"),
         (r"speed up", "faster performance"),
         (r"find out", "find"),
     )

@@ -26,7 +26,7 @@ STOP = words(
     """
     a an the this that these those it its itself they them their there here he she his her we us our you your
     yours i me my mine one ones and or but nor if then else than as at by for from in into of off on onto out
-    over to under up upon with within via per about above across again against all also am any anyone anything
+    over to under up upon with within via per about above across again against all also am another any around anyone anything
     are aren't be because been being below between both can can't cannot could couldn't did didn't do does
     doesn't doing done don't down each either every few further had has have having how however i'm is isn't
     just let lets like may maybe might more most much must neither no not now of often only other others
@@ -62,10 +62,14 @@ def stem(word: str) -> str:
 
 @dataclass(frozen=True)
 class Indexed:
-    """Where each term stands in a text, counted in words; `length` is the number of words."""
+    """Where each term stands in a text, counted in words; `length` is the number of words.
+
+    `forms` are the words themselves, only plurals made singular: *extension* and *extensive* share a stem, no form.
+    """
 
     places: dict[str, tuple[int, ...]]
     length: int
+    forms: frozenset[str] = frozenset()
 
     def count(self, term: str) -> int:
         return len(self.places.get(term, ()))
@@ -83,9 +87,11 @@ class Indexed:
 def index(text: str) -> Indexed:
     places: dict[str, list[int]] = {}
     at = 0
+    forms: set[str] = set()
     for token in _TOKEN.finditer(text):
         at += _place(token[0], at, places)
-    return Indexed({term: tuple(where) for term, where in places.items()}, at)
+        forms.update(forms_of(token[0]))
+    return Indexed({term: tuple(where) for term, where in places.items()}, at, frozenset(forms))
 
 
 def _place(token: str, at: int, places: dict[str, list[int]]) -> int:
@@ -139,6 +145,20 @@ def key_of(token: str) -> str:
     bare = token.strip("-_.:/()")
     named = next(iter(wholes(bare)), None) if len(_PARTS.findall(bare)) > 1 else None
     return named or stem(bare.replace("_", "").lower())
+
+
+@lru_cache(maxsize=200_000)
+def forms_of(token: str) -> tuple[str, ...]:
+    """The words of a token in lower case, plurals made singular."""
+    return tuple(_singular(word.lower()) for word in _PARTS.findall(token))
+
+
+def _singular(word: str) -> str:
+    if len(word) > 4 and word.endswith("ies"):
+        return word[:-3] + "y"
+    if len(word) > 4 and word.endswith(("sses", "xes", "ches", "shes")):
+        return word[:-2]
+    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")) else word
 
 
 def parts_of(token: str) -> tuple[str, ...]:

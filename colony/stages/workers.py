@@ -3,7 +3,7 @@
 import asyncio
 
 from colony.case import Case, cite
-from colony.reading.answerable import judge
+from colony.reading.answerable import ENOUGH, confidence, judge
 from colony.reading.choosing import Excerpt, diverse, excerpts
 from colony.reading.question import Question
 from colony.stages.brief import BY_KIND, Part
@@ -12,7 +12,8 @@ from colony_client.artifacts import Citation, Claim, Task, WorkerResult
 
 MOST_CLAIMS = 4
 ANSWER_CHARS = 1400
-ENOUGH_FOR_A_SECTION = 0.45
+ENOUGH_TO_JOIN = 0.7  # of the first claim's confidence: what a further claim needs
+ENOUGH_FOR_A_SECTION = 0.3  # a section asks for less than the whole goal
 SPARE = 6  # further claims a section may choose from when others took its best
 
 
@@ -53,25 +54,27 @@ def extract(task: Task, question: Question, studied: Studied, most_claims: int =
     if not verdict.answered:
         lacking = f" (nothing was found about: {', '.join(verdict.missing[:6])})" if verdict.missing else ""
         return Outcome((), (f"{task.question[:1500]}{lacking}"[:2000],))
-    chosen = diverse(found, limit=most_claims, budget=ANSWER_CHARS)
-    return Outcome([claim_of(task.id, place, one) for place, one in enumerate(chosen, start=1)], (), chosen)
+    enough = min(ENOUGH, verdict.confidence * ENOUGH_TO_JOIN)
+    fitting = [one for one in found if judge(question, studied.rare, [one], enough).answered]
+    chosen = diverse(fitting, limit=most_claims, budget=ANSWER_CHARS)
+    return Outcome([claim_of(question, task.id, place, one) for place, one in enumerate(chosen, start=1)], (), chosen)
 
 
 def _section(task: Task, part: Part, question: Question, studied: Studied, found: list[Excerpt]) -> Outcome:
     fitting = [one for one in found if part.cue is None or part.cue.search(one.text)]
     good = [one for one in fitting if judge(question, studied.rare, [one], ENOUGH_FOR_A_SECTION).answered]
-    chosen = diverse(good, limit=part.at_most + SPARE, budget=6_000, floor=0.4, sameness=0.5)
-    claims = [claim_of(task.id, place, one, part.title) for place, one in enumerate(chosen, start=1)]
+    chosen = diverse(good, limit=part.at_most + SPARE, budget=6_000, within=5.0, sameness=0.5)
+    claims = [claim_of(question, task.id, place, one, part.title) for place, one in enumerate(chosen, start=1)]
     return Outcome(claims, () if claims else (f"{part.title}: {question.text}"[:2000],), chosen)
 
 
-def claim_of(task_id: str, place: int, excerpt: Excerpt, section: str | None = None) -> Claim:
+def claim_of(question: Question, task_id: str, place: int, excerpt: Excerpt, section: str | None = None) -> Claim:
     return Claim(
         id=f"{task_id}-c{place}",
         text=excerpt.text[:4000],
         section=section,
         citations=citations_of(excerpt),
-        confidence=round(min(1.0, excerpt.grip.coverage), 3),
+        confidence=round(confidence(question, excerpt), 3),
     )
 
 

@@ -77,6 +77,43 @@ ALTER TABLE role_grant ENABLE ALWAYS TRIGGER role_grant_guard;
 ALTER TABLE role_grant ENABLE ALWAYS TRIGGER role_grant_keep;
 ALTER TABLE role_grant ENABLE ALWAYS TRIGGER role_grant_whole;
 
+-- Who somebody is never changes, or a service could turn human and approve, or lose the owner whose request it made.
+CREATE FUNCTION guard_principal() RETURNS trigger LANGUAGE plpgsql
+SET search_path = pg_catalog, public, pg_temp AS $$
+BEGIN
+  IF (NEW.tenant, NEW.id, NEW.kind, NEW.created_at) IS DISTINCT FROM (OLD.tenant, OLD.id, OLD.kind, OLD.created_at)
+     OR NEW.owner IS DISTINCT FROM OLD.owner THEN
+    RAISE EXCEPTION 'wall: who a principal is does not change' USING ERRCODE = 'RX001';
+  END IF;
+  RETURN NEW;
+END $$;
+-- A key can only end: revoked once and for good, or made to expire earlier.
+CREATE FUNCTION guard_api_key() RETURNS trigger LANGUAGE plpgsql
+SET search_path = pg_catalog, public, pg_temp AS $$
+BEGIN
+  IF (NEW.tenant, NEW.id, NEW.principal, NEW.prefix, NEW.secret_sha256, NEW.created_at) IS DISTINCT FROM
+     (OLD.tenant, OLD.id, OLD.principal, OLD.prefix, OLD.secret_sha256, OLD.created_at)
+     OR OLD.revoked_at IS NOT NULL
+     OR COALESCE(NEW.expires_at, 'infinity') > COALESCE(OLD.expires_at, 'infinity') THEN
+    RAISE EXCEPTION 'wall: a key can only be ended' USING ERRCODE = 'RX001';
+  END IF;
+  RETURN NEW;
+END $$;
+CREATE TRIGGER principal_guard BEFORE UPDATE ON principal FOR EACH ROW EXECUTE FUNCTION guard_principal();
+CREATE TRIGGER api_key_guard BEFORE UPDATE ON api_key FOR EACH ROW EXECUTE FUNCTION guard_api_key();
+ALTER TABLE principal ENABLE ALWAYS TRIGGER principal_guard;
+ALTER TABLE api_key ENABLE ALWAYS TRIGGER api_key_guard;
+DO $$
+DECLARE t text;
+BEGIN
+  FOREACH t IN ARRAY ARRAY['tenant', 'principal', 'api_key'] LOOP
+    EXECUTE format('CREATE TRIGGER %I BEFORE DELETE ON %I FOR EACH ROW EXECUTE FUNCTION refuse_change()', t || '_keep', t);
+    EXECUTE format('CREATE TRIGGER %I BEFORE TRUNCATE ON %I FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()', t || '_whole', t);
+    EXECUTE format('ALTER TABLE %I ENABLE ALWAYS TRIGGER %I', t, t || '_keep');
+    EXECUTE format('ALTER TABLE %I ENABLE ALWAYS TRIGGER %I', t, t || '_whole');
+  END LOOP;
+END $$;
+
 -- The tenant a transaction works for. Unset means none: every policy then fails closed.
 CREATE FUNCTION current_tenant() RETURNS uuid LANGUAGE sql STABLE
 RETURN NULLIF(current_setting('app.tenant', true), '')::uuid;
@@ -134,7 +171,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_te
 $$;
 
 REVOKE ALL ON FUNCTION authenticate(bytea), tenant_by_name(text), require_tenant(uuid), current_tenant(),
-  refuse_change(), guard_role_grant() FROM PUBLIC;
+  refuse_change(), guard_role_grant(), guard_principal(), guard_api_key() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION current_tenant() TO {prefix}_api, {prefix}_worker, {prefix}_executor, {prefix}_registrar, {prefix}_auditor, {prefix}_reader;
 GRANT EXECUTE ON FUNCTION require_tenant(uuid) TO {prefix}_api, {prefix}_worker, {prefix}_executor;
 GRANT EXECUTE ON FUNCTION authenticate(bytea) TO {prefix}_api;

@@ -37,15 +37,23 @@ BEGIN
   SELECT l.seq, l.hash, l.xid INTO last FROM public.ledger l
     WHERE l.tenant = NEW.tenant AND l.subject = NEW.subject ORDER BY l.seq DESC LIMIT 1;
   NEW.seq := COALESCE(last.seq, 0) + 1;
-  NEW.prev := COALESCE(last.hash, '\x'::bytea);
+  NEW.prev := COALESCE(last.hash, ''::bytea);    -- not '\x': a session may read backslashes its own way
   NEW.xid := GREATEST(pg_current_xact_id(), COALESCE(last.xid, '0'::xid8));
   NEW.id := nextval('public.ledger_id');
   NEW.at := clock_timestamp();
   -- Facts that only the wall itself may state; anybody else writing them would be forging a decision.
   IF NEW.type = ANY (ARRAY['approval.decided', 'approval.closed', 'writeback.claimed', 'writeback.settled',
-                           'writeback.attempted'])
-     AND current_user <> (SELECT tableowner FROM pg_tables WHERE schemaname = 'public' AND tablename = 'ledger') THEN
+                           'writeback.attempted']) AND current_user <> '{prefix}_owner' THEN
     RAISE EXCEPTION 'wall: facts of type % are written by the wall only', NEW.type USING ERRCODE = 'RX003';
+  END IF;
+  -- Likewise who may act: only who writes those rows says that they were written.
+  IF split_part(NEW.type, '.', 1) = ANY (ARRAY['tenant', 'principal', 'role', 'key'])
+     AND current_user <> '{prefix}_registrar' THEN
+    RAISE EXCEPTION 'wall: facts of type % are written by the registrar only', NEW.type USING ERRCODE = 'RX003';
+  END IF;
+  -- One body that is no JSON object would stop every reader of the ledger, of every tenant.
+  IF NOT convert_from(NEW.body, 'UTF8') IS JSON OBJECT WITH UNIQUE KEYS THEN
+    RAISE EXCEPTION 'wall: the body of a fact is a JSON object' USING ERRCODE = 'RX005';
   END IF;
   NEW.hash := fact_hash(NEW.prev, NEW.tenant, NEW.subject, NEW.seq, NEW.type, NEW.actor, NEW.at, NEW.body);
   RETURN NEW;

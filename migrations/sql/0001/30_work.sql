@@ -23,7 +23,9 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON work TO {prefix}_api, {prefix}_worker;
 CREATE FUNCTION take_work(p_queue text, p_kinds text[], p_limit int, p_lease interval)
 RETURNS TABLE (tenant uuid, kind text, subject uuid, fence bigint, wanted int, attempts int)
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
-  UPDATE public.work w SET lease_until = clock_timestamp() + p_lease, next_at = clock_timestamp() + p_lease,
+  -- However long a lease its taker wants: nobody may keep work from the others for good.
+  UPDATE public.work w SET lease_until = clock_timestamp() + LEAST(p_lease, interval '15 minutes'),
+                           next_at = clock_timestamp() + LEAST(p_lease, interval '15 minutes'),
                            fence = w.fence + 1, attempts = w.attempts + 1
   FROM (SELECT d.tenant, d.kind, d.subject FROM public.work d
         WHERE d.queue = p_queue AND d.kind = ANY (p_kinds) AND d.next_at <= clock_timestamp()
@@ -85,7 +87,8 @@ CREATE INDEX idempotency_age ON idempotency (created_at);
 ALTER TABLE idempotency ENABLE ROW LEVEL SECURITY; ALTER TABLE idempotency FORCE ROW LEVEL SECURITY;
 CREATE POLICY own_tenant ON idempotency USING (tenant = NULLIF(current_setting('app.tenant', true), '')::uuid);
 CREATE POLICY sweep ON idempotency TO {prefix}_owner USING (true);
-GRANT SELECT, INSERT ON idempotency TO {prefix}_api;
+GRANT SELECT ON idempotency TO {prefix}_api;
+GRANT INSERT (tenant, principal, route, key, fingerprint, status, headers, body) ON idempotency TO {prefix}_api;
 
 -- Nonces of signed calls, shared by all root processes. Unlogged: after a server crash the five-minute window is
 -- the only memory lost, and timestamps bound it. No tenant: a nonce is used before any is known.
@@ -96,7 +99,7 @@ CREATE UNLOGGED TABLE nonce (
   PRIMARY KEY (kid, nonce)
 );
 CREATE INDEX nonce_age ON nonce (seen_at);
-GRANT INSERT ON nonce TO {prefix}_api;
+GRANT INSERT (kid, nonce) ON nonce TO {prefix}_api;
 
 -- Forgets what is older than its purpose, a bounded bite at a time; the worker calls it between other work.
 CREATE FUNCTION sweep_expired(p_limit int) RETURNS int

@@ -148,8 +148,8 @@ BEGIN
     EXECUTE format('ALTER TABLE %I FORCE ROW LEVEL SECURITY', t);
     EXECUTE format($p$CREATE POLICY own_tenant ON %I
       USING (tenant = NULLIF(current_setting('app.tenant', true), '')::uuid)$p$, t);
-    EXECUTE format('GRANT SELECT, INSERT ON %I TO {prefix}_api, {prefix}_worker', t);
-    EXECUTE format('GRANT SELECT ON %I TO {prefix}_auditor', t);
+    EXECUTE format('GRANT SELECT ON %I TO {prefix}_api, {prefix}_worker, {prefix}_auditor', t);
+    EXECUTE format('GRANT INSERT ON %I TO {prefix}_api', t);
   END LOOP;
   FOREACH t IN ARRAY ARRAY['mission_type', 'artifact', 'policy_decision', 'quarantine'] LOOP
     EXECUTE format('CREATE TRIGGER %I BEFORE UPDATE OR DELETE ON %I FOR EACH ROW EXECUTE FUNCTION refuse_change()', t || '_keep', t);
@@ -158,6 +158,8 @@ BEGIN
     EXECUTE format('ALTER TABLE %I ENABLE ALWAYS TRIGGER %I', t, t || '_whole');
   END LOOP;
 END $$;
+-- The worker carries missions on; it neither requests one nor says what types there are.
+GRANT INSERT ON artifact, reading, quarantine, policy_decision TO {prefix}_worker;
 ALTER TABLE mission ENABLE ALWAYS TRIGGER mission_guard;
 ALTER TABLE mission ENABLE ALWAYS TRIGGER mission_keep;
 ALTER TABLE mission ENABLE ALWAYS TRIGGER mission_whole;

@@ -25,14 +25,16 @@ CREATE TABLE approval_rule (         -- who must approve what; versioned, and ne
   UNIQUE (tenant, id, version, required, deny_threshold)
 );
 
--- The rule that fits best: exact connector before '*', exact operation before '*', exact risk before '*', newest version.
+-- The rule that fits best: exact connector before '*', exact operation before '*', exact risk before '*', newest version;
+-- of two that fit alike the stricter one.
 CREATE FUNCTION choose_rule(p_tenant uuid, p_subject text, p_connector text, p_operation text, p_risk text)
 RETURNS approval_rule LANGUAGE sql STABLE SET search_path = pg_catalog, public, pg_temp AS $$
   SELECT r FROM public.approval_rule r
   WHERE r.tenant = p_tenant AND r.subject = p_subject AND r.connector IN ('*', p_connector)
     AND r.operation IN ('*', p_operation) AND r.risk IN ('*', p_risk)
     AND NOT EXISTS (SELECT 1 FROM public.approval_rule n WHERE n.tenant = r.tenant AND n.id = r.id AND n.version > r.version)
-  ORDER BY (r.connector <> '*')::int DESC, (r.operation <> '*')::int DESC, (r.risk <> '*')::int DESC, r.id LIMIT 1
+  ORDER BY (r.connector <> '*')::int DESC, (r.operation <> '*')::int DESC, (r.risk <> '*')::int DESC,
+    r.required DESC, r.deny_threshold, r.life, r.id LIMIT 1
 $$;
 
 -- Every tenant is born with rules; the undo windows are the product's: 10 s at low risk, 30 s above.
@@ -79,6 +81,10 @@ CREATE FUNCTION guard_writeback() RETURNS trigger LANGUAGE plpgsql
 SET search_path = pg_catalog, public, pg_temp AS $$
 DECLARE body jsonb; floor text;
 BEGIN
+  -- jsonb would silently keep one of two equal keys, and the rule would be chosen by what nobody approved.
+  IF NOT convert_from(NEW.payload, 'UTF8') IS JSON OBJECT WITH UNIQUE KEYS THEN
+    RAISE EXCEPTION 'wall: the payload is not a JSON object with each key once' USING ERRCODE = 'RX005';
+  END IF;
   body := convert_from(NEW.payload, 'UTF8')::jsonb;
   NEW.connector := body ->> 'connector';
   NEW.operation := body ->> 'operation';
@@ -87,6 +93,10 @@ BEGIN
      OR jsonb_typeof(body -> 'changes') IS DISTINCT FROM 'object' OR NOT body ? 'expected_version' THEN
     RAISE EXCEPTION 'wall: the payload lacks connector, target, operation, changes or expected_version' USING ERRCODE = 'RX005';
   END IF;
+  -- What the approver reads beside the payload is what this mission's colony said, not another's.
+  PERFORM 1 FROM public.artifact p WHERE p.tenant = NEW.tenant AND p.id = NEW.proposal AND p.mission = NEW.mission
+    AND p.schema_name = 'writeback_proposal';
+  IF NOT FOUND THEN RAISE EXCEPTION 'wall: the proposal is not one of this mission' USING ERRCODE = 'RX005'; END IF;
   -- A writeback is never of less risk than the mission that asks for it.
   SELECT m.risk_level INTO floor FROM public.mission m WHERE m.tenant = NEW.tenant AND m.id = NEW.mission;
   IF array_position(ARRAY['low', 'medium', 'high'], NEW.risk) < array_position(ARRAY['low', 'medium', 'high'], floor) THEN
@@ -151,7 +161,7 @@ CREATE TABLE decision (
   FOREIGN KEY (tenant, approval, requested_by, payload_sha256) REFERENCES approval (tenant, id, requested_by, payload_sha256),
   FOREIGN KEY (tenant, approver) REFERENCES principal (tenant, id),
   CHECK (approver <> requested_by),
-  CHECK (verdict = 'approve' OR length(comment) > 0)
+  CHECK (verdict = 'approve' OR COALESCE(length(comment), 0) > 0)
 );
 
 CREATE TABLE execution (
@@ -180,11 +190,22 @@ CREATE TABLE execution (
 );
 CREATE INDEX execution_open ON execution (tenant, lease_until) WHERE state IN ('executing', 'unknown');
 
+-- The guards judge by what is committed now. A transaction that froze its view earlier would be judged by the past: by a
+-- rule since tightened, a key since revoked, a connector not yet halted.
+CREATE FUNCTION require_present() RETURNS void LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, public, pg_temp AS $$
+BEGIN
+  IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+    RAISE EXCEPTION 'wall: only at isolation level read committed' USING ERRCODE = 'RX012';
+  END IF;
+END $$;
+
 -- Approvals: born pending under the rule the system chose, immutable but for their own moves.
 CREATE FUNCTION guard_approval() RETURNS trigger LANGUAGE plpgsql
 SET search_path = pg_catalog, public, pg_temp AS $$
 DECLARE r public.approval_rule; n_ok int; n_no int; w record; m record;
 BEGIN
+  PERFORM require_present();
   IF TG_OP = 'INSERT' THEN
     IF NEW.subject = 'writeback' THEN
       SELECT x.connector, x.operation, x.risk INTO w FROM public.writeback x WHERE x.tenant = NEW.tenant AND x.id = NEW.writeback;
@@ -258,6 +279,7 @@ CREATE FUNCTION guard_decision() RETURNS trigger LANGUAGE plpgsql
 SET search_path = pg_catalog, public, pg_temp AS $$
 DECLARE a public.approval; role text;
 BEGIN
+  PERFORM require_present();
   SELECT * INTO a FROM public.approval x WHERE x.tenant = NEW.tenant AND x.id = NEW.approval FOR UPDATE;
   IF a.state IS DISTINCT FROM 'pending' OR clock_timestamp() >= a.expires_at THEN
     RAISE EXCEPTION 'wall: nothing to decide' USING ERRCODE = 'RX004';
@@ -278,10 +300,9 @@ END $$;
 CREATE FUNCTION owns(p_tenant uuid, p_human uuid, p_requester uuid) RETURNS boolean LANGUAGE sql STABLE
 SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
   WITH RECURSIVE line AS (
-    SELECT p.id, p.owner, 1 AS depth FROM public.principal p WHERE p.tenant = p_tenant AND p.id = p_requester
-    UNION ALL
-    SELECT p.id, p.owner, line.depth + 1 FROM public.principal p JOIN line ON p.tenant = p_tenant AND p.id = line.owner
-      WHERE line.depth < 10)
+    SELECT p.id, p.owner FROM public.principal p WHERE p.tenant = p_tenant AND p.id = p_requester
+    UNION
+    SELECT p.id, p.owner FROM public.principal p JOIN line ON p.tenant = p_tenant AND p.id = line.owner)
   SELECT EXISTS (SELECT 1 FROM line WHERE line.id = p_human)
 $$;
 
@@ -289,12 +310,14 @@ CREATE FUNCTION guard_execution() RETURNS trigger LANGUAGE plpgsql
 SET search_path = pg_catalog, public, pg_temp AS $$
 DECLARE a public.approval; m record; w record;
 BEGIN
+  PERFORM require_present();
   IF TG_OP = 'INSERT' THEN
     SELECT x.mission, x.connector INTO w FROM public.writeback x WHERE x.tenant = NEW.tenant AND x.id = NEW.writeback;
     SELECT x.state INTO m FROM public.mission x WHERE x.tenant = NEW.tenant AND x.id = w.mission FOR SHARE;
-    IF m.state IS NULL OR m.state IN ('cancelled', 'failed', 'denied') THEN
+    IF m.state IS NULL OR m.state IN ('completed', 'cancelled', 'failed', 'denied') THEN
       RAISE EXCEPTION 'wall: the mission is %', m.state USING ERRCODE = 'RX011';
     END IF;
+    -- before the switches are looked at: order_switch() waits for this lock
     PERFORM 1 FROM public.tenant t WHERE t.id = NEW.tenant AND t.suspended_at IS NULL FOR SHARE;
     IF NOT FOUND THEN RAISE EXCEPTION 'wall: the tenant is suspended' USING ERRCODE = 'RX011'; END IF;
     PERFORM 1 FROM public.connector_switch s WHERE s.tenant = NEW.tenant AND s.connector IN (w.connector, '*')
@@ -317,6 +340,17 @@ BEGIN
   END IF;
   RETURN NEW;
 END $$;
+
+-- A halt is a promise: once it is committed no claim follows. Its row may not exist yet, so that the tenant's row is what
+-- it and the claims queue on.
+CREATE FUNCTION order_switch() RETURNS trigger LANGUAGE plpgsql
+SET search_path = pg_catalog, public, pg_temp AS $$
+BEGIN
+  PERFORM 1 FROM public.tenant t WHERE t.id = NEW.tenant FOR NO KEY UPDATE;
+  RETURN NEW;
+END $$;
+CREATE TRIGGER connector_switch_order BEFORE INSERT OR UPDATE ON connector_switch FOR EACH ROW EXECUTE FUNCTION order_switch();
+ALTER TABLE connector_switch ENABLE ALWAYS TRIGGER connector_switch_order;
 
 CREATE TRIGGER approval_guard BEFORE INSERT OR UPDATE ON approval FOR EACH ROW EXECUTE FUNCTION guard_approval();
 CREATE TRIGGER decision_guard BEFORE INSERT ON decision FOR EACH ROW EXECUTE FUNCTION guard_decision();
@@ -363,11 +397,14 @@ LANGUAGE sql VOLATILE SET search_path = pg_catalog, public, pg_temp AS $$
   VALUES (p_tenant, p_mission, p_type, p_actor, convert_to(p_body::text, 'UTF8'))
 $$;
 
--- Who presents this secret, live, in this tenant?
-CREATE FUNCTION principal_of(p_tenant uuid, p_secret text) RETURNS uuid LANGUAGE sql STABLE
+-- Who presents this secret, live, in this tenant? The key is locked against being revoked until commit.
+CREATE FUNCTION principal_of(p_tenant uuid, p_secret text) RETURNS uuid LANGUAGE plpgsql VOLATILE
 SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
-  SELECT a.principal FROM public.authenticate(sha256(convert_to(p_secret, 'UTF8'))) a WHERE a.tenant = p_tenant
-$$;
+DECLARE digest bytea := sha256(convert_to(p_secret, 'UTF8'));
+BEGIN
+  PERFORM 1 FROM public.api_key k WHERE k.tenant = p_tenant AND k.secret_sha256 = digest FOR SHARE;
+  RETURN (SELECT a.principal FROM public.authenticate(digest) a WHERE a.tenant = p_tenant);
+END $$;
 
 -- A human's decision. The presented secret says who; p_sha256 and p_version say what was seen.
 -- outcome: recorded (a vote below quorum) · approved · rejected · or why not: not_found, unauthenticated, not_pending,
@@ -380,11 +417,11 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public,
 DECLARE a public.approval; r public.approval_rule; m record; who uuid; n_ok int; n_no int; say text; next_state text;
 BEGIN
   PERFORM require_tenant(p_tenant);
-  who := principal_of(p_tenant, p_secret);
   SELECT x.state INTO m FROM public.mission x
     WHERE x.tenant = p_tenant AND x.id = (SELECT y.mission FROM public.approval y WHERE y.tenant = p_tenant AND y.id = p_approval)
     FOR SHARE;
   SELECT * INTO a FROM public.approval x WHERE x.tenant = p_tenant AND x.id = p_approval FOR UPDATE;
+  who := principal_of(p_tenant, p_secret);     -- after the waiting: a key revoked meanwhile decides nothing
   IF a.id IS NULL THEN RETURN QUERY SELECT 'not_found', NULL::text, NULL::int, who, NULL::timestamptz; RETURN; END IF;
   SELECT * INTO r FROM public.approval_rule x WHERE x.tenant = a.tenant AND x.id = a.rule AND x.version = a.rule_version;
   say := CASE
@@ -397,8 +434,8 @@ BEGIN
     WHEN NOT entitled(p_tenant, who, r.approver_role) THEN 'not_entitled'
     WHEN a.payload_sha256 IS DISTINCT FROM p_sha256 THEN 'other_payload'
     WHEN a.version IS DISTINCT FROM p_version THEN 'stale'
-    WHEN m.state IN ('cancelled', 'failed', 'denied') THEN 'mission_closed'
-    WHEN p_verdict = 'reject' AND COALESCE(btrim(p_comment), '') = '' THEN 'no_comment'
+    WHEN m.state IN ('completed', 'cancelled', 'failed', 'denied') THEN 'mission_closed'
+    WHEN p_verdict = 'reject' AND COALESCE(p_comment, '') !~ '[^[:space:]]' THEN 'no_comment'
     WHEN p_verdict = 'approve' AND a.writeback IS NOT NULL AND EXISTS (
       SELECT 1 FROM public.connector_switch s JOIN public.writeback w ON w.tenant = s.tenant AND w.id = a.writeback
       WHERE s.tenant = p_tenant AND s.connector IN (w.connector, '*') AND s.halted_at IS NOT NULL) THEN 'halted'
@@ -441,16 +478,18 @@ BEGIN
 END $$;
 
 -- The executor's first step, committed before the target is called.
--- outcome: apply (a fresh permission) · reconcile (an earlier attempt is unsettled: ask the target first) ·
--- too_early · busy (another holder's lease runs) · settled · refused (see why).
+-- outcome: apply (a fresh permission) · reconcile (an earlier attempt is unsettled: ask the target first, and when `why`
+-- names a brake, do no more than ask) · too_early · busy (another holder's lease runs) · settled · refused (see why).
 CREATE FUNCTION claim(p_tenant uuid, p_writeback uuid, p_lease interval)
 RETURNS TABLE (outcome text, why text, payload bytea, payload_sha256 bytea, idempotency_key uuid, fence bigint,
                not_before timestamptz, not_after timestamptz, attempts int, mission uuid)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
 #variable_conflict use_column
-DECLARE w public.writeback; a public.approval; e public.execution; m record; stop text;
+DECLARE w public.writeback; a public.approval; e public.execution; m record; stop text; brake text; until timestamptz;
 BEGIN
   PERFORM require_tenant(p_tenant);
+  -- however long a lease the executor wants: nobody may keep an execution from the others for good
+  until := clock_timestamp() + LEAST(p_lease, interval '15 minutes');
   SELECT * INTO w FROM public.writeback x WHERE x.tenant = p_tenant AND x.id = p_writeback;
   IF w.id IS NULL THEN
     RETURN QUERY SELECT 'refused', 'not_found', NULL::bytea, NULL::bytea, NULL::uuid, NULL::bigint, NULL::timestamptz, NULL::timestamptz, NULL::int, NULL::uuid;
@@ -459,25 +498,28 @@ BEGIN
   SELECT x.state INTO m FROM public.mission x WHERE x.tenant = p_tenant AND x.id = w.mission FOR SHARE;
   SELECT * INTO a FROM public.approval x WHERE x.tenant = p_tenant AND x.writeback = p_writeback FOR SHARE;
   SELECT * INTO e FROM public.execution x WHERE x.tenant = p_tenant AND x.writeback = p_writeback FOR UPDATE;
+  brake := CASE
+    WHEN EXISTS (SELECT 1 FROM public.tenant t WHERE t.id = p_tenant AND t.suspended_at IS NOT NULL) THEN 'tenant_suspended'
+    WHEN EXISTS (SELECT 1 FROM public.connector_switch s WHERE s.tenant = p_tenant AND s.connector IN (w.connector, '*')
+                 AND s.halted_at IS NOT NULL) THEN 'halted'
+    END;
   IF e.writeback IS NOT NULL THEN
     IF e.state NOT IN ('executing', 'unknown') THEN
       RETURN QUERY SELECT 'settled', e.state, NULL::bytea, NULL::bytea, NULL::uuid, e.fence, NULL::timestamptz, NULL::timestamptz, e.attempts, w.mission;
     ELSIF e.lease_until > clock_timestamp() THEN
       RETURN QUERY SELECT 'busy', e.state, NULL::bytea, NULL::bytea, NULL::uuid, e.fence, e.lease_until, NULL::timestamptz, e.attempts, w.mission;
     ELSE
-      UPDATE public.execution x SET fence = x.fence + 1, attempts = x.attempts + 1, lease_until = clock_timestamp() + p_lease
+      UPDATE public.execution x SET fence = x.fence + 1, attempts = x.attempts + 1, lease_until = until
         WHERE x.tenant = p_tenant AND x.writeback = p_writeback RETURNING * INTO e;
-      RETURN QUERY SELECT 'reconcile', e.state, w.payload, w.payload_sha256, e.idempotency_key, e.fence, a.not_before, e.not_after, e.attempts, w.mission;
+      RETURN QUERY SELECT 'reconcile', brake, w.payload, w.payload_sha256, e.idempotency_key, e.fence, a.not_before, e.not_after, e.attempts, w.mission;
     END IF;
     RETURN;
   END IF;
   stop := CASE
     WHEN a.state IS DISTINCT FROM 'approved' THEN COALESCE(a.state, 'not_approved')
     WHEN clock_timestamp() >= a.expires_at THEN 'expired'
-    WHEN m.state IN ('cancelled', 'failed', 'denied') THEN 'mission_' || m.state
-    WHEN EXISTS (SELECT 1 FROM public.tenant t WHERE t.id = p_tenant AND t.suspended_at IS NOT NULL) THEN 'tenant_suspended'
-    WHEN EXISTS (SELECT 1 FROM public.connector_switch s WHERE s.tenant = p_tenant AND s.connector IN (w.connector, '*')
-                 AND s.halted_at IS NOT NULL) THEN 'halted'
+    WHEN m.state IN ('completed', 'cancelled', 'failed', 'denied') THEN 'mission_' || m.state
+    ELSE brake
     END;
   IF stop IS NOT NULL THEN
     RETURN QUERY SELECT 'refused', stop, NULL::bytea, NULL::bytea, NULL::uuid, NULL::bigint, NULL::timestamptz, NULL::timestamptz, NULL::int, w.mission;
@@ -488,7 +530,12 @@ BEGIN
     RETURN;
   END IF;
   INSERT INTO public.execution (tenant, writeback, approval, payload_sha256, lease_until, not_after)
-    VALUES (p_tenant, p_writeback, a.id, w.payload_sha256, clock_timestamp() + p_lease, a.expires_at) RETURNING * INTO e;
+    VALUES (p_tenant, p_writeback, a.id, w.payload_sha256, until, a.expires_at)
+    ON CONFLICT (tenant, writeback) DO NOTHING RETURNING * INTO e;
+  IF e.writeback IS NULL THEN                  -- another holder was a moment faster
+    RETURN QUERY SELECT 'busy', 'executing', NULL::bytea, NULL::bytea, NULL::uuid, NULL::bigint, until, NULL::timestamptz, NULL::int, w.mission;
+    RETURN;
+  END IF;
   PERFORM wall_fact(p_tenant, w.mission, 'writeback.claimed', 'system:executor', jsonb_build_object(
     'writeback', w.id, 'approval', a.id, 'payload_sha256', encode(w.payload_sha256, 'hex'), 'idempotency_key', e.idempotency_key));
   PERFORM tell_mission(p_tenant, w.mission);
@@ -513,7 +560,7 @@ BEGIN
     RAISE EXCEPTION 'wall: % is no outcome', p_state USING ERRCODE = 'RX004';
   END IF;
   SELECT * INTO e FROM public.execution x WHERE x.tenant = p_tenant AND x.writeback = p_writeback FOR UPDATE;
-  IF e.writeback IS NULL OR e.fence <> p_fence OR e.state NOT IN ('executing', 'unknown') THEN RETURN false; END IF;
+  IF e.writeback IS NULL OR e.fence IS DISTINCT FROM p_fence OR e.state NOT IN ('executing', 'unknown') THEN RETURN false; END IF;
   was := e.state;
   UPDATE public.execution x SET
       state = p_state, lease_until = clock_timestamp(),
@@ -534,6 +581,7 @@ BEGIN
 END $$;
 
 REVOKE ALL ON FUNCTION choose_rule(uuid, text, text, text, text), first_rules(), guard_writeback(), guard_approval(),
+  require_present(), order_switch(),
   entitled(uuid, uuid, text), guard_decision(), owns(uuid, uuid, uuid), guard_execution(),
   wall_fact(uuid, uuid, text, text, jsonb), principal_of(uuid, text), tell_mission(uuid, uuid),
   decide(uuid, uuid, text, int, bytea, text, text), close_approval(uuid, uuid, text, text),
@@ -541,7 +589,7 @@ REVOKE ALL ON FUNCTION choose_rule(uuid, text, text, text, text), first_rules(),
 GRANT EXECUTE ON FUNCTION decide(uuid, uuid, text, int, bytea, text, text) TO {prefix}_api;
 GRANT EXECUTE ON FUNCTION close_approval(uuid, uuid, text, text) TO {prefix}_api, {prefix}_worker;
 GRANT EXECUTE ON FUNCTION claim(uuid, uuid, interval), settle(uuid, uuid, bigint, text, bytea, bytea) TO {prefix}_executor;
-GRANT EXECUTE ON FUNCTION choose_rule(uuid, text, text, text, text) TO {prefix}_api, {prefix}_worker;
+GRANT EXECUTE ON FUNCTION choose_rule(uuid, text, text, text, text), require_present() TO {prefix}_api, {prefix}_worker;
 GRANT INSERT (tenant, id, mission, requested_by, risk, payload, proposal) ON writeback TO {prefix}_api, {prefix}_worker;
 GRANT INSERT (tenant, id, mission, subject, writeback, question_sha256, requested_by, payload_sha256) ON approval TO {prefix}_api, {prefix}_worker;
 GRANT INSERT ON approval_rule, connector_switch TO {prefix}_registrar;

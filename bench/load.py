@@ -1,0 +1,164 @@
+"""Keeps a number of connections busy with `POST /v1/missions` for a while and says how it went.
+
+wrk does it where it is installed; otherwise a small client over raw asyncio sockets, because a general HTTP client
+written in Python is slower than what it would measure.
+"""
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+BODY = json.dumps(
+    {
+        "mission_type": "oracle_advisory",
+        "user_goal": "What has to be true before a writeback is executed, and who may decide it?",
+        "inputs": {"workspace": "default"},
+        "mode": "assisted",
+        "origin_surface": "bench",
+        "risk_level": "low",
+        "sensitivity_class": "internal",
+        "budget": {"time_ms": 600_000, "tokens": 200_000},
+        "labels": {"project": "4711", "surface": "bench"},
+        "tools": ["workspace.search", "workspace.read", "workspace.outline"],
+    }
+)
+PATH = "/v1/missions"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a round of load came to. `unanswered`: sent at the end, answer not waited for (wrk stops like that)."""
+
+    accepted: int
+    refused: int
+    seconds: float
+    p50_ms: float
+    p99_ms: float
+    unanswered: int
+
+    @property
+    def per_s(self) -> float:
+        return self.accepted / self.seconds
+
+
+def client_name() -> str:
+    return "wrk" if shutil.which("wrk") else "asyncio sockets"
+
+
+def load(base_url: str, api_key: str, run: str, connections: int, seconds: float) -> Loaded:
+    """Each answer makes room for the next request on its connection. `run` keeps the idempotency keys of rounds apart."""
+    if shutil.which("wrk"):
+        return by_wrk(base_url, api_key, run, connections, seconds)
+    return asyncio.run(by_sockets(base_url, api_key, run, connections, seconds))
+
+
+def by_wrk(base_url: str, api_key: str, run: str, connections: int, seconds: float) -> Loaded:
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "20s"]
+    command += ["-s", str(Path(__file__).with_name("post.lua")), f"{base_url}{PATH}"]
+    environment = {**os.environ, "BENCH_RUN": run, "BENCH_BODY": BODY, "BENCH_API_KEY": api_key}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds + 60)
+    if done.returncode != 0:
+        raise RuntimeError(f"wrk failed: {done.stderr.strip()}")
+    said = json.loads(done.stderr.strip().splitlines()[-1])
+    if said["broken"]:
+        raise RuntimeError(f"{said['broken']} connections broke")
+    accepted = said["answers"] - said["refused"]
+    return Loaded(accepted, said["refused"], said["seconds"], said["p50_ms"], said["p99_ms"], unanswered=connections)
+
+
+@dataclass
+class Tally:
+    """What the connections of one round found, together. Times are seconds."""
+
+    until: float
+    accepted: int = 0
+    refused: int = 0
+    sent: int = 0
+    latencies: list[float] = field(default_factory=list)
+    last_answer: float = 0.0
+
+
+class Connection(asyncio.Protocol):
+    """One keep-alive connection: a request, its whole answer, the next request. `ended` is set when it is through."""
+
+    def __init__(self, tally: Tally, plain: bytes, keyed: bytes) -> None:
+        self.tally, self.plain, self.keyed = tally, plain, keyed
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.received = bytearray()
+        self.sent_at = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self.send()
+
+    def send(self) -> None:
+        self.sent_at = time.perf_counter()
+        if self.sent_at >= self.tally.until:
+            self.transport.close()
+            if not self.ended.done():
+                self.ended.set_result(None)
+            return
+        self.tally.sent += 1
+        number = self.tally.sent
+        self.transport.write(self.keyed % number if number % 2 == 0 else self.plain)
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+        head = self.received.find(b"\r\n\r\n")
+        if head < 0:
+            return
+        headers = bytes(self.received[:head]).lower()
+        begin = headers.index(b"content-length:") + 15
+        length = int(headers[begin : (headers + b"\r\n").index(b"\r\n", begin)])
+        if len(self.received) < head + 4 + length:
+            return
+        now, tally = time.perf_counter(), self.tally
+        tally.latencies.append(now - self.sent_at)
+        tally.last_answer = now
+        if headers.startswith(b"http/1.1 202"):
+            tally.accepted += 1
+        else:
+            tally.refused += 1
+        self.received.clear()
+        self.send()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self.ended.done():
+            self.ended.set_exception(error or ConnectionError("the server closed the connection"))
+
+
+async def by_sockets(base_url: str, api_key: str, run: str, connections: int, seconds: float) -> Loaded:
+    """The last answers are waited for, so that what was accepted can be counted exactly."""
+    address = urlsplit(base_url)
+    host, port = address.hostname or "", address.port or 80
+    began = time.perf_counter()
+    tally = Tally(until=began + seconds)
+    plain, keyed = request_bytes(address.netloc, api_key), request_bytes(address.netloc, api_key, f"{run}-%d")
+    loop = asyncio.get_running_loop()
+    opened = [
+        await loop.create_connection(lambda: Connection(tally, plain, keyed), host, port) for _ in range(connections)
+    ]
+    await asyncio.gather(*(connection.ended for _, connection in opened))
+    times = sorted(tally.latencies)
+    return Loaded(
+        tally.accepted,
+        tally.refused,
+        tally.last_answer - began,
+        p50_ms=times[len(times) // 2] * 1000,
+        p99_ms=times[min(len(times) - 1, len(times) * 99 // 100)] * 1000,
+        unanswered=0,
+    )
+
+
+def request_bytes(host: str, api_key: str, idempotency_key: str = "") -> bytes:
+    lines = [f"POST {PATH} HTTP/1.1", f"Host: {host}", f"Authorization: Bearer {api_key}"]
+    lines += ["Content-Type: application/json", f"Content-Length: {len(BODY)}"]
+    lines += [f"Idempotency-Key: {idempotency_key}"] if idempotency_key else []
+    return ("\r\n".join(lines) + "\r\n\r\n" + BODY).encode()

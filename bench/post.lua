@@ -1,0 +1,18 @@
+-- wrk's half of bench/load.py: every request a fresh mission, every second one with an Idempotency-Key of its own.
+local number, run = 0, os.getenv("BENCH_RUN")
+local body, key = os.getenv("BENCH_BODY"), os.getenv("BENCH_API_KEY")
+
+function request()
+  number = number + 1
+  local headers = { ["Content-Type"] = "application/json", ["Authorization"] = "Bearer " .. key }
+  if number % 2 == 0 then headers["Idempotency-Key"] = run .. "-" .. number end
+  return wrk.format("POST", nil, headers, body)
+end
+
+function done(summary, latency)
+  local e = summary.errors
+  io.stderr:write(string.format(
+    '{"answers": %d, "refused": %d, "broken": %d, "seconds": %.6f, "p50_ms": %.3f, "p99_ms": %.3f}\n',
+    summary.requests, e.status, e.connect + e.read + e.write + e.timeout, summary.duration / 1e6,
+    latency:percentile(50) / 1e3, latency:percentile(99) / 1e3))
+end
