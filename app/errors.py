@@ -31,7 +31,8 @@ KINDS: dict[str, Kind] = {
     "malformed": Kind(
         422,
         "The body is not acceptable JSON",
-        "The body could not be read as strict JSON: it holds a syntax error, a duplicate key, NaN or Infinity, a lone surrogate, a NUL character, or is nested too deeply.",
+        "The body could not be read as strict JSON: it holds a syntax error, a duplicate key, NaN or Infinity, "
+        "a lone surrogate, a NUL character, or is nested too deeply.",
         ("Correct the body and send it again.",),
     ),
     "validation": Kind(

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import traceback
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
@@ -46,15 +47,7 @@ def setup(
 ) -> None:
     """Configures logging and tracing of this process. Call once, before anything logs."""
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            add_trace,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            redact,
-            structlog.processors.JSONRenderer(),
-        ],
+        processors=PROCESSORS,
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
@@ -91,6 +84,37 @@ def redact(_logger: Any, _method: str, record: MutableMapping[str, Any]) -> Mapp
         if any(word in name.lower() for word in SECRET_WORDS):
             record[name] = "[redacted]"
     return record
+
+
+def trace_back(_logger: Any, _method: str, record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """An exception as its types and frames. Messages stay out: those of drivers and parsers quote what they were given."""
+    error = record.pop("exc_info", None)
+    if error is True:
+        error = sys.exception()
+    causes: list[str] = []
+    while isinstance(error, BaseException):
+        frames = "".join(f"\n  {f.filename}:{f.lineno} {f.name}" for f in traceback.extract_tb(error.__traceback__))
+        state = getattr(error, "sqlstate", None)
+        said = f": {error}" if type(error).__module__.split(".")[0] in SPEAKING else ""
+        causes.append(f"{type(error).__name__}{f' {state}' if state else ''}{said}{frames}")
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if causes:
+        record["exception"] = "\ncaused by ".join(causes)
+    return record
+
+
+# Exceptions whose messages we write ourselves, and know to hold no one's data.
+SPEAKING = ("app", "colony_client")
+
+PROCESSORS: list[structlog.typing.Processor] = [
+    structlog.contextvars.merge_contextvars,
+    add_trace,
+    structlog.processors.add_log_level,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+    trace_back,
+    redact,
+    structlog.processors.JSONRenderer(),
+]
 
 
 def traceparent() -> str | None:

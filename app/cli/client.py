@@ -21,6 +21,7 @@ ApiKey = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON, and failures as JSON on stderr.")]
 
 LONG_POLL_S = 25
+RESTART_S = 30
 ENDED = ("completed", "failed", "cancelled", "denied")
 
 # Exit codes of problem documents: by code where it says more than the status does.
@@ -89,6 +90,17 @@ class Client:
     def get(self, path: str, **parameters: Any) -> Answer:
         return self.call("GET", path, parameters=parameters)
 
+    def get_patiently(self, path: str, until: float, **parameters: Any) -> Answer:
+        """The same, through a restart of the root: asked again for a while, at most to the monotonic time `until`."""
+        until = min(until, time.monotonic() + RESTART_S)
+        while True:
+            try:
+                return self.get(path, **parameters)
+            except Failed as failed:
+                if failed.exit_code not in (6, 7) or time.monotonic() > until:
+                    raise
+                time.sleep(0.5)
+
     def post(
         self, path: str, body: Any = None, *, if_match: str = "", idempotency_key: str = "", **parameters: Any
     ) -> Answer:
@@ -130,14 +142,9 @@ class Client:
         """
         deadline, cursor = time.monotonic() + wait_s, ""
         while (left := deadline - time.monotonic()) > 0:
-            try:
-                wait = max(1, min(LONG_POLL_S, int(left)))
-                page = self.get(f"/v1/missions/{mission}/events", wait=wait, cursor=cursor, limit=200).body
-            except Failed as failed:
-                if failed.exit_code not in (6, 7):
-                    raise
-                time.sleep(0.5)
-                continue
+            wait = max(1, min(LONG_POLL_S, int(left)))
+            path = f"/v1/missions/{mission}/events"
+            page = self.get_patiently(path, deadline, wait=wait, cursor=cursor, limit=200).body
             yield from page["items"]
             cursor = page["next_cursor"]
 

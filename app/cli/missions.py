@@ -153,13 +153,13 @@ def await_state(
     """The mission once it is in one of the states; Failed with code 6 when time runs out first."""
     path = f"/v1/missions/{segment(mission)}"
     deadline = time.monotonic() + timeout
-    found: dict[str, Any] = client.get(path).body
+    found: dict[str, Any] = client.get_patiently(path, deadline).body
     if found["state"] in states:
         return found
     for event in client.events(segment(mission), timeout):
         tell(event)
         if event["type"].startswith("mission.") and event["type"].removeprefix("mission.") in states:
-            found = client.get(path).body
+            found = client.get_patiently(path, deadline).body
             if found["state"] in states:
                 return found
         if time.monotonic() > deadline:

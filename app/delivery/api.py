@@ -228,7 +228,7 @@ def start(request: Request, cursor: str | None) -> Position:
         return START
     parsed = Position.parse(said)
     if parsed is None:
-        raise bad_cursor()
+        raise bad_cursor("Last-Event-ID", "must be the id of an event that was received")
     return parsed
 
 

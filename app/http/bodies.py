@@ -12,6 +12,7 @@ from colony_client.errors import BadBody
 from colony_client.wire import read_json
 
 MAX_DEPTH = 32
+NUL = {"parameter": "url", "detail": "must not hold a NUL character"}
 
 
 class StrictRequest(Request):
@@ -31,6 +32,8 @@ class StrictRoute(APIRoute):
         takes_json = self.body_field is not None
 
         async def handle(request: Request) -> Response:
+            if b"%00" in request.scope.get("raw_path", b"") or b"%00" in request.scope["query_string"]:
+                raise Problem("validation", "The address holds a NUL character.", errors=[NUL])
             if not takes_json:
                 return await inner(request)
             strict = StrictRequest(request.scope, request.receive)

@@ -57,12 +57,10 @@ class Cursors:
         return found[1:]
 
 
-def bad_cursor() -> Problem:
-    return Problem(
-        "validation",
-        "The cursor does not belong to this list.",
-        errors=[{"parameter": "cursor", "detail": "take it from next_cursor of the same list"}],
-    )
+def bad_cursor(
+    parameter: str = "cursor", detail: str = "must be a next_cursor that this list has answered"
+) -> Problem:
+    return Problem("validation", f"{parameter} {detail}.", errors=[{"parameter": parameter, "detail": detail}])
 
 
 def page(

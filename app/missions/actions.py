@@ -194,6 +194,7 @@ async def fail(
         reason=reason,
         reason_note=note[:2000] if note else None,
         pending_approvals=[],
+        degraded=None,
     )
     await stop_work(session, mission, moved)
     return moved
@@ -211,6 +212,7 @@ async def cancel(session: WriteSession, caller: Caller, mission: UUID, note: str
         reason="cancelled",
         reason_note=note[:2000],
         pending_approvals=[],
+        degraded=None,
     )
     await stop_work(session, mission, moved)
     return moved

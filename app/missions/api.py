@@ -6,7 +6,7 @@ from uuid import UUID
 
 import jsonschema_rs
 from fastapi import Query, Request, Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.db import ReadSession, WriteSession
 from app.errors import Problem
@@ -15,6 +15,7 @@ from app.http.replies import problem_reply
 from app.missions.intake import Ask, rehearse, request
 from app.missions.queries import MissionView, find, newest, view, views
 from app.missions.types import MissionType, find_type, put_type, types
+from colony_client.artifacts import Utc
 
 router = Routes(tags=["missions"])
 
@@ -112,8 +113,8 @@ async def list_missions(
     state: StateName | None = None,
     mission_type: Annotated[str | None, Query(max_length=64)] = None,
     requested_by: UUID | None = None,
-    created_after: AwareDatetime | None = None,
-    created_before: AwareDatetime | None = None,
+    created_after: Utc | None = None,
+    created_before: Utc | None = None,
     label: Annotated[str | None, Query(max_length=301, pattern=r"^[^:]{1,100}:.*$", description="name:value")] = None,
 ) -> Response:
     """A page of missions; every filter narrows it."""

@@ -8,10 +8,12 @@ from typing import Any
 from uuid import UUID
 
 import jsonschema_rs
+from pydantic import ValidationError
 
 from app.caller import Caller
 from app.clock import now
 from app.errors import Problem
+from app.http.edge import entry
 from app.missions.types import MissionType
 from colony_client.artifacts import Budgets, MissionEnvelope, Producer, sealed_envelope
 
@@ -33,10 +35,8 @@ class Defaults:
 
 def tidy(text: str) -> str:
     """NFC, without invisible characters, trimmed; the words stay the caller's."""
-    kept = "".join(
-        c for c in unicodedata.normalize("NFC", text) if c in SPELLING or unicodedata.category(c) not in INVISIBLE
-    )
-    return kept.strip()
+    visible = (c for c in text if c in SPELLING or unicodedata.category(c) not in INVISIBLE)
+    return unicodedata.normalize("NFC", "".join(visible)).strip()  # what stood apart composes once nothing is between
 
 
 def normalized(text: str) -> str:
@@ -63,13 +63,23 @@ def check_inputs(kind: MissionType, inputs: dict[str, Any]) -> None:
 def build(ask: Any, kind: MissionType, caller: Caller, role: str, mission: UUID, defaults: Defaults) -> MissionEnvelope:
     """The envelope of an ask. Raises Problem when nothing is left of the goal."""
     goal, plain = tidy(ask.user_goal), normalized(ask.user_goal)
-    if not plain:
+    if not any(unicodedata.category(c)[0] in "LNPS" for c in plain):
         raise Problem(
             "validation",
             "/user_goal: nothing readable is left of it",
             errors=[{"pointer": "/user_goal", "detail": "must hold visible characters"}],
         )
     check_inputs(kind, ask.inputs)
+    try:
+        return sealed(ask, goal, plain, kind, caller, role, mission, defaults)
+    except ValidationError as refused:  # the envelope's own bounds are narrower than a type's schema may be
+        found = [entry(("body", *error["loc"]), error["msg"]) for error in refused.errors()[:20]]
+        raise Problem("validation", f"{found[0].get('pointer')}: {found[0]['detail']}", errors=found) from None
+
+
+def sealed(
+    ask: Any, goal: str, plain: str, kind: MissionType, caller: Caller, role: str, mission: UUID, defaults: Defaults
+) -> MissionEnvelope:
     budget = ask.budget
     return sealed_envelope(
         mission_id=mission,

@@ -113,6 +113,7 @@ class MissionView(BaseModel):
 ONE = text(f"SELECT {COLUMNS} FROM mission WHERE tenant = :tenant AND id = :id")  # noqa: S608
 # NO KEY: rows that refer to the mission may be written meanwhile. A denied tool call writes one and checks the reference
 # at its commit, holding the mission's place in the ledger: with a full lock the two would wait for each other.
+EVERY = f"SELECT {COLUMNS} FROM mission WHERE tenant = :tenant"  # noqa: S608
 LOCKED = text(f"SELECT {COLUMNS} FROM mission WHERE tenant = :tenant AND id = :id FOR NO KEY UPDATE")  # noqa: S608
 ENVELOPES = text("""SELECT mission, bytes FROM artifact
                     WHERE tenant = :tenant AND mission = ANY(:missions) AND schema_name = 'mission_envelope'""")
@@ -148,9 +149,7 @@ async def newest(
         where += " AND (created_at, id) < (:at, :id)"
         used |= {"at": datetime.fromisoformat(before[0]), "id": UUID(before[1])}
     rows = await session.rows(
-        text(
-            f"SELECT {COLUMNS} FROM mission WHERE tenant = :tenant{where} ORDER BY created_at DESC, id DESC LIMIT :limit"
-        ),
+        text(f"{EVERY}{where} ORDER BY created_at DESC, id DESC LIMIT :limit"),
         {"tenant": session.tenant, "limit": limit, **used},
     )
     return [mission(row) for row in rows]

@@ -4,7 +4,7 @@ A document is read into UTF-8 text (`source`, kept by its hash) and cut into pas
 heading path, found by full text search weighted by rarity. Missions search and read here; what they cite are spans.
 """
 
-from app.workspaces.actions import Ingested, Prepared, document_path, ingest_document, prepare, remove_document
+from app.workspaces.actions import Ingested, document_path, ingest_document, remove_document
 from app.workspaces.api import router
 from app.workspaces.extract import Unreadable, kind_of
 from app.workspaces.queries import (
@@ -20,12 +20,13 @@ from app.workspaces.queries import (
     search,
     workspaces,
 )
+from app.workspaces.reading import Reading, read_document
 
 __all__ = [
     "Document",
     "Found",
     "Ingested",
-    "Prepared",
+    "Reading",
     "Span",
     "Unreadable",
     "Workspace",
@@ -36,7 +37,7 @@ __all__ = [
     "ingest_document",
     "kind_of",
     "paths_of",
-    "prepare",
+    "read_document",
     "read_span",
     "remove_document",
     "router",

@@ -1,14 +1,12 @@
 """Taking documents in and out of a workspace.
 
-Reading a document is processor time, up to a minute for a long PDF, and must not hold a transaction open: `prepare`
-runs first and without a session, `ingest_document` then writes what it found in one transaction.
+Reading a document (reading.py) is processor time, up to minutes for a long PDF, and must not hold a transaction open: it
+comes first and without a session; `ingest_document` then writes what was read in one transaction.
 """
 
-import asyncio
 import re
 import unicodedata
-from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
+from dataclasses import dataclass
 from typing import Literal
 from uuid import UUID
 
@@ -17,14 +15,12 @@ from sqlalchemy import text
 from app import ledger
 from app.artifacts import keep_blob
 from app.caller import Caller
-from app.canonical import sha256
 from app.clock import new_id
 from app.db import WriteSession
 from app.errors import Problem
-from app.workspaces.extract import Unreadable, extract
-from app.workspaces.passages import Passage, split
+from app.workspaces.passages import Passage
 from app.workspaces.queries import current_document, find_workspace
-from app.workspaces.structure import Kind
+from app.workspaces.reading import Reading
 
 READER = 1  # raise it when extraction or splitting changes: documents ingested again are then read again
 AT_ONCE = 2000  # passages per INSERT, so that no single statement runs for long
@@ -49,17 +45,6 @@ DROP_PASSAGES = text("DELETE FROM passage WHERE tenant = :tenant AND document = 
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
-    """A document read and cut, ready to be written."""
-
-    content_sha256: bytes  # of the upload
-    title: str
-    kind: Kind
-    source: bytes  # its text, UTF-8
-    passages: list[Passage]
-
-
-@dataclass(frozen=True, slots=True)
 class Ingested:
     """What ingestion did, and the document version that is current after it."""
 
@@ -69,23 +54,6 @@ class Ingested:
     version: int
     source_sha256: bytes
     passages: int
-
-
-async def prepare(path: str, data: bytes) -> Prepared | Unreadable:
-    """Reads and cuts a document in a thread. What cannot be read comes back as a refusal that names file and remedy."""
-    return await asyncio.to_thread(_prepared, path, data)
-
-
-def _prepared(path: str, data: bytes) -> Prepared | Unreadable:
-    extracted = extract(path, data)
-    if isinstance(extracted, Unreadable):
-        return extracted
-    passages = split(extracted.source, extracted.kind)
-    headings = (passage.heading.split(" > ")[0] for passage in passages if passage.heading)
-    title = extracted.title or ("" if extracted.kind == "pdf" else next(headings, "")) or PurePosixPath(path).stem
-    # A passage above the first heading is found, and shown, by the document's title.
-    passages = [passage if passage.heading else replace(passage, heading=title) for passage in passages]
-    return Prepared(sha256(data), title, extracted.kind, extracted.source, passages)
 
 
 def document_path(path: str) -> str:
@@ -99,22 +67,23 @@ def document_path(path: str) -> str:
 
 
 async def ingest_document(
-    session: WriteSession, caller: Caller, workspace_name: str, path: str, prepared: Prepared
+    session: WriteSession, caller: Caller, workspace_name: str, path: str, content_sha256: bytes, read: Reading
 ) -> Ingested:
-    """Makes a prepared document the current version of its path; the workspace is made when it is new.
+    """Makes what was read the current version of a path; the workspace is made when it is new.
 
-    The same bytes again change nothing. Records `workspace.created` and `document.added` or `document.updated`.
+    content_sha256 is of the bytes it was read from; the same bytes again change nothing. Records `workspace.created`
+    and `document.added` or `document.updated`.
     """
     workspace = await _workspace(session, caller, workspace_name)
     await session.execute(ONE_AT_A_TIME, {"workspace": workspace})
     known = await current_document(session, workspace, path)
-    if known and known.content_sha256 == prepared.content_sha256 and known.reader == READER:
+    if known and known.content_sha256 == content_sha256 and known.reader == READER:
         return Ingested("unchanged", workspace, known.id, known.version, known.source_sha256, known.passages)
     place = {"tenant": caller.tenant, "workspace": workspace, "path": path}
     if known:
         await session.execute(DROP_PASSAGES, {"tenant": caller.tenant, "document": known.id})
         await session.execute(RETIRE, {**place, "state": "replaced"})
-    source, passages = prepared.source, prepared.passages
+    source, passages = read.source, read.passages
     digest = await keep_blob(session, caller.tenant, source)
     document, version = new_id(), await session.scalar(NEXT_VERSION, place)
     await session.execute(
@@ -123,9 +92,9 @@ async def ingest_document(
             **place,
             "id": document,
             "version": version,
-            "title": prepared.title,
-            "kind": prepared.kind,
-            "content": prepared.content_sha256,
+            "title": read.title,
+            "kind": read.kind,
+            "content": content_sha256,
             "source": digest,
             "bytes": len(source),
             "passages": len(passages),
@@ -143,7 +112,7 @@ async def ingest_document(
         version=version,
         replaces=known.id if known else None,
         bytes=len(source),
-        content_sha256=prepared.content_sha256.hex(),
+        content_sha256=content_sha256.hex(),
         source_sha256=digest.hex(),
         passages=len(passages),
     )

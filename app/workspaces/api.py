@@ -1,5 +1,6 @@
 """Workspaces and their documents."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -14,9 +15,10 @@ from app.db import ReadSession, WriteSession
 from app.errors import Problem
 from app.http import Cursor, Door, Limit, Page, Reply, Routes, page, read_body, reading, writing
 from app.http.doors import Bearer, admit, mark
-from app.workspaces.actions import READER, Ingested, document_path, ingest_document, prepare, remove_document
+from app.workspaces.actions import READER, Ingested, document_path, ingest_document, remove_document
 from app.workspaces.extract import Unreadable
 from app.workspaces.queries import Document, Workspace, current_document, documents, find_workspace, workspaces
+from app.workspaces.reading import read_document
 
 router = Routes(tags=["workspaces"])
 
@@ -163,15 +165,13 @@ async def put_document(
         await session.enter(caller.tenant)
         done = await already_there(session, name, path, data)
     if done is None:
-        prepared = await prepare(path, data)
-        if isinstance(prepared, Unreadable):
-            code = "too_large" if prepared.code == "too_large" else "validation"
-            raise Problem(
-                code, prepared.detail, errors=[{"parameter": "path", "detail": prepared.detail}], reason=prepared.code
-            )
+        read = await asyncio.to_thread(read_document, path, data)
+        if isinstance(read, Unreadable):
+            code = "too_large" if read.code == "too_large" else "validation"
+            raise Problem(code, read.detail, errors=[{"parameter": "path", "detail": read.detail}], reason=read.code)
         async with state.database.write() as session:
             await session.enter(caller.tenant)
-            done = await ingest_document(session, caller, name, path, prepared)
+            done = await ingest_document(session, caller, name, path, sha256(data), read)
     return Reply(
         {
             "outcome": done.outcome,

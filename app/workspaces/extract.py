@@ -7,19 +7,13 @@ the remedy; nothing in here raises on bad input.
 """
 
 import re
-import subprocess
-import sys
-import unicodedata
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
-from app.workspaces.html import markdown_of, nested_deeper_than
+from app.workspaces.html import markdown_of
 from app.workspaces.structure import Kind
 
-LARGEST_DOCUMENT = 25_000_000  # bytes, as uploaded and as extracted
-MOST_PDF_PAGES = 2_000
-DEEPEST_HTML = 2_000  # the parser's time grows with the square of the depth
-_PDF_SECONDS, _PDF_MEMORY = 60, 2_000_000_000
+LARGEST_DOCUMENT = 25 * 1024 * 1024  # bytes, as uploaded and as extracted
 
 KIND_OF_SUFFIX: dict[str, Kind] = {
     ".md": "markdown",
@@ -50,14 +44,14 @@ class Unreadable:
     detail: str  # one sentence: the file, what is wrong, what to do
 
 
-def kind_of(path: str) -> Kind | None:
-    """What a file is taken for by its name; None when documents of that name are not read at all."""
-    return KIND_OF_SUFFIX.get(PurePosixPath(path).suffix.lower())
+def kind_of(path: str, data: bytes = b"") -> Kind | None:
+    """What a file is taken for by its name and first bytes; None when documents of that name are not read at all."""
+    return "pdf" if data.startswith(b"%PDF-") else KIND_OF_SUFFIX.get(PurePosixPath(path).suffix.lower())
 
 
 def extract(path: str, data: bytes) -> Extracted | Unreadable:
-    """Text, title and kind of one document. CPU-bound: up to seconds for megabytes of PDF; call it in a thread."""
-    kind: Kind | None = "pdf" if data.startswith(b"%PDF-") else kind_of(path)
+    """Text, title and kind of one document. Costs processor time, and with hostile files a lot of it: see reading.py."""
+    kind = kind_of(path, data)
     if kind is None:
         known = " ".join(suffix for suffix in KIND_OF_SUFFIX if suffix)
         return Unreadable("unsupported", f"{path} is of a kind that is not read; convert it to one of {known}.")
@@ -83,8 +77,6 @@ def _read_text(path: str, data: bytes, kind: Kind) -> Extracted | Unreadable:
         return Unreadable("not_text", f"{path} is not text in a known encoding; save it as UTF-8 and upload it again.")
     title = ""
     if kind == "html":
-        if nested_deeper_than(text, DEEPEST_HTML):
-            return Unreadable("malformed", f"{path} nests its elements deeper than {DEEPEST_HTML}; simplify the page.")
         text, title = markdown_of(text)
     source = data if kind != "html" and _is_utf8(data) else text.encode()
     if kind == "text":
@@ -157,42 +149,15 @@ def _disguised(text: str) -> Kind:
     return "rst" if rst >= markdown else "markdown"
 
 
-_PDF_PROBLEMS = {
-    3: ("encrypted", "{path} is protected by a password; upload a copy without one."),
-    4: ("too_many_pages", f"{{path}} has more than {MOST_PDF_PAGES} pages; split it into several documents."),
-}
-_NOT_READABLE = (
-    "malformed",
-    "{path} could not be read as a PDF within the limits; print it to a new PDF or convert it to text.",
-)
-
-
 def _read_pdf(path: str, data: bytes) -> Extracted | Unreadable:
-    program = [sys.executable, "-I", str(Path(__file__).with_name("pdf.py"))]
-    limits = [MOST_PDF_PAGES, _PDF_SECONDS, _PDF_MEMORY, LARGEST_DOCUMENT]
+    # Imported here: most documents are no PDF, and loading the reader takes longer than reading most of them.
+    from app.workspaces.pdf import Refused, pages_of
+
     try:
-        done = subprocess.run(
-            [*program, *map(str, limits)], input=data, capture_output=True, timeout=2 * _PDF_SECONDS, check=False
-        )
-    except subprocess.TimeoutExpired:
-        done = None
-    if done is None or done.returncode:
-        code, detail = _PDF_PROBLEMS.get(done.returncode if done else 0, _NOT_READABLE)
-        return Unreadable(code, detail.format(path=path))
-    title, _, text = done.stdout.decode().partition("\n")
-    pages = [_page_text(page) for page in text.split("\f")]
-    return Extracted(_short(title), "pdf", "\n\f\n".join(pages).encode())
-
-
-_HYPHENATED = re.compile(r"(?<=[^\W\d_])[-\u00ad\u2010]\n(?=[^\W\d_])")
-_LIGATURES = str.maketrans({chr(code): unicodedata.normalize("NFKC", chr(code)) for code in range(0xFB00, 0xFB07)})
-
-
-def _page_text(page: str) -> str:
-    """One page: control characters gone, ligatures spelt out, words divided at a line's end joined again."""
-    text = _CONTROL.sub("", page.replace("\0", "").replace("\r\n", "\n")).translate(_LIGATURES)
-    text = _HYPHENATED.sub(lambda m: "" if text[m.end()].islower() else m[0][:1], text)
-    return "\n".join(line.rstrip() for line in text.splitlines()).strip("\n")
+        text, title = pages_of(data, LARGEST_DOCUMENT)
+    except Refused as refused:
+        return Unreadable(refused.code, f"{path} {refused}.")
+    return Extracted(_short(title), "pdf", text.encode())
 
 
 def _short(title: str) -> str:

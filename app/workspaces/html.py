@@ -51,21 +51,6 @@ def markdown_of(html: str) -> tuple[str, str]:
     return text, heading[1] if heading else title
 
 
-_TAG = re.compile(
-    r"<(/?)(?!(?:area|base|br|col|dd|dt|embed|hr|img|input|li|link|meta|option|p|source|td|th|tr|wbr)\b)[a-zA-Z]"
-)
-
-
-def nested_deeper_than(html: str, limit: int) -> bool:
-    """A quick look before parsing: counts tags that must be closed, so it may say yes a little early, never late."""
-    depth = 0
-    for tag in _TAG.finditer(html):
-        depth = max(depth - 1, 0) if tag[1] else depth + 1
-        if depth > limit:
-            return True
-    return False
-
-
 def _one_line(text: str) -> str:
     return " ".join(text.split())
 

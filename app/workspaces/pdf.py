@@ -1,59 +1,67 @@
-"""Reads a PDF from stdin and writes its text to stdout. Run as a program of its own, never imported.
+"""The pages of a PDF as text: one string, pages parted by form feeds.
 
-A PDF is a program for a small machine, and readers of it have looped for ever and swallowed gigabytes on hostile files:
-here the kernel ends such a run by its processor time and memory limits, and the caller's process is never at risk.
-Exit codes: 0 text written, 3 encrypted, 4 too many pages, 5 unreadable. The title is the first line of the output.
+Only for use in a process that may be killed (reading.py): a PDF is a program for a small machine, and readers of it
+have looped for ever and swallowed gigabytes on hostile files.
 """
 
 import io
-import resource
-import sys
-from collections.abc import Iterator
+import re
+import unicodedata
 
 from pypdf import PdfReader
 from pypdf.errors import FileNotDecryptedError, PyPdfError
 
+MOST_PAGES = 2_000
 
-def main(most_pages: int, cpu_seconds: int, memory_bytes: int, most_text: int) -> int:
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    sys.setrecursionlimit(3000)
+_HYPHENATED = re.compile(r"(?<=[^\W\d_])[-\u00ad\u2010]\n(?=[^\W\d_])")
+_LIGATURES = str.maketrans({chr(code): unicodedata.normalize("NFKC", chr(code)) for code in range(0xFB00, 0xFB07)})
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]|[\ud800-\udfff]")
+
+
+class Refused(Exception):
+    """A PDF that is not read: code and what is wrong with it."""
+
+    def __init__(self, code: str, problem: str) -> None:
+        super().__init__(problem)
+        self.code = code
+
+
+def pages_of(data: bytes, most_text: int) -> tuple[str, str]:
+    """Text and title of a PDF; the title may be empty. Raises Refused."""
     try:
-        reader = PdfReader(io.BytesIO(sys.stdin.buffer.read()))
+        reader = PdfReader(io.BytesIO(data))
         if reader.is_encrypted and not reader.decrypt(""):
-            return 3
-        if len(reader.pages) > most_pages:
-            return 4
+            raise Refused("encrypted", "is protected by a password; upload a copy without one")
+        if len(reader.pages) > MOST_PAGES:
+            raise Refused("too_many_pages", f"has more than {MOST_PAGES} pages; split it into several documents")
         title = str(reader.metadata.title or "") if reader.metadata else ""
-        pages = list(_pages(reader, most_text))
+        pages: list[str] = []
+        for page in reader.pages:
+            pages.append(page_text(page.extract_text()))
+            most_text -= len(pages[-1])
+            if most_text < 0:
+                raise Refused("too_large", "holds too much text; split it into several documents")
     except FileNotDecryptedError:
-        return 3
+        raise Refused("encrypted", "is protected by a password; upload a copy without one") from None
     except (
         PyPdfError,
-        MemoryError,
-        RecursionError,
+        ArithmeticError,
+        LookupError,
         ValueError,
         TypeError,
-        KeyError,
-        IndexError,
         AttributeError,
         OSError,
-    ):
-        return 5
-    text = " ".join(title.split()) + "\n" + "\f".join(pages)
-    sys.stdout.buffer.write(text.encode("utf-8", "replace"))
-    return 0
+        RecursionError,
+    ) as broken:
+        # pypdf meets damaged files with whatever its code trips over; all of it means the same to the person who asks.
+        raise Refused(
+            "malformed", "could not be read as a PDF; print it to a new PDF or convert it to text"
+        ) from broken
+    return "\n\f\n".join(pages), _CONTROL.sub("", title)
 
 
-def _pages(reader: PdfReader, most_text: int) -> Iterator[str]:
-    total = 0
-    for page in reader.pages:
-        text = page.extract_text().replace("\f", "\n")
-        total += len(text)
-        if total > most_text:
-            raise ValueError("more text than a document may hold")
-        yield text
-
-
-if __name__ == "__main__":
-    sys.exit(main(*map(int, sys.argv[1:5])))
+def page_text(page: str) -> str:
+    """One page: control characters gone, ligatures spelt out, words divided at a line's end joined again."""
+    text = _CONTROL.sub("", page.replace("\r\n", "\n").replace("\f", "\n")).translate(_LIGATURES)
+    text = _HYPHENATED.sub(lambda m: "" if text[m.end()].islower() else m[0][:1], text)
+    return "\n".join(line.rstrip() for line in text.splitlines()).strip("\n")

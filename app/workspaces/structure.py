@@ -217,10 +217,10 @@ def _indented(lines: list[_Line]) -> list[Block]:
             found.append(_join(lines[at : at + length], heading=_heading_text(title), level=styles.index(style) + 1))
             at, literal = at + length, None
         else:
-            length = next((n for n, later in enumerate(lines[at:]) if later.indent < 0), len(lines) - at)
-            block, announces = _chunk(lines[at : at + length])
+            end = next((n for n in range(at, len(lines)) if lines[n].indent < 0), len(lines))
+            block, announces = _chunk(lines[at:end])
             found.append(block)
-            at, literal = at + length, line.indent if announces else None
+            at, literal = end, line.indent if announces else None
     return found
 
 

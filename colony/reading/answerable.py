@@ -13,18 +13,22 @@ from colony.reading.choosing import Excerpt
 from colony.reading.evidence import AROUND, TITLE
 from colony.reading.question import Question, Term
 from colony.reading.ranking import Rarity
-from colony.reading.scoring import by_number, together
+from colony.reading.scoring import by_number, says, share, together
 
-ENOUGH = 0.65  # confidence from which the documents are taken to answer
+ENOUGH = 0.7  # confidence from which the documents are taken to answer
+LEAST_HELD = 0.5  # of the question, rare words counting more; below this no answer whatever else
 LOOKED_AT = 3  # candidates; the surest of them speaks for all
+SCARCE = 3  # passages; a subject as scarce as that is what the question is about
 COMMON = 1.0  # a firm term rarer than this (idf) may not be missing
 
-_BIAS = -5.15
-_BY_RARITY = 0.9  # share of the question that is held, rare words counting more
-_BY_WEIGHT = 3.5  # the same with every word counting as the question leans on it
-_BY_NUMBER = 0.6  # share of the subjects that are well held
-_TOGETHER = 3.3  # neighbours in the question that are neighbours in the text
-_ACTED_UPON = 2.55  # what the question acts upon, held
+_BIAS = -4.85
+_FITTED = {
+    "by rarity": 0.85,  # share of the question that is held, rare words counting more
+    "by weight": 3.4,  # the same with every word counting as the question leans on it
+    "by number": 0.1,  # share of the subjects that are well held
+    "together": 3.45,  # neighbours in the question that are neighbours in the text
+    "acted upon": 2.75,  # what the question acts upon, held
+}
 
 
 @dataclass(frozen=True)
@@ -40,39 +44,51 @@ def judge(question: Question, rare: Rarity, candidates: Sequence[Excerpt], enoug
     if not first or not question.subjects:
         return Verdict(False, 0.0, tuple(term.surface for term in question.terms))
     sound = [one for one in first if not lacks(question, rare, one)]
-    surest = max(sound or first, key=lambda one: confidence(question, one))
+    surest = max(sound or first, key=lambda one: confidence(question, rare, one))
     missing = [*lacks(question, rare, surest), *(one for one in question.terms if surest.grip.levels[one.key] < AROUND)]
-    sure = confidence(question, surest)
-    return Verdict(bool(sound) and sure >= enough, sure, tuple(dict.fromkeys(term.surface for term in missing)))
+    sure = confidence(question, rare, surest)
+    held = surest.grip.coverage >= LEAST_HELD
+    return Verdict(
+        bool(sound) and held and sure >= enough, sure, tuple(dict.fromkeys(term.surface for term in missing))
+    )
 
 
 def lacks(question: Question, rare: Rarity, excerpt: Excerpt) -> list[Term]:
-    """What nothing makes up for: a name that is not there, a subject that stands nowhere in all the documents."""
+    """What nothing makes up for: a name that is not there, a subject that stands next to nowhere in all the documents."""
     levels = excerpt.grip.levels
     firm = [
         term
         for term in question.terms
         if term.firm and rare.idf(term.key) >= COMMON and levels[term.key] < (TITLE if term.weight > 1.5 else AROUND)
     ]
-    nowhere = [
+    scarce = [
         term
         for term in question.terms
-        if term.weight >= 0.9 and levels[term.key] < AROUND and rare.absent(term.key) and not term.alternatives
+        if term.weight >= 0.9
+        and levels[term.key] < AROUND
+        and rare.frequency.get(term.key, 0) <= SCARCE
+        and not term.alternatives
     ]
-    return firm + nowhere
+    return firm + scarce
 
 
-def confidence(question: Question, excerpt: Excerpt) -> float:
+def confidence(question: Question, rare: Rarity, excerpt: Excerpt) -> float:
     """How likely it is that this excerpt belongs to an answer, 0 to 1."""
-    levels, terms = excerpt.grip.levels, question.terms
-    by_weight = _share([(term.weight, levels[term.key]) for term in terms])
-    acted_upon = _share([(term.weight, levels[term.key]) for term in question.focus])
-    close = together(question, excerpt.window, excerpt.chosen) if question.pairs else by_weight
-    logit = _BIAS + _BY_RARITY * excerpt.grip.coverage + _BY_WEIGHT * by_weight + _BY_NUMBER * by_number(question, excerpt.grip)
-    logit += _TOGETHER * close + _ACTED_UPON * acted_upon
-    return 1 / (1 + math.exp(-logit))
+    held = dict(zip(_FITTED, measures(question, rare, excerpt), strict=True))
+    return 1 / (1 + math.exp(-_BIAS - sum(weight * held[name] for name, weight in _FITTED.items())))
 
 
-def _share(weighted: Sequence[tuple[float, float]]) -> float:
-    total = sum(weight for weight, _ in weighted)
-    return sum(weight * level for weight, level in weighted) / total if total else 1.0
+def measures(question: Question, rare: Rarity, excerpt: Excerpt) -> tuple[float, ...]:
+    """What confidence is made of, in the order of the fitted weights."""
+    levels = excerpt.grip.levels
+
+    def weighted(terms: Sequence[Term]) -> float:
+        return share([(term.weight * says(term, rare), levels[term.key]) for term in terms])
+
+    return (
+        excerpt.grip.coverage,
+        weighted(question.terms),
+        by_number(question, rare, excerpt.grip),
+        together(question, rare, excerpt.window, excerpt.chosen) if question.pairs else weighted(question.terms),
+        weighted(question.focus),
+    )

@@ -21,6 +21,8 @@ _REFERS_BACK = re.compile(
     r"as a result|for this|the (?:former|latter|above)|doing so|but|and|so|thus|therefore)\b",
     re.IGNORECASE,
 )
+
+
 @dataclass(frozen=True)
 class Excerpt:
     """Units of one window that are quoted together, and how well they answer."""

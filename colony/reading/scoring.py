@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from colony.reading.evidence import OWN, Grip, Window, grip, titled
-from colony.reading.question import Question, QuestionKind
+from colony.reading.question import Question, QuestionKind, Term
 from colony.reading.ranking import Rarity, near
 from colony.reading.terms import STOP, Indexed, index, words
 
+UBIQUITOUS = 0.2  # idf of a word that nearly every passage has
 WELL_HELD = 0.5  # a subject held at least at this level counts as held
 
 WEIGHTS: Mapping[str, float] = {
@@ -57,9 +58,7 @@ _CUES: Mapping[QuestionKind, re.Pattern[str]] = {
         r"leads? to|causes?|allows?|would|security|inefficient|used (?:for|to))\b"
     ),
     "time": _any_of(r"\b(?:when|whenever|after|before|once|until|as soon as|at the (?:time|end|start)|during)\b"),
-    "amount": _any_of(
-        r"\d|\b(?:one|two|three|four|five|six|seven|eight|nine|ten|twelve|hundred|thousand|unlimited)\b"
-    ),
+    "amount": _any_of(r"\d|\b(?:one|two|three|four|five|six|seven|eight|nine|ten|twelve|hundred|thousand|unlimited)\b"),
     "how": _any_of(
         r"\b(?:you can|use|using|pass|call|set|specify|add|run|by \w+ing|to \w+|can be|may be|provide|must|decorator|"
         r"option|argument|parameter|command|setting)\b"
@@ -114,8 +113,8 @@ def features(seen: Seen) -> dict[str, float]:
         "own": seen.held.own,
         "core": seen.core.own,
         "standing": window.standing,
-        "by_number": by_number(question, seen.held),
-        "together": together(question, window, seen.chosen),
+        "by_number": by_number(question, seen.rare, seen.held),
+        "together": together(question, seen.rare, window, seen.chosen),
         "cue": float(bool(cue and cue.search(seen.text))),
         "value": float(kind == "default" and bool(_VALUE.search(seen.text))),
         "defines": _defines(seen) if kind == "definition" else 0.0,
@@ -135,18 +134,29 @@ def features(seen: Seen) -> dict[str, float]:
     }
 
 
-def by_number(question: Question, held: Grip) -> float:
-    """The share of the question's subjects that are well held."""
-    subjects = question.subjects
-    return sum(held.levels[term.key] >= WELL_HELD for term in subjects) / len(subjects) if subjects else 0.0
+def by_number(question: Question, rare: Rarity, held: Grip) -> float:
+    """The share of the question's subjects that are well held; words that stand everywhere do not count."""
+    return share([(says(term, rare), float(held.levels[term.key] >= WELL_HELD)) for term in question.subjects])
 
 
-def together(question: Question, window: Window, chosen: Sequence[int]) -> float:
+def says(term: Term, rare: Rarity) -> float:
+    """0 for a word that nearly every passage has, such as the name of what is documented; 1 from a usual rarity on."""
+    return min(1.0, rare.idf(term.key) / 1.5)
+
+
+def share(weighted: Sequence[tuple[float, float]]) -> float:
+    """The weighted mean of levels, 1 when there is nothing to hold."""
+    total = sum(weight for weight, _ in weighted)
+    return sum(weight * level for weight, level in weighted) / total if total else 1.0
+
+
+def together(question: Question, rare: Rarity, window: Window, chosen: Sequence[int]) -> float:
     """The share of neighbours in the question that are neighbours here; half for those near by in the window."""
-    if not question.pairs:
+    pairs = [pair for pair in question.pairs if min(rare.idf(pair[0]), rare.idf(pair[1])) > UBIQUITOUS]
+    if not pairs:
         return 0.5
     own: Indexed = index(" ".join(window.texts[one] for one in chosen))
-    held = [1.0 if near(own, *pair) else 0.5 if near(window.whole, *pair) else 0.0 for pair in question.pairs]
+    held = [1.0 if near(own, *pair) else 0.5 if near(window.whole, *pair) else 0.0 for pair in pairs]
     return sum(held) / len(held)
 
 

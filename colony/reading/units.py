@@ -109,7 +109,9 @@ class _Reader:
         if self._literal_next:
             self._literal_next = False
             if (end := self._deeper(at)) > at:
-                return self._code(at, end)
+                if not self._reads_as_prose(at):
+                    return self._code(at, end)
+                self._becomes_entry()
         if fence := _FENCE.match(bare):
             if (closing := self._closing(at, fence[1])) is not None:
                 return self._fence(at, closing, bare)
@@ -285,6 +287,21 @@ class _Reader:
     def _sentences(self, start: int, stop: int) -> None:
         for first, last in sentence_spans(self.text, start, stop):
             self._add("sentence", first, last)
+
+    def _reads_as_prose(self, at: int) -> bool:
+        """AsciiDoc may leave a blank line between a term and its body, which then looks like a literal block."""
+        end = self._paragraph_end(at)
+        text = " ".join(line.text.strip() for line in self.lines[at:end])
+        return (
+            text[:1].isupper() and text[-1:] in ".:" and len(text.split()) > 7 and not re.search(r"[={};$]|\w\(", text)
+        )
+
+    def _becomes_entry(self) -> None:
+        if self.found and self.found[-1].kind == "sentence":
+            term = self.found[-1]
+            self.found[-1] = replace(term, kind="entry")
+            self._open.append((term.indent, len(self.found) - 1))
+            self._lead = None
 
     # --- where things end
 

@@ -6,6 +6,7 @@ from colony.case import Case, cite
 from colony.reading.answerable import ENOUGH, confidence, judge
 from colony.reading.choosing import Excerpt, diverse, excerpts
 from colony.reading.question import Question
+from colony.reading.ranking import Rarity
 from colony.stages.brief import BY_KIND, Part
 from colony.stages.notes import Notes, Outcome, Produced, Studied
 from colony_client.artifacts import Citation, Claim, Task, WorkerResult
@@ -57,24 +58,30 @@ def extract(task: Task, question: Question, studied: Studied, most_claims: int =
     enough = min(ENOUGH, verdict.confidence * ENOUGH_TO_JOIN)
     fitting = [one for one in found if judge(question, studied.rare, [one], enough).answered]
     chosen = diverse(fitting, limit=most_claims, budget=ANSWER_CHARS)
-    return Outcome([claim_of(question, task.id, place, one) for place, one in enumerate(chosen, start=1)], (), chosen)
+    return Outcome(
+        [claim_of(question, studied.rare, task.id, place, one) for place, one in enumerate(chosen, start=1)], (), chosen
+    )
 
 
 def _section(task: Task, part: Part, question: Question, studied: Studied, found: list[Excerpt]) -> Outcome:
     fitting = [one for one in found if part.cue is None or part.cue.search(one.text)]
     good = [one for one in fitting if judge(question, studied.rare, [one], ENOUGH_FOR_A_SECTION).answered]
     chosen = diverse(good, limit=part.at_most + SPARE, budget=6_000, within=5.0, sameness=0.5)
-    claims = [claim_of(question, task.id, place, one, part.title) for place, one in enumerate(chosen, start=1)]
+    claims = [
+        claim_of(question, studied.rare, task.id, place, one, part.title) for place, one in enumerate(chosen, start=1)
+    ]
     return Outcome(claims, () if claims else (f"{part.title}: {question.text}"[:2000],), chosen)
 
 
-def claim_of(question: Question, task_id: str, place: int, excerpt: Excerpt, section: str | None = None) -> Claim:
+def claim_of(
+    question: Question, rare: Rarity, task_id: str, place: int, excerpt: Excerpt, section: str | None = None
+) -> Claim:
     return Claim(
         id=f"{task_id}-c{place}",
         text=excerpt.text[:4000],
         section=section,
         citations=citations_of(excerpt),
-        confidence=round(confidence(question, excerpt), 3),
+        confidence=round(confidence(question, rare, excerpt), 3),
     )
 
 

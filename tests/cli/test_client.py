@@ -187,10 +187,11 @@ def test_an_id_cannot_leave_its_path_segment(root: Root, command: Callable[..., 
 @pytest.mark.parametrize(("state", "code"), [("completed", 0), ("failed", 1), ("cancelled", 1), ("denied", 1)])
 def test_wait_follows_events_to_the_end(root: Root, command: Callable[..., Ended], state: str, code: int) -> None:
     ended = {**MISSION, "state": state, "reason": "review"}
-    root.answers["GET /v1/missions/1"] = [(200, {}, MISSION), (200, {}, ended)]
+    restarting: Answer = (503, {}, problem("draining"))
+    root.answers["GET /v1/missions/1"] = [restarting, (200, {}, MISSION), (200, {}, ended)]
     events = [{"type": "stage.started", "body": {}}, {"type": f"mission.{state}", "body": {}}]
     page = {"items": events, "next_cursor": "c2", "has_more": False}
-    root.answers["GET /v1/missions/1/events"] = [(503, {}, problem("draining")), (200, {}, page)]
+    root.answers["GET /v1/missions/1/events"] = [restarting, (200, {}, page)]
     exit_code, out, err = command("missions", "wait", "1", "--json")
     assert (exit_code, json.loads(out)["state"]) == (code, state)
     assert (state in err) == (code != 0)

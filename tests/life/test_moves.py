@@ -14,6 +14,7 @@ from app.missions import moves
 from app.missions.moves import CLOSED, FROM, MOVES, OPEN, STATES, move
 from app.operations.api import router as operator_routes
 from colony_client.contract import Signal
+from colony_client.errors import BoundaryError
 from tests.world import World
 from tests.world.checks import inspector
 from tests.world.life import OPEN as ORDER
@@ -283,8 +284,8 @@ async def test_every_door_leaves_a_mission_alone_in_the_states_it_has_no_arrow_f
             told = await tried.facts("mission.")
             try:
                 await door(tried)
-            except Exception as refused:  # a refusal that the other side hears is as good as silence
-                assert not isinstance(refused, AssertionError), (state, name)
+            except (BoundaryError, LookupError):
+                pass  # refused aloud, or there is no attempt or approval to speak of: as good as silence
             assert await tried.state() == state, (state, name)
             assert await tried.facts("mission.") == told, (state, name)
 

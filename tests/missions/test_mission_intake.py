@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.missions.normalize import normalized, tidy
-from app.settings import Settings
 from tests.world import World
 from tests.world.checks import census, fact_types, inspector, pending_change, problem
 
@@ -127,7 +126,9 @@ async def test_one_transaction_keeps_everything(world: World) -> None:
     assert str(decision["id"]) in accepted["body"]
     work = await connection.fetchrow("SELECT kind, queue FROM work WHERE subject = $1", UUID(made["id"]))
     assert tuple(work) == ("dispatch", "worker")
-    transactions = "SELECT count(DISTINCT xmin::text) FROM (SELECT xmin FROM mission UNION ALL SELECT xmin FROM artifact UNION ALL SELECT xmin FROM policy_decision UNION ALL SELECT xmin FROM work UNION ALL SELECT xmin FROM ledger WHERE subject = $1) t"
+    tables = ("mission", "artifact", "policy_decision", "work", "ledger WHERE subject = $1")
+    written = " UNION ALL ".join(f"SELECT xmin FROM {table}" for table in tables)
+    transactions = f"SELECT count(DISTINCT xmin::text) FROM ({written}) t"
     assert await connection.fetchval(transactions, UUID(made["id"])) == 1
 
 
@@ -137,14 +138,14 @@ MEND = "DROP FUNCTION broken CASCADE"
 AT_COMMIT = "DEFERRABLE INITIALLY DEFERRED"
 
 
-@pytest.mark.parametrize(
-    ("how", "code"),
-    {
-        "a constraint fails": ("RAISE EXCEPTION 'not today'", "internal"),
-        "another transaction wins": ("RAISE EXCEPTION 'no' USING ERRCODE = 'serialization_failure'", "database_busy"),
-        "the connection breaks": ("PERFORM pg_terminate_backend(pg_backend_pid())", "database_unavailable"),
-    }.values(),
-)
+FAILING_COMMITS = {
+    "a constraint fails": ("RAISE EXCEPTION 'not today'", "internal"),
+    "another transaction wins": ("RAISE EXCEPTION 'no' USING ERRCODE = 'serialization_failure'", "database_busy"),
+    "the connection breaks": ("PERFORM pg_terminate_backend(pg_backend_pid())", "database_unavailable"),
+}
+
+
+@pytest.mark.parametrize(("how", "code"), FAILING_COMMITS.values(), ids=FAILING_COMMITS)
 async def test_a_commit_that_fails_is_not_answered_202(world: World, how: str, code: str) -> None:
     await world.create()
     before = await census(world)
@@ -278,7 +279,3 @@ async def test_the_summary_shows_what_waits(world: World) -> None:
     assert mission["state"] == "awaiting_approval"
     assert mission["pending_approvals"] == [approval["id"]]
     assert mission["writebacks"] == {"awaiting_approval": 1}
-
-
-def test_settings_are_where_defaults_come_from() -> None:
-    assert Settings(_env_file=None).colony_default_token_budget == 200_000  # type: ignore[call-arg]

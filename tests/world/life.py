@@ -33,7 +33,7 @@ class Life:
 
     @property
     def dispatch(self) -> contract.Dispatch:
-        return next(one for one in reversed(self.world.colony.dispatched) if one.mission_id == self.id)
+        return [one for one in self.world.colony.dispatched if one.mission_id == self.id][-1]
 
     async def take(self) -> None:
         """The colony is offered what waits, and takes it."""

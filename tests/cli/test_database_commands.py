@@ -1,0 +1,65 @@
+"""`bootstrap` and `migrate` on a server of one's own, and how quickly the command answers `--help`."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+
+import asyncpg
+
+from app.embedded import SUPERUSER, ephemeral, free_port
+
+
+def command(*words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "app.cli.main", *words],
+        env={"PATH": os.environ["PATH"], **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+async def fetch(url: str, sql: str) -> object:
+    connection = await asyncpg.connect(url)
+    try:
+        return await connection.fetchval(sql)
+    finally:
+        await connection.close()
+
+
+def test_bootstrap_then_migrate_makes_a_database_that_the_roles_can_use() -> None:
+    with ephemeral() as server:
+        admin, api = server.url(SUPERUSER, server.password()), server.url("own_api", "a:pass/word")
+        given = {"ADMIN_DATABASE_URL": admin, "DATABASE_URL": api, "DATABASE_ROLE_PREFIX": "own"}
+        for _ in range(2):
+            made = command("bootstrap", "--json", **given)
+            assert made.returncode == 0, made.stderr
+            assert {"own_owner", "own_api", "own_executor"} <= set(json.loads(made.stdout)["roles"])
+            moved = command("migrate", "--json", **given)
+            assert moved.returncode == 0, moved.stderr
+        head = asyncio.run(fetch(api, "SELECT version_num FROM migration"))
+        assert json.loads(moved.stdout) == {"head": head}
+
+
+def test_without_an_admin_url_it_says_so() -> None:
+    refused = command("migrate")
+    assert refused.returncode == 2
+    assert refused.stderr == "mission-root: ADMIN_DATABASE_URL is not set, and this process needs it.\n"
+
+
+def test_a_server_that_is_not_there_is_unavailable() -> None:
+    url = f"postgresql://postgres:x@127.0.0.1:{free_port()}/postgres"
+    for step in ("bootstrap", "migrate"):
+        refused = command(step, ADMIN_DATABASE_URL=url)
+        assert refused.returncode == 7
+        assert refused.stderr.startswith("mission-root: The database of ADMIN_DATABASE_URL cannot be reached")
+        assert refused.stderr.count("\n") == 1
+
+
+def test_help_loads_nothing_heavy() -> None:
+    heavy = ["httpx", "sqlalchemy", "fastapi", "pydantic", "asyncpg", "alembic"]
+    program = f"import sys, app.cli.main; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,111 @@
+"""A whole instance as a user starts it: `mission-root up`, six real processes, real HTTP."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+
+COMMAND = Path(sys.executable).parent / "mission-root"
+PATIENCE_S = 60.0
+
+
+class Instance:
+    """A running instance: its addresses, keys and processes, and clients for them."""
+
+    def __init__(self, data_dir: Path, up: subprocess.Popen[str], said: dict[str, Any]) -> None:
+        self.data_dir, self.up, self.said = data_dir, up, said
+
+    def client(self, name: str) -> httpx.Client:
+        headers = {"Authorization": f"Bearer {self.said['keys'][name]}"}
+        return httpx.Client(base_url=self.said["base_url"], headers=headers, timeout=40)
+
+    def pid(self, name: str) -> int:
+        """The process as it is now: `up` starts a dead one again under another pid."""
+        found: int = json.loads((self.data_dir / "up.json").read_text())["pids"][name]
+        return found
+
+    def kill(self, name: str) -> None:
+        """kill -9, and wait until its successor is known."""
+        victim = self.pid(name)
+        os.kill(victim, signal.SIGKILL)
+        until(lambda: self.pid(name) != victim, f"{name} is started again")
+
+    def sql(self, statement: str, *values: Any) -> list[Any]:
+        async def run() -> list[Any]:
+            connection = await asyncpg.connect(self.said["databases"]["owner"])
+            try:
+                return list(await connection.fetch(statement, *values))
+            finally:
+                await connection.close()
+
+        return asyncio.run(run())
+
+
+def until(holds: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> Any:
+    """Asks again and again until something holds; another process's state has no event to await."""
+    end = time.monotonic() + patience_s
+    while time.monotonic() < end:
+        try:
+            if found := holds():
+                return found
+        except (httpx.HTTPError, OSError):
+            pass  # the process asked is just being killed or started
+        time.sleep(0.05)
+    raise AssertionError(f"it did not happen within {patience_s} s: {what}")
+
+
+@pytest.fixture(scope="package")
+def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
+    folder = tmp_path_factory.mktemp("instance")
+    folder.chmod(0o755)
+    for above in list(folder.parents)[:3]:
+        above.chmod(above.stat().st_mode | 0o055)  # an embedded server of root runs as another user and has to get there
+    # leases short enough that a test can wait them out
+    environment = os.environ | {"MISSION_LEASE_MS": "3000", "EXECUTION_LEASE_MS": "3000", "COLONY_TIMEOUT_MS": "3000"}
+    up = subprocess.Popen(
+        [COMMAND, "up", "--json", "--data-dir", str(folder / "data")],
+        stdout=subprocess.PIPE,
+        stderr=(folder / "up.err").open("w"),
+        text=True,
+        env=environment,
+    )
+    assert up.stdout is not None
+    line = up.stdout.readline()
+    assert line, (folder / "up.err").read_text()
+    made = Instance(folder / "data", up, json.loads(line))
+    documents = {"walls.md": WALLS, "release.md": RELEASE}
+    with made.client("submitter") as client:
+        for path, said in documents.items():
+            client.put("/v1/workspaces/default/documents", params={"path": path}, content=said.encode()).raise_for_status()
+    made.sql(
+        """INSERT INTO approval_rule (tenant, id, version, subject, connector, operation, risk, required, life, undo_window)
+           SELECT tenant, id, version + 1, subject, connector, operation, risk, required, life, '0' FROM approval_rule"""
+    )
+    yield made
+    up.send_signal(signal.SIGTERM)
+    assert up.wait(40) == 0, (folder / "up.err").read_text()
+
+
+WALLS = """# Writebacks
+
+## Approval
+A writeback is executed only after a human operator has approved exactly its bytes. The executor claims an approved
+writeback, calls the target once, and reads the target back before the writeback counts as succeeded.
+
+## Expiry
+An approval that nobody decides within 72 hours expires, and the writeback is dead.
+"""
+RELEASE = """# Release
+
+The undo window of a low risk approval is 10 seconds. The default port of the root is 8080.
+"""
