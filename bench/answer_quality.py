@@ -26,11 +26,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "colony")]
 
+from memory_workspace import MemoryWorkspace, case_over  # noqa: E402
+
 from app.workspaces.extract import Unreadable, extract, kind_of  # noqa: E402
 from app.workspaces.passages import split  # noqa: E402
 from colony.stages import aggregator, librarian, planner, prompt_master, researcher, workers  # noqa: E402
 from colony.stages.notes import Notes  # noqa: E402
-from memory_workspace import MemoryWorkspace, case_over  # noqa: E402
 
 WORD = re.compile(r"[a-z0-9_]+")
 SUFFIXES = {".md", ".rst", ".txt", ".html"}

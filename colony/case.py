@@ -70,8 +70,11 @@ class Case:
             async with places:
                 return await self.in_time(name, start())
 
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(name, start)) for name, start in work]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(one(name, start)) for name, start in work]
+        except BaseExceptionGroup as failed:
+            raise failed.exceptions[0] from None  # the group has ended the others; the first says why
         return [task.result() for task in tasks]
 
     def proposal_id(self, target: str) -> UUID:

@@ -1,6 +1,7 @@
 """Starts the colony from its environment: `python -m colony.main`."""
 
 import os
+import signal
 import socket
 import sys
 
@@ -25,6 +26,9 @@ def run() -> None:
     config = uvicorn.Config(
         create_app(settings), log_config=None, access_log=False, timeout_graceful_shutdown=SECONDS_TO_CLOSE
     )
+    for asked_to_stop in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn raises the signal once more when it is done; ending as asked is no failure
+        signal.signal(asked_to_stop, lambda *_: None)
     uvicorn.Server(config).run(sockets=[door])
 
 

@@ -62,9 +62,11 @@ class Outbox:
         self._wake.set()
 
     async def settled(self) -> None:
-        """Wait until everything put so far is acknowledged."""
+        """Wait until everything put so far is acknowledged. Raises Stopped when the root would not take it."""
         if self._acknowledged < self._last:
             await self._settled.wait()
+        if self._given_up:
+            raise Stopped(self._given_up, "failed")
 
     def close(self) -> None:
         self._closed = True

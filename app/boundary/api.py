@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from app import missions
 from app.boundary.callbacks import receive, refuse_root_artifacts
 from app.boundary.dispatch import keep_refused
-from app.boundary.door import Signed, signed, token
+from app.boundary.door import Signed, signed, token, unknown
 from app.errors import Problem
 from app.http import Reply
 from app.http.replies import problem_reply
@@ -43,6 +43,8 @@ async def events(mission_id: UUID, request: Request, call: Call) -> Response:
             await session.enter(said.tenant)
             await keep_refused(session, caller, mission_id, "callback", refused.detail, call.body)
         return problem_reply(request, refused).response()
+    if batch.attempt != said.attempt:
+        raise unknown()  # a token opens this door for its own attempt only
     lease = timedelta(milliseconds=state.settings.mission_lease_ms)
     async with state.database.write() as session:
         await session.enter(said.tenant)
@@ -74,8 +76,6 @@ def read_batch(body: bytes, mission_id: UUID, said: tokens.MissionToken) -> Even
             str(refused)[:500],
             errors=[{"pointer": one.pointer, "detail": one.detail} for one in refused.problems],
         ) from None
-    if batch.attempt != said.attempt:
-        raise Problem("attempt_superseded", "The token belongs to another attempt.")
     refuse_root_artifacts(batch.events)
     strangers = batch.strangers(mission_id, said.tenant)
     if strangers:

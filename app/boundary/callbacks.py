@@ -214,20 +214,25 @@ async def overspent(session: WriteSession, caller: Caller, mission: Mission, pro
 
 
 def refuse_root_artifacts(events: Sequence[Event]) -> None:
+    """Raises Problem validation for what only the root may say, or says of itself that it made."""
     for index, event in enumerate(events):
-        artifact = event.artifact if isinstance(event, ArtifactProduced) else None
-        if artifact is None:
+        if isinstance(event, WritebackProposed):
+            place, name, producer = "proposal", event.proposal.schema_name, event.proposal.producer.name
+        elif isinstance(event, ArtifactProduced):
+            place, name, producer = "artifact", event.artifact.schema_name, event.artifact.producer.name
+        else:
             continue
-        name = artifact.schema_name
-        if name in ROOTS_OWN or getattr(artifact, "reviewer", "colony") != "colony":
-            raise Problem(
-                "validation",
-                f"A colony does not produce {name}.",
-                errors=[{"pointer": f"/events/{index}/artifact/schema_name", "detail": "only the root produces this"}],
+        pointer = f"/events/{index}/{place}"
+        reviewer = getattr(event.artifact, "reviewer", "colony") if isinstance(event, ArtifactProduced) else "colony"
+        if name in ROOTS_OWN or reviewer != "colony":
+            raise refused(f"{pointer}/schema_name", f"A colony does not produce {name}.", "only the root produces this")
+        if producer.strip().casefold() == "root":  # a packet shows what the root has made as the root's own word
+            raise refused(f"{pointer}/producer/name", "A colony does not speak as the root.", "name yourself")
+        if place == "artifact" and name == "writeback_proposal":
+            raise refused(
+                f"{pointer}/schema_name", "A proposal comes as a writeback.proposed event.", "send writeback.proposed"
             )
-        if name == "writeback_proposal":
-            raise Problem(
-                "validation",
-                "A proposal comes as a writeback.proposed event.",
-                errors=[{"pointer": f"/events/{index}/artifact/schema_name", "detail": "send writeback.proposed"}],
-            )
+
+
+def refused(pointer: str, sentence: str, detail: str) -> Problem:
+    return Problem("validation", sentence, errors=[{"pointer": pointer, "detail": detail}])

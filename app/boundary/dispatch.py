@@ -5,7 +5,7 @@ fence of its work item; a crash in between repeats the call, which the contract 
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -26,11 +26,15 @@ from app.work import Item
 from colony_client import tokens
 from colony_client.artifacts import Budgets, MissionEnvelope
 from colony_client.client import ColonyClient
-from colony_client.contract import Dispatch, DispatchAnswer, HumanDecision
+from colony_client.contract import MAX_BODY_BYTES, MAX_MISSIONS_PER_DISPATCH, Dispatch, DispatchAnswer, HumanDecision
 from colony_client.errors import BoundaryError, Busy, Malformed, Refused, TimedOut, Unauthorized, Unreachable
 from colony_client.signing import Keys
 
 log = structlog.get_logger("dispatch")
+
+Offer = tuple[Item, Mission, Dispatch]
+MOST_DECISIONS = 50  # of one dispatch, by the contract
+AROUND_MISSIONS = 256  # bytes of a batch that are not its missions
 
 
 @dataclass
@@ -70,8 +74,27 @@ async def dispatch(database: Database, colony: Colony, items: Sequence[Item]) ->
     ready, rest = await prepare(database, colony, items)
     for item in rest:
         await let_go(database, item)
-    if not ready:
-        return
+    for call in calls(ready):
+        await offer(database, colony, call)
+
+
+def calls(ready: Sequence[Offer]) -> Iterator[list[Offer]]:
+    """Cuts what is to be sent into calls that keep the contract's limits of one batch."""
+    call: list[Offer] = []
+    size = 0
+    for one in ready:
+        weight = len(one[2].model_dump_json().encode()) + 1
+        if call and (len(call) == MAX_MISSIONS_PER_DISPATCH or size + weight > MAX_BODY_BYTES - AROUND_MISSIONS):
+            yield call
+            call, size = [], 0
+        call.append(one)
+        size += weight
+    if call:
+        yield call
+
+
+async def offer(database: Database, colony: Colony, ready: Sequence[Offer]) -> None:
+    """One call, and what came of each mission in it."""
     trial = colony.component.retry_at()
     if trial is not None:
         await wait_all(database, [item for item, _, _ in ready], "colony_unavailable", trial)
@@ -89,14 +112,12 @@ async def dispatch(database: Database, colony: Colony, items: Sequence[Item]) ->
         await record_answer(database, colony, item, mission, answer)
 
 
-async def prepare(
-    database: Database, colony: Colony, items: Sequence[Item]
-) -> tuple[list[tuple[Item, Mission, Dispatch]], list[Item]]:
+async def prepare(database: Database, colony: Colony, items: Sequence[Item]) -> tuple[list[Offer], list[Item]]:
     """What can be sent, and the items that no longer need sending or whose time is over."""
     by_tenant: dict[UUID, list[Item]] = defaultdict(list)
     for item in items:
         by_tenant[item.tenant].append(item)
-    ready: list[tuple[Item, Mission, Dispatch]] = []
+    ready: list[Offer] = []
     rest: list[Item] = []
     for tenant, own in by_tenant.items():
         async with database.read() as session:
@@ -119,7 +140,8 @@ async def prepare(
 
 
 def decisions(said: Sequence[Any], mission: UUID) -> list[HumanDecision]:
-    return [
+    """What humans have said to a mission's questions: the newest, as many as a dispatch has room for."""
+    found = [
         HumanDecision(
             approval_id=row.id,
             question=row.question,
@@ -130,6 +152,7 @@ def decisions(said: Sequence[Any], mission: UUID) -> list[HumanDecision]:
         for row in said
         if row.mission == mission
     ]
+    return found[-MOST_DECISIONS:]
 
 
 def out_of_time(mission: Mission) -> bool:
@@ -143,9 +166,7 @@ async def let_go(database: Database, item: Item) -> None:
         await session.enter(item.tenant)
         mission = await missions.lock(session, item.subject)
         if mission.state == "accepted" and out_of_time(mission):
-            await missions.fail(
-                session, system(item.tenant, "worker"), mission.id, "time_budget", reason="time_budget"
-            )
+            await missions.fail(session, system(item.tenant, "worker"), mission.id, "time_budget", reason="time_budget")
         await work.finish(session, item)
 
 
@@ -214,8 +235,7 @@ async def dispatch_failed(database: Database, colony: Colony, items: Sequence[It
         colony.component.failed(str(error))
         COMPONENT_UP.labels("colony").set(0 if colony.component.opened_at else 1)
     log.warning("dispatch failed", missions=len(items), error=type(error).__name__, detail=str(error)[:300])
-    if isinstance(error, Malformed) and error.body:
-        await quarantine(database, items[0], "dispatch_answer", str(error), error.body)
+    await quarantine(database, items[0], "dispatch_answer", error)
     delay = min(0.25 * 2 ** min(max(item.attempts for item in items), 7), 30)
     if isinstance(error, Refused) and error.retry_after is not None:
         delay = min(max(error.retry_after, delay), 300)
@@ -245,7 +265,7 @@ async def watch_attempt(database: Database, colony: Colony, item: Item) -> None:
         if mission.lease_until > now():
             await work.again(session, item, min(mission.lease_until, mission.deadline_at))
             return
-    alive = await still_working(colony, mission)
+    alive = await still_working(database, colony, item, mission)
     async with database.write() as session:
         await session.enter(item.tenant)
         present = await missions.lock(session, item.subject)
@@ -261,13 +281,14 @@ async def watch_attempt(database: Database, colony: Colony, item: Item) -> None:
             await missions.requeue(session, caller, present, colony.max_attempts)
 
 
-async def still_working(colony: Colony, mission: Mission) -> bool:
+async def still_working(database: Database, colony: Colony, item: Item, mission: Mission) -> bool:
     """Whether the colony says that it works on exactly this attempt."""
     try:
         status = await colony.client.status(mission.id)
     except BoundaryError as error:
         if isinstance(error, (Unreachable, TimedOut)):
             colony.component.failed(str(error))
+        await quarantine(database, item, "status_answer", error)
         return False
     colony.component.succeeded()
     return status.attempt == mission.attempt and status.state == "running"
@@ -277,15 +298,14 @@ async def cancel_in_colony(database: Database, colony: Colony, item: Item) -> No
     """Tells the colony to stop; a colony that cannot be told finds out by its next callback."""
     try:
         await colony.client.cancel(item.subject, "the mission has ended")
-    except Refused as error:
-        if error.status != 404:
-            log.info("cancel refused", mission=str(item.subject), status=error.status)
-    except BoundaryError:
-        if item.attempts < 5:
+    except BoundaryError as error:
+        if error.retryable and item.attempts < 5:
             async with database.write() as session:
                 await session.enter(item.tenant)
                 await work.again(session, item, now() + timedelta(seconds=2**item.attempts))
             return
+        if not isinstance(error, Refused) or error.status != 404:
+            log.info("the colony was not told of a cancel", mission=str(item.subject), error=str(error)[:300])
     await settle(database, item)
 
 
@@ -295,23 +315,30 @@ async def settle(database: Database, item: Item) -> None:
         await work.finish(session, item)
 
 
-async def quarantine(database: Database, item: Item, origin: str, problem: str, data: bytes) -> None:
-    async with database.write() as session:
-        await session.enter(item.tenant)
-        await keep_refused(session, system(item.tenant, "worker"), item.subject, origin, problem, data)
+async def quarantine(database: Database, item: Item, origin: str, error: BoundaryError) -> None:
+    """Keeps an answer that is not what the contract says; a problem document is, whatever it refuses."""
+    unreadable = isinstance(error, Malformed) or (isinstance(error, Refused) and error.problem is None)
+    if unreadable and error.body:  # type: ignore[attr-defined]
+        async with database.write() as session:
+            await session.enter(item.tenant)
+            caller = system(item.tenant, "worker")
+            await keep_refused(session, caller, item.subject, origin, str(error), error.body)  # type: ignore[attr-defined]
 
 
 async def keep_refused(
     session: WriteSession, caller: Caller, mission: UUID, origin: str, problem: str, data: bytes
 ) -> None:
-    """Keeps a payload that could not be taken, as it came, and records that it is there."""
+    """Keeps a payload that could not be taken, as it came, and records that it is there. The same bytes are kept once."""
     row = await session.first(
-        """INSERT INTO quarantine (tenant, mission, origin, problem, bytes) VALUES (:tenant, :mission, :origin, :problem, :bytes)
+        """INSERT INTO quarantine (tenant, mission, origin, problem, bytes)
+           SELECT :tenant, :mission, :origin, :problem, CAST(:bytes AS bytea) WHERE NOT EXISTS (
+             SELECT FROM quarantine q WHERE q.tenant = :tenant AND q.mission = :mission AND q.sha256 = sha256(CAST(:bytes AS bytea)))
            RETURNING id, sha256""",
         {"tenant": caller.tenant, "mission": mission, "origin": origin, "problem": problem[:1000], "bytes": data},
     )
-    assert row is not None
     QUARANTINED.labels(origin).inc()
+    if row is None:
+        return
     await ledger.record(
         session, caller, "payload.quarantined", mission, quarantine=row.id, sha256=row.sha256.hex(), origin=origin
     )

@@ -88,6 +88,7 @@ def template() -> jinja2.Template:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["visible"] = visible
+    environment.filters["when"] = lambda instant: f"{instant[:10]} {instant[11:19]} UTC"
     return environment.from_string((Path(__file__).parent / "packet.html").read_text())
 
 

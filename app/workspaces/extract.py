@@ -78,18 +78,10 @@ def _read_text(path: str, data: bytes, kind: Kind) -> Extracted | Unreadable:
     title = ""
     if kind == "html":
         text, title = markdown_of(text)
-    source = data if kind != "html" and _is_utf8(data) else text.encode()
+    source = text.encode()  # for text that came as UTF-8: the very bytes it came in
     if kind == "text":
         kind = _disguised(text)
     return Extracted(_short(title), kind, source)
-
-
-def _is_utf8(data: bytes) -> bool:
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 _META_CHARSET = re.compile(

@@ -45,8 +45,9 @@ def markdown_of(html: str) -> tuple[str, str]:
         if len(best) > 0.3 * len(text):
             text = best
             break
-    if len(text) < 200:  # little is left: the names may have misled, so keep everything that can be read
-        text = max(text, _written(tree.body, pass_over_furniture=False), key=len)
+    if len(text) < 200:  # little is left: perhaps the names mislead, and what looks like furniture is all there is
+        whole = _written(tree.body, pass_over_furniture=False)
+        text = text if len(text) > 0.2 * len(whole) else whole
     heading = re.search(r"^# (.+)$", text, re.M)
     return text, heading[1] if heading else title
 
@@ -66,6 +67,7 @@ class _Page:
     tables: list[bool] = field(default_factory=list)  # per open table: whether it holds data, not page layout
     row: list[str] | None = None  # cells of the open table row
     pre: bool = False
+    apart: bool = False  # a list has just ended: the next item belongs to another one
 
     def close(self, prefix: str = "") -> None:
         """Ends the open block, if it holds text."""
@@ -88,7 +90,7 @@ class _Page:
         depth = min(len(self.lists), _DEEPEST_LIST)
         first = "  " * (depth - 1) + self.marker if self.marker else "  " * depth
         later = " " * len(first)
-        self.marker = ""
+        self.marker, self.apart = "", False
         if not close:
             self.written.append("")
         self.written.extend(
@@ -184,7 +186,7 @@ def _leave(page: _Page, tag: str, _node: LexborNode) -> None:
         page.close(_HEADINGS.get(tag, ""))
     if tag in ("ul", "ol", "menu", "dl") and page.row is None and page.lists:
         page.lists.pop()
-        page.marker = ""
+        page.marker, page.apart = "", True
     elif tag == "pre" and page.row is None:
         page.pre = False
     elif tag == "table" and page.tables:

@@ -16,6 +16,9 @@ FULL = 900  # a block that would push a passage beyond this opens the next one
 LONGEST = 1200  # beyond this a passage is cut
 
 
+Span = tuple[str, int, int]  # heading path, start, end
+
+
 @dataclass(frozen=True, slots=True)
 class Passage:
     ordinal: int
@@ -28,33 +31,34 @@ class Passage:
 def split(source: bytes, kind: Kind) -> list[Passage]:
     """The passages of a document in order. Together they hold every character that is not white space."""
     passages: list[Passage] = []
-    for path, start, end in _packed(source, blocks(source, kind)):
+    for path, start, end in _packed(blocks(source, kind)):
         for first, last in _pieces(source, start, end):
             passages.append(Passage(len(passages), first, last, path, source[first:last].decode()))
     return passages
 
 
-def _packed(source: bytes, found: list[Block]) -> Iterator[tuple[str, int, int]]:
-    """Whole blocks gathered under one heading path: (path, start, end)."""
+def _packed(found: list[Block]) -> Iterator[Span]:
+    """Whole blocks gathered under one heading path."""
     sections: list[Block] = []
-    open_blocks: list[Block] = []
-    path = ""
-    last: tuple[str, int, int] | None = None
+    settled: list[Block] = []  # what can stand without the next block
+    leads: list[Block] = []  # headings and introductions after it, which cannot
+    path, last = "", None
     for block in found:
         sections = _sections_around(block, sections)
         here = " > ".join(section.heading or "" for section in sections)
-        settled = _without_leads(open_blocks)
         if settled and _closes(settled, block, here != path):
             last, full = _extended(last, (path, settled[0].start, settled[-1].end))
             if full:
                 yield full
-            open_blocks = open_blocks[len(settled) :]
-            path = here
+            settled, path = [], here
         elif not settled or here != path:
             path = here  # what came before is a heading or a scrap: the passage is about what follows
-        open_blocks.append(block)
-    if open_blocks:
-        last, full = _extended(last, (path, open_blocks[0].start, open_blocks[-1].end))
+        leads.append(block)
+        if not block.leads:
+            settled, leads = settled + leads, []
+    rest = settled + leads
+    if rest:
+        last, full = _extended(last, (path, rest[0].start, rest[-1].end))
         if full:
             yield full
     if last:
@@ -68,22 +72,11 @@ def _sections_around(block: Block, sections: list[Block]) -> list[Block]:
     return [section for section in sections if section.until_indent is None or block.indent > section.until_indent]
 
 
-def _without_leads(gathered: list[Block]) -> list[Block]:
-    """What can stand without the next block: headings and introductions at the end cannot."""
-    end = len(gathered)
-    while end and (gathered[end - 1].leads or gathered[end - 1].heading is not None):
-        end -= 1
-    return gathered[:end]
-
-
 def _closes(settled: list[Block], block: Block, new_section: bool) -> bool:
     size = settled[-1].end - settled[0].start
     if new_section:
-        return size >= SCRAP
+        return size >= SCRAP or (block.heading is not None and block.level == 0)
     return size >= SMALL and block.end - settled[0].start > FULL
-
-
-Span = tuple[str, int, int]
 
 
 def _extended(last: Span | None, now: Span) -> tuple[Span, Span | None]:

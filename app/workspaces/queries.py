@@ -141,8 +141,9 @@ async def read_span(session: ReadSession, workspace: UUID, source: bytes, start:
     )
     if row is None:
         return None
-    start, end = min(start, row.size), min(end, row.size)
-    low, high, data = start - first, end - first, row.bytes
+    if start >= row.size:
+        return Span("", row.size, row.size, row.size)
+    low, high, data = start - first, min(end, row.size) - first, row.bytes
     while 0 < low < len(data) and data[low] & 0xC0 == 0x80:
         low -= 1
     while high < len(data) and data[high] & 0xC0 == 0x80:

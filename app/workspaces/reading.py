@@ -19,7 +19,7 @@ from app.workspaces.passages import Passage, split
 from app.workspaces.structure import Kind
 
 SMALL_DOCUMENT = 100_000  # bytes; the worst that so few can cost is about a second
-CPU_SECONDS = 120  # some two thousand dense pages of PDF
+CPU_SECONDS, PDF_CPU_SECONDS = 20, 120  # the second: some two thousand pages
 MEMORY_BYTES = 2_000_000_000
 _two_at_once = threading.BoundedSemaphore(2)
 
@@ -35,11 +35,12 @@ class Reading:
 
 
 def read_document(path: str, data: bytes) -> Reading | Unreadable:
-    """Reads a document. Blocks for up to CPU_SECONDS and a little: call it in a thread, and in no transaction."""
-    if len(data) <= SMALL_DOCUMENT and kind_of(path, data) != "pdf":
+    """Reads a document. Blocks, with a PDF for minutes: call it in a thread, and in no transaction."""
+    is_pdf = kind_of(path, data) == "pdf"
+    if len(data) <= SMALL_DOCUMENT and not is_pdf:
         return read_here(path, data)
     with _two_at_once:
-        return _read_elsewhere(path, data)
+        return _read_elsewhere(path, data, PDF_CPU_SECONDS if is_pdf else CPU_SECONDS)
 
 
 def read_here(path: str, data: bytes) -> Reading | Unreadable:
@@ -60,18 +61,18 @@ import sys, types
 package = sys.modules["app.workspaces"] = types.ModuleType("app.workspaces")
 package.__path__ = [sys.argv[1]]
 from app.workspaces.reading import main
-main(sys.argv[2])
+main(sys.argv[2], int(sys.argv[3]))
 """
 
 
-def _read_elsewhere(path: str, data: bytes) -> Reading | Unreadable:
-    program = [sys.executable, "-I", "-c", _PROGRAM, str(Path(__file__).parent), path]
+def _read_elsewhere(path: str, data: bytes, seconds: int) -> Reading | Unreadable:
+    program = [sys.executable, "-I", "-c", _PROGRAM, str(Path(__file__).parent), path, str(seconds)]
     try:
-        done = subprocess.run(program, input=data, capture_output=True, timeout=2 * CPU_SECONDS, check=False)
+        done = subprocess.run(program, input=data, capture_output=True, timeout=3 * seconds, check=False)
     except subprocess.TimeoutExpired:
         done = None
     if done is None or done.returncode:
-        return Unreadable("malformed", f"{path} cannot be read within {CPU_SECONDS} s and 2 GB; simplify or split it.")
+        return Unreadable("malformed", f"{path} cannot be read within {seconds} s and 2 GB; simplify or split it.")
     said, _, source = done.stdout.partition(b"\n")
     head = json.loads(said)
     if "code" in head:
@@ -83,9 +84,9 @@ def _read_elsewhere(path: str, data: bytes) -> Reading | Unreadable:
     return Reading(head["title"], head["kind"], source, passages)
 
 
-def main(path: str) -> None:
+def main(path: str, seconds: int) -> None:
     """The reading process: exits with 0 after an answer, a refusal included."""
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     read = read_here(path, sys.stdin.buffer.read())

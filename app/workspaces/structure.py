@@ -19,7 +19,8 @@ Kind = Literal["markdown", "rst", "html", "pdf", "text"]
 class Block:
     """One block: bytes [start, end) of the source.
 
-    `heading` is set when the block opens a section; `level` then orders sections (a lower number contains the higher).
+    `heading` is set when the block opens a section; `level` then orders sections (a lower number contains the higher),
+    and a section of level 0 never shares a passage with the one before it (pages).
     `until_indent` closes the section early: at the first block indented no deeper than that (rst directives).
     `leads` says that the block only introduces the next one and must not be parted from it.
     """
@@ -134,10 +135,10 @@ def _from_token(token: Token, is_term: bool, lines: list[_Line]) -> Block:
     ends = text[-1:]
     if token.type == "heading_open":
         title = text if token.markup[:1] == "#" else b" ".join(line.text for line in lines[:-1])
-        return _join(lines, heading=_heading_text(title), level=int(token.tag[1]))
+        return _join(lines, heading=_heading_text(title), level=int(token.tag[1]), leads=True)
     if is_term and (len(text) <= LONGEST_TERM or b"(" in text[:LONGEST_TERM]) and ends not in b".:;":
         indent = lines[0].indent
-        return _join(lines, heading=_heading_text(text[2:]), level=100 + indent, until_indent=indent)
+        return _join(lines, heading=_heading_text(text[2:]), level=100 + indent, until_indent=indent, leads=True)
     return _join(lines, leads=token.type == "paragraph_open" and ends == b":")
 
 
@@ -166,11 +167,11 @@ def _join(lines: list[_Line], **how: object) -> Block:
 def _pages(lines: list[_Line]) -> Iterator[Block]:
     page, waiting = 1, []
     for line in [*lines, None]:
-        if line is not None and b"\f" not in line.text:
+        if line is not None and line.text != b"\f":
             waiting.append(line)
             continue
         if rest := _trimmed(waiting):
-            yield Block(rest[0].start, rest[0].end, heading=f"page {page}", level=1)
+            yield Block(rest[0].start, rest[0].end, heading=f"page {page}")
             if len(rest) > 1:
                 yield _join(rest[1:])
         page, waiting = page + 1, []
@@ -214,7 +215,8 @@ def _indented(lines: list[_Line]) -> list[Block]:
             length, style, title = titled
             if style not in styles:
                 styles.append(style)
-            found.append(_join(lines[at : at + length], heading=_heading_text(title), level=styles.index(style) + 1))
+            level = styles.index(style) + 1
+            found.append(_join(lines[at : at + length], heading=_heading_text(title), level=level, leads=True))
             at, literal = at + length, None
         else:
             end = next((n for n in range(at, len(lines)) if lines[n].indent < 0), len(lines))
@@ -251,7 +253,7 @@ def _chunk(lines: list[_Line]) -> tuple[Block, bool]:
     if _LITERAL.match(name):
         return _join(lines, leads=True), True
     if argument and not _NOT_A_NAME.match(name):
-        return _join(lines, heading=_heading_text(argument), level=100 + indent, until_indent=indent), False
+        return _join(lines, heading=_heading_text(argument), level=100 + indent, until_indent=indent, leads=True), False
     opens_literal = last.endswith(b"::") and bool(argument or len(lines) > 1)
     return _join(lines, leads=bool(_TARGET.match(head)) or last.endswith(b":")), opens_literal
 

@@ -36,11 +36,21 @@ NOTHING = "Not found in the evidence."
 
 TASKS = (
     Task(id="read", kind="read", title="Read leads and activities", question="Which leads and activities are there?"),
-    Task(id="score", kind="score", title="Score every open lead", question="How promising is each open lead, and why?", depends_on=["read"]),
     Task(
-        id="propose", kind="propose", title="Propose changes", question="Which records should say something else?", depends_on=["score"]
+        id="score",
+        kind="score",
+        title="Score every open lead",
+        question="How promising is each open lead, and why?",
+        depends_on=["read"],
     ),
-)  # fmt: skip
+    Task(
+        id="propose",
+        kind="propose",
+        title="Propose changes",
+        question="Which records should say something else?",
+        depends_on=["score"],
+    ),
+)
 _RULES = (
     "Score from fields and activities only: company size, budget, source, how recently and how well the lead answered. "
     "Cite the field behind every factor. Propose a change only where the record says something else."
@@ -69,7 +79,7 @@ async def librarian(case: Case, notes: Notes) -> Produced:
     """Every lead and every activity, as the root stored them."""
     searches = []
     for kind in ("lead", "activity"):
-        found = await case.tools.records(kind)
+        found = await case.in_time(f"reading every {kind}", case.tools.records(kind))
         notes.records += found
         results = [_whole(record) for record in found if record.text][:500]
         searches.append(Search(task_id="read", query=f"crm.list {kind}", results=results))
@@ -102,7 +112,8 @@ async def reviewer(case: Case, notes: Notes) -> Produced:
     """Reads every cited record again; what no longer holds is dropped, and nothing is proposed on it."""
     cited = {one.document for claim in notes.claims for one in claim.citations}
     records = [record for record in notes.records if record.document in cited]
-    read_again = await asyncio.gather(*(case.tools.record(record.kind, record.record_id) for record in records))
+    reading = asyncio.gather(*(case.tools.record(record.kind, record.record_id) for record in records))
+    read_again = await case.in_time("reading the cited records again", reading)
     again = {record.document: record for record in read_again}
     reviewed = [_review(claim, again) for claim in notes.claims]
     kept = {claim.claim_id for claim in reviewed if claim.supported}
@@ -181,11 +192,7 @@ def _packet(case: Case, notes: Notes, kept: set[str]) -> AggregationPacket:
     standing.sort(key=lambda facts: (-notes.scored[facts.record.record_id].score, facts.record.record_id))
     claims = {claim.id: claim for claim in notes.claims}
     ordered = [claims[_claim_id(facts)] for facts in standing]
-    missing = [
-        f"{facts.name} ({facts.record.record_id}): {'already ' + str(facts.record.fields.get('stage')) if not facts.open else 'no evidence that holds'}"
-        for facts in notes.leads
-        if _claim_id(facts) not in kept
-    ]
+    missing = [_left_out(facts) for facts in notes.leads if _claim_id(facts) not in kept]
     changed = sum(bool(changes_for(facts, notes.scored[facts.record.record_id])) for facts in standing)
     return case.make(
         AggregationPacket,
@@ -197,6 +204,11 @@ def _packet(case: Case, notes: Notes, kept: set[str]) -> AggregationPacket:
         leads=[notes.scored[facts.record.record_id] for facts in standing],
         proposals=min(changed, _most_proposals(case)),
     )
+
+
+def _left_out(facts: LeadFacts) -> str:
+    why = "no evidence that holds" if facts.open else f"already {facts.record.fields.get('stage')}"
+    return f"{facts.name} ({facts.record.record_id}): {why}"
 
 
 def _review(claim: Claim, again: Mapping[str, Record]) -> ReviewedClaim:

@@ -110,9 +110,9 @@ def _grown(question: Question, window: Window, at: int) -> tuple[int, ...]:
     if unit.head is not None:
         chosen.add(unit.head)
     after = max(chosen) + 1
-    if after < len(window.units) and window.units[after].kind == "code" and _wants_code(question, window, after - 1):
-        if len(window.texts[after]) <= LONGEST_CODE:
-            chosen.add(after)
+    code_follows = after < len(window.units) and window.units[after].kind == "code"
+    if code_follows and _wants_code(question, window, after - 1) and len(window.texts[after]) <= LONGEST_CODE:
+        chosen.add(after)
     return tuple(sorted(chosen))
 
 
@@ -149,11 +149,9 @@ def _headed(question: Question, window: Window, chosen: tuple[int, ...]) -> tupl
     heading = window.units[chosen[0]].heading
     if heading is None or window.units[chosen[0]].kind == "entry" or heading < chosen[0] - 8:
         return chosen
-    for term in question.terms:
-        if term.firm and term.key in window.indexes[heading].places:
-            if not any(term.key in window.indexes[at].places for at in chosen):
-                return (heading, *chosen)
-    return chosen
+    named = {term.key for term in question.terms if term.firm and term.key in window.indexes[heading].places}
+    said = {key for key in named if any(key in window.indexes[at].places for at in chosen)}
+    return (heading, *chosen) if named - said else chosen
 
 
 def similar(one: Excerpt, other: Excerpt) -> float:

@@ -154,9 +154,10 @@ def _layers(window: Window, chosen: Sequence[int]) -> Iterator[_Layer]:
         if unit.lead is not None:
             yield _Layer(LEAD, window.indexes[unit.lead])
     for beside in (chosen[0] - 1, chosen[-1] + 1):
-        if 0 <= beside < len(window.units) and window.units[beside].kind not in ("heading", "change", "entry"):
-            if window.units[beside].heading == (first if beside < chosen[0] else last).heading:
-                yield _Layer(BESIDE, window.indexes[beside])
+        if not 0 <= beside < len(window.units) or window.units[beside].kind in ("heading", "change", "entry"):
+            continue
+        if window.units[beside].heading == (first if beside < chosen[0] else last).heading:
+            yield _Layer(BESIDE, window.indexes[beside])
     if first.heading is not None:
         yield _Layer(SECTION, window.indexes[first.heading])
     yield _Layer(PATH if first.heading is not None else SECTION, window.path)

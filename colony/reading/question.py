@@ -3,6 +3,7 @@
 The weights only say how necessary a term is for *this* question; how rare it is in the documents comes later.
 """
 
+import itertools
 import re
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -154,8 +155,8 @@ def _in_plain_words(text: str) -> str:
 
 
 def _terms(text: str) -> list[Term]:
-    quoted = {part.strip() for found in _QUOTED.finditer(text) for part in (found[1] or found[2]).split()}
-    in_quotes = {key_of(part) for part in quoted}
+    quoted = {part for found in _QUOTED.finditer(text) for part in (found[1] or found[2]).split()}
+    in_quotes = {key_of(part) for part in quoted if part.lower() not in STOP}
     flags = {key_of(flag) for flag in _FLAG.findall(text)}
     actions = {stem(word.lower()) for word in _LEADS.findall(text)}
     actions |= {stem(found[1].lower()) for found in [_LAST_WORD.search(text)] if found and not _LEADS.search(text)}
@@ -164,9 +165,8 @@ def _terms(text: str) -> list[Term]:
     for token in tokens(text):
         word, key = token[0], key_of(token[0])
         firm = key in in_quotes or key in flags or is_identifier(word)
-        if (word.lower() in STOP and not firm) or (len(key) < 2 and not (key.isdigit() or firm)):
-            if not (len(word) == 1 and word.isalpha() and word.lower() not in STOP):
-                continue
+        if word.lower() in STOP and not firm:
+            continue
         named = _is_name(word, token.start() in sentence_starts)
         forms = forms_of(word)
         term = Term(
@@ -206,7 +206,7 @@ def _pairs(text: str, terms: list[Term]) -> tuple[tuple[str, str], ...]:
     where.sort(key=lambda entry: entry[0])
     return tuple(
         (left.key, right.key)
-        for (here, left), (there, right) in zip(where, where[1:], strict=False)
+        for (here, left), (there, right) in itertools.pairwise(where)
         if there - here <= 2 and (left.weight >= 0.5 or right.weight >= 0.5)
     )
 

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from colony.reading.terms import words
+from colony.reading import marks
+from colony.reading.sentences import sentence_spans
 
 UnitKind = Literal["heading", "sentence", "item", "code", "row", "entry", "change"]
 
@@ -33,42 +34,6 @@ class _Line:
     end: int
     text: str
     indent: int  # -1: blank
-
-
-_ADORNMENT = re.compile(r"([=\-~^\"'`#*+.:_<>])\1{2,}\s*$")
-_ATX = re.compile(r"#{1,6}\s+\S")
-_FENCE = re.compile(r"(```+|~~~+|-{4,}$|\.{4,}$|={4,}$)")
-_MYST = re.compile(r"`{3,}\{([\w:-]+)\}")
-_DIRECTIVE = re.compile(r"\.\.\s+([\w:.+-]+)::\s*(.*)$")
-_COMMENT = re.compile(r"\.\.(?:\s|$)")
-_ITEM = re.compile(r"(?:[-*+•]|\(?\d{1,3}[.)]|#\.|\(?[a-z][.)])\s+\S")
-_FIELD = re.compile(r":[\w-][^:`]*:(?:\s|$)")
-_ASCIIDOC_TERM = re.compile(r"\S.*?(?:::|;;)\s*$")
-_ROW = re.compile(r"\|.*\||.*\s\|\s.*\|\s*$")
-_BORDER = re.compile(r"\s*(?:\+[-=+]{3,}|=+(?:\s+=+)+|[|\s:]*-{3,}[-|\s:]*)\s*$")
-_OPTION = re.compile(r"--?[\w?][\w-]*(?:[ =,\[].*)?$")
-
-_CODE_DIRECTIVES = words(
-    """
-    code code-block sourcecode parsed-literal literalinclude testcode testsetup testoutput doctest ipython
-    prompt productionlist console
-    """
-)
-_SKIPPED_DIRECTIVES = words(
-    """
-    toctree index image figure module currentmodule py:module py:currentmodule highlight include contents raw
-    automodule autoclass autofunction automethod only ifconfig image graphviz mermaid math meta sectionauthor
-    """
-)
-_CHANGE_DIRECTIVES = words(
-    "versionadded versionchanged versionremoved deprecated deprecated-removed change changelog seealso"
-)
-_ADMONITIONS = words(
-    """
-    note warning tip hint important caution danger attention admonition topic sidebar rubric container tab
-    tabs details dropdown list-table class impl-detail describe-body
-    """
-)
 
 
 def units(text: str) -> list[Unit]:
@@ -112,22 +77,21 @@ class _Reader:
                 if not self._reads_as_prose(at):
                     return self._code(at, end)
                 self._becomes_entry()
-        if fence := _FENCE.match(bare):
-            if (closing := self._closing(at, fence[1])) is not None:
-                return self._fence(at, closing, bare)
+        if (fence := marks.FENCE.match(bare)) and (closing := self._closing(at, fence[1])) is not None:
+            return self._fence(at, closing, bare)
         if self._is_heading(at):
             return self._take_heading(at)
-        if directive := _DIRECTIVE.match(bare):
+        if directive := marks.DIRECTIVE.match(bare):
             return self._directive(at, directive[1], directive[2])
-        if _COMMENT.match(bare):
+        if marks.COMMENT.match(bare):
             return self._deeper_than(at + 1, line.indent)
         if bare.startswith((">>> ", "$ ", "% ", "C:\\")):
             return self._code(at, self._paragraph_end(at, code=True))
-        if _BORDER.match(line.text):
+        if marks.BORDER.match(line.text):
             return at + 1
-        if _ROW.match(bare):
+        if marks.ROW.match(bare):
             return self._row(at)
-        if _ITEM.match(bare) or _FIELD.match(bare):
+        if marks.ITEM.match(bare) or marks.FIELD.match(bare):
             return self._item(at)
         if self._is_entry(at):
             return self._entry(at, line.start + line.indent, line.end)
@@ -137,17 +101,17 @@ class _Reader:
 
     def _is_heading(self, at: int) -> bool:
         line = self.lines[at]
-        if _ATX.match(line.text):
+        if marks.ATX.match(line.text):
             return True
         if at + 1 >= len(self.lines):
             return False
         below = self.lines[at + 1].text.strip()
-        if _ADORNMENT.match(line.text.strip()) and at + 2 < len(self.lines) and self.lines[at + 1].indent >= 0:
-            return bool(_ADORNMENT.match(self.lines[at + 2].text.strip()))
+        if marks.ADORNMENT.match(line.text.strip()) and at + 2 < len(self.lines) and self.lines[at + 1].indent >= 0:
+            return bool(marks.ADORNMENT.match(self.lines[at + 2].text.strip()))
         title = line.text.strip()
         return (
-            bool(_ADORNMENT.match(below))
-            and not _ADORNMENT.match(title)
+            bool(marks.ADORNMENT.match(below))
+            and not marks.ADORNMENT.match(title)
             and len(below) >= 0.6 * len(title)
             and (len(title) < 120 and self.lines[at + 1].indent <= line.indent)
         )
@@ -157,10 +121,10 @@ class _Reader:
         below = self.lines[at + 1] if at + 1 < len(self.lines) else None
         if below is None:
             return False
-        if _ASCIIDOC_TERM.fullmatch(bare):
+        if marks.ASCIIDOC_TERM.fullmatch(bare):
             return below.indent > line.indent or (below.indent >= 0 and below.text.rstrip().endswith(("::", ";;")))
         if len(bare) > 120 or bare.endswith((".", ":", ",", ";")):
-            return bool(_OPTION.match(bare)) and below.indent > line.indent
+            return bool(marks.OPTION.match(bare)) and below.indent > line.indent
         return below.indent > line.indent and not self._looks_like_code(at)
 
     def _looks_like_code(self, at: int) -> bool:
@@ -180,8 +144,8 @@ class _Reader:
 
     def _take_heading(self, at: int) -> int:
         line = self.lines[at]
-        title, width = (line, 1) if _ATX.match(line.text) else (line, 2)
-        if width == 2 and _ADORNMENT.match(line.text.strip()):
+        title, width = (line, 1) if marks.ATX.match(line.text) else (line, 2)
+        if width == 2 and marks.ADORNMENT.match(line.text.strip()):
             title, width = self.lines[at + 1], 3
         self._open, self._lead = [], None
         self._heading = self._add("heading", title.start + title.indent, title.start + len(title.text.rstrip()))
@@ -192,10 +156,10 @@ class _Reader:
         return end
 
     def _fence(self, at: int, closing: int, opening: str) -> int:
-        name = found[1] if (found := _MYST.match(opening)) else ""
-        if name in _SKIPPED_DIRECTIVES:
+        name = found[1] if (found := marks.MYST.match(opening)) else ""
+        if name in marks.SKIPPED_DIRECTIVES:
             return closing + 1
-        if name in _ADMONITIONS or name == "eval-rst":
+        if name in marks.ADMONITIONS or name == "eval-rst":
             self._skip.add(closing)
             return at + 1
         return self._code(at, closing + 1)
@@ -203,20 +167,20 @@ class _Reader:
     def _directive(self, at: int, name: str, argument: str) -> int:
         line = self.lines[at]
         short = name.rsplit(":", 1)[-1]
-        if name in _SKIPPED_DIRECTIVES:
+        if name in marks.SKIPPED_DIRECTIVES:
             return self._deeper_than(at + 1, line.indent)
-        if name in _CODE_DIRECTIVES or name.startswith("click:"):
+        if name in marks.CODE_DIRECTIVES or name.startswith("click:"):
             return self._code(at, max(self._deeper_than(at + 1, line.indent), at + 1))
-        if short in _CHANGE_DIRECTIVES:
+        if short in marks.CHANGE_DIRECTIVES:
             end = self._deeper_than(at + 1, line.indent)
             self._add("change", line.start + line.indent, self.lines[end - 1].end)
             return end
-        if argument and name not in _ADMONITIONS:
+        if argument and name not in marks.ADMONITIONS:
             start = line.start + line.text.index("::") + 2
             start += len(self.text[start : line.end]) - len(self.text[start : line.end].lstrip())
             return self._entry(at, start, line.end)
         after = at + 1
-        while after < len(self.lines) and _FIELD.match(self.lines[after].text.strip()):
+        while after < len(self.lines) and marks.FIELD.match(self.lines[after].text.strip()):
             after += 1
         if argument and name in ("note", "warning", "tip", "hint", "important", "caution", "danger", "attention"):
             end = self._paragraph_end(at)
@@ -254,8 +218,8 @@ class _Reader:
             here = self.lines[end]
             if (
                 here.indent < 0
-                or _ITEM.match(here.text.strip())
-                or (here.indent <= line.indent and _FIELD.match(here.text.strip()))
+                or marks.ITEM.match(here.text.strip())
+                or (here.indent <= line.indent and marks.FIELD.match(here.text.strip()))
             ):
                 break
             end += 1
@@ -336,12 +300,12 @@ class _Reader:
         while end < len(self.lines) and self.lines[end].indent >= 0:
             bare = self.lines[end].text.strip()
             if not code and (
-                (_ITEM.match(bare) and not bare[0].isalpha())
+                (marks.ITEM.match(bare) and not bare[0].isalpha())
                 or bare in ("+", "--")
                 or bare.startswith("```")
-                or _DIRECTIVE.match(bare)
+                or marks.DIRECTIVE.match(bare)
                 or self._is_heading(end)
-                or _ROW.fullmatch(bare)
+                or marks.ROW.fullmatch(bare)
             ):
                 break
             end += 1
@@ -356,30 +320,3 @@ def _lines(text: str) -> Iterator[_Line]:
         indent = len(bare) - len(bare.lstrip()) if stripped else -1
         yield _Line(at, at + len(bare.rstrip()), bare, indent)
         at += len(line)
-
-
-_STOP = re.compile(r"[.!?](?:[\"')\]`*_]|\u201d)*(?=\s+(?:[\"'(\[`*:_\u201c{<-]*[A-Z0-9]|[`:*\[{]+[a-z_]|$))")
-_SHORT = re.compile(
-    r"(?:\b(?:e\.g|i\.e|etc|vs|cf|mr|mrs|dr|no|fig|approx|resp|sec|ver|incl|a\.k\.a|[A-Z])|\W\d+)\.$", re.IGNORECASE
-)
-
-
-def sentence_spans(text: str, start: int, stop: int) -> Iterator[tuple[int, int]]:
-    """Where the sentences of one paragraph begin and end, white space around them left out."""
-    at = start
-    for found in _STOP.finditer(text, start, stop):
-        before = text[at : found.start() + 1]
-        if (_SHORT.search(before[-12:]) and not before.endswith("etc.")) or before.count("``") % 2:
-            continue
-        yield from _trimmed(text, at, found.end())
-        at = found.end()
-    yield from _trimmed(text, at, stop)
-
-
-def _trimmed(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    while start < end and text[start].isspace():
-        start += 1
-    while end > start and text[end - 1].isspace():
-        end -= 1
-    if end > start:
-        yield start, end

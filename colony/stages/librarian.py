@@ -13,7 +13,7 @@ RECORDED = 20  # results of one search that the artifact names
 
 
 async def run(case: Case, notes: Notes) -> Produced:
-    held = await case.tools.bytes_held()
+    held = await case.in_time("the outline of the workspace", case.tools.bytes_held())
     notes.passages = max(held // BYTES_PER_PASSAGE, 1) if held else FALLBACK_PASSAGES
     work = [(task.id, lambda task=task: gather(case, notes.formulations[task.id])) for task in notes.tasks]
     results = await case.each(work)

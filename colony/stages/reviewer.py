@@ -26,7 +26,8 @@ async def run(case: Case, notes: Notes) -> Produced:
     packet = notes.packet
     assert packet is not None
     spots = {(one.source, one.start, one.end) for claim in packet.claims for one in claim.citations}
-    stretches = await asyncio.gather(*(case.tools.read(*spot) for spot in spots))
+    reading = asyncio.gather(*(case.tools.read(*spot) for spot in spots))
+    stretches = await case.in_time("reading the cited bytes again", reading)
     read_again = dict(zip(spots, stretches, strict=True))
     reviewed = [review(claim, read_again, literal=case.model is None) for claim in packet.claims]
     if case.model is not None and reviewed:

@@ -43,7 +43,7 @@ class FakeRoot:
     stop: bool = False
     forget_at: int | None = None  # drops everything it holds once this many events were taken: the next batch is a gap
     already: int = 0  # events of an earlier life of the same attempt
-    refuse_tools: int | None = None  # a status for every tool call
+    refuse_tools: dict[str, int] = field(default_factory=dict)  # a status for every call of a tool
     refuse_events: int | None = None
     tool_seconds: float = 0.0
     sent: asyncio.Event = field(default_factory=asyncio.Event)
@@ -60,7 +60,9 @@ class FakeRoot:
 
         async def signed(request: Request) -> bytes:
             body = await request.body()
-            await verify(KEYS, request.method, signed_path(request.scope), body, "root", request.headers, nonces.first_use)
+            await verify(
+                KEYS, request.method, signed_path(request.scope), body, "root", request.headers, nonces.first_use
+            )
             self.traceparents.add(request.headers.get("traceparent", ""))
             self.tokens.add(request.headers["authorization"].removeprefix("Bearer "))
             return body
@@ -74,9 +76,11 @@ class FakeRoot:
             arguments = json.loads(await signed(request))["arguments"]
             self.tool_calls.append(tool)
             await asyncio.sleep(self.tool_seconds)
-            if self.refuse_tools:
-                return problem(self.refuse_tools, "refused_for_the_test")
-            result = self._crm(tool, arguments) if tool.startswith("crm.") else await self.workspace.call(tool, arguments)
+            if tool in self.refuse_tools:
+                return problem(self.refuse_tools[tool], "refused_for_the_test")
+            result = (
+                self._crm(tool, arguments) if tool.startswith("crm.") else await self.workspace.call(tool, arguments)
+            )
             return JSONResponse({"result": result})
 
         return app

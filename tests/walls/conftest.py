@@ -31,7 +31,9 @@ async def copy(admin_url: str, name: str, template: str) -> None:
     admin = await asyncpg.connect(admin_url)
     await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
     await admin.execute(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC")
-    for (role,) in await admin.fetch("SELECT rolname FROM pg_roles WHERE rolname LIKE 'mission\\_root\\_%' AND rolcanlogin"):
+    for (role,) in await admin.fetch(
+        "SELECT rolname FROM pg_roles WHERE rolname LIKE 'mission\\_root\\_%' AND rolcanlogin"
+    ):
         await admin.execute(f"GRANT CONNECT ON DATABASE {name} TO {role}")
     await admin.close()
 

@@ -223,7 +223,8 @@ class Ground:
     async def revoke(self, who: str, role: str = "operator") -> None:
         await self.run(
             "registrar",
-            "UPDATE role_grant SET revoked_at = clock_timestamp() WHERE tenant = $1 AND principal = $2 AND role = $3",
+            """UPDATE role_grant SET revoked_at = clock_timestamp()
+               WHERE tenant = $1 AND principal = $2 AND role = $3 AND revoked_at IS NULL""",
             self.tenant, self.ids[who], role,
         )  # fmt: skip
 

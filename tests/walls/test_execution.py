@@ -1,6 +1,7 @@
 """Invariants 6 to 9 and 14: one execution, only while approved, between undo window and expiry, settled by its holder."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 import asyncpg
@@ -53,7 +54,9 @@ async def test_many_claims_at_once_make_one_execution(ground: Ground) -> None:
 
     async def claim(connection: asyncpg.Connection) -> str:
         async with ground.within("executor", connection=connection):
-            return await connection.fetchval("SELECT outcome FROM claim($1, $2, $3)", ground.tenant, asked.writeback, LEASE)
+            return await connection.fetchval(
+                "SELECT outcome FROM claim($1, $2, $3)", ground.tenant, asked.writeback, LEASE
+            )
 
     outcomes = await asyncio.gather(*(claim(connection) for connection in executors))
     assert sorted(outcomes) == ["apply", "busy", "busy", "busy", "busy", "busy"]
@@ -85,14 +88,8 @@ async def test_closing_is_cancelling_or_expiring(ground: Ground) -> None:
             await ground.close(asked, state)
     with pytest.raises(asyncpg.IntegrityConstraintViolationError):
         await ground.close(asked, None)
-    assert await ground.close(Ground_of(asked, approval=asked.mission)) is None
+    assert await ground.close(replace(asked, approval=asked.mission)) is None
     assert await ground.state(asked) == "awaiting_approval"
-
-
-def Ground_of(asked: object, **more: object) -> object:
-    from dataclasses import replace
-
-    return replace(asked, **more)  # type: ignore[type-var]
 
 
 async def test_nothing_is_claimed_within_the_undo_window(ground: Ground) -> None:
@@ -223,7 +220,12 @@ async def test_an_execution_keeps_what_it_was_born_with(ground: Ground) -> None:
             "RX004", "owner", f"UPDATE execution SET {column} = {value} WHERE writeback = $1", asked.writeback
         )
     await ground.settle(asked, 1, "failed")
-    for change in ("state = 'executing', settled_at = NULL", "receipt = 'x'", "observed = 'x'", "lease_until = 'infinity'"):
+    for change in (
+        "state = 'executing', settled_at = NULL",
+        "receipt = 'x'",
+        "observed = 'x'",
+        "lease_until = 'infinity'",
+    ):
         await ground.refused("RX004", "owner", f"UPDATE execution SET {change} WHERE writeback = $1", asked.writeback)
 
 
@@ -253,7 +255,9 @@ async def test_no_lease_is_for_ever(ground: Ground) -> None:
         await ground.claim(asked, lease)
         left = "SELECT lease_until - clock_timestamp() FROM execution WHERE writeback = $1"
         assert await ground.value("admin", left, asked.writeback) <= timedelta(minutes=15)
-    await ground.run("api", "INSERT INTO work (tenant, kind, subject, queue) VALUES ($1, 'execute', $1, 'executor')", ground.tenant)
+    await ground.run(
+        "api", "INSERT INTO work (tenant, kind, subject, queue) VALUES ($1, 'execute', $1, 'executor')", ground.tenant
+    )
     executor = await ground.of("executor")
     await executor.fetch("SELECT * FROM take_executor_work(500, '100 years')")
     left = "SELECT lease_until - clock_timestamp() FROM work WHERE subject = $1"
@@ -262,14 +266,23 @@ async def test_no_lease_is_for_ever(ground: Ground) -> None:
 
 async def test_the_executor_ends_its_own_work_by_fence(ground: Ground) -> None:
     for kind, queue in (("execute", "executor"), ("review", "worker")):
-        await ground.run("api", "INSERT INTO work (tenant, kind, subject, queue) VALUES ($1, $2, $1, $3)", ground.tenant, kind, queue)
+        await ground.run(
+            "api", "INSERT INTO work (tenant, kind, subject, queue) VALUES ($1, $2, $1, $3)", ground.tenant, kind, queue
+        )
     executor = await ground.of("executor")
     await executor.fetch("SELECT * FROM take_executor_work(500, '1 minute')")
     finish = "SELECT finish_executor_work($1, $1, $2, $3, $4)"
     for fence in (0, 2, None):
         assert await ground.value("executor", finish, ground.tenant, fence, 1, None) is False
-    assert await ground.value("executor", finish, ground.tenant, 1, 7, None) is True  # wanted again meanwhile: due again
-    assert await ground.value("admin", "SELECT lease_until FROM work WHERE subject = $1 AND kind = 'execute'", ground.tenant) is None
+    assert (
+        await ground.value("executor", finish, ground.tenant, 1, 7, None) is True
+    )  # wanted again meanwhile: due again
+    assert (
+        await ground.value(
+            "admin", "SELECT lease_until FROM work WHERE subject = $1 AND kind = 'execute'", ground.tenant
+        )
+        is None
+    )
     assert await ground.value("executor", finish, ground.tenant, 1, 1, None) is True
     assert await ground.value("executor", finish, ground.tenant, 1, 1, None) is False
     assert await ground.value("admin", "SELECT count(*) FROM work WHERE subject = $1", ground.tenant) == 1

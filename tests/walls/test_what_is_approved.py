@@ -16,7 +16,11 @@ async def test_the_hash_is_computed_from_the_payload(ground: Ground) -> None:
     [row] = await ground.run("api", "SELECT * FROM writeback WHERE id = $1", writeback)
     assert row["payload_sha256"] == hashlib.sha256(columns["payload"]).digest()
     assert (row["connector"], row["operation"], row["target"]) == ("crm", "update", "lead/L-1")
-    wrong = columns | {"id": uuid4(), "payload_sha256": bytes(32), "proposal": await ground.proposal(columns["mission"])}
+    wrong = columns | {
+        "id": uuid4(),
+        "payload_sha256": bytes(32),
+        "proposal": await ground.proposal(columns["mission"]),
+    }
     await ground.refused(NOT_ALWAYS, "admin", insert("writeback", wrong), *wrong.values())
 
 
@@ -54,7 +58,9 @@ async def test_an_approval_is_for_that_payload_that_requester_and_that_mission(g
         {"subject": "mission"}, {"question_sha256": asked.sha256},
     ):  # fmt: skip
         writeback, columns = await ground.propose(mission=asked.mission)
-        fresh = replace(asked, writeback=writeback, approval=uuid4(), sha256=hashlib.sha256(columns["payload"]).digest())
+        fresh = replace(
+            asked, writeback=writeback, approval=uuid4(), sha256=hashlib.sha256(columns["payload"]).digest()
+        )
         with pytest.raises(Exception, match="foreign key|check constraint|no approval rule"):
             await ground.open(fresh, **wrong)
         await ground.open(fresh)
@@ -116,7 +122,9 @@ async def test_an_approval_is_born_pending_under_the_rule_the_system_chose(groun
         asked.approval, writeback, columns["mission"], writeback, hashlib.sha256(columns["payload"]).digest(),
     )  # fmt: skip
     [row] = await ground.run(
-        "admin", "SELECT *, expires_at - created_at AS life, now() - created_at AS age FROM approval WHERE id = $1", writeback
+        "admin",
+        "SELECT *, expires_at - created_at AS life, now() - created_at AS age FROM approval WHERE id = $1",
+        writeback,
     )
     assert (row["state"], row["version"], row["not_before"], row["closed_at"]) == ("pending", 1, None, None)
     assert (row["required"], row["deny_threshold"], row["life"].total_seconds()) == (2, 1, 3600)
@@ -124,7 +132,9 @@ async def test_an_approval_is_born_pending_under_the_rule_the_system_chose(groun
 
 
 async def test_the_rule_that_fits_best_is_taken_in_its_newest_version(ground: Ground) -> None:
-    async def rule(connector: str, operation: str, risk: str, required: int, id: object = None, version: int = 1) -> object:
+    async def rule(
+        connector: str, operation: str, risk: str, required: int, id: object = None, version: int = 1
+    ) -> object:
         id = id or uuid4()
         await ground.run(
             "registrar",
@@ -159,7 +169,12 @@ async def test_the_rule_that_fits_best_is_taken_in_its_newest_version(ground: Gr
 
 
 async def test_a_writeback_is_never_of_less_risk_than_its_mission(ground: Ground) -> None:
-    for said, mission, kept in (("low", "high", "high"), ("low", "medium", "medium"), ("medium", "low", "medium"), ("high", "low", "high")):
+    for said, mission, kept in (
+        ("low", "high", "high"),
+        ("low", "medium", "medium"),
+        ("medium", "low", "medium"),
+        ("high", "low", "high"),
+    ):
         writeback, _ = await ground.propose(risk=said, mission_risk=mission)
         assert await ground.value("admin", "SELECT risk FROM writeback WHERE id = $1", writeback) == kept
     asked = await ground.ask("anything", mission_risk="high")
@@ -209,7 +224,9 @@ async def test_a_question_about_a_mission_is_asked_once_and_about_its_own_artifa
         "question_sha256": digest, "payload_sha256": digest,
     }  # fmt: skip
     wrong = values | {"question_sha256": bytes(32), "payload_sha256": bytes(32)}
-    await ground.refused("approval_tenant_mission_question_sha256_fkey", "api", insert("approval", wrong), *wrong.values())
+    await ground.refused(
+        "approval_tenant_mission_question_sha256_fkey", "api", insert("approval", wrong), *wrong.values()
+    )
     wrong = values | {"payload_sha256": bytes(32)}
     await ground.refused("approval_check2", "api", insert("approval", wrong), *wrong.values())
     await ground.run("api", insert("approval", values), *values.values())

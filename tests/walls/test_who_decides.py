@@ -1,22 +1,29 @@
 """Invariants 4, 5 and 15: an entitled human other than the requester, proved by a live secret, often enough and in time."""
 
 import asyncio
+import hashlib
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import asyncpg
 import pytest
 
-from tests.walls.ground import DENIED, Ground
+from tests.walls.ground import Ground
 
 
 async def test_only_a_live_secret_decides_never_an_id(ground: Ground) -> None:
     asked = await ground.ask()
-    for secret in (None, "", "anna", str(ground.ids["anna"]), "no such secret"):
+    digest = hashlib.sha256(ground.secrets["anna"].encode())
+    for secret in (
+        None,
+        "",
+        str(ground.ids["anna"]),
+        digest.hexdigest(),
+        ground.secrets["anna"] + " ",
+        "no such secret",
+    ):
         assert await ground.decide(asked, secret) == "unauthenticated"
     assert await ground.state(asked) == "awaiting_approval"
-    [row] = await ground.run("admin", "SELECT 1 FROM pg_proc WHERE proname = 'decide' AND 'p_approver' = ANY (proargnames)") or [0]
-    assert row == 0
 
 
 async def test_a_key_of_another_tenant_decides_nothing(ground: Ground) -> None:
@@ -199,7 +206,7 @@ async def test_taking_a_right_away_and_deciding_wait_for_each_other(ground: Grou
         "principal": "UPDATE principal SET suspended_at = clock_timestamp() WHERE id = $1",
     }
     for what, (who, expected) in zip(
-        revoke, (("anna", "unauthenticated"), ("ben", "not_entitled"), ("cora", "unauthenticated")), strict=True
+        revoke, (("anna", "unauthenticated"), ("ben", "not_entitled"), ("cora", "not_entitled")), strict=True
     ):
         asked = await ground.ask("two")
         call = ("SELECT outcome FROM decide($1, $2, $3, 1, $4, 'approve', '')",
@@ -219,11 +226,12 @@ async def test_taking_a_right_away_and_deciding_wait_for_each_other(ground: Grou
 
 
 async def waits_for_lock(ground: Ground, role: str) -> None:
-    admin = await ground.of("admin")
-    found = """SELECT count(*) FROM pg_stat_activity WHERE usename = $1 AND datname = current_database()
-               AND wait_event_type = 'Lock'"""
+    """Until a session of the role waits for another's lock."""
+    admin = await ground.connect("admin")  # its own: the ground's may be in use by what is waited for
+    waiting = """SELECT count(*) FROM pg_stat_activity WHERE usename = $1 AND datname = current_database()
+                 AND wait_event_type = 'Lock'"""
     for _ in range(200):
-        if await admin.fetchval(found, f"mission_root_{role}"):
+        if await admin.fetchval(waiting, f"mission_root_{role}"):
             return
         await asyncio.sleep(0.01)
     raise AssertionError("nothing waits")
@@ -232,8 +240,6 @@ async def waits_for_lock(ground: Ground, role: str) -> None:
 async def test_a_transaction_that_froze_its_view_is_judged_by_nobody(ground: Ground) -> None:
     asked, approved = await ground.ask(), await ground.approved()
     writeback, columns = await ground.propose()
-    import hashlib
-
     for isolation in ("repeatable_read", "serializable"):
         for role, statement, args in (
             ("api", "SELECT * FROM decide($1, $2, $3, 1, $4, 'approve', '')",

@@ -103,17 +103,18 @@ class Life:
 
     async def lose_lease(self) -> None:
         """The lease runs out and its timer falls due; what the colony says of it is in colony.statuses."""
-        await self._past("lease_until")
+        await self.past("lease_until")
         await due(self.world, "attempt_timer", self.id)
         await self.world.run_work("attempt_timer")
 
     async def pass_deadline(self) -> None:
-        await self._past("deadline_at")
+        await self.past("deadline_at")
         await due(self.world, "attempt_timer", self.id)
         await due(self.world, "dispatch", self.id)
         await self.world.run_work("attempt_timer", "dispatch")
 
-    async def _past(self, column: str) -> None:
+    async def past(self, column: str) -> None:
+        """A moment that the row waits for lies a second back."""
         connection = await inspector(self.world)
         await connection.execute(
             f"UPDATE mission SET {column} = clock_timestamp() - interval '1 second' WHERE id = $1 AND {column} IS NOT NULL",
@@ -144,16 +145,16 @@ class Life:
             await connection.execute("UPDATE execution SET lease_until = clock_timestamp() WHERE writeback = $1", UUID(writeback))
         return await self._wall("SELECT * FROM claim($1, $2, interval '30 seconds')", UUID(writeback))
 
-    async def settle(self, claimed: asyncpg.Record, writeback: str, state: str) -> bool:
+    async def settle(
+        self, claimed: asyncpg.Record, writeback: str, state: str, over: asyncpg.Connection | None = None
+    ) -> bool:
         observed = claimed["payload"] if state == "succeeded" else None
-        said = await self._wall(
-            "SELECT settle($1, $2, $3, $4, $5, $6) AS held", UUID(writeback), claimed["fence"], state, b"{}", observed
-        )
+        values = UUID(writeback), claimed["fence"], state, b"{}", observed
+        said = await self._wall("SELECT settle($1, $2, $3, $4, $5, $6) AS held", *values, over=over)
         return bool(said["held"])
 
-    async def _wall(self, statement: str, *values: Any) -> asyncpg.Record:
-        connection = await role(self.world, "executor")
-        tenant = await demo(self.world)
+    async def _wall(self, statement: str, *values: Any, over: asyncpg.Connection | None = None) -> asyncpg.Record:
+        connection, tenant = over or await role(self.world, "executor"), await demo(self.world)
         async with connection.transaction():
             await connection.execute("SELECT set_config('app.tenant', $1, true)", str(tenant))
             row = await connection.fetchrow(statement, tenant, *values)
@@ -302,7 +303,9 @@ async def due(world: World, kind: str, subject: UUID) -> None:
 
 async def demo(world: World) -> UUID:
     """The id of the demo tenant."""
-    found: UUID = await (await inspector(world)).fetchval("SELECT id FROM tenant WHERE name = 'demo'")
+    if "_demo" not in world.__dict__:
+        world.__dict__["_demo"] = await (await inspector(world)).fetchval("SELECT id FROM tenant WHERE name = 'demo'")
+    found: UUID = world.__dict__["_demo"]
     return found
 
 

@@ -1,0 +1,78 @@
+"""What a fact may be, who may state which, and that nobody says where or when it stands."""
+
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from tests.walls.ground import DENIED, Ground
+
+WRITE = "INSERT INTO ledger (tenant, subject, type, actor, body) VALUES ($1, $2, $3, $4, $5)"
+WALLS = ("approval.decided", "approval.closed", "writeback.claimed", "writeback.settled", "writeback.attempted")
+REGISTRARS = ("tenant.created", "principal.created", "role.granted", "role.revoked", "key.issued", "key.revoked")
+
+
+async def test_only_the_wall_says_what_was_decided_and_done(ground: Ground) -> None:
+    for role in ("api", "worker", "registrar", "admin"):
+        for type in WALLS:
+            for actor in (f"principal:{ground.ids['anna']}", "system:executor"):
+                await ground.refused("RX003", role, WRITE, ground.tenant, uuid4(), type, actor, b"{}")
+    asked = await ground.approved()
+    await ground.claim(asked)
+    await ground.settle(asked, 1, "unknown")
+    await ground.settle(asked, 1, "executing")
+    await ground.settle(asked, 1, "failed")
+    other = await ground.ask()
+    await ground.close(other)
+    facts = await ground.run(
+        "auditor", "SELECT type, actor FROM ledger WHERE subject = ANY ($1) ORDER BY at", [asked.mission, other.mission]
+    )
+    assert [tuple(fact) for fact in facts] == [
+        ("approval.decided", f"principal:{ground.ids['cora']}"), ("writeback.claimed", "system:executor"),
+        ("writeback.settled", "system:executor"), ("writeback.attempted", "system:executor"),
+        ("writeback.settled", "system:executor"), ("approval.closed", "system:test"),
+    ]  # fmt: skip
+
+
+async def test_only_the_registrar_says_who_may_act(ground: Ground) -> None:
+    for type in REGISTRARS:
+        for role in ("api", "worker", "admin"):
+            await ground.refused("RX003", role, WRITE, ground.tenant, ground.tenant, type, "system:registrar", b"{}")
+        await ground.run("registrar", WRITE, ground.tenant, ground.tenant, type, "system:registrar", b"{}")
+
+
+async def test_nobody_says_where_or_when_a_fact_stands(ground: Ground) -> None:
+    for column, value in (
+        ("xid", "'1'"), ("id", "1"), ("seq", "1"), ("at", "now()"), ("prev", "''"), ("hash", "sha256('')"),
+    ):  # fmt: skip
+        for role in ("api", "worker", "registrar"):
+            await ground.refused(DENIED, role, f"INSERT INTO ledger (tenant, {column}) VALUES ($1, {value})", ground.tenant)
+    subject = uuid4()
+    await ground.run(
+        "admin",
+        """INSERT INTO ledger (tenant, subject, type, actor, body, xid, id, seq, at, prev, hash)
+           VALUES ($1, $2, 'test.said', 'system:x', '{}', '1', -1, 99, 'epoch', 'x', sha256('x'))""",
+        ground.tenant, subject,
+    )  # fmt: skip
+    [fact] = await ground.run("admin", "SELECT *, now() - at AS age, xid > '1' AS positioned FROM ledger WHERE subject = $1", subject)
+    assert (fact["seq"], fact["prev"], fact["positioned"]) == (1, b"", True)
+    assert fact["id"] > 0 and abs(fact["age"].total_seconds()) < 60
+
+
+async def test_a_fact_is_a_small_json_object_of_a_plain_type_by_a_named_actor(ground: Ground) -> None:
+    def fact(type: str = "test.said", actor: str = "system:x", body: bytes = b"{}") -> tuple[object, ...]:
+        return ground.tenant, uuid4(), type, actor, body
+
+    for body in (b"[]", b"1", b'"text"', b"", b"{", b'{"a":1,"a":2}', b'{"a":NaN}', b"{}{}"):
+        await ground.refused("RX005", "api", WRITE, *fact(body=body))
+    for body in (b"\xff\xfe", b"\x00"):
+        with pytest.raises(asyncpg.PostgresError):
+            await ground.run("api", WRITE, *fact(body=body))
+    largest = b'{"a":"' + b"x" * 8184 + b'"}'
+    assert len(largest) == 8192
+    await ground.run("api", WRITE, *fact(body=largest))
+    await ground.refused("ledger_body_check", "api", WRITE, *fact(body=largest.replace(b"xx", b"xxx", 1)))
+    for type in ("said", "Test.said", "test.", ".said", "test said", "test.said\n", "t." + "x" * 79):
+        await ground.refused("ledger_type_check", "api", WRITE, *fact(type=type))
+    for actor in ("anna", "principal:", "principal:a b", "human:x", "system:" + "x" * 81, "system:x\n"):
+        await ground.refused("ledger_actor_check", "api", WRITE, *fact(actor=actor))

@@ -1,0 +1,230 @@
+"""Drops the wall's guards one at a time, each in a copy of the schema, and asks whether any test of this folder notices.
+
+    python -m tests.walls.mutate [--only TEXT] [--jobs N]
+
+Exits 0 when at least 95 % were noticed and every survivor is written down in REDUNDANT with the layer that backs it.
+"""
+
+import argparse
+import asyncio
+import importlib
+import inspect
+import json
+import re
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+
+from app.bootstrap import LOGIN_ROLES, bootstrap
+from app.embedded import ephemeral
+from app.migrate import upgrade
+from tests.conftest import PREFIX, TEMPLATE, Cluster
+from tests.walls.conftest import copy, drop
+from tests.walls.ground import Ground, laid
+from tests.walls.test_constraints import WALL
+
+MODULES = ("test_what_is_approved", "test_who_decides", "test_execution", "test_immutable", "test_constraints", "test_tenants")
+CATALOG = ("test_catalog", "test_roles")
+# A list of what there is notices everything and proves nothing.
+LISTS = {"test_every_constraint_of_the_wall_has_its_row_above"}
+# Functions that guard: their refusals, forced values, conditions, checks and locks are taken away one by one.
+GUARDS = (
+    "guard_role_grant", "guard_principal", "guard_api_key", "chain_fact", "guard_mission", "guard_writeback", "guard_approval",
+    "guard_decision", "guard_execution", "require_present", "require_tenant", "entitled", "owns", "principal_of", "authenticate", "decide",
+    "close_approval", "claim", "settle", "finish_executor_work", "order_switch", "search_passages", "take_work",
+)  # fmt: skip
+PIECES = {
+    "refusal": r"RAISE EXCEPTION [^;]+;",
+    "forced value": r"NEW\.\w+ := [^;]+;",
+    "condition": r"(?<=WHEN )(?:(?!\bWHEN\b|\bTHEN\b).)+(?= THEN)",
+    "check": r"PERFORM (?:public\.)?(?:require_tenant|require_present)\([^;]*;",
+    "early end": r"(?<=IF )(?:(?!\bIF\b|\bTHEN\b).)+(?= THEN RETURN)",
+    "lock": r"FOR (?:NO KEY )?(?:SHARE|UPDATE)\b(?! SKIP)",
+    "live": r"AND (?:p|t|k|g)\.(?:suspended_at|revoked_at) IS NULL",
+    "in time": r"AND \(\w\.expires_at IS NULL OR \w\.expires_at > clock_timestamp\(\)\)",
+    "bound": r"LEAST\(p_lease, interval '15 minutes'\)",
+}
+INSTEAD = {"condition": "false", "early end": "false", "lock": "", "live": "", "in time": "", "bound": "p_lease"}
+
+# survivor: what holds when it is gone
+REDUNDANT: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One guard less: its name, the statement that takes it away, and the modules to ask first."""
+
+    name: str
+    statement: str
+    first: tuple[str, ...] = ()
+
+
+async def mutations(admin: asyncpg.Connection) -> list[Mutation]:
+    found: list[Mutation] = []
+    walls = list(WALL)
+    for table, trigger in await admin.fetch(
+        """SELECT tgrelid::regclass::text, tgname FROM pg_trigger JOIN pg_class c ON c.oid = tgrelid
+           WHERE NOT tgisinternal AND tgenabled = 'A' AND c.relnamespace = 'public'::regnamespace ORDER BY 1, 2"""
+    ):
+        found.append(Mutation(f"trigger {trigger} gone", f"DROP TRIGGER {trigger} ON {table}", ("test_immutable",)))
+        found.append(
+            Mutation(f"trigger {trigger} not always", f"ALTER TABLE {table} ENABLE TRIGGER {trigger}", ("test_immutable",))
+        )
+    for table, constraint in await admin.fetch(
+        """SELECT conrelid::regclass::text, conname FROM pg_constraint WHERE conrelid = ANY ($1::text[]::regclass[])
+             AND contype IN ('c', 'f', 'p', 'u') ORDER BY 1, 2""",
+        walls,
+    ):
+        gone = f"ALTER TABLE {table} DROP CONSTRAINT {constraint} CASCADE"
+        found.append(Mutation(f"constraint {constraint} gone", gone, ("test_constraints",)))
+    for (index,) in await admin.fetch(
+        """SELECT indexrelid::regclass::text FROM pg_index WHERE indisunique AND indrelid = ANY ($1::text[]::regclass[])
+             AND NOT EXISTS (SELECT 1 FROM pg_constraint WHERE conindid = indexrelid) ORDER BY 1""",
+        walls,
+    ):
+        found.append(Mutation(f"unique index {index} gone", f"DROP INDEX {index}", ("test_constraints",)))
+    for (table,) in await admin.fetch(
+        "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relrowsecurity ORDER BY 1"
+    ):
+        first = ("test_tenants",)
+        found.append(Mutation(f"row security of {table} off", f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY", first))
+        unforced = f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY"
+        found.append(Mutation(f"row security of {table} not forced", unforced, ("test_catalog",)))
+        found.append(Mutation(f"policy of {table} open", f"ALTER POLICY own_tenant ON {table} USING (true)", first))
+    for function, definer in await admin.fetch(
+        """SELECT p.oid::regprocedure::text, p.prosecdef FROM pg_proc p WHERE p.pronamespace = 'public'::regnamespace
+             AND NOT EXISTS (SELECT 1 FROM pg_depend d WHERE d.objid = p.oid AND d.deptype = 'e') ORDER BY 1"""
+    ):
+        found.append(Mutation(f"{function} for everybody", f"GRANT EXECUTE ON FUNCTION {function} TO PUBLIC", CATALOG))
+        if definer:
+            gone = f"ALTER FUNCTION {function} RESET search_path"
+            found.append(Mutation(f"search path of {function} gone", gone, ("test_catalog",)))
+    for table in walls:
+        for may in ("INSERT", "UPDATE", "DELETE", "TRUNCATE"):
+            found.append(Mutation(f"{may} on {table} for api", f"GRANT {may} ON {table} TO {PREFIX}_api", ("test_roles",)))
+        found.append(Mutation(f"SELECT on {table} for executor", f"GRANT SELECT ON {table} TO {PREFIX}_executor", ("test_roles",)))
+    for name, source in await admin.fetch(
+        """SELECT proname, pg_get_functiondef(oid) FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+             AND proname = ANY ($1) ORDER BY 1""",
+        list(GUARDS),
+    ):
+        found.extend(pieces(name, source))
+    return found
+
+
+def pieces(name: str, source: str) -> Iterator[Mutation]:
+    """The function with one of its pieces taken away."""
+    for kind, pattern in PIECES.items():
+        for number, piece in enumerate(re.finditer(pattern, source, re.DOTALL), 1):
+            less = source[: piece.start()] + INSTEAD.get(kind, "NULL;") + source[piece.end() :]
+            said = " ".join(piece.group().split())[:90]
+            yield Mutation(f"{name}, {kind} {number}: {said}", less)
+
+
+Check = tuple[str, Callable[[Ground], Awaitable[None]]]
+
+
+def checks(first: tuple[str, ...]) -> list[Check]:
+    """Every test of this folder that takes a ground, parametrized ones once per value; the named modules first."""
+    order = [*first, *(module for module in MODULES + CATALOG if module not in first)]
+    found: list[Check] = []
+    for module in order:
+        folder = importlib.import_module(f"tests.walls.{module}")
+        for name, function in inspect.getmembers(folder, inspect.iscoroutinefunction):
+            if not name.startswith("test_") or function.__module__ != folder.__name__ or name in LISTS:
+                continue
+            marks = [mark for mark in getattr(function, "pytestmark", []) if mark.name == "parametrize"]
+            if not marks:
+                found.append((name, function))
+            for value in marks[0].args[1] if marks else ():
+                found.append((f"{name}[{value}]", with_value(function, marks[0].args[0], value)))
+    return found
+
+
+def with_value(function: Any, parameter: str, value: Any) -> Callable[[Ground], Awaitable[None]]:
+    return lambda ground: function(ground, **{parameter: value})
+
+
+async def noticed_by(url: Callable[[str], str], first: tuple[str, ...] = ()) -> str | None:
+    """The first check that fails on a database; None when none does."""
+    for name, check in checks(first):
+        try:
+            async with laid(url) as ground:
+                await check(ground)
+        except (KeyboardInterrupt, SystemExit, asyncio.CancelledError):
+            raise
+        except BaseException as noticed:  # pytest's own failures are no Exceptions
+            return f"{name}: {type(noticed).__name__}"
+    return None
+
+
+def judge(task: tuple[Cluster, Mutation, int]) -> tuple[Mutation, str | None]:
+    cluster, mutation, number = task
+    name = f"mutant_{number}"
+
+    async def run() -> str | None:
+        await copy(cluster.admin_url, name, TEMPLATE)
+        try:
+            admin = await asyncpg.connect(cluster.url("admin", name))
+            await admin.execute(mutation.statement)
+            await admin.close()
+            return await noticed_by(lambda role: cluster.url(role, name), mutation.first)
+        finally:
+            await drop(cluster.admin_url, name)
+
+    return mutation, asyncio.run(run())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="mutations whose name holds this")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--json", action="store_true", help="one JSON object at the end")
+    asked = parser.parse_args()
+    began = time.monotonic()
+    with ephemeral() as server:
+        cluster = Cluster(server.url("postgres", server.password(), "postgres"), dict.fromkeys(LOGIN_ROLES, "of-the-mutants"))
+        planned = [one for one in asyncio.run(plan(cluster)) if asked.only in one.name]
+        survivors = []
+        with ProcessPoolExecutor(asked.jobs) as pool:
+            for mutation, noticed in pool.map(judge, [(cluster, one, number) for number, one in enumerate(planned)]):
+                print(f"{'noticed ' if noticed else 'SURVIVED'}  {mutation.name}  {noticed or ''}", file=sys.stderr, flush=True)
+                if noticed is None:
+                    survivors.append(mutation.name)
+    unexplained = [name for name in survivors if name not in REDUNDANT]
+    share = 1 - len(survivors) / max(len(planned), 1)
+    said = {
+        "mutations": len(planned),
+        "noticed": len(planned) - len(survivors),
+        "share": round(share, 4),
+        "survivors": {name: REDUNDANT.get(name, "UNEXPLAINED") for name in survivors},
+        "elapsed_s": round(time.monotonic() - began, 1),
+    }
+    print(json.dumps(said, indent=None if asked.json else 2))
+    return 0 if share >= 0.95 and not unexplained else 1
+
+
+async def plan(cluster: Cluster) -> list[Mutation]:
+    """Makes the template, checks that it passes as it is, and lists what can be taken from it."""
+    admin = await asyncpg.connect(cluster.admin_url)
+    await admin.execute(f"CREATE DATABASE {TEMPLATE}")
+    await admin.close()
+    await bootstrap(cluster.url("admin", TEMPLATE), PREFIX, cluster.passwords, TEMPLATE)
+    await asyncio.to_thread(upgrade, cluster.url("admin", TEMPLATE), PREFIX)
+    await copy(cluster.admin_url, "whole", TEMPLATE)
+    failed = await noticed_by(lambda role: cluster.url(role, "whole"))
+    if failed:
+        raise SystemExit(f"The schema as it is fails {failed}.")
+    admin = await asyncpg.connect(cluster.url("admin", "whole"))
+    found = await mutations(admin)
+    await admin.close()
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

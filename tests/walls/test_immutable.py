@@ -1,0 +1,190 @@
+"""Invariant 10: legal moves only, and what was written stays. Each guard stands alone, with the layers around it off."""
+
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from tests.walls.ground import Ground
+
+# Tables of the record: nothing deletes or truncates them, not even the superuser without taking the guard down first.
+KEPT = (
+    "tenant", "principal", "role_grant", "api_key", "ledger", "mission", "mission_type", "artifact", "policy_decision",
+    "quarantine", "approval_rule", "connector_switch", "writeback", "approval", "decision", "execution",
+)  # fmt: skip
+WRITTEN_ONCE = (
+    "ledger", "mission_type", "artifact", "policy_decision", "quarantine", "approval_rule", "writeback", "decision",
+)  # fmt: skip
+
+
+async def furnished(ground: Ground) -> dict[str, Any]:
+    """A row in every table of the record; answers ids to name them by."""
+    asked = await ground.approved()
+    rejected = await ground.ask()
+    await ground.decide(rejected, "anna", "reject")
+    await ground.claim(asked)
+    await ground.halt("elsewhere")
+    await ground.run("api", "INSERT INTO mission_type (tenant, name, version, definition, created_by) VALUES ($1, 'type', 1, '{}', $2)",
+                     ground.tenant, ground.ids["adam"])  # fmt: skip
+    await ground.run("api", "INSERT INTO quarantine (tenant, mission, origin, problem, bytes) VALUES ($1, $2, 'callback', 'x', 'x')",
+                     ground.tenant, asked.mission)  # fmt: skip
+    await ground.run("api", """INSERT INTO policy_decision (tenant, id, mission, principal, action, resource, effect, rule, policy_version,
+                       reason, inputs_sha256) VALUES ($1, $2, $3, $4, 'a', 'r', 'ask', 'x', '1', 'x', sha256('x'))""",
+                     ground.tenant, uuid4(), asked.mission, ground.ids["anna"])  # fmt: skip
+    return {"asked": asked, "rejected": rejected}
+
+
+async def test_nothing_of_the_record_is_deleted_or_emptied(ground: Ground) -> None:
+    await furnished(ground)
+    for table in KEPT:
+        column = "id" if table == "tenant" else "tenant"
+        for role in ("owner", "admin"):
+            await ground.refused("RX001", role, f"DELETE FROM {table} WHERE {column} = $1", ground.tenant)
+        # what else is emptied with it has a guard of its own: it is this table's that must speak
+        said = await ground.refused("RX001", "admin", f"TRUNCATE {table} CASCADE")
+        assert said == f"wall: TRUNCATE on {table} is forbidden"
+        # Replication mode turns ordinary triggers and foreign keys off; these stay.
+        for statement in (f"DELETE FROM {table} WHERE {column} = '{ground.tenant}'", f"TRUNCATE {table} CASCADE"):
+            async with ground.within("admin") as admin:
+                await admin.execute("SET LOCAL session_replication_role = replica")
+                with pytest.raises(asyncpg.PostgresError, match=f"{statement.split()[0]} on {table} is forbidden"):
+                    async with admin.transaction():
+                        await admin.execute(statement)
+
+
+async def test_what_is_written_once_is_never_changed(ground: Ground) -> None:
+    await furnished(ground)
+    for table in WRITTEN_ONCE:
+        columns = await ground.run(
+            "admin", "SELECT attname FROM pg_attribute WHERE attrelid = $1::regclass AND attnum > 0 AND attgenerated = ''", table
+        )  # fmt: skip
+        for (column,) in columns:
+            await ground.refused(
+                "RX001", "owner", f"UPDATE {table} SET {column} = {column} WHERE tenant = $1", ground.tenant
+            )
+
+
+async def test_an_approval_changes_its_state_and_nothing_else(ground: Ground) -> None:
+    asked, other = await ground.ask("two"), await ground.ask()
+    changes = {
+        "tenant": "gen_random_uuid()", "id": "gen_random_uuid()", "mission": f"'{other.mission}'", "subject": "'mission'",
+        "writeback": f"'{other.writeback}'", "question_sha256": "payload_sha256", "requested_by": f"'{ground.ids['agent']}'",
+        "payload_sha256": "sha256('x')", "rule": "gen_random_uuid()", "rule_version": "2", "required": "1", "deny_threshold": "2",
+        "created_at": "'epoch'", "expires_at": "'infinity'", "not_before": "'epoch'",
+    }  # fmt: skip
+    for column, value in changes.items():
+        await ground.refused("RX001", "owner", f"UPDATE approval SET {column} = {value} WHERE id = $1", asked.approval)
+    await ground.run("owner", "UPDATE approval SET version = 99 WHERE id = $1", asked.approval)
+    assert await ground.version(asked) == 2  # the version counts changes, whatever is written into it
+
+
+async def test_approvals_move_only_forward(ground: Ground) -> None:
+    legal = {("pending", to) for to in ("approved", "rejected", "expired", "cancelled")}
+    legal |= {("approved", "expired"), ("approved", "cancelled")}
+    for was in ("pending", "approved", "rejected", "cancelled"):
+        asked = await ground.ask()
+        if was in ("approved", "rejected"):
+            await ground.decide(
+                asked, "anna", was.removesuffix("d").removesuffix("e") if was == "rejected" else "approve"
+            )
+        elif was == "cancelled":
+            await ground.close(asked)
+        for to in ("pending", "approved", "rejected", "expired", "cancelled"):
+            if (was, to) not in legal and (was, to) != ("pending", "pending"):
+                await ground.refused(
+                    "RX004", "owner", "UPDATE approval SET state = $2 WHERE id = $1", asked.approval, to
+                )
+        assert await ground.value("admin", "SELECT state FROM approval WHERE id = $1", asked.approval) == was
+
+
+async def test_a_missions_request_does_not_change_and_an_ended_one_does_not_move(ground: Ground) -> None:
+    mission = await ground.mission(attempt=3, last_seq=5)
+    for column, value in {
+        "tenant": "gen_random_uuid()", "id": "gen_random_uuid()", "mission_type": "'x_y'", "mode": "'autonomous'",
+        "requested_by": f"'{ground.ids['anna']}'", "contract_hash": "sha256('x')", "created_at": "'epoch'", "risk_level": "'high'",
+        "attempt": "2", "last_seq": "4",
+    }.items():  # fmt: skip
+        await ground.refused("RX001", "owner", f"UPDATE mission SET {column} = {value} WHERE id = $1", mission)
+    await ground.run("api", "UPDATE mission SET attempt = 4, last_seq = 0, state = 'running' WHERE id = $1", mission)
+    assert await ground.value("admin", "SELECT version FROM mission WHERE id = $1", mission) == 2
+    for ended in ("completed", "failed", "cancelled", "denied"):
+        mission = await ground.mission()
+        await ground.run("api", "UPDATE mission SET state = $2, closed_at = now() WHERE id = $1", mission, ended)
+        for state in {"running", "completed", "failed", "cancelled", "denied"} - {ended}:
+            await ground.refused(
+                "RX004", "owner", "UPDATE mission SET state = $2, closed_at = NULL WHERE id = $1", mission, state
+            )
+
+
+async def test_who_may_act_changes_only_by_ending(ground: Ground) -> None:
+    anna, agent = ground.ids["anna"], ground.ids["agent"]
+    for change in (
+        "kind = 'service'",
+        "owner = gen_random_uuid()",
+        "id = gen_random_uuid()",
+        "tenant = gen_random_uuid()",
+    ):
+        await ground.refused("RX001", "owner", f"UPDATE principal SET {change} WHERE id = $1", anna)
+    await ground.refused("RX001", "owner", "UPDATE principal SET owner = NULL WHERE id = $1", agent)
+    await ground.refused("RX001", "owner", "UPDATE principal SET kind = 'human', owner = NULL WHERE id = $1", agent)
+
+    for change in (
+        "role = 'admin'",
+        "principal = gen_random_uuid()",
+        "granted_at = 'epoch'",
+        "expires_at = 'infinity'",
+        "revoked_at = NULL",
+    ):
+        await ground.refused("RX001", "owner", f"UPDATE role_grant SET {change} WHERE principal = $1", anna)
+    await ground.revoke("anna")
+    for change in ("revoked_at = NULL", "revoked_at = clock_timestamp()"):
+        await ground.refused("RX001", "registrar", f"UPDATE role_grant SET {change} WHERE principal = $1", anna)
+
+    for change in (
+        "principal = gen_random_uuid()",
+        "secret_sha256 = sha256('x')",
+        "prefix = 'mr_another'",
+        "created_at = 'epoch'",
+    ):
+        await ground.refused("RX001", "owner", f"UPDATE api_key SET {change} WHERE principal = $1", anna)
+    await ground.run("registrar", "UPDATE api_key SET expires_at = '2030-01-01' WHERE principal = $1", anna)
+    for later in ("'2031-01-01'", "NULL", "'infinity'"):
+        await ground.refused(
+            "RX001", "registrar", f"UPDATE api_key SET expires_at = {later} WHERE principal = $1", anna
+        )
+    await ground.run("registrar", "UPDATE api_key SET revoked_at = clock_timestamp() WHERE principal = $1", anna)
+    for change in ("revoked_at = NULL", "expires_at = '2029-01-01'"):
+        await ground.refused("RX001", "registrar", f"UPDATE api_key SET {change} WHERE principal = $1", anna)
+
+
+async def test_the_guards_hold_in_replication_mode(ground: Ground) -> None:
+    """Where foreign keys and ordinary triggers are off, the wall's own triggers still judge."""
+    rows = await furnished(ground)
+    asked = await ground.ask("two")
+    for statement, args in (
+        ("UPDATE approval SET state = 'approved' WHERE id = $1", (asked.approval,)),
+        ("UPDATE approval SET required = 1 WHERE id = $1", (asked.approval,)),
+        ("UPDATE mission SET risk_level = 'high' WHERE id = $1", (asked.mission,)),
+        ("UPDATE execution SET idempotency_key = gen_random_uuid() WHERE writeback = $1", (rows["asked"].writeback,)),
+        ("UPDATE role_grant SET role = 'operator' WHERE principal = $1 AND role = 'admin'", (ground.ids["adam"],)),
+        ("UPDATE principal SET kind = 'human' WHERE id = $1", (ground.ids["machine"],)),
+        ("UPDATE api_key SET principal = $1", (ground.ids["anna"],)),
+        ("""INSERT INTO decision (tenant, approval, approver, requested_by, payload_sha256, verdict)
+            SELECT tenant, id, $2, requested_by, payload_sha256, 'approve' FROM approval WHERE id = $1""",
+         (asked.approval, ground.ids["machine"])),
+        ("""INSERT INTO execution (tenant, writeback, approval, payload_sha256, lease_until, not_after)
+            SELECT tenant, writeback, id, payload_sha256, 'infinity', 'infinity' FROM approval WHERE id = $1""", (asked.approval,)),
+        ("""INSERT INTO writeback (tenant, id, mission, requested_by, risk, payload, proposal)
+            SELECT tenant, gen_random_uuid(), mission, requested_by, 'low', '{}', proposal FROM writeback WHERE id = $1""",
+         (asked.writeback,)),
+    ):  # fmt: skip
+        with pytest.raises(asyncpg.PostgresError, match="wall:"):
+            async with ground.within("admin") as admin:
+                await admin.execute("SET LOCAL session_replication_role = replica")
+                await admin.execute(statement, *args)
+    tenant = uuid4()
+    async with ground.within("admin", tenant) as admin:
+        await admin.execute("SET LOCAL session_replication_role = replica")
+        await admin.execute("INSERT INTO tenant (id, name) VALUES ($1, $2)", tenant, str(tenant))
+    assert await ground.value("admin", "SELECT count(*) FROM approval_rule WHERE tenant = $1", tenant) == 4

@@ -1,0 +1,225 @@
+"""Invariant 12: which role may do what, as one table that is compared with the catalog; and what no role may do at all."""
+
+import contextlib
+
+import asyncpg
+import pytest
+
+from app.bootstrap import LIMITS, LOGIN_ROLES
+from tests.walls.ground import DENIED, Ground
+
+# s select, i insert, u update, d delete, g usage; columns in parentheses. A role that is not named may do nothing, which is
+# what the executor may do with every table.
+TALLY = "answer_status attempt closed_at deadline_at degraded last_seq lease_until pending_approvals reason reason_note stage state"
+MOVES = f"u({TALLY} used_cost_usd used_tokens writebacks)"
+FACT = "i(actor body subject tenant type)"
+PROPOSE = "i(id mission payload proposal requested_by risk tenant)"
+OPEN = "i(id mission payload_sha256 question_sha256 requested_by subject tenant writeback)"
+ANSWER = "i(body fingerprint headers key principal route status tenant)"
+GRANTS: dict[str, dict[str, str]] = {
+    # who may act: written by the registrar alone, unseen by whoever serves missions
+    "tenant": {"registrar": "i s u(suspended_at)", "auditor": "s"},
+    "principal": {"registrar": "i s u(suspended_at)", "auditor": "s"},
+    "role_grant": {"registrar": "i s u(revoked_at)", "auditor": "s"},
+    "api_key": {"registrar": "i s u(expires_at revoked_at)"},
+    # the record
+    "ledger": {"api": f"{FACT} s", "worker": f"{FACT} s", "registrar": f"{FACT} s", "auditor": "s"},
+    "ledger_id": {"api": "g", "worker": "g", "registrar": "g"},
+    # the wall
+    "approval_rule": {"registrar": "i s", "api": "s", "worker": "s", "auditor": "s"},
+    "connector_switch": {"registrar": "i s u(halted_at)", "api": "s", "worker": "s", "auditor": "s"},
+    "writeback": {"api": f"{PROPOSE} s", "worker": f"{PROPOSE} s", "auditor": "s"},
+    "approval": {"api": f"{OPEN} s", "worker": f"{OPEN} s", "auditor": "s"},
+    "decision": {"api": "s", "worker": "s", "auditor": "s"},
+    "execution": {"api": "s", "worker": "s", "auditor": "s"},
+    "writeback_state": {"api": "s", "worker": "s", "auditor": "s"},
+    # missions
+    "mission_type": {"api": "i s", "worker": "s", "auditor": "s"},
+    "mission": {"api": f"i s {MOVES}", "worker": f"s {MOVES}", "auditor": "s"},
+    "artifact": {"api": "i s", "worker": "i s", "auditor": "s"},
+    "reading": {"api": "i s", "worker": "i s", "auditor": "s"},
+    "quarantine": {"api": "i s", "worker": "i s", "auditor": "s"},
+    "policy_decision": {"api": "i s", "worker": "i s", "auditor": "s"},
+    "work": {"api": "d i s u", "worker": "d i s u"},
+    "idempotency": {"api": f"{ANSWER} s"},
+    "nonce": {"api": "i(kid nonce)"},
+    # what is known
+    "blob": {"api": "i s", "worker": "i s", "auditor": "s"},
+    "workspace": {"api": "i s", "worker": "s", "auditor": "s"},
+    "document": {"api": "i s u(retired_at state)", "worker": "s", "auditor": "s"},
+    "passage": {"api": "d i s"},
+    "migration": {"api": "s", "worker": "s"},
+}
+# Which functions a role may call. Everything else is called by triggers and by these.
+CALLS: dict[str, set[str]] = {
+    "api": {
+        "authenticate", "decide", "close_approval", "choose_rule", "tenant_of_mission", "search_passages", "search_lexemes",
+        "passage_lexemes", "fact_hash", "current_tenant", "require_tenant", "require_present",
+    },
+    "worker": {
+        "take_worker_work", "next_worker_work", "sweep_expired", "close_approval", "choose_rule", "fact_hash", "current_tenant",
+        "require_tenant", "require_present",
+    },
+    "executor": {
+        "take_executor_work", "next_executor_work", "finish_executor_work", "claim", "settle", "current_tenant", "require_tenant",
+    },
+    "registrar": {"tenant_by_name", "fact_hash", "current_tenant"},
+    "auditor": {"fact_hash", "current_tenant"},
+    "reader": {"read_ledger", "current_tenant"},
+}  # fmt: skip
+
+
+async def test_each_role_may_do_exactly_what_the_table_says(ground: Ground) -> None:
+    found: dict[str, dict[str, list[str]]] = {}
+    letters = {"SELECT": "s", "INSERT": "i", "UPDATE": "u", "DELETE": "d", "USAGE": "g"}
+    rows = await ground.run(
+        "admin",
+        """WITH said AS (
+             SELECT c.relname, x.grantee, x.privilege_type, x.is_grantable, NULL AS attname
+             FROM pg_class c, aclexplode(c.relacl) x WHERE c.relnamespace = 'public'::regnamespace AND x.grantee <> c.relowner
+             UNION ALL
+             SELECT c.relname, x.grantee, x.privilege_type, x.is_grantable, a.attname
+             FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid, aclexplode(a.attacl) x
+             WHERE c.relnamespace = 'public'::regnamespace)
+           SELECT relname, COALESCE(r.rolname, 'PUBLIC') AS role, privilege_type, bool_or(is_grantable) AS grantable,
+             string_agg(attname, ' ' ORDER BY attname) AS columns
+           FROM said LEFT JOIN pg_roles r ON r.oid = grantee GROUP BY 1, 2, 3, attname IS NULL ORDER BY 1, 2, 3""",
+    )
+    for row in rows:
+        assert not row["grantable"], dict(row)
+        said = letters.get(row["privilege_type"], row["privilege_type"])
+        said += f"({row['columns']})" if row["columns"] else ""
+        role = row["role"].removeprefix("mission_root_")
+        found.setdefault(row["relname"], {}).setdefault(role, []).append(said)
+    shown = {table: {role: " ".join(sorted(said)) for role, said in roles.items()} for table, roles in found.items()}
+    assert shown == GRANTS
+
+
+async def test_each_role_may_call_exactly_what_the_table_says(ground: Ground) -> None:
+    rows = await ground.run(
+        "admin",
+        """SELECT p.proname, COALESCE(r.rolname, 'PUBLIC') AS role
+           FROM pg_proc p CROSS JOIN LATERAL aclexplode(COALESCE(p.proacl, acldefault('f', p.proowner))) x
+           LEFT JOIN pg_roles r ON r.oid = x.grantee
+           WHERE p.pronamespace = 'public'::regnamespace AND x.grantee <> p.proowner
+             AND NOT EXISTS (SELECT 1 FROM pg_depend d WHERE d.objid = p.oid AND d.deptype = 'e')""",
+    )
+    found: dict[str, set[str]] = {}
+    for row in rows:
+        found.setdefault(row["role"].removeprefix("mission_root_"), set()).add(row["proname"])
+    assert found == CALLS
+
+
+async def test_roles_are_plain_and_bounded(ground: Ground) -> None:
+    rows = await ground.run(
+        "admin",
+        """SELECT rolname, rolsuper, rolinherit, rolcreaterole, rolcreatedb, rolcanlogin, rolreplication, rolbypassrls, rolconfig,
+             (SELECT count(*) FROM pg_auth_members m WHERE m.member = r.oid) AS memberships,
+             (SELECT count(*) FROM pg_shdepend d WHERE d.refobjid = r.oid AND d.deptype = 'o') AS owned
+           FROM pg_roles r WHERE rolname LIKE 'mission\\_root\\_%'""",
+    )
+    assert {row["rolname"].removeprefix("mission_root_") for row in rows} == {"owner", *LOGIN_ROLES}
+    for row in rows:
+        is_owner = row["rolname"].endswith("_owner")
+        for may in ("rolsuper", "rolinherit", "rolcreaterole", "rolcreatedb", "rolreplication", "rolbypassrls"):
+            assert row[may] is False, (row["rolname"], may)
+        assert row["memberships"] == 0
+        assert row["rolcanlogin"] is not is_owner
+        if not is_owner:
+            assert row["owned"] == 0
+            assert {f"{name}={value}" for name, value in LIMITS.items()} == set(row["rolconfig"])
+
+
+async def test_database_and_schema_are_closed_to_everybody_else(ground: Ground) -> None:
+    rows = await ground.run(
+        "admin",
+        """SELECT 'database' AS what, x.grantee::regrole::text AS role, x.privilege_type AS may FROM pg_database d, aclexplode(d.datacl) x
+           WHERE d.datname = current_database() AND x.grantee <> d.datdba
+           UNION ALL
+           SELECT 'schema', x.grantee::regrole::text, x.privilege_type FROM pg_namespace n, aclexplode(n.nspacl) x
+           WHERE n.nspname = 'public' AND x.grantee <> n.nspowner
+           UNION ALL
+           SELECT 'another schema', nspname, '' FROM pg_namespace
+           WHERE nspname NOT IN ('public', 'information_schema') AND nspname NOT LIKE 'pg\\_%'""",
+    )
+    expected = {("schema", "mission_root_owner", "CREATE"), ("schema", "mission_root_owner", "USAGE")}
+    for role in LOGIN_ROLES:
+        expected |= {("database", f"mission_root_{role}", "CONNECT"), ("schema", f"mission_root_{role}", "USAGE")}
+    assert {tuple(row) for row in rows} - {("database", "mission_root_owner", "CONNECT")} == expected
+
+
+@pytest.mark.parametrize("role", LOGIN_ROLES)
+async def test_no_role_gets_out_of_its_place(ground: Ground, role: str) -> None:
+    await ground.ask()
+    for statement in (
+        *(f"SET ROLE mission_root_{other}" for other in ("owner", *LOGIN_ROLES) if other != role),
+        "SET SESSION AUTHORIZATION mission_root_owner", "SET session_replication_role = replica",
+        "ALTER TABLE approval DISABLE TRIGGER ALL", "ALTER TABLE approval NO FORCE ROW LEVEL SECURITY",
+        "ALTER TABLE execution OWNER TO CURRENT_USER", "DROP TABLE decision", "TRUNCATE decision", "TRUNCATE ledger",
+        "DROP TRIGGER approval_guard ON approval", "DROP POLICY own_tenant ON ledger",
+        "CREATE OR REPLACE FUNCTION public.entitled(p_tenant uuid, p_principal uuid, p_role text) RETURNS boolean RETURN true",
+        "CREATE FUNCTION public.owns(text, text, text) RETURNS boolean RETURN false", "CREATE TABLE public.mine (a int)",
+        "CREATE TEMP TABLE approval (a int)", "CREATE SCHEMA mine", "DROP EXTENSION unaccent",
+        "ALTER ROLE mission_root_owner LOGIN", "ALTER ROLE CURRENT_USER SUPERUSER", "ALTER ROLE CURRENT_USER BYPASSRLS",
+        "ALTER ROLE CURRENT_USER SET app.tenant = 'x'", "ALTER ROLE CURRENT_USER SET session_replication_role = replica",
+        "CREATE ROLE mine", "GRANT mission_root_owner TO CURRENT_USER",
+        "ALTER DATABASE postgres SET app.tenant = 'x'", "COPY ledger TO PROGRAM 'true'",
+        "SELECT pg_read_file('pg_hba.conf')", "SELECT setval('ledger_id', 1)", "PREPARE TRANSACTION 'x'",
+        "INSERT INTO execution DEFAULT VALUES", "INSERT INTO decision DEFAULT VALUES", "UPDATE approval SET state = 'approved'",
+        "UPDATE execution SET state = 'succeeded'", "DELETE FROM ledger", "UPDATE ledger SET body = '{}'", "UPDATE writeback SET risk = 'low'",
+        "UPDATE principal SET kind = 'human'", "DELETE FROM role_grant", "UPDATE approval_rule SET required = 1",
+    ):  # fmt: skip
+        try:
+            await ground.run(role, statement)
+        except asyncpg.PostgresError as error:
+            # 55000: this server keeps no prepared transactions
+            assert error.sqlstate in (DENIED, "55000"), f"{statement}: {error.sqlstate} {error}"
+        else:
+            raise AssertionError(f"{role} may {statement}")
+    connection = await ground.of(role)
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await connection.execute("ALTER SYSTEM SET fsync = off")
+    with contextlib.suppress(asyncpg.InsufficientPrivilegeError):  # or it is only warned that nothing was granted
+        await connection.execute("GRANT INSERT ON execution TO CURRENT_USER")
+    assert await connection.fetchval("SELECT has_table_privilege('execution', 'INSERT')") is False
+
+
+async def test_whoever_serves_missions_cannot_see_or_make_who_may_act(ground: Ground) -> None:
+    for role in ("api", "worker", "executor", "reader"):
+        for table in ("tenant", "principal", "role_grant", "api_key"):
+            await ground.refused(DENIED, role, f"SELECT * FROM {table}")
+            await ground.refused(DENIED, role, f"INSERT INTO {table} DEFAULT VALUES")
+            await ground.refused(DENIED, role, f"DELETE FROM {table}")
+    await ground.refused(DENIED, "auditor", "SELECT * FROM api_key")
+    for role in ("worker", "executor", "reader", "auditor", "registrar"):
+        await ground.refused(DENIED, role, "SELECT * FROM authenticate(sha256('x'))")
+        await ground.refused(DENIED, role, "SELECT * FROM decide($1, $1, 'x', 1, 'x', 'approve', '')", ground.tenant)
+    for role in ("api", "worker", "reader", "auditor", "registrar"):
+        await ground.refused(DENIED, role, "SELECT * FROM claim($1, $1, '1 s')", ground.tenant)
+        await ground.refused(DENIED, role, "SELECT settle($1, $1, 1, 'succeeded', NULL, NULL)", ground.tenant)
+    for role in LOGIN_ROLES:
+        for call in (
+            "entitled($1, $1, 'operator')", "owns($1, $1, $1)", "principal_of($1, 'x')", "tell_mission($1, $1)",
+            "wall_fact($1, $1, 'approval.decided', 'system:x', '{}')",
+        ):  # fmt: skip
+            await ground.refused(DENIED, role, f"SELECT {call}", ground.tenant)
+
+
+async def test_asking_for_unfiltered_rows_is_an_error_not_an_answer(ground: Ground) -> None:
+    for role in ("api", "worker", "auditor", "registrar"):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError, match="row-level security"):
+            async with ground.within(role) as connection:
+                await connection.execute("SET LOCAL row_security = off")
+                await connection.fetch("SELECT * FROM ledger")
+
+
+async def test_a_role_that_left_itself_defaults_loses_them_at_the_next_bootstrap(ground: Ground) -> None:
+    from app.bootstrap import create_login
+
+    async with ground.within("reader") as reader:
+        await reader.execute("ALTER ROLE CURRENT_USER SET default_transaction_isolation = 'serializable'")
+    admin = await ground.of("admin")
+    kept = await admin.fetchval("SELECT rolpassword FROM pg_authid WHERE rolname = 'mission_root_reader'")
+    await create_login(admin, "mission_root_reader", kept)  # a SCRAM verifier is taken as it is
+    config = await admin.fetchval("SELECT rolconfig FROM pg_roles WHERE rolname = 'mission_root_reader'")
+    assert set(config) == {f"{name}={value}" for name, value in LIMITS.items()}
