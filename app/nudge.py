@@ -102,6 +102,8 @@ class Nudger:
 
 async def wait(event: asyncio.Event, seconds: float) -> None:
     """Returns when the event is set, or after the time: the two are the same to a poller."""
+    # not wait_for: in Python 3.11 it swallows a cancellation that comes together with the event, and nobody stops then
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(event.wait(), seconds)
+        async with asyncio.timeout(seconds):
+            await event.wait()
     event.clear()

@@ -2,13 +2,15 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
+from pydantic_core import to_jsonable_python
 from sqlalchemy import text
 
 from app import ledger, missions, work
 from app.approvals.actions import progress, refused
+from app.approvals.queries import decisions
 from app.caller import Caller
 from app.db import WriteSession
 from app.errors import Problem
@@ -75,7 +77,8 @@ async def decide(
     assert said is not None
     DECISIONS.labels(said.outcome).inc()
     if said.outcome not in ("recorded", "approved", "rejected"):
-        raise refusal(said.outcome, str(approval), said.state, said.version)
+        current = {"id": str(approval), "state": said.state, "version": said.version}
+        raise refusal(said.outcome, current | {"decisions": await decisions(session, approval)})
     session.nudge(ledger.FACTS)
     if said.outcome != "recorded":
         await work.drop(session, "approval_timer", approval)
@@ -99,7 +102,8 @@ async def expiry(session: WriteSession, approval: UUID) -> datetime:
     )
 
 
-def refusal(outcome: str, approval: str, state: str | None, version: int | None) -> Problem:
+def refusal(outcome: str, current: dict[str, Any]) -> Problem:
+    """What the wall said, with the approval as it is now and who decided it: whoever comes second wants to know."""
     code, detail = REFUSALS[outcome]
     errors = [{"pointer": "/comment", "detail": "say why"}] if outcome == "no_comment" else None
-    return Problem(code, detail, errors=errors, current={"id": approval, "state": state, "version": version})
+    return Problem(code, detail, errors=errors, current=to_jsonable_python(current))

@@ -216,19 +216,16 @@ async def overspent(session: WriteSession, caller: Caller, mission: Mission, pro
 def refuse_root_artifacts(events: Sequence[Event]) -> None:
     """Raises Problem validation for what only the root may say, or says of itself that it made."""
     for index, event in enumerate(events):
-        if isinstance(event, WritebackProposed):
-            place, name, producer = "proposal", event.proposal.schema_name, event.proposal.producer.name
-        elif isinstance(event, ArtifactProduced):
-            place, name, producer = "artifact", event.artifact.schema_name, event.artifact.producer.name
-        else:
+        artifact = event.artifact if isinstance(event, ArtifactProduced) else None
+        made = event.proposal if isinstance(event, WritebackProposed) else artifact
+        if made is None:
             continue
-        pointer = f"/events/{index}/{place}"
-        reviewer = getattr(event.artifact, "reviewer", "colony") if isinstance(event, ArtifactProduced) else "colony"
-        if name in ROOTS_OWN or reviewer != "colony":
+        pointer, name = f"/events/{index}/{'artifact' if artifact else 'proposal'}", made.schema_name
+        if name in ROOTS_OWN or getattr(made, "reviewer", "colony") != "colony":
             raise refused(f"{pointer}/schema_name", f"A colony does not produce {name}.", "only the root produces this")
-        if producer.strip().casefold() == "root":  # a packet shows what the root has made as the root's own word
+        if made.producer.name.strip().casefold() == "root":  # what the root has made is shown as the root's own word
             raise refused(f"{pointer}/producer/name", "A colony does not speak as the root.", "name yourself")
-        if place == "artifact" and name == "writeback_proposal":
+        if artifact and name == "writeback_proposal":
             raise refused(
                 f"{pointer}/schema_name", "A proposal comes as a writeback.proposed event.", "send writeback.proposed"
             )

@@ -152,7 +152,8 @@ async def long_poll(
         found = await read(request, caller, subject, after, limit + 1)
         if not found:
             try:
-                await asyncio.wait_for(subscription.queue.get(), wait)
+                async with asyncio.timeout(wait):
+                    await subscription.queue.get()
             except TimeoutError:
                 return []
             found = await read(request, caller, subject, after, limit + 1)
@@ -187,7 +188,8 @@ async def live(request: Request, caller: Caller, subscription: Subscription) -> 
     checked = quiet_since = loop.time()
     while not subscription.overflowed:
         try:
-            fact = await asyncio.wait_for(subscription.queue.get(), RECHECK_S)
+            async with asyncio.timeout(RECHECK_S):
+                fact = await subscription.queue.get()
             if fact is None:
                 return
             quiet_since = loop.time()

@@ -22,14 +22,17 @@ VERIFY = text("""
     SELECT xid, id, subject, seq, type,
            row_number() OVER chain AS expected,
            prev = COALESCE(lag(hash) OVER chain, '\\x'::bytea) AS linked,
-           hash = fact_hash(prev, tenant, subject, seq, type, actor, at, body) AS whole
+           hash = fact_hash(prev, tenant, subject, seq, type, actor, at, body) AS whole,
+           -- positions are this cluster's, so that no hash holds them: readers must at least meet a chain in its order
+           COALESCE((xid, id) > (lag(xid) OVER chain, lag(id) OVER chain), true)
+             AND xid < pg_snapshot_xmax(pg_current_snapshot()) AS placed
     FROM ledger WHERE tenant = :tenant
     WINDOW chain AS (PARTITION BY subject ORDER BY seq))
   SELECT count(*) AS facts, count(DISTINCT subject) AS subjects,
          (SELECT to_jsonb(b) FROM (SELECT subject, seq, type,
               CASE WHEN seq <> expected THEN 'a fact before it is missing' WHEN NOT linked THEN 'does not follow its predecessor'
-                   ELSE 'its content does not match its hash' END AS finding
-            FROM chained WHERE seq <> expected OR NOT linked OR NOT whole ORDER BY xid, id LIMIT 1) b) AS first_bad
+                   WHEN NOT whole THEN 'its content does not match its hash' ELSE 'readers would not meet it in order' END AS finding
+            FROM chained WHERE seq <> expected OR NOT linked OR NOT whole OR NOT placed ORDER BY xid, id LIMIT 1) b) AS first_bad
   FROM chained""")
 
 

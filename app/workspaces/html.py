@@ -77,14 +77,14 @@ class _Page:
             text = text.replace("\v", "\n").strip("\r\n").rstrip()
             fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`{3,}", text))])
             text = f"{fence}\n{text}\n{fence}" if text else ""
+        elif prefix:
+            text = prefix + _one_line(text) if text.strip() else ""
         else:
-            text = prefix.join(("", "\n".join(line for line in map(_one_line, text.split("\v")) if line)))
-            text = "" if text == prefix else text
+            text = "\n".join(line for line in map(_one_line, text.split("\v")) if line)
         if text:
             # Items of one list stand close together, anything else is set apart by a blank line.
-            self.put(
-                text, close=bool(self.marker) and _ITEM.match(self.written[-1] if self.written else "") is not None
-            )
+            after_item = bool(self.written) and _ITEM.match(self.written[-1]) is not None
+            self.put(text, close=bool(self.marker) and after_item and not self.apart)
 
     def put(self, text: str, close: bool) -> None:
         depth = min(len(self.lists), _DEEPEST_LIST)
@@ -94,7 +94,7 @@ class _Page:
         if not close:
             self.written.append("")
         self.written.extend(
-            (later if number else first) + line if line.strip() else "" for number, line in enumerate(text.splitlines())
+            (later if number else first) + line if line.strip() else "" for number, line in enumerate(text.split("\n"))
         )
 
 

@@ -165,7 +165,7 @@ def _words(excerpt: Excerpt) -> set[str]:
 
 
 def diverse(
-    candidates: Sequence[Excerpt], *, limit: int, budget: int, within: float = 3.0, sameness: float = 0.7
+    candidates: Sequence[Excerpt], *, limit: int, budget: int, within: float, sameness: float = 0.7
 ) -> list[Excerpt]:
     """The best, then what adds something: at most `limit` excerpts and `budget` characters, none far below the best."""
     taken: list[Excerpt] = []

@@ -7,13 +7,14 @@ from functools import cached_property
 from colony.reading.plain import plain, plain_code, plain_row
 from colony.reading.question import Question, Term
 from colony.reading.ranking import Found, Rarity, strength
-from colony.reading.terms import STOP, Indexed, index
+from colony.reading.terms import STOP, Indexed, index, same_word
 from colony.reading.units import Unit, units
 
 # How far a term counts for a unit, by where it stands.
 OWN, HEAD, LEAD, BESIDE, SECTION, PATH, TITLE, AROUND = 1.0, 0.95, 0.8, 0.7, 0.75, 0.65, 0.5, 0.25
 SPELT_OUT = 0.9  # pool_size written as "pool size"
-SAME_STEM = 0.85  # another form of the word: configured for configure, but also extensive for extension
+INFLECTED = 0.95  # configured for configure
+SAME_STEM = 0.6  # extensive for extension
 IN_CODE = 0.75  # words in code are about something else as often as not; identifiers count in full
 ALTERNATIVE = 0.75  # a synonym instead of the word itself
 
@@ -125,7 +126,10 @@ def _own(term: Term, window: Window, chosen: Sequence[int]) -> bool:
 
 def _in(term: Term, indexed: Indexed) -> float:
     if term.key in indexed.places:
-        return 1.0 if not term.form or term.form in indexed.forms else SAME_STEM
+        forms = indexed.forms.get(term.key, ()) if term.form else ()
+        if not forms or term.form in forms:
+            return 1.0
+        return INFLECTED if any(same_word(term.form, form) for form in forms) else SAME_STEM
     if term.parts and indexed.runs(term.parts):
         return SPELT_OUT
     return ALTERNATIVE if any(key in indexed.places for key in term.alternatives) else 0.0

@@ -5,8 +5,9 @@
 """
 
 import re
+import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import snowballstemmer
@@ -17,6 +18,7 @@ def words(text: str) -> frozenset[str]:
 
 
 _STEMMER = snowballstemmer.stemmer("english")
+_ONE_AT_A_TIME = threading.Lock()  # the stemmer keeps the word it works on in itself, and missions read in threads
 _TOKEN = re.compile(r"[^\W_][\w]*(?:[.\-:/]{1,2}[^\W_]\w*)*|(?<![\w-])--?[A-Za-z]\b|_+\w+", re.UNICODE)
 _PARTS = re.compile(r"[^\W_]+")
 _CAMEL = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z0-9]+|[A-Z]+|[0-9]+")
@@ -57,19 +59,22 @@ _IRREGULAR = {
 @lru_cache(maxsize=200_000)
 def stem(word: str) -> str:
     """The stem of one lower-case word."""
-    return _STEMMER.stemWord(_IRREGULAR.get(word, word)) if word.isalpha() else word
+    if not word.isalpha():
+        return word
+    with _ONE_AT_A_TIME:
+        return str(_STEMMER.stemWord(_IRREGULAR.get(word, word)))
 
 
 @dataclass(frozen=True)
 class Indexed:
     """Where each term stands in a text, counted in words; `length` is the number of words.
 
-    `forms` are the words themselves, only plurals made singular: *extension* and *extensive* share a stem, no form.
+    `forms` are the words behind a stem, plurals made singular: *extension* and *extensive* share a stem, but no form.
     """
 
     places: dict[str, tuple[int, ...]]
     length: int
-    forms: frozenset[str] = frozenset()
+    forms: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def count(self, term: str) -> int:
         return len(self.places.get(term, ()))
@@ -87,11 +92,13 @@ class Indexed:
 def index(text: str) -> Indexed:
     places: dict[str, list[int]] = {}
     at = 0
-    forms: set[str] = set()
+    forms: dict[str, set[str]] = {}
     for token in _TOKEN.finditer(text):
         at += _place(token[0], at, places)
-        forms.update(forms_of(token[0]))
-    return Indexed({term: tuple(where) for term, where in places.items()}, at, frozenset(forms))
+        for form in forms_of(token[0]):
+            forms.setdefault(stem(form), set()).add(form)
+    kept = {key: frozenset(words) for key, words in forms.items()}
+    return Indexed({term: tuple(where) for term, where in places.items()}, at, kept)
 
 
 def _place(token: str, at: int, places: dict[str, list[int]]) -> int:
@@ -159,6 +166,19 @@ def _singular(word: str) -> str:
     if len(word) > 4 and word.endswith(("sses", "xes", "ches", "shes")):
         return word[:-2]
     return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")) else word
+
+
+_ENDINGS = ("", "e", "d", "ed", "ing", "er", "or", "ion", "ation", "ment")
+
+
+@lru_cache(maxsize=50_000)
+def same_word(one: str, other: str) -> bool:
+    """Do two words of one stem mean the same: *configure* and *configuration*, but not *extension* and *extensive*?"""
+    return not _bases(one).isdisjoint(_bases(other))
+
+
+def _bases(word: str) -> set[str]:
+    return {word.removesuffix(ending) for ending in _ENDINGS if word.endswith(ending)}
 
 
 def parts_of(token: str) -> tuple[str, ...]:

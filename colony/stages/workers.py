@@ -13,6 +13,8 @@ from colony_client.artifacts import Citation, Claim, Task, WorkerResult
 
 MOST_CLAIMS = 4
 ANSWER_CHARS = 1400
+WORTH_ADDING, TO_THE_POINT = 3.0, 1.5  # how far below the first claim's score a further one may be
+_ONE_ANSWER = ("default", "amount", "time", "choice")  # kinds of question that one fact settles
 ENOUGH_TO_JOIN = 0.7  # of the first claim's confidence: what a further claim needs
 ENOUGH_FOR_A_SECTION = 0.3  # a section asks for less than the whole goal
 SPARE = 6  # further claims a section may choose from when others took its best
@@ -57,7 +59,8 @@ def extract(task: Task, question: Question, studied: Studied, most_claims: int =
         return Outcome((), (f"{task.question[:1500]}{lacking}"[:2000],))
     enough = min(ENOUGH, verdict.confidence * ENOUGH_TO_JOIN)
     fitting = [one for one in found if judge(question, studied.rare, [one], enough).answered]
-    chosen = diverse(fitting, limit=most_claims, budget=ANSWER_CHARS)
+    within = TO_THE_POINT if question.kind in _ONE_ANSWER else WORTH_ADDING
+    chosen = diverse(fitting, limit=most_claims, budget=ANSWER_CHARS, within=within)
     return Outcome(
         [claim_of(question, studied.rare, task.id, place, one) for place, one in enumerate(chosen, start=1)], (), chosen
     )

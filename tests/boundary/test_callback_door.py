@@ -232,6 +232,9 @@ REFUSED: dict[str, Any] = {
     "a review that calls its producer the root": lambda life: forged_review(
         life, producer={"name": "root", "version": "1"}
     ),
+    "a proposal that calls its producer the root": lambda life: event(
+        2, type="writeback.proposed", proposal=change(life.dispatch.envelope, [], producer={"name": " ROOT", "version": "1"})
+    ).model_dump(mode="json"),
     "a proposal as a plain artifact": lambda life: event(
         2, type="artifact.produced", artifact=change(life.dispatch.envelope, [])
     ).model_dump(mode="json"),

@@ -1,5 +1,7 @@
 """Words, questions, units and plain text: how documents and questions are taken apart."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +11,7 @@ from colony.reading.plain import is_drawn_from, plain, plain_code
 from colony.reading.question import analyse, split_questions
 from colony.reading.ranking import Found, Rarity, rank, rarity, read
 from colony.reading.sentences import sentence_spans
-from colony.reading.terms import index, key_of
+from colony.reading.terms import index, key_of, stem
 from colony.reading.units import units
 
 
@@ -35,6 +37,17 @@ def test_a_text_is_found_under_the_words_one_would_ask_for(text: str, asked: str
 def test_neighbours_of_an_identifier_keep_their_places() -> None:
     places = index("set max_overflow now").places
     assert places["max"] == (1,) and places["overflow"] == (2,) and places["now"] == (3,)
+
+
+def test_missions_that_read_at_the_same_time_see_the_same_words() -> None:
+    words = [f"{first}{middle}{last}" for first in ("con", "re", "un") for middle in ("figur", "nation") for last in ENDINGS]
+    alone = [stem.__wrapped__(word) for word in words]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda _: [stem.__wrapped__(word) for word in words], range(24)))
+    assert all(found == alone for found in together)
+
+
+ENDINGS = ("ation", "ations", "able", "ably", "ing", "ed", "ers", "al", "alize", "alization", "ness", "fulness", "ement", "ity")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The same shared database and tenant of one's own as in tests/walls."""
+"""The shared database of tests/walls, with a tenant of one's own."""
 
 from tests.walls.conftest import ground, walled
 

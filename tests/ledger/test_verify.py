@@ -92,6 +92,7 @@ async def move_to_another_subject(admin: asyncpg.Connection, one: UUID, other: U
 
 # what was done: (how, the seq of the first bad fact, what is wrong with it)
 CONTENT, LINK, GAP = "its content does not match its hash", "does not follow its predecessor", "a fact before it is missing"
+ORDER = "readers would not meet it in order"
 TAMPERED: dict[str, tuple[Tamper, int, str]] = {
     "body": (edit("body = '{\"n\":3, \"n2\":0}'"), 3, CONTENT),
     "one bit of the body": (edit("body = set_bit(body, 9, 1 - get_bit(body, 9))"), 3, CONTENT),
@@ -105,8 +106,11 @@ TAMPERED: dict[str, tuple[Tamper, int, str]] = {
     "deleted": (delete, 4, GAP),
     "deleted and closed up": (delete_and_close_up, 3, LINK),
     "the first deleted": (delete_the_first, 2, GAP),
-    "swapped": (swap, 3, LINK),
+    "swapped": (swap, 4, LINK),
     "bodies swapped": (swap_bodies, 3, CONTENT),
+    "hidden from readers": (edit("xid = '9223372036854775807'"), 4, ORDER),
+    "the last hidden from readers": (edit("xid = '9223372036854775807'", 6), 6, ORDER),
+    "shown to readers too early": (edit("xid = '1'"), 3, ORDER),
     "inserted": (insert, 4, LINK),
     "edited and re-linked": (relink, 3, LINK),
     "moved to another subject": (move_to_another_subject, 7, LINK),

@@ -41,7 +41,7 @@ LINES = st.one_of(
             "x" * 700,
         ]
     ),
-    st.text(alphabet=st.characters(exclude_categories=("Cs",)), max_size=60),
+    st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=60),
 )
 TEXTS = st.builds(
     lambda lines, end: end.join(lines), st.lists(LINES, max_size=60), st.sampled_from(["\n", "\r\n", "\r"])

@@ -37,7 +37,7 @@ CREATE TABLE mission (
   budget_tokens bigint NOT NULL CHECK (budget_tokens >= 0),
   budget_cost_usd numeric(12, 4) NOT NULL CHECK (budget_cost_usd >= 0),
   used_tokens bigint NOT NULL DEFAULT 0,
-  used_cost_usd numeric(12, 4) NOT NULL DEFAULT 0,
+  used_cost_usd numeric(24, 8) NOT NULL DEFAULT 0,        -- finer than the budget: a single small call costs hundredths of a cent
   answer_status text CHECK (answer_status IN ('answered', 'not_found')),
   pending_approvals uuid[] NOT NULL DEFAULT '{}',
   writebacks jsonb NOT NULL DEFAULT '{}',                 -- tally by state, moved by the approvals room

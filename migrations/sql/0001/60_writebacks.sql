@@ -441,13 +441,17 @@ BEGIN
       WHERE s.tenant = p_tenant AND s.connector IN (w.connector, '*') AND s.halted_at IS NOT NULL) THEN 'halted'
     END;
   IF say IS NOT NULL THEN RETURN QUERY SELECT say, a.state, a.version, who, a.not_before; RETURN; END IF;
-  INSERT INTO public.decision (tenant, approval, approver, requested_by, payload_sha256, verdict, comment)
-    VALUES (p_tenant, p_approval, who, a.requested_by, p_sha256, p_verdict, NULLIF(btrim(p_comment), ''));
-  SELECT count(*) FILTER (WHERE d.verdict = 'approve' AND entitled(d.tenant, d.approver, r.approver_role)),
-         count(*) FILTER (WHERE d.verdict = 'reject') INTO n_ok, n_no
-    FROM public.decision d WHERE d.tenant = p_tenant AND d.approval = p_approval;
-  next_state := CASE WHEN n_no >= a.deny_threshold THEN 'rejected' WHEN n_ok >= a.required THEN 'approved' ELSE 'pending' END;
-  UPDATE public.approval x SET state = next_state WHERE x.tenant = p_tenant AND x.id = p_approval RETURNING * INTO a;
+  BEGIN
+    INSERT INTO public.decision (tenant, approval, approver, requested_by, payload_sha256, verdict, comment)
+      VALUES (p_tenant, p_approval, who, a.requested_by, p_sha256, p_verdict, NULLIF(btrim(p_comment), ''));
+    SELECT count(*) FILTER (WHERE d.verdict = 'approve' AND entitled(d.tenant, d.approver, r.approver_role)),
+           count(*) FILTER (WHERE d.verdict = 'reject') INTO n_ok, n_no
+      FROM public.decision d WHERE d.tenant = p_tenant AND d.approval = p_approval;
+    next_state := CASE WHEN n_no >= a.deny_threshold THEN 'rejected' WHEN n_ok >= a.required THEN 'approved' ELSE 'pending' END;
+    UPDATE public.approval x SET state = next_state WHERE x.tenant = p_tenant AND x.id = p_approval RETURNING * INTO a;
+  EXCEPTION WHEN SQLSTATE 'RX004' OR SQLSTATE 'RX008' THEN     -- its time ran out between our look and the guards'
+    RETURN QUERY SELECT 'expired', a.state, a.version, who, a.not_before; RETURN;
+  END;
   PERFORM wall_fact(p_tenant, a.mission, 'approval.decided', 'principal:' || who, jsonb_build_object(
     'approval', a.id, 'subject', a.subject, 'writeback', a.writeback, 'verdict', p_verdict,
     'payload_sha256', encode(a.payload_sha256, 'hex'), 'state', a.state, 'approvals', n_ok, 'required', a.required,

@@ -1,0 +1,186 @@
+"""What docker-compose.yml promises: which services, whose secrets, what is reachable, and that each process accepts it."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from app.executor import Executor
+from app.main import Root
+from app.settings import Misconfigured
+from app.settings import Settings as RootSettings
+from app.worker import Worker
+from colony.desk import Desk
+from colony.settings import Settings as ColonySettings
+from sample_crm.settings import from_environment
+from tests.deploy.compose import TEXT, VARIABLE, Unset, filled_in, image_environment, made_up_secrets
+
+SECRET = re.compile(r"PASSWORD|TOKEN|KEY|SECRET")
+SECRETS = made_up_secrets()
+COMPOSE = filled_in(SECRETS)
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+ENVIRONMENTS = {name: {key: str(value) for key, value in one["environment"].items()} for name, one in SERVICES.items()}
+OURS = [name for name in SERVICES if name != "postgres"]
+
+
+def holders(variable: str) -> set[str]:
+    return {name for name, environment in ENVIRONMENTS.items() if variable in environment}
+
+
+def test_the_services_are_those_of_the_house() -> None:
+    assert set(SERVICES) == {
+        "postgres", "roles", "schema", "identity", "root", "worker", "executor", "colony", "crm",
+    }  # fmt: skip
+    assert {name: SERVICES[name]["command"] for name in ("root", "worker", "executor", "colony", "crm")} == {
+        "root": ["serve"], "worker": ["worker"], "executor": ["executor"], "colony": ["colony"], "crm": ["crm"],
+    }  # fmt: skip
+    assert (SERVICES["roles"]["command"], SERVICES["schema"]["command"]) == (["bootstrap"], ["migrate"])
+
+
+def test_no_secret_has_a_default() -> None:
+    secret = [found for found in VARIABLE.finditer(TEXT) if SECRET.search(found[1])]
+    assert secret and all(found[2] == ":?" for found in secret)
+
+
+@pytest.mark.parametrize("missing", sorted(SECRETS))
+def test_a_missing_secret_stops_compose_and_is_named(missing: str) -> None:
+    for without in ({name: value for name, value in SECRETS.items() if name != missing}, SECRETS | {missing: ""}):
+        with pytest.raises(Unset, match=f"set {missing}"):
+            filled_in(without)
+
+
+def test_the_secrets_that_are_made_up_are_exactly_those_that_are_asked_for() -> None:
+    assert set(SECRETS) == {found[1] for found in VARIABLE.finditer(TEXT) if found[2] == ":?"}
+
+
+def test_nothing_secret_is_written_into_the_file() -> None:
+    for name, environment in ENVIRONMENTS.items():
+        for variable, value in environment.items():
+            if SECRET.search(variable) or "DATABASE_URL" in variable:
+                assert any(secret in value for secret in SECRETS.values()), f"{name}: {variable}"
+
+
+@pytest.mark.parametrize(
+    ("variable", "allowed"),
+    [
+        ("CRM_WRITE_TOKEN", {"executor", "crm"}),  # the CRM checks it
+        ("EXECUTOR_DATABASE_URL", {"executor", "roles"}),  # roles sets its password
+        ("ADMIN_DATABASE_URL", {"roles", "schema"}),
+        ("REGISTRAR_DATABASE_URL", {"identity", "roles"}),
+        ("DATABASE_URL", {"root", "roles"}),
+        ("READER_DATABASE_URL", {"root", "roles"}),
+        ("WORKER_DATABASE_URL", {"worker", "roles"}),
+        ("ROOT_SIGNING_KEY", {"root", "worker"}),
+        ("COLONY_SERVICE_API_KEY", {"root", "worker"}),
+        ("ROOT_API_KEY", {"colony"}),
+        ("CRM_READ_TOKEN", {"root", "crm"}),
+        ("POSTGRES_PASSWORD", {"postgres"}),
+    ],
+)
+def test_who_holds_which_credential(variable: str, allowed: set[str]) -> None:
+    assert holders(variable) == allowed
+
+
+def test_a_value_of_a_credential_is_nowhere_else_under_another_name() -> None:
+    for secret, allowed in (
+        ("CRM_WRITE_TOKEN", {"executor", "crm"}),
+        ("EXECUTOR_DATABASE_PASSWORD", {"executor", "roles"}),
+        ("POSTGRES_PASSWORD", {"postgres", "roles", "schema"}),
+    ):
+        value = SECRETS[secret]
+        assert {name for name, one in ENVIRONMENTS.items() if any(value in said for said in one.values())} == allowed
+
+
+def test_only_the_public_api_is_published_and_only_to_this_machine() -> None:
+    assert {name: one["ports"] for name, one in SERVICES.items() if one.get("ports")} == {
+        "root": ["127.0.0.1:8080:8080"]
+    }
+    assert ENVIRONMENTS["root"]["PORT"] == "8080" != ENVIRONMENTS["root"]["INTERNAL_PORT"]
+
+
+def test_the_colony_reaches_neither_database_nor_crm_nor_the_world() -> None:
+    networks = {name: set(one["networks"]) for name, one in SERVICES.items()}
+    assert networks["colony"] == {"boundary"} and networks["executor"] == {"database", "crm"}
+    assert [name for name, one in networks.items() if "outside" in one] == ["root"]
+    closed = {name for name, options in COMPOSE["networks"].items() if options and options.get("internal")}
+    assert closed == {"database", "boundary", "crm"}
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_our_processes_run_without_rights(name: str) -> None:
+    one = SERVICES[name]
+    assert one["read_only"] and one["cap_drop"] == ["ALL"] and "no-new-privileges:true" in one["security_opt"]
+
+
+def test_every_lasting_process_is_asked_whether_it_is_well() -> None:
+    assert SERVICES["postgres"]["healthcheck"]["test"][1] == "pg_isready"
+    asked = {name: ENVIRONMENTS[name].get("HEALTH_URL", image_environment()["HEALTH_URL"]) for name in OURS}
+    ports = {"root": "PORT", "worker": "WORKER_METRICS_PORT", "executor": "EXECUTOR_METRICS_PORT", "colony": "PORT"}
+    for name, port in {**ports, "crm": "CRM_PORT"}.items():
+        assert f":{ENVIRONMENTS[name][port]}/" in asked[name], name
+
+
+class Recording(Mapping[str, str]):
+    """An environment that remembers what it was asked for."""
+
+    def __init__(self, given: dict[str, str]) -> None:
+        self.given, self.asked = given, set[str]()
+
+    def __getitem__(self, name: str) -> str:
+        self.asked.add(name)
+        return self.given[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.given)
+
+    def __len__(self) -> int:
+        return len(self.given)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_variable_is_one_that_its_process_reads(name: str) -> None:
+    given = set(ENVIRONMENTS[name]) - {"HEALTH_URL"}
+    if name == "crm":
+        recording = Recording(ENVIRONMENTS[name])
+        from_environment(recording)
+        known = recording.asked
+    else:
+        fields = ColonySettings.model_fields if name == "colony" else RootSettings.model_fields
+        known = {field.upper() for field in fields}
+    assert given <= known
+    assert set(image_environment()) - known <= {
+        "PATH",
+        "PYTHONUNBUFFERED",
+        "PYTHONDONTWRITEBYTECODE",
+        "HEALTH_URL",
+        "HOST",
+    }
+
+
+PROCESSES: dict[str, Callable[[], Any]] = {
+    "root": lambda: Root(RootSettings(_env_file=None)),
+    "worker": lambda: Worker(RootSettings(_env_file=None)),
+    "executor": lambda: Executor(RootSettings(_env_file=None)),
+    "colony": lambda: Desk(ColonySettings()),  # type: ignore[call-arg]
+}
+
+
+def enter(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
+    for field in {**RootSettings.model_fields, **ColonySettings.model_fields}:
+        monkeypatch.delenv(field.upper(), raising=False)
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+
+
+@pytest.mark.parametrize("name", sorted(PROCESSES))
+async def test_a_process_accepts_the_environment_it_is_given(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    enter(monkeypatch, image_environment() | ENVIRONMENTS[name])
+    PROCESSES[name]()
+
+
+@pytest.mark.parametrize("stray", ["CRM_WRITE_TOKEN", "EXECUTOR_DATABASE_URL"])
+async def test_the_root_would_refuse_a_credential_of_the_executor(stray: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    enter(monkeypatch, ENVIRONMENTS["root"] | {stray: ENVIRONMENTS["executor"][stray]})
+    with pytest.raises(Misconfigured, match=stray):
+        PROCESSES["root"]()
