@@ -35,8 +35,10 @@ ADD = text("""
     SET wanted = work.wanted + 1, next_at = LEAST(work.next_at, excluded.next_at)""")
 FINISH = text("""
   DELETE FROM work WHERE tenant = :tenant AND kind = :kind AND subject = :subject AND fence = :fence AND wanted = :wanted""")
+# Whoever wanted it while it was held is not put off: next_at then holds the time of that wish.
 AGAIN = text("""
-  UPDATE work SET lease_until = NULL, next_at = COALESCE(CAST(:at AS timestamptz), clock_timestamp())
+  UPDATE work SET lease_until = NULL,
+    next_at = LEAST(COALESCE(CAST(:at AS timestamptz), clock_timestamp()), CASE WHEN wanted > :wanted THEN next_at END)
   WHERE tenant = :tenant AND kind = :kind AND subject = :subject AND fence = :fence""")
 
 
@@ -61,7 +63,7 @@ async def add(session: WriteSession, kind: str, subject: UUID, *, at: datetime |
 
 async def finish(session: WriteSession, item: Item) -> bool:
     """Ends the item; when it was wanted again meanwhile it becomes due instead. False: the lease was lost."""
-    done = await session.execute(FINISH, _key(item) | {"wanted": item.wanted})
+    done = await session.execute(FINISH, _key(item))
     return bool(done.rowcount) or await again(session, item, None)
 
 
@@ -102,4 +104,10 @@ async def next_due(database: Database, queue: Queue) -> datetime | None:
 
 
 def _key(item: Item) -> dict[str, object]:
-    return {"tenant": item.tenant, "kind": item.kind, "subject": item.subject, "fence": item.fence}
+    return {
+        "tenant": item.tenant,
+        "kind": item.kind,
+        "subject": item.subject,
+        "fence": item.fence,
+        "wanted": item.wanted,
+    }

@@ -124,7 +124,7 @@ class Worker:
             await self.failed(item, error)
 
     async def verb(self, item: Item) -> None:
-        """One verb, one transaction; a lost lease takes everything back."""
+        """One verb, one transaction. Verbs look under a lock before they move: who lost the lease finds it done."""
         async with self.database.write() as session:
             await session.enter(item.tenant)
             await VERBS[item.kind](session, system(item.tenant, "worker"), item.subject)

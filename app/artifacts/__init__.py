@@ -6,7 +6,7 @@ A blob is the text of a document or the snapshot of a record; a reading says tha
 
 from app.artifacts.actions import Stored, keep_blob, note_readings, store
 from app.artifacts.api import router
-from app.artifacts.queries import Artifact, blobs, latest, of_mission, one, readings
+from app.artifacts.queries import Artifact, blobs, latest, of_attempt, of_mission, one, readings
 
 __all__ = [
     "Artifact",
@@ -15,6 +15,7 @@ __all__ = [
     "keep_blob",
     "latest",
     "note_readings",
+    "of_attempt",
     "of_mission",
     "one",
     "readings",

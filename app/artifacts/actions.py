@@ -18,7 +18,7 @@ INSERT = text("""
   INSERT INTO artifact (tenant, id, mission, attempt, schema_name, schema_version, producer, bytes)
   VALUES (:tenant, :id, :mission, :attempt, :schema_name, :schema_version, :producer, :bytes)
   ON CONFLICT (tenant, mission, sha256) DO NOTHING RETURNING id""")
-FIND = text("SELECT id FROM artifact WHERE tenant = :tenant AND mission = :mission AND sha256 = :sha256")
+FIND = text("SELECT id, attempt FROM artifact WHERE tenant = :tenant AND mission = :mission AND sha256 = :sha256")
 KEEP_BLOB = text("""INSERT INTO blob (tenant, sha256, size, bytes) VALUES (:tenant, :sha256, :size, :bytes)
                     ON CONFLICT (tenant, sha256) DO NOTHING""")
 NOTE_READING = text("""
@@ -36,7 +36,10 @@ class Stored:
 
 
 async def store(session: WriteSession, caller: Caller, mission: UUID, attempt: int, artifact: ArtifactBase) -> Stored:
-    """Keeps an artifact in its canonical bytes and records `artifact.stored`."""
+    """Keeps an artifact in its canonical bytes and records `artifact.stored`.
+
+    Bytes that an earlier attempt had produced are kept once; that this attempt says them too is `artifact.repeated`.
+    """
     data = canonical(artifact)
     digest, name = sha256(data), artifact.schema_name  # type: ignore[attr-defined]
     values = {
@@ -51,8 +54,13 @@ async def store(session: WriteSession, caller: Caller, mission: UUID, attempt: i
     }
     made = await session.scalar(INSERT, values)
     if made is None:
-        known = await session.scalar(FIND, {"tenant": caller.tenant, "mission": mission, "sha256": digest})
-        return Stored(known, digest, new=False)
+        known = await session.first(FIND, {"tenant": caller.tenant, "mission": mission, "sha256": digest})
+        assert known is not None
+        if known.attempt != attempt:
+            await ledger.record(
+                session, caller, "artifact.repeated", mission, artifact=known.id, schema_name=name, attempt=attempt
+            )
+        return Stored(known.id, digest, new=False)
     await ledger.record(
         session,
         caller,

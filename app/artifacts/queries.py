@@ -15,6 +15,12 @@ COLUMNS = "id, mission, attempt, schema_name, schema_version, producer, sha256, 
 OF_MISSION = text(f"""SELECT {COLUMNS} FROM artifact
   WHERE tenant = :tenant AND mission = :mission AND (:schema = '' OR schema_name = :schema)
     AND (created_at, id) > (:at, :id) ORDER BY created_at, id LIMIT :limit""")  # noqa: S608
+OF_ATTEMPT = text(f"""SELECT {COLUMNS} FROM artifact
+  WHERE tenant = :tenant AND mission = :mission AND schema_name = :schema AND (attempt = :attempt OR id IN (
+    SELECT (convert_from(f.body, 'UTF8')::json ->> 'artifact')::uuid FROM ledger f
+    WHERE f.tenant = :tenant AND f.subject = :mission AND f.type = 'artifact.repeated'
+      AND (convert_from(f.body, 'UTF8')::json ->> 'attempt')::int = :attempt))
+  ORDER BY created_at, id""")  # noqa: S608
 ONE = text(f"SELECT {COLUMNS} FROM artifact WHERE tenant = :tenant AND mission = :mission AND id = :id")  # noqa: S608
 LATEST = text(f"""SELECT {COLUMNS} FROM artifact
   WHERE tenant = :tenant AND mission = :mission AND schema_name = :schema AND (:producer = '' OR producer = :producer)
@@ -59,6 +65,14 @@ async def of_mission(
             "id": after[1],
             "limit": limit,
         },
+    )
+    return [Artifact(**row._mapping) for row in rows]
+
+
+async def of_attempt(session: ReadSession, mission: UUID, attempt: int, schema: str) -> list[Artifact]:
+    """All artifacts of a type that an attempt produced, or said again in the same bytes, oldest first."""
+    rows = await session.rows(
+        OF_ATTEMPT, {"tenant": session.tenant, "mission": mission, "attempt": attempt, "schema": schema}
     )
     return [Artifact(**row._mapping) for row in rows]
 

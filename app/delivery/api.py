@@ -148,7 +148,7 @@ async def answer(
 async def long_poll(
     request: Request, caller: Caller, subject: UUID | None, after: Position, limit: int, wait: int
 ) -> list[Fact]:
-    with request.app.state.tail.subscribed(caller.tenant, subject) as subscription:
+    async with request.app.state.tail.subscribed(caller.tenant, subject) as subscription:
         found = await read(request, caller, subject, after, limit + 1)
         if not found:
             try:
@@ -163,7 +163,7 @@ async def long_poll(
 async def stream(request: Request, caller: Caller, subject: UUID | None, after: Position) -> AsyncIterator[bytes]:
     """Server-sent events from a position on: first from the database, then from the tail, without a gap or a repeat."""
     yield b"retry: 1000\n\n"
-    with request.app.state.tail.subscribed(caller.tenant, subject) as subscription:
+    async with request.app.state.tail.subscribed(caller.tenant, subject) as subscription:
         while True:
             subscription.drain()
             while found := await read(request, caller, subject, after, READ_AT_ONCE):

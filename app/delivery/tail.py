@@ -6,12 +6,13 @@ queue is told to catch up again; it never makes the tail, or another stream, wai
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from uuid import UUID
 
 import structlog
 
 from app.db import Database
+from app.errors import Problem
 from app.ledger import Fact, Position, horizon
 from app.ledger.actions import FACTS
 from app.ledger.queries import everybodys_facts
@@ -21,6 +22,8 @@ log = structlog.get_logger("tail")
 BATCH = 500
 IDLE_S = 1.0  # how long a lost nudge can go unnoticed
 LAGGING_S = 0.02  # while a transaction holds the horizon back
+COALESCE_S = 0.003
+PATIENCE_S = 5.0
 QUEUE = 1000
 
 
@@ -48,11 +51,14 @@ class Subscription:
 
 
 class Tail:
-    """Follows the ledger with role reader from the moment it starts."""
+    """Follows the ledger with role reader for as long as anybody listens; without a listener it costs nothing."""
 
     def __init__(self, database: Database, nudger: Nudger) -> None:
         self.database, self.nudger = database, nudger
-        self.position: Position | None = None
+        self.position: Position | None = None  # None: nobody listened; the next listener starts it at the horizon of then
+        self.placed = asyncio.Event()  # set while position is; a listener catches up only after that, or facts would fall between
+        self.interest = asyncio.Event()
+        self.stopped = False
         # by tenant and subject; subject None wants everything of the tenant
         self.wanted: dict[tuple[UUID, UUID | None], set[Subscription]] = {}
         self.task: asyncio.Task[None] | None = None
@@ -61,6 +67,8 @@ class Tail:
         self.task = asyncio.create_task(self._run(), name="ledger tail")
 
     async def stop(self) -> None:
+        """Ends every stream, and lets none begin."""
+        self.stopped = True
         for group in self.wanted.values():
             for subscription in group:
                 with contextlib.suppress(asyncio.QueueFull):
@@ -70,12 +78,23 @@ class Tail:
             with contextlib.suppress(asyncio.CancelledError):
                 await self.task
 
-    @contextlib.contextmanager
-    def subscribed(self, tenant: UUID, subject: UUID | None) -> Iterator[Subscription]:
+    @contextlib.asynccontextmanager
+    async def subscribed(self, tenant: UUID, subject: UUID | None) -> AsyncIterator[Subscription]:
+        """Facts from now on. What is below the horizon when the block begins is the listener's to read.
+
+        Raises Problem when the process is shutting down or the tail cannot read.
+        """
+        if self.stopped:
+            raise Problem("draining", "This process is shutting down.", retry_after=1)
         subscription = Subscription(tenant, subject)
         group = self.wanted.setdefault((tenant, subject), set())
         group.add(subscription)
+        self.interest.set()
         try:
+            try:
+                await asyncio.wait_for(self.placed.wait(), PATIENCE_S)
+            except TimeoutError:
+                raise Problem("database_unavailable", "The ledger cannot be followed at the moment.", retry_after=2) from None
             yield subscription
         finally:
             group.discard(subscription)
@@ -85,27 +104,34 @@ class Tail:
     async def _run(self) -> None:
         with self.nudger.listening(FACTS) as woken:
             while True:
+                if not self.wanted:
+                    self.position = None
+                    self.placed.clear()
+                    self.interest.clear()
+                    await self.interest.wait()
                 try:
-                    open_transactions = await self._read()
+                    lagging = await self._read()
                 except Exception as error:  # the tail outlives any fault of the database
                     log.warning("the tail could not read", error=type(error).__name__)
                     await asyncio.sleep(IDLE_S)
                     continue
-                await wait(woken, LAGGING_S if open_transactions else IDLE_S)
+                await asyncio.sleep(COALESCE_S)  # many commits, one look
+                await wait(woken, LAGGING_S if lagging else IDLE_S)
 
     async def _read(self) -> bool:
-        async with self.database.read() as session:
-            low, open_transactions = await horizon(session)
-            if self.position is None:
-                self.position = Position(low, 0)
+        """Hands on everything up to the horizon. True: a running transaction holds the horizon back, so look again soon."""
         while True:
             async with self.database.read() as session:
+                low, lagging = await horizon(session)
+                if self.position is None:
+                    self.position = Position(low, 0)
+                    self.placed.set()
                 found = await everybodys_facts(session, self.position, BATCH)
             for fact in found:
                 self._hand(fact)
                 self.position = fact.position
             if len(found) < BATCH:
-                return open_transactions
+                return lagging
 
     def _hand(self, fact: Fact) -> None:
         for subject in (None, fact.subject):

@@ -12,6 +12,7 @@ from app.evidence.check import check, finding
 from app.missions import Mission
 from app.missions.types import find_type
 from colony_client.artifacts import (
+    MAX_CLAIMS,
     AggregationPacket,
     Citation,
     Claim,
@@ -46,12 +47,9 @@ class Review:
 
 async def review(session: WriteSession, caller: Caller, mission: Mission) -> Review:
     """Checks every claim and proposal of the mission's current attempt and stores the root's review_packet."""
-    claims, status, lead_citations = await said_by_colony(session, mission)
-    proposed = [
-        artifact
-        for artifact in await artifacts.of_mission(session, mission.id, schema="writeback_proposal")
-        if artifact.attempt == mission.attempt
-    ]
+    said, status, lead_citations = await said_by_colony(session, mission)
+    claims = said[:MAX_CLAIMS]
+    proposed = await artifacts.of_attempt(session, mission.id, mission.attempt, "writeback_proposal")
     proposals = [(artifact, WritebackProposal.model_validate_json(artifact.bytes)) for artifact in proposed]
     cited = [citation for claim in claims for citation in claim.citations]
     cited += [*lead_citations, *(citation for _, proposal in proposals for citation in proposal.evidence)]
@@ -67,8 +65,10 @@ async def review(session: WriteSession, caller: Caller, mission: Mission) -> Rev
     problems += [f"proposal {one.content.proposal_id}: {one.problem}" for one in judged if one.problem]
     if status == "answered" and not claims:
         problems.append("an answer without a single claim")
+    if len(said) > MAX_CLAIMS:  # what is not looked at is not supported
+        problems.insert(0, f"only {MAX_CLAIMS} of {len(said)} claims fit one review")
 
-    coverage = sum(one.reviewed.supported for one in checked) / len(checked) if checked else 1.0
+    coverage = sum(one.reviewed.supported for one in checked) / len(said) if said else 1.0
     kind = await find_type(session, mission.mission_type)
     minimum = kind.review["min_coverage"] if kind else 1.0
     passed = coverage >= minimum and not (status == "answered" and not claims)
@@ -93,8 +93,8 @@ async def review(session: WriteSession, caller: Caller, mission: Mission) -> Rev
         mission.id,
         verdict=packet.verdict,
         coverage=coverage,
-        claims=len(claims),
-        problems=len(problems),
+        claims=len(said),
+        problems=len(packet.problems),
         review_packet=kept.id,
     )
     return Review(passed, status, coverage, judged)
@@ -104,15 +104,14 @@ async def said_by_colony(
     session: WriteSession, mission: Mission
 ) -> tuple[list[Claim], Literal["answered", "not_found"], list[Citation]]:
     """Claims, answer status and lead citations: of the aggregation packet, or of the worker results when there is none."""
-    found = await artifacts.latest(session, mission.id, "aggregation_packet")
-    if found is not None and found.attempt == mission.attempt:
-        packet = AggregationPacket.model_validate_json(found.bytes)
+    found = await artifacts.of_attempt(session, mission.id, mission.attempt, "aggregation_packet")
+    if found:
+        packet = AggregationPacket.model_validate_json(found[-1].bytes)
         cited = [factor.citation for lead in packet.leads for factor in lead.factors if factor.citation]
         return packet.claims, packet.answer_status, cited
     results = [
         WorkerResult.model_validate_json(artifact.bytes)
-        for artifact in await artifacts.of_mission(session, mission.id, schema="worker_result")
-        if artifact.attempt == mission.attempt
+        for artifact in await artifacts.of_attempt(session, mission.id, mission.attempt, "worker_result")
     ]
     claims = [claim for result in results for claim in result.claims]
     return claims, "answered" if claims else "not_found", []

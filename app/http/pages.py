@@ -57,9 +57,7 @@ class Cursors:
         return found[1:]
 
 
-def bad_cursor(
-    parameter: str = "cursor", detail: str = "must be a next_cursor that this list has answered"
-) -> Problem:
+def bad_cursor(parameter: str = "cursor", detail: str = "must be a next_cursor that this list has answered") -> Problem:
     return Problem("validation", f"{parameter} {detail}.", errors=[{"parameter": parameter, "detail": detail}])
 
 

@@ -1,5 +1,6 @@
 """Creating and reading missions and their types."""
 
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -13,9 +14,10 @@ from app.errors import Problem
 from app.http import Cursor, Door, Limit, Page, Reply, Routes, etag, once, page, reading, require_version, writing
 from app.http.replies import problem_reply
 from app.missions.intake import Ask, rehearse, request
+from app.missions.normalize import validator
 from app.missions.queries import MissionView, find, newest, view, views
-from app.missions.types import MissionType, find_type, put_type, types
-from colony_client.artifacts import Utc
+from app.missions.types import MissionType, find_type, lock_type, put_type, types
+from colony_client.artifacts import ToolName, Utc
 
 router = Routes(tags=["missions"])
 
@@ -157,7 +159,7 @@ class TypeDefinition(BaseModel):
     title: str = Field(min_length=1, max_length=200)
     description: str = Field(min_length=1, max_length=2000)
     inputs_schema: dict[str, Any]
-    tools: list[str] = Field(max_length=50)
+    tools: list[ToolName] = Field(max_length=50)
     defaults: dict[Literal["risk_level", "sensitivity_class", "mode"], str]
     limits: dict[Literal["time_ms", "tokens", "cost_usd"], float]
     review: dict[Literal["min_coverage"], Annotated[float, Field(ge=0, le=1)]]
@@ -216,6 +218,7 @@ async def change_type(
     door: Annotated[Door[WriteSession], writing("mission_types.write")],
 ) -> Response:
     """Keeps a new version. Changing an existing type needs If-Match; missions under way keep the version they have."""
+    await lock_type(door.session, name)
     known = await find_type(door.session, name)
     if known is not None:
         require_version(request_, known.version, type_view(known))
@@ -230,6 +233,8 @@ ALLOWED = {
     "mode": ("dry_run", "assisted", "autonomous"),
 }
 
+LIMITS = {"time_ms": (1, 7 * 86_400_000), "tokens": (1, 1_000_000_000), "cost_usd": (0.0001, 1_000_000)}
+
 
 def check_definition(definition: TypeDefinition) -> None:
     """A type that could not be used is refused when it is made."""
@@ -238,13 +243,13 @@ def check_definition(definition: TypeDefinition) -> None:
     for name, choices in ALLOWED.items():
         if defaults.get(name) not in choices:
             found.append({"pointer": f"/defaults/{name}", "detail": f"one of {', '.join(choices)}"})
-    for limit in ("time_ms", "tokens", "cost_usd"):
-        if not definition.limits.get(limit, 0) > 0:
-            found.append({"pointer": f"/limits/{limit}", "detail": "a number above 0"})
+    for limit, (least, most) in LIMITS.items():
+        if not least <= definition.limits.get(limit, 0) <= most:
+            found.append({"pointer": f"/limits/{limit}", "detail": f"a number from {least} to {most}"})
     if "min_coverage" not in definition.review:
         found.append({"pointer": "/review/min_coverage", "detail": "a number from 0 to 1"})
     try:
-        jsonschema_rs.meta.validate(definition.inputs_schema)
+        validator(json.dumps(definition.inputs_schema))
     except jsonschema_rs.ValidationError as refused:
         found.append({"pointer": "/inputs_schema", "detail": refused.message[:300]})
     if found:

@@ -21,6 +21,7 @@ SPACES = re.compile(r"[^\S\n]+")
 EMPTY_LINES = re.compile(r"\s*\n\s*")
 INVISIBLE = ("Cc", "Cf")  # controls and format characters: they read as nothing and hide what is meant
 SPELLING = "\n\t\u200c\u200d"  # but joiners belong to the spelling of several scripts, and lines are lines
+WORKSPACE = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 PUBLIC_PREFIXES = ("web.", "browser.", "public.")
 
 
@@ -46,7 +47,13 @@ def normalized(text: str) -> str:
 
 @lru_cache(maxsize=256)
 def validator(schema: str) -> Any:
-    return jsonschema_rs.validator_for(schema)
+    """Compiles a JSON Schema. Raises jsonschema_rs.ValidationError when it is none, or refers to anything outside itself."""
+    return jsonschema_rs.validator_for(schema, retriever=refuse_to_fetch)
+
+
+def refuse_to_fetch(uri: str) -> Any:
+    """A schema comes from a caller: following its references would read files and call hosts in the caller's name."""
+    raise ValueError("a schema refers to nothing outside itself")
 
 
 def check_inputs(kind: MissionType, inputs: dict[str, Any]) -> None:
@@ -58,6 +65,14 @@ def check_inputs(kind: MissionType, inputs: dict[str, Any]) -> None:
     if found:
         first = found[0]
         raise Problem("validation", f"{first['pointer']}: {first['detail']}", errors=found[:20])
+    workspace = inputs.get(
+        "workspace", "default"
+    )  # the one input the root itself acts on, whatever the type says of it
+    if not isinstance(workspace, str) or not WORKSPACE.fullmatch(workspace):
+        detail = "must be a workspace's name"
+        raise Problem(
+            "validation", f"/inputs/workspace: {detail}", errors=[{"pointer": "/inputs/workspace", "detail": detail}]
+        )
 
 
 def build(ask: Any, kind: MissionType, caller: Caller, role: str, mission: UUID, defaults: Defaults) -> MissionEnvelope:

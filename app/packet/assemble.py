@@ -23,8 +23,8 @@ async def assemble(session: ReadSession, mission_id: UUID) -> dict[str, Any] | N
     if mission is None:
         return None
     [shown] = await views(session, [mission])
-    found = await artifacts.latest(session, mission_id, "aggregation_packet")
-    aggregation = AggregationPacket.model_validate_json(found.bytes) if found else None
+    found = await artifacts.of_attempt(session, mission_id, mission.attempt, "aggregation_packet")
+    aggregation = AggregationPacket.model_validate_json(found[-1].bytes) if found else None
     reviewed = await artifacts.latest(session, mission_id, "review_packet", "root")
     review = ReviewPacket.model_validate_json(reviewed.bytes) if reviewed else None
     facts = await ledger.facts(session, START, MAX_FACTS, mission_id)

@@ -12,6 +12,8 @@ from app.missions import Mission
 from app.writebacks.connectors import BadPayload, Payload, encode
 from colony_client.artifacts import WritebackProposal
 
+MAX_PAYLOAD = 262_144  # bytes; the wall has the same bound
+
 INSERT = text("""
   INSERT INTO writeback (tenant, id, mission, requested_by, risk, payload, proposal)
   VALUES (:tenant, :id, :mission, :requested_by, :risk, :payload, :proposal)
@@ -31,7 +33,7 @@ def payload_of(proposal: WritebackProposal) -> bytes:
     kind, slash, record = proposal.target.partition("/")
     if not slash or not kind or not record:
         raise BadPayload("target must be kind/id, such as lead/L-1001")
-    return encode(
+    payload = encode(
         Payload(
             connector=proposal.connector,
             kind=kind,
@@ -41,6 +43,9 @@ def payload_of(proposal: WritebackProposal) -> bytes:
             expected_version=str(proposal.expected_version),
         )
     )
+    if len(payload) > MAX_PAYLOAD:
+        raise BadPayload(f"The payload has {len(payload)} bytes; at most {MAX_PAYLOAD} are taken.")
+    return payload
 
 
 async def write(session: WriteSession, mission: Mission, artifact: UUID, proposal: WritebackProposal) -> Written | None:

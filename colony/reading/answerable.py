@@ -13,12 +13,15 @@ from colony.reading.choosing import Excerpt
 from colony.reading.evidence import AROUND, TITLE
 from colony.reading.question import Question, Term
 from colony.reading.ranking import Rarity
-from colony.reading.scoring import by_number, says, share, together
+from colony.reading.scoring import by_number, features, says, share, together
+from colony.reading.terms import is_identifier
 
 ENOUGH = 0.7  # confidence from which the documents are taken to answer
 LEAST_HELD = 0.5  # of the question, rare words counting more; below this no answer whatever else
 LOOKED_AT = 3  # candidates; the surest of them speaks for all
 SCARCE = 3  # passages; a subject as scarce as that is what the question is about
+INCIDENTAL = 8  # passages; a thing named in so few of them may just be mentioned
+NAMED_AFTER = 0.3  # how exactly a heading has to name a thing for its section to be about it
 COMMON = 1.0  # a firm term rarer than this (idf) may not be missing
 
 _BIAS = -4.85
@@ -47,10 +50,9 @@ def judge(question: Question, rare: Rarity, candidates: Sequence[Excerpt], enoug
     surest = max(sound or first, key=lambda one: confidence(question, rare, one))
     missing = [*lacks(question, rare, surest), *(one for one in question.terms if surest.grip.levels[one.key] < AROUND)]
     sure = confidence(question, rare, surest)
-    held = surest.grip.coverage >= LEAST_HELD
-    return Verdict(
-        bool(sound) and held and sure >= enough, sure, tuple(dict.fromkeys(term.surface for term in missing))
-    )
+    held = surest.grip.coverage >= LEAST_HELD and not _only_mentioned(question, rare, first)
+    answered = bool(sound) and held and sure >= enough
+    return Verdict(answered, sure, tuple(dict.fromkeys(term.surface for term in missing)))
 
 
 def lacks(question: Question, rare: Rarity, excerpt: Excerpt) -> list[Term]:
@@ -70,6 +72,17 @@ def lacks(question: Question, rare: Rarity, excerpt: Excerpt) -> list[Term]:
         and not term.alternatives
     ]
     return firm + scarce
+
+
+def _only_mentioned(question: Question, rare: Rarity, first: Sequence[Excerpt]) -> bool:
+    """Asked what a thing is: do the documents just mention it, without a section about it or a word on what it is?"""
+    subjects = [term for term in question.subjects if not is_identifier(term.surface)]
+    if question.kind != "definition" or len(subjects) != 1 or len(question.subjects) != 1:
+        return False
+    if rare.frequency.get(subjects[0].key, 0) > INCIDENTAL:
+        return False
+    seen = [features(one.seen) for one in first]
+    return not any(one["defines"] == 1.0 or one["titled"] >= NAMED_AFTER for one in seen)
 
 
 def confidence(question: Question, rare: Rarity, excerpt: Excerpt) -> float:

@@ -55,7 +55,7 @@ def plain(text: str) -> str:
     text = _RULES.sub("", _ADORNMENT.sub("", _MARKERS.sub("", text)))
     for pattern, into in _INLINE:
         text = pattern.sub(into, text)
-    text = re.sub(r"(?<=[\w)'\"])::(?=\s|$)", ":", re.sub(r"\s+::\s*$", "", html.unescape(text)))
+    text = re.sub(r"(?<=[\w)'\"])::(?=\s|$)", ":", re.sub(r"(?:^|\s+)::\s*$", "", html.unescape(text)))
     return " ".join(text.split())
 
 

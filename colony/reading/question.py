@@ -36,7 +36,7 @@ FRAMING = frozenset(
     )
 )
 _FRAMING_WEIGHT = 0.25
-_RELATING = frozenset(("befor", "after", "without", "dure"))
+_RELATING = {"befor": 0.4, "after": 0.4, "dure": 0.4, "without": 0.8}
 _LEADS = re.compile(
     r"\b(?:(?:do|does|did|can|could|should|would|must|may|shall)\s+(?:i|we|you|one|it|they|a\s+user|someone)|"
     r"(?:how|want|wants|need|needs|able|possible|ways?|try|trying|like)\s+to|how\s+can)\s+"
@@ -195,7 +195,7 @@ def _weight(term: Term, firm: bool, named: bool, actions: set[str]) -> float:
     if term.key in FRAMING:
         return _FRAMING_WEIGHT
     if term.key in _RELATING:
-        return 0.4
+        return _RELATING[term.key]
     return 0.6 if term.key in actions else 1.0
 
 

@@ -13,7 +13,7 @@ from functools import cached_property
 from colony.reading.evidence import OWN, Grip, Window, grip, titled
 from colony.reading.question import Question, QuestionKind, Term
 from colony.reading.ranking import Rarity, near
-from colony.reading.terms import STOP, Indexed, index, words
+from colony.reading.terms import STOP, Indexed, index
 
 UBIQUITOUS = 0.2  # idf of a word that nearly every passage has
 WELL_HELD = 0.5  # a subject held at least at this level counts as held
@@ -27,7 +27,7 @@ WEIGHTS: Mapping[str, float] = {
     "together": 1.0,
     "cue": 0.95,
     "value": 1.2,
-    "defines": 0.5,
+    "defines": 1.6,
     "one_sided": -0.5,
     "with_code": 1.4,
     "only_code": -0.65,
@@ -66,15 +66,19 @@ _CUES: Mapping[QuestionKind, re.Pattern[str]] = {
     "list": _any_of(r",.*,.*\b(?:and|or)\b|:\s*$|\n- "),
     "choice": _any_of(r"\b(?:is|are|use|supports?|determines?|specif\w+|controls?)\b"),
     "definition": _any_of(
-        r"\b(?:is|are) (?:an?|the|used|called|where|what|how)\b|\bmeans?\b|\brefers? to\b|\bknown as\b"
+        r"\b(?:is|are) (?:\w+ly )?(?:an?|the|used|called|where|what|how)\b|\bmeans?\b|\brefers? to\b|\bknown as\b"
     ),
 }
 _VALUE = _any_of(r"\bdefaults?(?: value)?(?: is|:| to|=| of)|\bby default\b|\(default\b")
 _POINTS_AWAY = re.compile(
     r"(?:see(?: also)?|refer to|for more|for details|read|learn more|added in|changed in|new in|deprecated)\b", re.I
 )
-_IS = words(
-    "is are was means refers represents describes denotes stands defines allows lets makes controls specifies sets"
+_ARTICLE = re.compile(r"^(?:an?|the)\s+", re.IGNORECASE)
+_IS = re.compile(
+    r"(?:\w+ly\s+|sometimes\s+)?(?:(?:is|are)\s+(?:\w+ly\s+|sometimes\s+)*"
+    r"(?:an?|the|one|used|where|when|what|how|called|known|referred|comparable|similar)|"
+    r"means?|refers?|represents?|describes?|denotes?|stands?|defines?|keeps?|lets?|allows?|makes?|controls?|specif\w+|"
+    r"sets?|provides?|contains?|determines?|tells?)\b"
 )
 
 
@@ -185,18 +189,18 @@ def _opens(window: Window, at: int) -> float:
 
 def _defines(seen: Seen) -> float:
     """Does this unit open with the subject and say what it is, or belong to an entry of that name?"""
-    wanted = [term.key for term in seen.question.terms if term.weight >= 0.5 or term.firm]
+    terms = [term for term in seen.question.terms if term.weight >= 0.5 or term.firm]
+    wanted = {term.key for term in terms}
     unit, said = seen.window.units[seen.at], seen.window.texts[seen.at]
     if not wanted:
         return 0.0
     if unit.head is not None and seen.at == unit.head + 1:
-        named = {key for key in seen.window.indexes[unit.head].places if key not in STOP}
-        if set(wanted) <= named and len(named) <= len(wanted) + 3:
+        parts = {part for term in terms for part in term.parts}
+        named = {key for key in seen.window.indexes[unit.head].places if key not in STOP} - parts
+        if wanted <= named and len(named) <= len(wanted) + 1:
             return 1.0
-    opening = said.split()[:12]
-    start = index(" ".join(opening))
-    if not all(key in start.places for key in wanted):
-        return 0.0
-    last = max(start.places[key][0] for key in wanted)
-    follows = {word.lower().strip(",.:;()") for word in opening[last + 1 : last + 3]}
-    return 0.9 if last <= len(wanted) + 2 and _IS & follows else 0.2
+    opening = _ARTICLE.sub("", said).split()[: len(wanted) + 6]
+    for width in range(1, len(wanted) + 3):
+        if wanted <= index(" ".join(opening[:width])).places.keys():
+            return 1.0 if _IS.match(" ".join(opening[width:])) else 0.2
+    return 0.0

@@ -4,8 +4,8 @@ from typing import Any
 
 import httpx
 
-from app.db import Database
 from app import identity
+from app.db import Database
 from tests.world import World
 from tests.world.life import Life, under_way
 
@@ -19,12 +19,18 @@ async def awaiting(world: World, proposals: int = 1, **ask: Any) -> Life:
 
 
 async def post(
-    who: httpx.AsyncClient, approval: dict[str, Any], decision: str = "approve", *, match: str | None = "", **more: Any
+    who: httpx.AsyncClient,
+    approval: dict[str, Any],
+    decision: str = "approve",
+    *,
+    match: str | None = "",
+    key: str = "",
+    **more: Any,
 ) -> httpx.Response:
-    """A decision on an approval as it was read. match: another If-Match, or None for none; headers are added."""
-    headers = more.pop("headers", {})
+    """A decision on an approval as it was read. match: another If-Match, or None for none; key: an Idempotency-Key."""
+    headers = {"Idempotency-Key": key} if key else {}
     if match is not None:
-        headers = {"If-Match": match or f'"v{approval["version"]}"'} | headers
+        headers["If-Match"] = match or f'"v{approval["version"]}"'
     body = {"decision": decision, "payload_sha256": approval["payload_sha256"], "comment": "as the test says"} | more
     body = {name: value for name, value in body.items() if value is not None}
     return await who.post(f"/v1/approvals/{approval['id']}/decisions", json=body, headers=headers)

@@ -23,10 +23,18 @@ async def test_an_approval_is_answered_with_its_receipt(world: World) -> None:
     assert answer.headers["location"] == f"/v1/approvals/{approval['id']}"
     shown = await seen(world, approval)
     [decision] = shown["decisions"]
-    assert (decision["approver"], decision["verdict"], decision["comment"]) == (said["approver"], "approve", "as the test says")
+    assert (decision["approver"], decision["verdict"], decision["comment"]) == (
+        said["approver"],
+        "approve",
+        "as the test says",
+    )
     assert (shown["state"], shown["approvals"], shown["not_before"]) == ("approved", 1, said["not_before"])
     [fact] = [body for type, body in await life.facts("approval.decided")]
-    assert (fact["verdict"], fact["state"], fact["payload_sha256"]) == ("approve", "approved", approval["payload_sha256"])
+    assert (fact["verdict"], fact["state"], fact["payload_sha256"]) == (
+        "approve",
+        "approved",
+        approval["payload_sha256"],
+    )
     assert "as the test says" not in str(await life.facts())
 
 
@@ -51,7 +59,11 @@ async def test_a_decision_is_on_exactly_what_was_seen(world: World) -> None:
     for not_a_hash in ("", "x" * 64, approval["payload_sha256"].upper(), approval["payload_sha256"][:-1]):
         problem(await post(world.operator, approval, payload_sha256=not_a_hash), "validation")
     said = problem(await post(world.operator, approval, match='"v9"'), "stale")
-    assert (said["current"]["id"], said["current"]["version"], said["current"]["state"]) == (approval["id"], 1, "pending")
+    assert (said["current"]["id"], said["current"]["version"], said["current"]["state"]) == (
+        approval["id"],
+        1,
+        "pending",
+    )
     answer = await post(world.operator, approval, match=None)
     problem(answer, "precondition_required")
     assert answer.headers["etag"] == '"v1"'
@@ -108,7 +120,9 @@ async def test_a_right_taken_away_is_gone_at_once(world: World) -> None:
 
 async def test_who_comes_second_is_told_who_was_faster(world: World) -> None:
     life = await awaiting(world, proposals=2)
-    for approval, decision, state in zip(await life.approvals(), ("approve", "reject"), ("approved", "rejected"), strict=True):
+    for approval, decision, state in zip(
+        await life.approvals(), ("approve", "reject"), ("approved", "rejected"), strict=True
+    ):
         first = (await post(world.operator, approval, decision)).json()
         said = problem(await post(world.second_operator, approval), "wrong_state")
         assert (said["current"]["state"], said["current"]["version"]) == (state, 2)
@@ -147,22 +161,20 @@ async def test_one_veto_ends_a_quorum_of_two(world: World) -> None:
 async def test_a_decision_can_be_repeated_under_its_key(world: World) -> None:
     life = await awaiting(world, proposals=2)
     one, other = await life.approvals()
-    key = {"headers": {"Idempotency-Key": "decide-1"}}
-    first = await post(world.operator, one, **key)
+    first = await post(world.operator, one, key="one")
     assert "idempotent-replayed" not in first.headers
-    again = await post(world.operator, one, **key)
+    again = await post(world.operator, one, key="one")
     assert (again.status_code, again.content, again.headers["idempotent-replayed"]) == (201, first.content, "true")
     assert (again.headers["etag"], again.headers["location"]) == (first.headers["etag"], first.headers["location"])
-    problem(await post(world.operator, one, "reject", **key), "idempotency_mismatch")
-    problem(await post(world.operator, other, **key), "idempotency_mismatch")
-    assert (await post(world.second_operator, other, **key)).status_code == 201  # keys are each caller's own
+    problem(await post(world.operator, one, "reject", key="one"), "idempotency_mismatch")
+    problem(await post(world.operator, other, key="one"), "idempotency_mismatch")
+    assert (await post(world.second_operator, other, key="one")).status_code == 201  # keys are each caller's own
     assert len((await seen(world, one))["decisions"]) == 1
     # a refusal is not kept: the same key may be tried again once the reason is gone
     life = await awaiting(world)
     [approval] = await life.approvals()
-    key = {"headers": {"Idempotency-Key": "decide-2"}}
-    problem(await post(world.operator, approval, match='"v9"', **key), "stale")
-    assert (await post(world.operator, approval, **key)).status_code == 201
+    problem(await post(world.operator, approval, match='"v9"', key="two"), "stale")
+    assert (await post(world.operator, approval, key="two")).status_code == 201
 
 
 async def test_nothing_is_decided_once_it_expired_or_its_mission_ended(world: World) -> None:

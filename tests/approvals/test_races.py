@@ -15,11 +15,12 @@ import asyncpg
 import httpx
 import pytest
 
+from colony_client.errors import Refused
 from tests.approvals.desk import awaiting, post
 from tests.walls.ground import Asked, Ground
 from tests.world import World
 from tests.world.checks import inspector
-from tests.world.life import Life
+from tests.world.life import Life, under_way
 
 RACES = int(os.environ.get("RACES", "20"))
 
@@ -98,7 +99,9 @@ async def test_a_decision_and_the_cancellation_of_its_mission(world: World) -> N
         [approval] = await life.approvals()
         row = await life.row()
 
-        async def cancel(life: Life = life, version: int = row["version"], late: bool = turn % 2 == 1) -> httpx.Response:
+        async def cancel(
+            life: Life = life, version: int = row["version"], late: bool = turn % 2 == 1
+        ) -> httpx.Response:
             await asyncio.sleep(0.004 * late)
             return await world.second_operator.post(
                 f"/v1/missions/{life.id}/cancel", json={"reason": "race"}, headers={"If-Match": f'"v{version}"'}
@@ -240,3 +243,63 @@ async def call(ground: Ground, connection: asyncpg.Connection, statement: str, *
     async with ground.within("", connection=connection):
         answer: str = await connection.fetchval(statement, ground.tenant, *args)
         return answer
+
+
+async def test_everybody_at_once_and_nobody_locks_another_out(ground: Ground) -> None:
+    """Decisions, withdrawals, claims, settlements and the mission's own moves, all about one mission: no deadlock."""
+    mission = await ground.mission()
+    asked = [await ground.ask(mission=mission) for _ in range(RACES)]
+    connections = {role: await ground.connect(role) for role in ("api", "worker", "executor")}
+    second = await ground.connect("api")
+
+    async def decide_all() -> None:
+        for one in asked:
+            await call(ground, connections["api"], DECIDE, one.approval, ground.secrets["anna"], one.sha256)
+
+    async def close_some() -> None:
+        for one in random.sample(asked, len(asked) // 2):
+            await call(ground, connections["worker"], CLOSE, one.approval, "cancelled")
+
+    async def execute() -> None:
+        for one in [*asked, *asked]:
+            outcome = await call(ground, connections["executor"], CLAIM, one.writeback)
+            if outcome == "apply":
+                settle = "SELECT settle($1, $2, 1, 'succeeded', NULL, $3)::text"
+                assert await call(ground, connections["executor"], settle, one.writeback, one.payload) == "true"
+
+    async def move_mission() -> None:
+        fact = "INSERT INTO ledger (tenant, subject, type, actor, body) VALUES ($1, $2, 'mission.moved', 'system:test', '{}')"
+        for number in range(len(asked)):
+            async with ground.within("api", connection=second):
+                await second.execute("SELECT 1 FROM mission WHERE id = $1 FOR NO KEY UPDATE", mission)
+                await second.execute("UPDATE mission SET used_tokens = $2 WHERE id = $1", mission, number)
+                await second.execute(fact, ground.tenant, mission)
+                await second.fetchval(CLOSE, ground.tenant, asked[number].approval, "expired")
+
+    await asyncio.wait_for(asyncio.gather(decide_all(), close_some(), execute(), move_mission()), 20)
+    admin = await ground.of("admin")
+    for one in asked:
+        end = await left(admin, one.approval)
+        assert end.executions == 0 or end.approval == "approved"
+        assert (end.approval, len(end.verdicts), end.closed_facts) in {
+            ("pending", 0, 0), ("approved", 1, 0), ("cancelled", 0, 1), ("cancelled", 1, 1),
+        }  # fmt: skip
+
+
+async def test_a_denied_tool_call_and_the_end_of_its_mission(world: World) -> None:
+    """The call keeps its denial and its fact, and refers to a mission whose row another holds: they must not wait in a ring."""
+    for _ in range(max(RACES // 4, 1)):
+        life = await under_way(world)
+
+        async def call_tool(life: Life = life) -> str:
+            with pytest.raises(Refused) as refused:
+                await world.colony.tool(life.dispatch, "crm.read", kind="lead", id="L-1001")
+            assert refused.value.problem is not None
+            return str(refused.value.problem["code"])
+
+        async def cancel(life: Life = life) -> int:
+            return (await life.end("cancel")).status_code
+
+        said, *ends = await asyncio.gather(call_tool(), call_tool(), cancel(), cancel())
+        assert said in ("denied_by_policy", "mission_closed")
+        assert set(ends[1:]) <= {200, 409, 412} and ends[0] in ("denied_by_policy", "mission_closed")

@@ -158,11 +158,12 @@ def test_every_variable_is_one_that_its_process_reads(name: str) -> None:
     }
 
 
+NO_FILE: dict[str, Any] = {"_env_file": None}
 PROCESSES: dict[str, Callable[[], Any]] = {
-    "root": lambda: Root(RootSettings(_env_file=None)),
-    "worker": lambda: Worker(RootSettings(_env_file=None)),
-    "executor": lambda: Executor(RootSettings(_env_file=None)),
-    "colony": lambda: Desk(ColonySettings()),  # type: ignore[call-arg]
+    "root": lambda: Root(RootSettings(**NO_FILE)),
+    "worker": lambda: Worker(RootSettings(**NO_FILE)),
+    "executor": lambda: Executor(RootSettings(**NO_FILE)),
+    "colony": lambda: Desk(ColonySettings()),  # type: ignore[call-arg]  # all of it comes from the environment
 }
 
 

@@ -46,7 +46,9 @@ async def test_nobody_says_where_or_when_a_fact_stands(ground: Ground) -> None:
         ("xid", "'1'"), ("id", "1"), ("seq", "1"), ("at", "now()"), ("prev", "''"), ("hash", "sha256('')"),
     ):  # fmt: skip
         for role in ("api", "worker", "registrar"):
-            await ground.refused(DENIED, role, f"INSERT INTO ledger (tenant, {column}) VALUES ($1, {value})", ground.tenant)
+            await ground.refused(
+                DENIED, role, f"INSERT INTO ledger (tenant, {column}) VALUES ($1, {value})", ground.tenant
+            )
     subject = uuid4()
     await ground.run(
         "admin",
@@ -54,7 +56,9 @@ async def test_nobody_says_where_or_when_a_fact_stands(ground: Ground) -> None:
            VALUES ($1, $2, 'test.said', 'system:x', '{}', '1', -1, 99, 'epoch', 'x', sha256('x'))""",
         ground.tenant, subject,
     )  # fmt: skip
-    [fact] = await ground.run("admin", "SELECT *, now() - at AS age, xid > '1' AS positioned FROM ledger WHERE subject = $1", subject)
+    [fact] = await ground.run(
+        "admin", "SELECT *, now() - at AS age, xid > '1' AS positioned FROM ledger WHERE subject = $1", subject
+    )
     assert (fact["seq"], fact["prev"], fact["positioned"]) == (1, b"", True)
     assert fact["id"] > 0 and abs(fact["age"].total_seconds()) < 60
 

@@ -62,7 +62,8 @@ async def swap(admin: asyncpg.Connection, one: UUID, _: UUID) -> None:
 
 async def swap_bodies(admin: asyncpg.Connection, one: UUID, _: UUID) -> None:
     await admin.execute(
-        """UPDATE ledger l SET body = o.body FROM ledger o WHERE l.subject = $1 AND o.subject = $1 AND l.seq IN (3, 4) AND o.seq = 7 - l.seq""",
+        """UPDATE ledger l SET body = o.body FROM ledger o
+           WHERE l.subject = $1 AND o.subject = $1 AND l.seq IN (3, 4) AND o.seq = 7 - l.seq""",
         one,
     )
 
@@ -91,10 +92,14 @@ async def move_to_another_subject(admin: asyncpg.Connection, one: UUID, other: U
 
 
 # what was done: (how, the seq of the first bad fact, what is wrong with it)
-CONTENT, LINK, GAP = "its content does not match its hash", "does not follow its predecessor", "a fact before it is missing"
+CONTENT, LINK, GAP = (
+    "its content does not match its hash",
+    "does not follow its predecessor",
+    "a fact before it is missing",
+)
 ORDER = "readers would not meet it in order"
 TAMPERED: dict[str, tuple[Tamper, int, str]] = {
-    "body": (edit("body = '{\"n\":3, \"n2\":0}'"), 3, CONTENT),
+    "body": (edit('body = \'{"n":3, "n2":0}\''), 3, CONTENT),
     "one bit of the body": (edit("body = set_bit(body, 9, 1 - get_bit(body, 9))"), 3, CONTENT),
     "type": (edit("type = 'test.other'"), 3, CONTENT),
     "actor": (edit("actor = 'system:other'"), 3, CONTENT),
@@ -135,7 +140,11 @@ async def test_tampering_is_found_and_the_first_bad_fact_named(ground: Ground, w
     assert found.verified is False
     assert found.first_bad is not None
     subject = other if what == "moved to another subject" else one
-    assert (found.first_bad["subject"], found.first_bad["seq"], found.first_bad["finding"]) == (str(subject), seq, finding)
+    assert (found.first_bad["subject"], found.first_bad["seq"], found.first_bad["finding"]) == (
+        str(subject),
+        seq,
+        finding,
+    )
 
 
 async def test_one_tenants_broken_chain_is_not_anothers(ground: Ground) -> None:

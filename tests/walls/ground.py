@@ -1,8 +1,9 @@
 """A tenant of its own in a walled database, its people, and the few verbs that put something before the wall."""
 
+import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -145,18 +146,19 @@ class Ground:
         )  # fmt: skip
         return artifact
 
-    async def propose(self, role: str = "api", **more: Any) -> tuple[UUID, dict[str, Any]]:
+    async def propose(self, **more: Any) -> tuple[UUID, dict[str, Any]]:
         """A mission and its writeback, not yet before anybody; more replaces columns. Answers id and columns."""
         requested_by = more.pop("by", "asker")
         payload_of = more.pop("connector", "crm")
         mission = more.pop("mission", None) or await self.mission(requested_by, more.pop("mission_risk", "low"))
-        columns = {
-            "tenant": self.tenant, "id": uuid4(), "mission": mission, "requested_by": self.ids[requested_by],
+        writeback = uuid4()
+        columns: dict[str, Any] = {
+            "tenant": self.tenant, "id": writeback, "mission": mission, "requested_by": self.ids[requested_by],
             "risk": "low", "payload": payload(payload_of),
         } | more  # fmt: skip
         columns["proposal"] = more.get("proposal") or await self.proposal(mission)
-        await self.run(role, insert("writeback", columns), *columns.values())
-        return columns["id"], columns
+        await self.run("api", insert("writeback", columns), *columns.values())
+        return writeback, columns
 
     async def ask(self, connector: str = "crm", by: str = "asker", **more: Any) -> Asked:
         """A writeback with its approval open."""
@@ -234,6 +236,29 @@ class Ground:
             "UPDATE mission SET state = $3, closed_at = clock_timestamp() WHERE tenant = $1 AND id = $2",
             self.tenant, asked.mission, state,
         )  # fmt: skip
+
+    async def overtaken(self, first: tuple[str, str, tuple[Any, ...]], then: Coroutine[Any, Any, Any]) -> Any:
+        """What `then` answers when it starts while a first statement (role, statement, args) is not committed, and waits.
+
+        `then` works on other connections than the first statement's.
+        """
+        role, statement, args = first
+        async with self.within(role, connection=await self.connect("admin" if role == "owner" else role)) as connection:
+            await connection.execute(statement, *args)
+            waiting = asyncio.create_task(then)
+            await self.somebody_waits()
+        return await waiting
+
+    async def somebody_waits(self) -> None:
+        """Until a session of this database waits for another's lock."""
+        admin = await self.connect("admin")  # its own: the ground's may be in use by what is waited for
+        waiting = """SELECT count(*) FROM pg_stat_activity
+                     WHERE datname = current_database() AND wait_event_type = 'Lock'"""
+        for _ in range(200):
+            if await admin.fetchval(waiting):
+                return
+            await asyncio.sleep(0.01)
+        raise AssertionError("nothing waits")
 
 
 def payload(connector: str = "crm", **more: Any) -> bytes:

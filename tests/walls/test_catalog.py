@@ -13,12 +13,14 @@ OWN_TENANT = "(NULLIF(current_setting(''app.tenant''::text, true), ''''::text)):
 # rule: (query giving names, {name: why it may be})
 RULES: dict[str, tuple[str, dict[str, str]]] = {
     "tables without enabled and forced row security": (
-        f"SELECT c.relname FROM {RELATIONS} WHERE {PUBLIC} AND c.relkind IN ('r', 'p') AND NOT (c.relrowsecurity AND c.relforcerowsecurity)",
+        f"""SELECT c.relname FROM {RELATIONS} WHERE {PUBLIC} AND c.relkind IN ('r', 'p')
+              AND NOT (c.relrowsecurity AND c.relforcerowsecurity)""",
         {"nonce": "used before any tenant is known", "migration": "the schema's version; no tenant's"},
     ),
     "tables without a tenant": (
         f"""SELECT c.relname FROM {RELATIONS} WHERE {PUBLIC} AND c.relkind IN ('r', 'p') AND NOT EXISTS (
-              SELECT 1 FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = 'tenant' AND a.attnotnull AND a.atttypid = 'uuid'::regtype)""",
+              SELECT 1 FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = 'tenant' AND a.attnotnull
+                AND a.atttypid = 'uuid'::regtype)""",
         {"tenant": "its id is the tenant", "nonce": "used before any tenant is known", "migration": "the schema's version"},
     ),
     "tables whose policy is not the tenant's": (
@@ -59,7 +61,8 @@ RULES: dict[str, tuple[str, dict[str, str]]] = {
         },
     ),
     "functions that everybody may call": (
-        f"SELECT p.proname FROM {OURS} WHERE EXISTS (SELECT 1 FROM aclexplode(COALESCE(p.proacl, acldefault('f', p.proowner))) x WHERE x.grantee = 0)",
+        f"""SELECT p.proname FROM {OURS} WHERE EXISTS (
+              SELECT 1 FROM aclexplode(COALESCE(p.proacl, acldefault('f', p.proowner))) x WHERE x.grantee = 0)""",
         {},
     ),
     "things that the owner role does not own": (
@@ -111,10 +114,6 @@ RULES: dict[str, tuple[str, dict[str, str]]] = {
         """SELECT tgname FROM pg_trigger JOIN pg_class c ON c.oid = tgrelid
            WHERE NOT tgisinternal AND c.relnamespace = 'public'::regnamespace AND tgenabled <> 'A'""",
         {"passage_counted": "keeps a statistic of the search, guards nothing", "passage_uncounted": "likewise"},
-    ),
-    "row types that a definer function could be fooled with": (
-        f"SELECT c.relname FROM {RELATIONS} WHERE n.nspname LIKE 'pg\\_temp%' OR n.nspname LIKE 'pg\\_toast\\_temp%'",
-        {},
     ),
 }  # fmt: skip
 

@@ -18,12 +18,13 @@ WALL = (
 # One row per constraint of the wall: the columns that break it and nothing else, in a copy of a good row. The triggers are
 # off, so that the constraint stands alone; FRESH stands for a new id, @name for one of the test's.
 FRESH = "fresh"
-BREAKS: dict[str, dict[str, Any]] = {
+BREAKS: dict[str, dict[str, Any] | None] = {
     "tenant_pkey": {"name": FRESH}, "tenant_name_key": {"id": FRESH}, "tenant_name_check": {"id": FRESH, "name": ""},
     "principal_pkey": {"name": FRESH}, "principal_tenant_name_key": {"id": FRESH},
     "principal_kind_check": {"id": FRESH, "name": FRESH, "kind": "robot"}, "principal_name_check": {"id": FRESH, "name": ""},
     "principal_check": {"id": FRESH, "name": FRESH, "kind": "human", "owner": "@anna"},
-    "principal_tenant_fkey": {"tenant": FRESH}, "principal_tenant_owner_fkey": {"id": FRESH, "name": FRESH, "kind": "agent", "owner": FRESH},
+    "principal_tenant_fkey": {"tenant": FRESH},
+    "principal_tenant_owner_fkey": {"id": FRESH, "name": FRESH, "kind": "agent", "owner": FRESH},
     "role_grant_pkey": {"principal": "@cora", "role": "colony"}, "role_grant_live": {"id": FRESH},
     "role_grant_role_check": {"id": FRESH, "role": "king"}, "role_grant_tenant_principal_fkey": {"id": FRESH, "principal": FRESH},
     "api_key_pkey": {"secret_sha256": "\\x" + "ab" * 32}, "api_key_secret": {"id": FRESH},
@@ -43,18 +44,21 @@ BREAKS: dict[str, dict[str, Any]] = {
     "artifact_pkey": {"bytes": "\\xab"}, "artifact_tenant_mission_sha256_key": {"id": FRESH},
     "artifact_schema_name_check": {"schema_name": "poem"}, "artifact_tenant_mission_fkey": {"id": FRESH, "mission": FRESH},
     "approval_rule_pkey": {}, "approval_rule_tenant_id_version_required_deny_threshold_key": None,
-    "approval_rule_version_check": {"version": 0}, "approval_rule_subject_check": {"subject": "x"}, "approval_rule_risk_check": {"risk": "x"},
+    "approval_rule_version_check": {"version": 0}, "approval_rule_subject_check": {"subject": "x"},
+    "approval_rule_risk_check": {"risk": "x"},
     "approval_rule_required_check": {"required": 0}, "approval_rule_deny_threshold_check": {"deny_threshold": 0},
     "approval_rule_life_check": {"life": "31 days"}, "approval_rule_undo_window_check": {"undo_window": "2 hours"},
     "approval_rule_tenant_fkey": {"tenant": FRESH},
     "connector_switch_pkey": {}, "connector_switch_tenant_fkey": {"tenant": FRESH},
-    "writeback_pkey": {"proposal": FRESH}, "writeback_tenant_id_mission_key": None, "writeback_tenant_id_payload_sha256_requested_by_key": None,
-    "writeback_tenant_proposal_key": {"id": FRESH}, "writeback_risk_check": {"risk": "none"}, "writeback_payload_check": {"payload": "\\x7b"},
+    "writeback_pkey": {"proposal": FRESH}, "writeback_tenant_id_mission_key": None,
+    "writeback_tenant_id_payload_sha256_requested_by_key": None, "writeback_tenant_proposal_key": {"id": FRESH},
+    "writeback_risk_check": {"risk": "none"}, "writeback_payload_check": {"payload": "\\x7b"},
     "writeback_tenant_mission_requested_by_fkey": {"id": FRESH, "proposal": "@spare", "requested_by": "@anna"},
     "writeback_tenant_proposal_fkey": {"id": FRESH, "proposal": FRESH},
     "writeback_tenant_predecessor_fkey": {"id": FRESH, "proposal": "@spare", "predecessor": FRESH},
     "approval_pkey": {"writeback": "@spare_writeback"}, "approval_per_writeback": {"id": FRESH},
-    "approval_per_question": {"id": FRESH, "subject": "mission", "writeback": None, "question_sha256": "@question", "payload_sha256": "@question"},
+    "approval_per_question":
+        {"id": FRESH, "subject": "mission", "writeback": None, "question_sha256": "@question", "payload_sha256": "@question"},
     "approval_tenant_id_requested_by_payload_sha256_key": None, "approval_tenant_id_writeback_payload_sha256_state_key": None,
     "approval_subject_check": {"subject": "x", "writeback": None}, "approval_state_check": {"state": "lost"},
     "approval_check": {"id": FRESH, "writeback": None}, "approval_check1": {"id": FRESH, "question_sha256": "@payload"},
@@ -62,7 +66,8 @@ BREAKS: dict[str, dict[str, Any]] = {
     "approval_tenant_mission_question_sha256_fkey":
         {"id": FRESH, "subject": "mission", "writeback": None, "question_sha256": "\\xab", "payload_sha256": "\\xab"},
     "approval_tenant_mission_requested_by_fkey":
-        {"id": FRESH, "subject": "mission", "writeback": None, "question_sha256": "@other", "payload_sha256": "@other", "requested_by": "@anna"},
+        {"id": FRESH, "subject": "mission", "writeback": None, "question_sha256": "@other", "payload_sha256": "@other",
+         "requested_by": "@anna"},
     "approval_tenant_rule_rule_version_required_deny_threshold_fkey": {"id": FRESH, "writeback": "@spare_writeback", "required": 2},
     "approval_tenant_writeback_mission_fkey": {"id": FRESH, "writeback": "@elsewhere_writeback"},
     "approval_tenant_writeback_payload_sha256_requested_by_fkey":
@@ -134,14 +139,16 @@ async def test_every_constraint_of_the_wall_has_its_row_above(ground: Ground) ->
     found = await ground.run(
         "admin",
         """SELECT conname FROM pg_constraint WHERE conrelid = ANY ($1::text[]::regclass[]) AND contype IN ('c', 'f', 'p', 'u')
-           UNION SELECT relname FROM pg_class JOIN pg_index ON indexrelid = oid WHERE indisunique AND indrelid = ANY ($1::text[]::regclass[])""",
+           UNION SELECT relname FROM pg_class JOIN pg_index ON indexrelid = oid
+             WHERE indisunique AND indrelid = ANY ($1::text[]::regclass[])""",
         list(WALL),
     )
     assert {name for (name,) in found} == set(BREAKS)
     # what is called implied holds its table's whole primary key
     implied = await ground.run(
         "admin",
-        """SELECT u.conname FROM pg_constraint u JOIN pg_constraint p ON p.conrelid = u.conrelid AND p.contype = 'p' AND p.conkey <@ u.conkey
+        """SELECT u.conname FROM pg_constraint u
+             JOIN pg_constraint p ON p.conrelid = u.conrelid AND p.contype = 'p' AND p.conkey <@ u.conkey
            WHERE u.conname = ANY ($1) AND u.contype = 'u'""",
         list(IMPLIED),
     )

@@ -8,7 +8,6 @@ import asyncpg
 import pytest
 
 from tests.walls.ground import DENIED, LEASE, Ground, payload
-from tests.walls.test_who_decides import waits_for_lock
 
 DIRECT = """INSERT INTO execution (tenant, writeback, approval, payload_sha256, lease_until, not_after)
             SELECT tenant, writeback, id, payload_sha256, clock_timestamp(), clock_timestamp() FROM approval WHERE id = $1"""
@@ -42,10 +41,19 @@ async def test_a_claim_gives_exactly_the_approved_bytes_once(ground: Ground) -> 
     first = await ground.claim(asked)
     assert (first["outcome"], first["payload"], first["payload_sha256"]) == ("apply", asked.payload, asked.sha256)
     assert (first["fence"], first["attempts"], first["mission"]) == (1, 1, asked.mission)
+    assert first["idempotency_key"] == asked.writeback  # whoever claimed it, and however often: the same call
     again = await ground.claim(asked)
     assert (again["outcome"], again["payload"], again["idempotency_key"]) == ("busy", None, None)
     [(count,)] = await ground.run("admin", "SELECT count(*) FROM execution WHERE writeback = $1", asked.writeback)
     assert count == 1
+
+
+async def test_a_claim_is_durable_whatever_the_session_prefers(ground: Ground) -> None:
+    asked = await ground.approved()
+    async with ground.within("executor") as executor:
+        await executor.execute("SET LOCAL synchronous_commit = off")
+        await executor.fetch("SELECT * FROM claim($1, $2, $3)", ground.tenant, asked.writeback, LEASE)
+        assert await executor.fetchval("SHOW synchronous_commit") == "on"
 
 
 async def test_many_claims_at_once_make_one_execution(ground: Ground) -> None:
@@ -150,22 +158,38 @@ async def test_a_halted_connector_sends_nothing_more(ground: Ground) -> None:
 
 async def test_no_claim_follows_a_halt_that_is_committed(ground: Ground) -> None:
     asked = await ground.approved()
-    async with ground.within("registrar") as registrar:
-        await registrar.execute("INSERT INTO connector_switch VALUES ($1, 'crm', clock_timestamp())", ground.tenant)
-        claiming = asyncio.create_task(ground.claim(asked))
-        await waits_for_lock(ground, "executor")
+    halt = ("registrar", "INSERT INTO connector_switch VALUES ($1, 'crm', clock_timestamp())", (ground.tenant,))
     with pytest.raises(asyncpg.PostgresError, match="writebacks are halted"):
-        await claiming
+        await ground.overtaken(halt, ground.claim(asked))
     assert await ground.run("admin", "SELECT 1 FROM execution WHERE writeback = $1", asked.writeback) == []
 
 
-async def test_a_claim_and_a_cancelled_mission_wait_for_each_other(ground: Ground) -> None:
+async def test_a_claim_waits_for_whatever_takes_its_permission_away(ground: Ground) -> None:
+    for statement, why in (
+        ("UPDATE mission SET state = 'cancelled', closed_at = now() WHERE id = $1", "mission_cancelled"),
+        ("SELECT close_approval($2, $1, 'cancelled', 'system:test')", "cancelled"),
+    ):
+        asked = await ground.approved()
+        args = (asked.mission,) if "UPDATE" in statement else (asked.approval, ground.tenant)
+        row = await ground.overtaken(("api", statement, args), ground.claim(asked))
+        assert (row["outcome"], row["why"], row["payload"]) == ("refused", why, None)
+        asked = await ground.approved()
+        args = (asked.mission,) if "UPDATE" in statement else (asked.approval, ground.tenant)
+        code = "RX011" if "UPDATE" in statement else "RX007"
+        await ground.overtaken(("api", statement, args), ground.refused(code, "owner", DIRECT, asked.approval))
     asked = await ground.approved()
-    async with ground.within("api") as api:
-        await api.execute("UPDATE mission SET state = 'cancelled', closed_at = now() WHERE id = $1", asked.mission)
-        claiming = asyncio.create_task(ground.claim(asked))
-        await waits_for_lock(ground, "executor")
-    assert (await claiming)["why"] == "mission_cancelled"
+    suspend = ("registrar", "UPDATE tenant SET suspended_at = clock_timestamp() WHERE id = $1", (ground.tenant,))
+    await ground.overtaken(suspend, ground.refused("RX011", "owner", DIRECT, asked.approval))
+
+
+async def test_one_of_two_takes_over_what_was_left_unsettled(ground: Ground) -> None:
+    asked = await ground.approved()
+    await ground.claim(asked, timedelta(0))
+    take_over = ("executor", "SELECT * FROM claim($1, $2, $3)", (ground.tenant, asked.writeback, LEASE))
+    row = await ground.overtaken(take_over, ground.claim(asked))
+    assert (row["outcome"], row["payload"]) == ("busy", None)
+    taken = ("executor", "SELECT settle($1, $2, 2, 'failed', NULL, NULL)", (ground.tenant, asked.writeback))
+    assert await ground.overtaken(taken, ground.settle(asked, 2, "unknown")) is False
 
 
 async def test_only_the_present_holder_settles(ground: Ground) -> None:
@@ -260,7 +284,7 @@ async def test_no_lease_is_for_ever(ground: Ground) -> None:
     )
     executor = await ground.of("executor")
     await executor.fetch("SELECT * FROM take_executor_work(500, '100 years')")
-    left = "SELECT lease_until - clock_timestamp() FROM work WHERE subject = $1"
+    left = "SELECT GREATEST(lease_until, next_at) - clock_timestamp() FROM work WHERE subject = $1"
     assert await ground.value("admin", left, ground.tenant) <= timedelta(minutes=15)
 
 

@@ -106,8 +106,13 @@ async def test_a_missions_request_does_not_change_and_an_ended_one_does_not_move
         "attempt": "2", "last_seq": "4",
     }.items():  # fmt: skip
         await ground.refused("RX001", "owner", f"UPDATE mission SET {column} = {value} WHERE id = $1", mission)
-    await ground.run("api", "UPDATE mission SET attempt = 4, last_seq = 0, state = 'running' WHERE id = $1", mission)
-    assert await ground.value("admin", "SELECT version FROM mission WHERE id = $1", mission) == 2
+    await ground.run(
+        "owner",
+        "UPDATE mission SET attempt = 4, last_seq = 0, version = 9, updated_at = 'epoch' WHERE id = $1",
+        mission,
+    )
+    moved = "SELECT version = 2 AND updated_at >= created_at FROM mission WHERE id = $1"
+    assert await ground.value("admin", moved, mission) is True
     for ended in ("completed", "failed", "cancelled", "denied"):
         mission = await ground.mission()
         await ground.run("api", "UPDATE mission SET state = $2, closed_at = now() WHERE id = $1", mission, ended)

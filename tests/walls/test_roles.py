@@ -166,7 +166,8 @@ async def test_no_role_gets_out_of_its_place(ground: Ground, role: str) -> None:
         "ALTER DATABASE postgres SET app.tenant = 'x'", "COPY ledger TO PROGRAM 'true'",
         "SELECT pg_read_file('pg_hba.conf')", "SELECT setval('ledger_id', 1)", "PREPARE TRANSACTION 'x'",
         "INSERT INTO execution DEFAULT VALUES", "INSERT INTO decision DEFAULT VALUES", "UPDATE approval SET state = 'approved'",
-        "UPDATE execution SET state = 'succeeded'", "DELETE FROM ledger", "UPDATE ledger SET body = '{}'", "UPDATE writeback SET risk = 'low'",
+        "UPDATE execution SET state = 'succeeded'", "DELETE FROM ledger", "UPDATE ledger SET body = '{}'",
+        "UPDATE writeback SET risk = 'low'",
         "UPDATE principal SET kind = 'human'", "DELETE FROM role_grant", "UPDATE approval_rule SET required = 1",
     ):  # fmt: skip
         try:

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import replace
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -61,7 +62,7 @@ async def test_an_approval_is_for_that_payload_that_requester_and_that_mission(g
         fresh = replace(
             asked, writeback=writeback, approval=uuid4(), sha256=hashlib.sha256(columns["payload"]).digest()
         )
-        with pytest.raises(Exception, match="foreign key|check constraint|no approval rule"):
+        with pytest.raises(Exception, match=r"foreign key|check constraint|no approval rule"):
             await ground.open(fresh, **wrong)
         await ground.open(fresh)
 
@@ -195,7 +196,7 @@ async def test_one_approval_per_writeback_for_ever(ground: Ground) -> None:
 
 
 async def test_asking_again_names_the_dead_predecessor(ground: Ground) -> None:
-    async def predecessor(**more: object) -> object:
+    async def predecessor(**more: Any) -> Any:
         writeback, _ = await ground.propose(**more)
         return await ground.value("admin", "SELECT predecessor FROM writeback WHERE id = $1", writeback)
 

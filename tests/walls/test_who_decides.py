@@ -3,12 +3,17 @@
 import asyncio
 import hashlib
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import uuid4
 
 import asyncpg
 import pytest
 
-from tests.walls.ground import Ground
+from tests.walls.ground import Asked, Ground
+
+CLOSE = "SELECT close_approval($1, $2, 'cancelled', 'system:test')"
+DIRECT = """INSERT INTO decision (tenant, approval, approver, requested_by, payload_sha256, verdict)
+            SELECT tenant, id, $2, requested_by, payload_sha256, 'approve' FROM approval WHERE id = $1"""
 
 
 async def test_only_a_live_secret_decides_never_an_id(ground: Ground) -> None:
@@ -98,14 +103,12 @@ async def test_a_right_that_was_taken_away_or_ran_out_decides_nothing(ground: Gr
 async def test_the_guards_say_so_too_when_somebody_gets_past_the_door(ground: Ground) -> None:
     """Inserted as the owner, whom no door stops."""
     asked = await ground.ask(by="agent")
-    direct = """INSERT INTO decision (tenant, approval, approver, requested_by, payload_sha256, verdict, comment)
-                SELECT tenant, id, $2, requested_by, payload_sha256, 'approve', 'x' FROM approval WHERE id = $1"""
     for who, code in (("anna", "RX010"), ("agent", "RX009"), ("adam", "RX009"), ("machine", "RX009")):
-        await ground.refused(code, "owner", direct, asked.approval, ground.ids[who])
-    await ground.run("owner", direct, asked.approval, ground.ids["ben"])
-    await ground.refused("decision_pkey", "owner", direct, asked.approval, ground.ids["ben"])
+        await ground.refused(code, "owner", DIRECT, asked.approval, ground.ids[who])
+    await ground.run("owner", DIRECT, asked.approval, ground.ids["ben"])
+    await ground.refused("decision_pkey", "owner", DIRECT, asked.approval, ground.ids["ben"])
     await ground.run("owner", "UPDATE approval SET state = 'approved' WHERE id = $1", asked.approval)
-    await ground.refused("RX004", "owner", direct, asked.approval, ground.ids["cora"])
+    await ground.refused("RX004", "owner", DIRECT, asked.approval, ground.ids["cora"])
 
 
 async def test_a_quorum_is_of_distinct_people(ground: Ground) -> None:
@@ -169,12 +172,10 @@ async def test_nothing_is_decided_after_expiry(ground: Ground) -> None:
     await ground.refused("RX008", "owner", "UPDATE approval SET state = 'expired' WHERE id = $1", asked.approval)
     await asyncio.sleep(1.05)
     assert await ground.decide(asked, "anna") == "expired"
-    direct = """INSERT INTO decision (tenant, approval, approver, requested_by, payload_sha256, verdict)
-                SELECT tenant, id, $2, requested_by, payload_sha256, 'approve' FROM approval WHERE id = $1"""
-    await ground.refused("RX004", "owner", direct, asked.approval, ground.ids["anna"])
+    await ground.refused("RX004", "owner", DIRECT, asked.approval, ground.ids["anna"])
     # A vote that was in time does not make an approval that is not.
     await ground.run("admin", "ALTER TABLE decision DISABLE TRIGGER decision_guard")
-    await ground.run("owner", direct, late.approval, ground.ids["anna"])
+    await ground.run("owner", DIRECT, late.approval, ground.ids["anna"])
     await ground.run("admin", "ALTER TABLE decision ENABLE ALWAYS TRIGGER decision_guard")
     await ground.refused("RX008", "owner", "UPDATE approval SET state = 'approved' WHERE id = $1", late.approval)
     assert await ground.close(asked, "expired") == "expired"
@@ -198,43 +199,92 @@ async def test_a_halted_connector_takes_no_approval_but_may_be_rejected(ground: 
         await ground.halt(connector, False)
 
 
-async def test_taking_a_right_away_and_deciding_wait_for_each_other(ground: Ground) -> None:
+TAKE_AWAY = {
+    "api_key": "UPDATE api_key SET revoked_at = clock_timestamp() WHERE principal = $1",
+    "role_grant": "UPDATE role_grant SET revoked_at = clock_timestamp() WHERE principal = $1",
+    "principal": "UPDATE principal SET suspended_at = clock_timestamp() WHERE id = $1",
+}
+
+
+@pytest.mark.parametrize("what", TAKE_AWAY)
+async def test_taking_a_right_away_and_deciding_wait_for_each_other(ground: Ground, what: str) -> None:
     """What a decision relied on cannot be taken away before it is committed; what was taken away first counts."""
-    revoke = {
-        "api_key": "UPDATE api_key SET revoked_at = clock_timestamp() WHERE principal = $1",
-        "role_grant": "UPDATE role_grant SET revoked_at = clock_timestamp() WHERE principal = $1",
-        "principal": "UPDATE principal SET suspended_at = clock_timestamp() WHERE id = $1",
-    }
-    for what, (who, expected) in zip(
-        revoke, (("anna", "unauthenticated"), ("ben", "not_entitled"), ("cora", "not_entitled")), strict=True
-    ):
-        asked = await ground.ask("two")
-        call = ("SELECT outcome FROM decide($1, $2, $3, 1, $4, 'approve', '')",
-                ground.tenant, asked.approval, ground.secrets[who], asked.sha256)  # fmt: skip
-        async with ground.within("api") as api:
-            assert await api.fetchval(*call) == "recorded"
-            with pytest.raises(asyncpg.LockNotAvailableError):
-                async with ground.within("registrar") as registrar:
-                    await registrar.execute("SET LOCAL lock_timeout = '50ms'")
-                    await registrar.execute(revoke[what], ground.ids[who])
-        second = await ground.ask("two")
-        async with ground.within("registrar") as registrar:
-            await registrar.execute(revoke[what], ground.ids[who])
-            deciding = asyncio.create_task(ground.decide(second, who))
-            await waits_for_lock(ground, "api")
-        assert await deciding == expected, what
+    asked, second = await ground.ask("two"), await ground.ask("two")
+    anna = ground.ids["anna"]
+    async with ground.within("api") as api:
+        decided = "SELECT outcome FROM decide($1, $2, $3, 1, $4, 'approve', '')"
+        assert (
+            await api.fetchval(decided, ground.tenant, asked.approval, ground.secrets["anna"], asked.sha256)
+            == "recorded"
+        )
+        with pytest.raises(asyncpg.LockNotAvailableError):
+            async with ground.within("registrar") as registrar:
+                await registrar.execute("SET LOCAL lock_timeout = '50ms'")
+                await registrar.execute(TAKE_AWAY[what], anna)
+    outcome = await ground.overtaken(("registrar", TAKE_AWAY[what], (anna,)), ground.decide(second, "anna"))
+    assert outcome == ("unauthenticated" if what == "api_key" else "not_entitled")
 
 
-async def waits_for_lock(ground: Ground, role: str) -> None:
-    """Until a session of the role waits for another's lock."""
-    admin = await ground.connect("admin")  # its own: the ground's may be in use by what is waited for
-    waiting = """SELECT count(*) FROM pg_stat_activity WHERE usename = $1 AND datname = current_database()
-                 AND wait_event_type = 'Lock'"""
-    for _ in range(200):
-        if await admin.fetchval(waiting, f"mission_root_{role}"):
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("nothing waits")
+async def test_a_decision_waits_for_whoever_is_faster(ground: Ground) -> None:
+    faster = "SELECT decide($1, $2, $3, 1, $4, $5, 'first')"
+    for verdict in ("approve", "reject"):
+        asked = await ground.ask()
+        first: Any = ("api", faster, (ground.tenant, asked.approval, ground.secrets["anna"], asked.sha256, verdict))
+        assert await ground.overtaken(first, ground.decide(asked, "ben", version=1)) == "not_pending"
+        asked = await ground.ask()
+        first = ("api", faster, (ground.tenant, asked.approval, ground.secrets["anna"], asked.sha256, verdict))
+        closed = await ground.overtaken(first, ground.value("worker", CLOSE, ground.tenant, asked.approval))
+        assert closed == ("cancelled" if verdict == "approve" else "rejected")
+    asked = await ground.ask()
+    first = ("worker", CLOSE, (ground.tenant, asked.approval))
+    direct = ground.refused("RX004", "owner", DIRECT, asked.approval, ground.ids["anna"])
+    assert "nothing to decide" in await ground.overtaken(first, direct)
+
+
+async def test_a_decision_waits_for_the_end_of_its_mission(ground: Ground) -> None:
+    asked = await ground.ask()
+    first = ("api", "UPDATE mission SET state = 'cancelled', closed_at = now() WHERE id = $1", (asked.mission,))
+    assert await ground.overtaken(first, ground.decide(asked, "anna", version=1)) == "mission_closed"
+
+
+async def test_an_answered_question_about_a_mission_is_not_closed_afterwards(ground: Ground) -> None:
+    mission = await ground.mission()
+    question = await ground.proposal(mission, "policy_decision")
+    digest = await ground.value("admin", "SELECT sha256 FROM artifact WHERE id = $1", question)
+    asked = Asked(mission, uuid4(), uuid4(), b"", digest, ground.ids["asker"])
+    await ground.open(asked, subject="mission", writeback=None, question_sha256=digest)
+    assert await ground.decide(asked, "anna") == "approved"
+    assert await ground.close(asked) == "approved"
+
+
+async def test_what_a_decision_leaves_is_dated_by_the_wall(ground: Ground) -> None:
+    asked = await ground.ask()
+    await ground.run("owner", DIRECT.replace("verdict)", "verdict, decided_at)").replace("'approve'", "'approve', 'epoch'"),
+                     asked.approval, ground.ids["anna"])  # fmt: skip
+    await ground.run(
+        "owner", "UPDATE approval SET state = 'approved', closed_at = 'epoch' WHERE id = $1", asked.approval
+    )
+    [row] = await ground.run("admin", """SELECT a.closed_at, d.decided_at, a.not_before, now() AS now FROM approval a
+                             JOIN decision d ON d.approval = a.id WHERE a.id = $1""", asked.approval)  # fmt: skip
+    for moment in (row["closed_at"], row["decided_at"], row["not_before"]):
+        assert abs(row["now"] - moment) < timedelta(minutes=1)
+
+
+async def test_who_somebody_is_comes_with_live_roles_only(ground: Ground) -> None:
+    async def roles() -> list[str]:
+        digest = hashlib.sha256(ground.secrets["adam"].encode()).digest()
+        return await ground.value("api", "SELECT roles FROM authenticate($1)", digest)
+
+    assert await roles() == ["admin", "auditor", "policy_owner", "submitter"]
+    await ground.revoke("adam", "admin")
+    await ground.run("admin", "ALTER TABLE role_grant DISABLE TRIGGER role_grant_guard")
+    await ground.run(
+        "admin",
+        "UPDATE role_grant SET expires_at = now() WHERE principal = $1 AND role = 'auditor'",
+        ground.ids["adam"],
+    )
+    await ground.run("admin", "ALTER TABLE role_grant ENABLE ALWAYS TRIGGER role_grant_guard")
+    assert await roles() == ["policy_owner", "submitter"]
 
 
 async def test_a_transaction_that_froze_its_view_is_judged_by_nobody(ground: Ground) -> None:
@@ -249,6 +299,7 @@ async def test_a_transaction_that_froze_its_view_is_judged_by_nobody(ground: Gro
             ("api", """INSERT INTO approval (tenant, id, mission, subject, writeback, requested_by, payload_sha256)
                        VALUES ($1, $2, $3, 'writeback', $2, $4, $5)""",
              (ground.tenant, writeback, columns["mission"], columns["requested_by"], hashlib.sha256(columns["payload"]).digest())),
+            ("owner", DIRECT, (asked.approval, ground.ids["anna"])),
         ):  # fmt: skip
             with pytest.raises(asyncpg.PostgresError, match="read committed"):
                 async with ground.within(role, isolation=isolation) as connection:

@@ -88,7 +88,7 @@ async def test_rare_words_weigh_more_than_frequent_ones(world: World) -> None:
     assert (await ask(world, "does the server record a checkpoint of the table"))[0].document == "rare.md"
 
 
-async def test_thousands_of_passages_answer_quickly_and_through_the_index(world: World) -> None:
+async def test_thousands_of_passages_answer_quickly(world: World) -> None:
     nouns = [
         "pool",
         "engine",

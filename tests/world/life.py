@@ -281,9 +281,8 @@ def change(
 ) -> artifacts.WritebackProposal:
     """A proposal to change a lead of the CRM, with evidence that need not come from the CRM."""
     record = {"kind": "lead", "record_id": f"L-{1001 + number}", "version": "1", "text": "-", "source": "0" * 64}
-    return proposal(
-        envelope, record | {"document": "-"}, {"status": f"step {number}"}, evidence=evidence, **more
-    )  # fmt: skip
+    changes = more.pop("changes", {"status": f"step {number}"})
+    return proposal(envelope, record | {"document": "-"}, changes, evidence=evidence, **more)
 
 
 async def give_guide(world: World, text: str = GUIDE, path: str = "guide.md", workspace: str = "default") -> str:

@@ -188,14 +188,18 @@ class World:
                                       "WHERE subject = $1 ORDER BY seq", UUID(str(id)))  # fmt: skip
         return [dict(row) for row in rows]
 
-    async def with_crm(self) -> str:
-        """Starts a real sample CRM in this process (its own port) and connects the root and an executor to it."""
+    async def with_crm(self, failures: Any = None) -> str:
+        """Starts a real sample CRM in this process (its own port) and connects the root and an executor to it.
+
+        failures: a sample_crm.service.Failures through which a test makes it misbehave.
+        """
         from sample_crm.service import create_app
         from sample_crm.settings import Settings as CrmSettings
 
         folder = self.stack.enter_context(tempfile.TemporaryDirectory())
         app = create_app(
-            CrmSettings(port=1, data=Path(folder) / "crm.sqlite", read_token=READ_TOKEN, write_token=WRITE_TOKEN)  # type: ignore[call-arg]
+            CrmSettings(port=1, data=Path(folder) / "crm.sqlite", read_token=READ_TOKEN, write_token=WRITE_TOKEN),  # type: ignore[call-arg]
+            failures,
         )
         self.crm_base_url = await self.stack.enter_async_context(served(app))
         settings = self.settings()
@@ -203,16 +207,14 @@ class World:
             public.state.settings = settings
         return self.crm_base_url
 
-    def executor(self) -> Executor:
-        """An executor that holds the write credential; tests call its execute() for each item."""
-        made = Executor(
-            Settings(
-                _env_file=None,
-                executor_database_url=SecretStr(self.url("executor")),
-                crm_base_url=self.crm_base_url,
-                crm_write_token=SecretStr(WRITE_TOKEN),
-            )
-        )
+    def executor(self, **more: Any) -> Executor:
+        """An executor that holds the write credential; tests call its execute() for each item. more: other settings."""
+        values: dict[str, Any] = {
+            "executor_database_url": SecretStr(self.url("executor")),
+            "crm_base_url": self.crm_base_url,
+            "crm_write_token": SecretStr(WRITE_TOKEN),
+        }
+        made = Executor(Settings(_env_file=None, **(values | more)))
         self.stack.push_async_callback(made.database.close)
         return made
 
@@ -231,7 +233,8 @@ class World:
         connection = await self.connect("admin")
         await connection.execute(
             """INSERT INTO approval_rule (tenant, id, version, subject, connector, operation, risk, required, life, undo_window)
-               SELECT tenant, id, version + 1, subject, connector, operation, risk, required, life, '0' FROM approval_rule"""
+               SELECT tenant, id, max(version) + 1, subject, connector, operation, risk, required, life, '0' FROM approval_rule
+               GROUP BY tenant, id, subject, connector, operation, risk, required, life"""
         )
 
 

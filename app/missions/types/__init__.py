@@ -14,6 +14,7 @@ from app.db import ReadSession, WriteSession
 
 NEWEST = text("""SELECT DISTINCT ON (name) name, version, definition FROM mission_type
                  WHERE tenant = :tenant AND (:name = '' OR name = :name) ORDER BY name, version DESC""")
+LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 17))")
 INSERT = text("""INSERT INTO mission_type (tenant, name, version, definition, created_by)
                  VALUES (:tenant, :name, :version, CAST(:definition AS jsonb), :created_by)""")
 
@@ -56,6 +57,11 @@ async def types(session: ReadSession) -> list[MissionType]:
 async def find_type(session: ReadSession, name: str) -> MissionType | None:
     row = await session.first(NEWEST, {"tenant": session.tenant, "name": name})
     return MissionType(**row.definition) if row else shipped().get(name)
+
+
+async def lock_type(session: WriteSession, name: str) -> None:
+    """Whoever changes a type does so alone until commit, so that the version one has seen is the one that is replaced."""
+    await session.execute(LOCK, {"name": f"{session.tenant}|{name}"})
 
 
 async def put_type(session: WriteSession, caller: Caller, name: str, definition: dict[str, Any]) -> MissionType:

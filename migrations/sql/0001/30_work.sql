@@ -64,7 +64,9 @@ BEGIN
       AND w.queue = 'executor' AND w.fence = p_fence AND w.wanted = p_wanted;
     IF FOUND THEN RETURN true; END IF;
   END IF;
-  UPDATE public.work w SET lease_until = NULL, next_at = COALESCE(p_again, clock_timestamp())
+  -- Whoever wanted it while it was held is not put off.
+  UPDATE public.work w SET lease_until = NULL,
+      next_at = LEAST(COALESCE(p_again, clock_timestamp()), CASE WHEN w.wanted > p_wanted THEN w.next_at END)
     WHERE w.tenant = p_tenant AND w.kind = 'execute' AND w.subject = p_subject
       AND w.queue = 'executor' AND w.fence = p_fence;
   RETURN FOUND;

@@ -170,7 +170,7 @@ CREATE TABLE execution (
   approval uuid NOT NULL,
   payload_sha256 bytea NOT NULL,
   approval_state text NOT NULL GENERATED ALWAYS AS ('approved') STORED,
-  idempotency_key uuid NOT NULL DEFAULT gen_random_uuid(),
+  idempotency_key uuid NOT NULL,
   fence bigint NOT NULL DEFAULT 1,
   state text NOT NULL DEFAULT 'executing' CHECK (state IN ('executing', 'succeeded', 'failed', 'unknown', 'stale')),
   attempts int NOT NULL DEFAULT 1,
@@ -327,6 +327,9 @@ BEGIN
     IF a.state IS DISTINCT FROM 'approved' OR clock_timestamp() >= a.expires_at OR clock_timestamp() < a.not_before THEN
       RAISE EXCEPTION 'wall: approval is %, between % and %', a.state, a.not_before, a.expires_at USING ERRCODE = 'RX007';
     END IF;
+    -- The key is the writeback's own: were the claim itself lost (a replica that lacked the last moments took over), the
+    -- next one would still be the same call to the target.
+    NEW.idempotency_key := NEW.writeback;
     NEW.state := 'executing'; NEW.fence := 1; NEW.attempts := 1; NEW.started_at := clock_timestamp();
     NEW.not_after := a.expires_at; NEW.receipt := NULL; NEW.observed := NULL; NEW.settled_at := NULL;
     RETURN NEW;
@@ -533,6 +536,8 @@ BEGIN
     RETURN QUERY SELECT 'too_early', 'undo_window', NULL::bytea, NULL::bytea, NULL::uuid, NULL::bigint, a.not_before, NULL::timestamptz, NULL::int, w.mission;
     RETURN;
   END IF;
+  -- What is called next must not outlive its permission in a crash, whatever the session or the server prefers.
+  IF current_setting('synchronous_commit') = 'off' THEN PERFORM set_config('synchronous_commit', 'on', true); END IF;
   INSERT INTO public.execution (tenant, writeback, approval, payload_sha256, lease_until, not_after)
     VALUES (p_tenant, p_writeback, a.id, w.payload_sha256, until, a.expires_at)
     ON CONFLICT (tenant, writeback) DO NOTHING RETURNING * INTO e;
