@@ -6,7 +6,7 @@
     policy       denied_by_policy
     decisions    own_request · already_decided · other_payload · expired
     boundary     sequence_gap · attempt_superseded · mission_closed · budget_exhausted
-    service      colony_disabled · database_unavailable · database_busy · draining · rate_limited · internal
+    service      colony_disabled · database_unavailable · database_busy · draining · upstream_unavailable · internal
 
 A Problem is an answer, not a bug: bugs are assertions and uncaught exceptions, answered as `internal`.
 """
@@ -56,12 +56,6 @@ KINDS: dict[str, Kind] = {
         "The content type is not supported",
         "This route takes application/json.",
         ("Send Content-Type: application/json.",),
-    ),
-    "not_acceptable": Kind(
-        406,
-        "The wanted representation does not exist",
-        "The Accept header names none of the representations of this resource.",
-        ("Ask for one of the listed media types.",),
     ),
     "not_found": Kind(404, "Not found", "There is no such thing, or it belongs to another tenant.", ("Check the id.",)),
     "method_not_allowed": Kind(

@@ -126,7 +126,14 @@ def refuse_write_credentials(settings: Settings) -> None:
 
 def public_app(root: Root) -> FastAPI:
     """The public API."""
-    app = FastAPI(title="Mission root", version="1", docs_url="/docs", redoc_url=None, lifespan=lifespan_of(root))
+    app = FastAPI(
+        title="Mission root",
+        version="1",
+        docs_url="/docs",
+        redoc_url=None,
+        lifespan=lifespan_of(root),
+        redirect_slashes=False,
+    )
     root.share(app)
     app.state.bearer_first = True
     for router in PUBLIC:
@@ -140,7 +147,7 @@ def public_app(root: Root) -> FastAPI:
 
 def internal_app(root: Root) -> FastAPI:
     """The API for the colony: never mounted on the public one."""
-    app = FastAPI(title="Mission root, internal", version="1", docs_url=None, redoc_url=None)
+    app = FastAPI(title="Mission root, internal", version="1", docs_url=None, redoc_url=None, redirect_slashes=False)
     root.share(app)
     for router in INTERNAL:
         app.include_router(router)

@@ -69,8 +69,10 @@ class Outbox:
             raise Stopped(self._given_up, "failed")
 
     def close(self) -> None:
+        """Stop sending, and let go of the events: thousands of ended attempts are remembered for their status."""
         self._closed = True
         self._wake.set()
+        self._events = []
 
     @property
     def _last(self) -> int:

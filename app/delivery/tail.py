@@ -92,7 +92,8 @@ class Tail:
         self.interest.set()
         try:
             try:
-                await asyncio.wait_for(self.placed.wait(), PATIENCE_S)
+                async with asyncio.timeout(PATIENCE_S):
+                    await self.placed.wait()
             except TimeoutError:
                 raise Problem("database_unavailable", "The ledger cannot be followed at the moment.", retry_after=2) from None
             yield subscription

@@ -10,6 +10,7 @@ import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse
+from fastapi.routing import iter_route_contexts
 from opentelemetry import trace
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
@@ -125,7 +126,16 @@ async def on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = CODES.get(error.status_code, "validation" if error.status_code < 500 else "internal")
     detail = "There is no such path." if error.status_code == 404 else f"{error.detail}."
-    return await on_problem(request, Problem(code, detail, headers=dict(error.headers or {})))
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(allowed_methods(request))
+    return await on_problem(request, Problem(code, detail, headers=headers))
+
+
+def allowed_methods(request: Request) -> list[str]:
+    """Every method that some route takes at this path; the router itself names only those of the first one."""
+    routes = iter_route_contexts(request.app.routes)
+    return sorted({m for r in routes if r.path_regex.match(request.url.path) for m in r.methods or () if m != "HEAD"})
 
 
 async def on_bug(request: Request, error: Exception) -> Response:

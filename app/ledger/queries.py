@@ -51,7 +51,7 @@ class Fact:
 COLUMNS = "tenant, xid::text AS xid, id, subject, seq, type, actor, at, body"
 OF_TENANT = text(f"""SELECT {COLUMNS} FROM ledger
   WHERE tenant = :tenant AND (xid, id) > (CAST(CAST(:xid AS text) AS xid8), :id) AND xid < pg_snapshot_xmin(pg_current_snapshot())
-  ORDER BY xid, id LIMIT :limit""")  # noqa: S608
+  ORDER BY ledger.xid, ledger.id LIMIT :limit""")  # noqa: S608  # qualified: plain xid would be the text of the list above
 OF_SUBJECT = text(f"""SELECT {COLUMNS} FROM ledger
   WHERE tenant = :tenant AND subject = :subject AND (xid, id) > (CAST(CAST(:xid AS text) AS xid8), :id)
     AND xid < pg_snapshot_xmin(pg_current_snapshot())

@@ -155,7 +155,22 @@ async def get_mission(mission_id: UUID, door: Annotated[Door[ReadSession], readi
 class TypeDefinition(BaseModel):
     """A mission type without name and version."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "title": "Supplier check",
+                    "description": "What the documents of a workspace say of a supplier.",
+                    "inputs_schema": {"type": "object", "properties": {"workspace": {"type": "string"}}},
+                    "tools": ["workspace.search", "workspace.read"],
+                    "defaults": {"risk_level": "low", "sensitivity_class": "internal", "mode": "assisted"},
+                    "limits": {"time_ms": 600000, "tokens": 100000, "cost_usd": 1},
+                    "review": {"min_coverage": 1.0},
+                }
+            ]
+        },
+    )
     title: str = Field(min_length=1, max_length=200)
     description: str = Field(min_length=1, max_length=2000)
     inputs_schema: dict[str, Any]

@@ -95,6 +95,7 @@ class StatusView(BaseModel):
 async def get_status(request: Request, door: Annotated[Door[ReadSession], reading("status.read")]) -> Response:
     """Components as this process sees them, and violators of the liveness invariant in the caller's tenant."""
     stuck = await violators(door.session)
+    await door.session.connection.close()  # nothing outside Postgres is asked while a transaction is open
     found = await components(request.app.state)
     worst = "degraded" if stuck or any(one["state"] in ("down", "degraded") for one in found) else "ok"
     return Reply(

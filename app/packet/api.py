@@ -1,5 +1,6 @@
 """The packet as JSON for programs and as one HTML page for people."""
 
+import unicodedata
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,6 +18,8 @@ from app.packet.assemble import assemble
 
 router = Routes(tags=["packet"])
 CSP = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
+INVISIBLE = ("Cc", "Cf", "Co", "Cs", "Zl", "Zp")  # controls, formats, private use, surrogates, line and paragraph ends
 
 
 class PacketCitation(BaseModel):
@@ -93,17 +96,11 @@ def template() -> jinja2.Template:
 
 
 def visible(text: str) -> str:
-    """Control and direction characters as their names: evidence is shown as what it is."""
+    """Control, direction and other invisible characters as their names: evidence is shown as what it is."""
+    if text.isprintable():
+        return text
     return "".join(f"⟨U+{ord(c):04X}⟩" if hidden(c) else c for c in text)
 
 
 def hidden(character: str) -> bool:
-    point = ord(character)
-    return (
-        (point < 32 and character not in "\n\t")
-        or 0x7F <= point <= 0x9F
-        or 0x200B <= point <= 0x200F
-        or 0x202A <= point <= 0x202E
-        or 0x2066 <= point <= 0x2069
-        or point == 0xFEFF
-    )
+    return character not in "\n\t" and unicodedata.category(character) in INVISIBLE

@@ -30,11 +30,12 @@ async def assemble(session: ReadSession, mission_id: UUID) -> dict[str, Any] | N
     facts = await ledger.facts(session, START, MAX_FACTS, mission_id)
     written = await writebacks.of_mission(session, mission_id)
     asked = await approvals.of_mission(session, mission_id)
+    stated = claims(review, aggregation)
     return {
         "mission": shown,
         "answer_status": mission.answer_status or (aggregation.answer_status if aggregation else "not_found"),
-        "answer": aggregation.answer if aggregation else "",
-        "claims": claims(review, aggregation),
+        "answer": aggregation.answer if aggregation else " ".join(claim["text"] for claim in stated),
+        "claims": stated,
         "sections": [section.model_dump(mode="json") for section in aggregation.sections] if aggregation else [],
         "leads": [lead.model_dump(mode="json") for lead in aggregation.leads] if aggregation else [],
         "not_found": list(aggregation.not_found) if aggregation else [],

@@ -1,6 +1,5 @@
 """Workspaces and their documents."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -151,6 +150,7 @@ UPLOAD: dict[str, Any] = {
     response_model=IngestedView,
     summary="Add or replace a document",
     openapi_extra=UPLOAD,
+    responses={201: {"model": IngestedView, "description": "The document was not there before."}},
 )
 async def put_document(
     name: Name, path: DocumentPath, request: Request, caller: Annotated[Caller, mark(admitted, "workspaces.write")]
@@ -165,7 +165,7 @@ async def put_document(
         await session.enter(caller.tenant)
         done = await already_there(session, name, path, data)
     if done is None:
-        read = await asyncio.to_thread(read_document, path, data)
+        read = await read_document(path, data)
         if isinstance(read, Unreadable):
             code = "too_large" if read.code == "too_large" else "validation"
             raise Problem(code, read.detail, errors=[{"parameter": "path", "detail": read.detail}], reason=read.code)

@@ -84,8 +84,10 @@ def _read_text(path: str, data: bytes, kind: Kind) -> Extracted | Unreadable:
     return Extracted(_short(title), kind, source)
 
 
-_META_CHARSET = re.compile(
-    rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([\w.:-]{1,40})|<\?xml[^>]{0,100}?encoding=[\"']([\w.-]{1,40})", re.I
+# Encodings of the web only: Python knows others that take hours or make no text.
+_CHARSET = rb"((?:utf-?8|iso[-_]?8859|windows-|cp|koi8-|shift|sjis|euc|gb|big5|mac|latin|ascii|us-ascii)[\w.:-]{0,20})"
+_DECLARED = re.compile(
+    rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*" + _CHARSET + rb"|<\?xml[^>]{0,100}?encoding=[\"']" + _CHARSET, re.I
 )
 _MARKS = (
     (b"\xff\xfe\x00\x00", "utf-32"),
@@ -101,7 +103,7 @@ def _decoded(data: bytes, kind: Kind) -> str | None:
     if not guesses and (wide := _wide(data)):
         guesses.append(wide)
     guesses.append("utf-8")
-    if kind == "html" and (declared := _META_CHARSET.search(data, 0, 4096)):
+    if kind == "html" and (declared := _DECLARED.search(data, 0, 4096)):
         guesses.append((declared[1] or declared[2]).decode("ascii"))
     guesses.append("cp1252")
     for encoding in guesses:
@@ -129,8 +131,8 @@ def _is_binary(text: str) -> bool:
     return "\0" in text or len(_CONTROL.findall(text)) > 0.002 * len(text) + 2
 
 
-_RST_MARKS = re.compile(r"^\.\. +(?:[\w:-]+::|_)|:[a-z:]+:`|\w::$", re.M)
-_MARKDOWN_MARKS = re.compile(r"^(?:#{1,6} +\S|```|\[[^\]]+\]: )", re.M)
+_RST_MARKS = re.compile(r"^\.\. +(?:[\w:-]{1,40}::|_)|:[a-z]{1,20}(?::[a-z]{1,20})?:`|\w::$", re.M)
+_MARKDOWN_MARKS = re.compile(r"^(?:#{1,6} +\S|```|\[[^\]\n]{1,80}\]: )", re.M)
 
 
 def _disguised(text: str) -> Kind:

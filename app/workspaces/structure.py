@@ -74,13 +74,18 @@ def _line(source: bytes, start: int, end: int) -> _Line:
 _ROLE = re.compile(r":[\w:+-]+:(?=`)")
 _LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)|`([^`<]*?)\s*<[^>]*>`_*")
 _ATTRIBUTES = re.compile(r"\s*\{[^}]*\}\s*$")
+_EMPHASIS = re.compile(r"(\*{1,3}|`+)(\S[^*`]*)\1")
 
 
 def _heading_text(raw: bytes) -> str:
     """A heading without its markup, on one line, at most 200 characters."""
-    text = raw.decode(errors="replace").strip().strip("#").strip()
+    text = _plain(raw).strip("#").strip()
     text = _ATTRIBUTES.sub("", _LINK.sub(lambda m: m[1] or m[2] or "", _ROLE.sub("", text)))
-    return " ".join(re.sub(r"[`*]|\\(?=\W)", "", text).split())[:200]
+    return _EMPHASIS.sub(r"\2", text)[:200]
+
+
+def _plain(raw: bytes) -> str:
+    return " ".join(raw[:600].decode(errors="ignore").split())[:200]
 
 
 # --- Markdown, and the Markdown that HTML becomes ---------------------------------------------------------------------
@@ -138,7 +143,7 @@ def _from_token(token: Token, is_term: bool, lines: list[_Line]) -> Block:
         return _join(lines, heading=_heading_text(title), level=int(token.tag[1]), leads=True)
     if is_term and (len(text) <= LONGEST_TERM or b"(" in text[:LONGEST_TERM]) and ends not in b".:;":
         indent = lines[0].indent
-        return _join(lines, heading=_heading_text(text[2:]), level=100 + indent, until_indent=indent, leads=True)
+        return _join(lines, heading=_plain(text[2:]), level=100 + indent, until_indent=indent, leads=True)
     return _join(lines, leads=token.type == "paragraph_open" and ends == b":")
 
 
@@ -253,7 +258,7 @@ def _chunk(lines: list[_Line]) -> tuple[Block, bool]:
     if _LITERAL.match(name):
         return _join(lines, leads=True), True
     if argument and not _NOT_A_NAME.match(name):
-        return _join(lines, heading=_heading_text(argument), level=100 + indent, until_indent=indent, leads=True), False
+        return _join(lines, heading=_plain(argument), level=100 + indent, until_indent=indent, leads=True), False
     opens_literal = last.endswith(b"::") and bool(argument or len(lines) > 1)
     return _join(lines, leads=bool(_TARGET.match(head)) or last.endswith(b":")), opens_literal
 

@@ -38,6 +38,11 @@ class Excerpt:
         return composed(self.window, self.chosen)
 
     @property
+    def prose(self) -> str:
+        """The text without its code."""
+        return " ".join(self.window.texts[at] for at in self.chosen if self.window.units[at].kind != "code")
+
+    @property
     def key(self) -> tuple[str, int]:
         return self.window.found.source, self.window.found.start + self.window.units[self.chosen[0]].start
 

@@ -227,6 +227,8 @@ def split_questions(goal: str, limit: int = 6) -> list[str]:
     if not asking:
         return [" ".join(goal.split())]
     parts = [part.strip(" ,;") for sentence in asking for part in _JOINT.split(sentence) if len(part.split()) > 1]
+    if not parts:
+        return [" ".join(goal.split())]
     parts = [parts[0], *(part for part in parts[1:] if analyse(part).terms)][:limit]
     return [_standing_alone(part, parts[:at], sentences) for at, part in enumerate(parts)]
 

@@ -51,9 +51,6 @@ class Rarity:
         count = self.frequency.get(key, 0.0)
         return math.log(1 + (self.passages - count + 0.5) / (count + 0.5)) if count < self.passages else 0.1
 
-    def absent(self, key: str) -> bool:
-        return self.frequency.get(key, 0.0) == 0
-
 
 @dataclass(frozen=True)
 class Read:

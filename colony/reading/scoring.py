@@ -1,7 +1,8 @@
 """How well an excerpt answers a question: a weighted sum of things that can be pointed at.
 
 The weights were fitted on the tuning sets of `bench/answer_questions.json` so that excerpts with the evidence come
-before those without (`bench/fit_answer_weights.py`); the held-out sets were never fitted on.
+before those without (`bench/fit_answer_weights.py`). Some were then set by hand: evidence strings like long excerpts
+with code more than readers do, and too few questions there ask for a definition. The held-out sets were never used.
 """
 
 import math

@@ -22,7 +22,6 @@ _ONE_AT_A_TIME = threading.Lock()  # the stemmer keeps the word it works on in i
 _TOKEN = re.compile(r"[^\W_][\w]*(?:[.\-:/]{1,2}[^\W_]\w*)*|(?<![\w-])--?[A-Za-z]\b|_+\w+", re.UNICODE)
 _PARTS = re.compile(r"[^\W_]+")
 _CAMEL = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z0-9]+|[A-Z]+|[0-9]+")
-_SEPARATORS = re.compile(r"[-:/.]+")
 
 STOP = words(
     """
@@ -36,7 +35,7 @@ STOP = words(
     tell too until very want was wasn't way ways were weren't what what's whatever when whenever where
     wherever whether which while who whom whose why will won't would wouldn't yet explain describe know need
     needs using give given got get gets exactly actually really possible able happen happens mean means
-    meaning am exist exists
+    meaning am exist exists versus vs
     """
 )
 

@@ -67,7 +67,7 @@ def extract(task: Task, question: Question, studied: Studied, most_claims: int =
 
 
 def _section(task: Task, part: Part, question: Question, studied: Studied, found: list[Excerpt]) -> Outcome:
-    fitting = [one for one in found if part.cue is None or part.cue.search(one.text)]
+    fitting = [one for one in found if part.cue is None or part.cue.search(one.prose)]
     good = [one for one in fitting if judge(question, studied.rare, [one], ENOUGH_FOR_A_SECTION).answered]
     chosen = diverse(good, limit=part.at_most + SPARE, budget=6_000, within=5.0, sameness=0.5)
     claims = [

@@ -181,7 +181,9 @@ def usage(tokens: int = 0, cost_usd: float = 0) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("over", [usage(tokens=101), usage(cost_usd=1.01)], ids=["tokens", "cost"])
-async def test_a_mission_over_its_budget_is_told_to_stop_and_gets_no_more_tools(world: World, over: dict[str, Any]) -> None:
+async def test_a_mission_over_its_budget_is_told_to_stop_and_gets_no_more_tools(
+    world: World, over: dict[str, Any]
+) -> None:
     life = await under_way(world, budget={"tokens": 100, "cost_usd": 1.0})
     receipt = await life.say(usage(tokens=100, cost_usd=1.0))
     assert receipt.stop is False, "the budget may be used up to its last token"
@@ -243,7 +245,11 @@ async def test_escalate_asks_a_human_and_the_answer_travels_with_the_next_attemp
     await life.take()
     assert life.dispatch.attempt == 2
     [said] = life.dispatch.decisions
-    assert (said.question, said.decision, str(said.approval_id)) == ("May I read the archive?", "approve", approval["id"])
+    assert (said.question, said.decision, str(said.approval_id)) == (
+        "May I read the archive?",
+        "approve",
+        approval["id"],
+    )
     await life.complete()
     await world.run_work()
     assert await life.state() == "completed"
@@ -252,7 +258,9 @@ async def test_escalate_asks_a_human_and_the_answer_travels_with_the_next_attemp
 async def test_a_dispatch_carries_as_many_answers_as_it_has_room_for(world: World) -> None:
     life = await in_state(world, "dispatched")
     said = [
-        SimpleNamespace(mission=life.id, id=new_id(), question=f"{n}?", verdict="approve", comment=None, decided_at=now())
+        SimpleNamespace(
+            mission=life.id, id=new_id(), question=f"{n}?", verdict="approve", comment=None, decided_at=now()
+        )
         for n in range(MOST_DECISIONS + 5)
     ]
     told = decisions(said, life.id)

@@ -10,7 +10,14 @@ import pytest
 
 from app.main import Root, internal_app
 from colony_client import signing
-from colony_client.artifacts import Citation, PolicyDecisionArtifact, ReviewPacket, WorkerResult, parse_artifact, quote_sha256
+from colony_client.artifacts import (
+    Citation,
+    PolicyDecisionArtifact,
+    ReviewPacket,
+    WorkerResult,
+    parse_artifact,
+    quote_sha256,
+)
 from colony_client.contract import MAX_BODY_BYTES, MAX_EVENTS_PER_BATCH
 from colony_client.errors import Superseded
 from tests.boundary.calls import batch, call, events_path, send_raw, token_of
@@ -43,7 +50,14 @@ async def known(life: Life) -> tuple[Any, ...]:
         {"keys": signing.parse_keys("one:a-secret-that-is-not-the-roots", "TEST")},
         {"keys": signing.parse_keys("two:signing-secret-of-the-tests", "TEST")},
     ],
-    ids=["of another mission", "of another attempt", "for the gateway", "expired", "of a foreign key", "of an unknown kid"],
+    ids=[
+        "of another mission",
+        "of another attempt",
+        "for the gateway",
+        "expired",
+        "of a foreign key",
+        "of an unknown kid",
+    ],
 )
 async def test_a_token_that_is_not_for_this_call_opens_nothing(world: World, other: dict[str, Any]) -> None:
     life = await in_state(world, "running")
@@ -96,7 +110,8 @@ async def test_the_signature_is_over_everything_that_is_said(world: World) -> No
         await world.inside.post(
             path,
             content=body,
-            headers=signing.sign(world.colony.keys, "POST", path, body, "colony") | {"Authorization": f"Bearer {token}"},
+            headers=signing.sign(world.colony.keys, "POST", path, body, "colony")
+            | {"Authorization": f"Bearer {token}"},
         ),
     ]
     said = {tuple((k, v) for k, v in problem(one, "unauthenticated").items() if k not in ("request_id", "instance"))[:4]
@@ -194,7 +209,12 @@ def forged_review(life: Life, **other: Any) -> dict[str, Any]:
     citation = Citation(
         source="0" * 64, document="guide.md", start=0, end=22, quote=quote, quote_sha256=quote_sha256(quote.encode())
     )
-    claim = {"claim_id": "c1", "text": quote, "supported": True, "citations": [{"citation": citation, "verified": True}]}
+    claim = {
+        "claim_id": "c1",
+        "text": quote,
+        "supported": True,
+        "citations": [{"citation": citation, "verified": True}],
+    }
     review = ReviewPacket.model_validate(
         base(life.dispatch.envelope)
         | {"reviewer": "colony", "verdict": "passed", "coverage": 1.0, "claims": [claim]}
@@ -264,13 +284,22 @@ async def test_a_batch_with_one_bad_event_is_refused_whole_and_kept(world: World
     assert await life.row() == row, "half of the batch was applied"
     assert await life.quarantined() == [("callback", body)]
     [(type, fact)] = (await life.facts())[len(facts) :]
-    assert (type, fact["origin"]) == ("payload.quarantined", "callback") and set(fact) == {"origin", "quarantine", "sha256"}
+    assert (type, fact["origin"]) == ("payload.quarantined", "callback") and set(fact) == {
+        "origin",
+        "quarantine",
+        "sha256",
+    }
     after = await census(world)
-    assert {name: after[name] - rows[name] for name in after if after[name] != rows[name]} == {"quarantine": 1, "ledger": 1}
+    assert {name: after[name] - rows[name] for name in after if after[name] != rows[name]} == {
+        "quarantine": 1,
+        "ledger": 1,
+    }
 
     await send_raw(world, life.dispatch, body)
     assert len(await life.quarantined()) == 1, "the same bytes are kept once"
-    assert (await send_raw(world, life.dispatch, batch(life.dispatch, WORD))).status_code == 200, "the good part still fits"
+    assert (await send_raw(world, life.dispatch, batch(life.dispatch, WORD))).status_code == 200, (
+        "the good part still fits"
+    )
 
 
 BYTES: dict[str, bytes] = {
@@ -351,5 +380,3 @@ async def test_a_review_that_only_looks_like_the_roots_is_never_shown_as_one(wor
     packet = (await world.auditor.get(f"/v1/missions/{life.id}/packet")).json()
     assert packet["review"] is None
     assert not any(citation["verified"] for claim in packet["claims"] for citation in claim["citations"])
-
-

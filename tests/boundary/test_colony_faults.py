@@ -95,7 +95,10 @@ async def test_a_colony_that_is_not_there_or_hangs_up_is_waited_for(world: World
 
 @pytest.mark.parametrize("manner", ["babbles", "html_500"])
 async def test_bytes_are_kept_as_they_came(world: World, manner: str) -> None:
-    sent = {"babbles": b'{"contract_version": "1.0", "missions": [NaN}', "html_500": b"<html><h1>Internal Server Error</h1></html>"}
+    sent = {
+        "babbles": b'{"contract_version": "1.0", "missions": [NaN}',
+        "html_500": b"<html><h1>Internal Server Error</h1></html>",
+    }
     async with broken(world) as colony:
         colony.manner = manner
         life = await begin(world)

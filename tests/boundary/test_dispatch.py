@@ -69,13 +69,18 @@ async def test_each_mission_of_a_call_is_answered_for_itself(world: World) -> No
 
     assert await accept.state() == "dispatched"
     row = await refuse.row()
-    assert (row["state"], row["reason"], row["reason_note"]) == ("failed", "refused_by_colony", "no such kind of work here")
+    assert (row["state"], row["reason"], row["reason_note"]) == (
+        "failed",
+        "refused_by_colony",
+        "no such kind of work here",
+    )
     shown = await world.mission(busy.id)
     assert shown["state"] == "accepted"
     assert shown["degraded"]["code"] == "colony_busy" and shown["degraded"]["effect"] and shown["degraded"]["since"]
     assert ("mission.degraded", {"code": "colony_busy"}) in await busy.facts()
     wait = await (await inspector(world)).fetchval(
-        "SELECT extract(epoch FROM next_at - clock_timestamp()) FROM work WHERE kind = 'dispatch' AND subject = $1", busy.id
+        "SELECT extract(epoch FROM next_at - clock_timestamp()) FROM work WHERE kind = 'dispatch' AND subject = $1",
+        busy.id,
     )
     assert 35 < wait <= 40  # the colony's own Retry-After
 

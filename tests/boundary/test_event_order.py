@@ -100,7 +100,9 @@ slices = st.tuples(st.integers(0, 11), st.integers(0, 6))
 
 @pytest.mark.anyio
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@example(script=["usage", "artifact", "usage", "proposal"], end="complete", tries=[(2, 2), (0, 3), (1, 2), (4, 1), (0, 6)])
+@example(
+    script=["usage", "artifact", "usage", "proposal"], end="complete", tries=[(2, 2), (0, 3), (1, 2), (4, 1), (0, 6)]
+)
 @example(script=["artifact"] * 3, end="escalate", tries=[(1, 1), (0, 1), (0, 1), (3, 1), (1, 6), (1, 6)])
 @given(
     script=st.lists(st.sampled_from(MIDDLE), min_size=1, max_size=10),

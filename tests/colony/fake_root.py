@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import httpx
 import uvicorn
@@ -197,7 +197,3 @@ async def house(root: FakeRoot, **more: Any) -> AsyncIterator[House]:
 async def plain_get(url: str) -> httpx.Response:
     async with httpx.AsyncClient() as http:
         return await http.get(url)
-
-
-def new_id() -> UUID:
-    return uuid4()

@@ -2,11 +2,12 @@
 
 import asyncio
 import time
+from typing import Any
 from uuid import UUID, uuid4
 
 from tests.delivery.streams import SSE, Writer, in_reading_order
 from tests.world import World
-from tests.world.checks import problem
+from tests.world.checks import inspector, problem
 
 
 async def test_a_missions_facts_come_in_order(world: World) -> None:
@@ -134,3 +135,26 @@ async def test_what_is_not_committed_is_not_shown_and_not_skipped(world: World) 
     await writer.write(third)
     await look()
     assert seen == [place for place, _ in await in_reading_order(world, tenant)]
+
+
+async def test_places_are_numbers_not_texts(world: World) -> None:
+    """9 comes before 10: facts written when the transaction counter gains a digit are neither lost nor swapped."""
+    tenant, connection = await world.tenant(), await inspector(world)
+    await connection.execute("ALTER TABLE ledger DISABLE TRIGGER ledger_chain")
+    places = [(9, 9), (9, 10), (10, 8), (99, 7), (100, 6), (101, 5)]
+    for seq, (xid, id) in enumerate(places, 1):
+        await connection.execute(
+            """INSERT INTO ledger (tenant, xid, id, subject, seq, type, actor, at, body, prev, hash)
+               VALUES ($1, $2::text::xid8, $3, $4, $5, 'test.happened', 'system:test', now(), '{}', '', sha256(''))""",
+            tenant, str(xid), id, UUID(int=1), seq,
+        )  # fmt: skip
+    for limit in (1, 2, 4, 200):
+        for path in ("/v1/events", "/v1/ledger", f"/v1/missions/{UUID(int=1)}/events"):
+            seen: list[str] = []
+            page: dict[str, Any] = {"next_cursor": None}
+            while len(seen) < len(places):
+                cursor = {"cursor": page["next_cursor"]} if page["next_cursor"] else {}
+                page = (await world.submitter.get(path, params={"limit": limit, **cursor})).json()
+                assert page["items"], (path, limit, seen)
+                seen += [one["id"] for one in page["items"]]
+            assert seen[: len(places)] == [f"{xid}-{id}" for xid, id in places], (path, limit)

@@ -124,7 +124,13 @@ def test_a_claim_stands_on_all_of_its_citations_and_never_on_none() -> None:
     true = Citation(source=source, document=DOCUMENT, start=0, end=4, quote="Zwei", quote_sha256=quote_sha256(b"Zwei"))
     false = true.model_copy(update={"quote": "Drei"})
     shown = {(source, DOCUMENT)}
-    for citations, supported in (([true], True), ([true, true], True), ([true, false], False), ([false], False), ([], False)):
+    for citations, supported in (
+        ([true], True),
+        ([true, true], True),
+        ([true, false], False),
+        ([false], False),
+        ([], False),
+    ):
         found = check(Claim(id="c1", text="A claim.", citations=citations), stored(text), shown)
         assert found.reviewed.supported is supported
         assert [one.verified for one in found.reviewed.citations] == [one is true for one in citations]

@@ -52,7 +52,9 @@ async def reviewed(life: Life, *events: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = answer.json()
     [fact] = [body for _, body in await life.facts("mission.reviewed")]
     assert fact["verdict"] == found["review"]["verdict"] and fact["coverage"] == found["review"]["coverage"]
-    assert fact["problems"] == len(found["review"]["problems"]) and fact["review_packet"] == found["review"]["artifact_id"]
+    assert (
+        fact["problems"] == len(found["review"]["problems"]) and fact["review_packet"] == found["review"]["artifact_id"]
+    )
     return found
 
 
@@ -79,7 +81,10 @@ async def test_honest_claims_pass_to_the_byte(world: World) -> None:
     assert found["review"]["problems"] == [] and found["review"]["coverage"] == 1.0
     [shown] = found["claims"]
     assert shown["supported"] and [one["verified"] for one in shown["citations"]] == [True]
-    assert shown["citations"][0] | {"verified": True, "problem": None} == true.model_dump() | {"verified": True, "problem": None}
+    assert shown["citations"][0] | {"verified": True, "problem": None} == true.model_dump() | {
+        "verified": True,
+        "problem": None,
+    }
 
 
 @pytest.mark.parametrize(
@@ -101,7 +106,9 @@ async def test_the_types_minimum_decides(world: World, minimum: float, false: in
 async def test_a_document_the_mission_was_not_shown_is_no_evidence(world: World) -> None:
     await give_guide(world, "# Holidays\n\nThe office is closed in the last week of December.\n", "holidays.md")
     other = await under_way(world)
-    [passage, *_] = (await world.colony.tool(other.dispatch, "workspace.search", query="office closed December"))["passages"]
+    [passage, *_] = (await world.colony.tool(other.dispatch, "workspace.search", query="office closed December"))[
+        "passages"
+    ]
     true = cited(passage)
 
     life = await under_way(world)  # it cites what another mission was shown
@@ -202,8 +209,15 @@ async def test_a_leads_factors_are_held_against_the_stored_bytes(world: World) -
 async def test_only_proposals_with_evidence_that_holds_come_before_a_human(world: World) -> None:
     life, true, lie = await asked(world)
     envelope = life.dispatch.envelope
-    made = [change(envelope, [true], 0), change(envelope, [true, lie], 1), change(envelope, [], 2), change(envelope, [true], 3)]
-    await life.say(*({"type": "writeback.proposed", "proposal": one} for one in made), packet(life, [claim(1, true)]), COMPLETE)
+    made = [
+        change(envelope, [true], 0),
+        change(envelope, [true, lie], 1),
+        change(envelope, [], 2),
+        change(envelope, [true], 3),
+    ]
+    await life.say(
+        *({"type": "writeback.proposed", "proposal": one} for one in made), packet(life, [claim(1, true)]), COMPLETE
+    )
     await world.run_work("review")
     targets = {one["payload"]["target"]["id"] for one in await life.approvals()}
     assert targets == {"L-1001", "L-1004"}
@@ -225,7 +239,9 @@ async def test_a_proposal_that_cannot_be_a_writeback_is_withheld_and_the_rest_go
         change(envelope, [true], 2, changes={"note": "ä" * 200_000}),  # more bytes than a payload may have
         change(envelope, [true], 3),
     ]
-    await life.say(*({"type": "writeback.proposed", "proposal": one} for one in made), packet(life, [claim(1, true)]), COMPLETE)
+    await life.say(
+        *({"type": "writeback.proposed", "proposal": one} for one in made), packet(life, [claim(1, true)]), COMPLETE
+    )
     await world.run_work("review")
     assert await life.state() == "awaiting_approval"
     assert [one["payload"]["target"]["id"] for one in await life.approvals()] == ["L-1004"]
@@ -251,7 +267,9 @@ async def test_no_proposal_is_left_behind_however_many_there_are(world: World) -
 async def test_a_rehearsal_says_what_it_would_have_proposed(world: World) -> None:
     life, true, _ = await asked(world, mode="dry_run")
     await life.say(
-        {"type": "writeback.proposed", "proposal": change(life.dispatch.envelope, [true])}, packet(life, [claim(1, true)]), COMPLETE
+        {"type": "writeback.proposed", "proposal": change(life.dispatch.envelope, [true])},
+        packet(life, [claim(1, true)]),
+        COMPLETE,
     )
     await world.run_work("review")
     assert await life.state() == "completed"
@@ -262,7 +280,9 @@ async def test_a_rehearsal_says_what_it_would_have_proposed(world: World) -> Non
 async def test_a_failed_review_proposes_nothing(world: World) -> None:
     life, true, lie = await asked(world)
     await life.say(
-        {"type": "writeback.proposed", "proposal": change(life.dispatch.envelope, [true])}, packet(life, [claim(1, lie)]), COMPLETE
+        {"type": "writeback.proposed", "proposal": change(life.dispatch.envelope, [true])},
+        packet(life, [claim(1, lie)]),
+        COMPLETE,
     )
     await world.run_work("review")
     assert await life.state() == "failed"

@@ -26,7 +26,13 @@ ARROWS: set[Arrow] = {(was, to, cause) for (was, to), causes in MOVES.items() fo
 
 # Where every cause comes from. Names on the left are all the contract's signals, all ways an approval can end, all
 # timers and other work, and all operator verbs; an empty tuple says that it moves no mission by itself.
-SIGNALS = {"continue": (), "checkpoint": (), "complete": ("complete",), "blocked": ("blocked",), "escalate": ("escalate",)}
+SIGNALS = {
+    "continue": (),
+    "checkpoint": (),
+    "complete": ("complete",),
+    "blocked": ("blocked",),
+    "escalate": ("escalate",),
+}
 VERDICTS = {"approve": ("approved", "decided"), "reject": ("rejected", "settled")}
 CLOSINGS = {
     "pending": (), "approved": VERDICTS["approve"], "rejected": VERDICTS["reject"], "expired": ("expired", "settled"),
@@ -148,7 +154,9 @@ def test_everything_that_happens_to_missions_has_an_arrow_and_every_arrow_someth
     assert set(CLOSINGS) == set(get_args(ApprovalState))
     assert set(DUTIES) == set(work.KINDS)
     assert set(VERBS) == {route.operation_id for route in operator_routes.routes if "POST" in route.methods}  # type: ignore[attr-defined]
-    named = {cause for table in (SIGNALS, VERDICTS, CLOSINGS, DUTIES, VERBS) for causes in table.values() for cause in causes}
+    named = {
+        cause for table in (SIGNALS, VERDICTS, CLOSINGS, DUTIES, VERBS) for causes in table.values() for cause in causes
+    }
     assert named | set(COLONY_SPEAKS) == {cause for _, _, cause in ARROWS}
 
 

@@ -14,7 +14,7 @@ from colony_client.errors import Refused, Superseded
 from tests.boundary.calls import call, token_of
 from tests.world import World
 from tests.world.checks import inspector, problem
-from tests.world.life import GUIDE, Life, give_guide, in_state, under_way
+from tests.world.life import Life, give_guide, in_state, under_way
 
 CRM = {"mission_type": "crm_lead_intelligence"}
 LONG = "# Lang\n\n" + "äöü ß 語🜚 " * 8_000  # more than one answer of workspace.read
@@ -38,7 +38,9 @@ async def readings(life: Life) -> list[tuple[str, str, str, str | None]]:
 
 
 async def blob(world: World, source: str) -> bytes:
-    data: bytes = await (await inspector(world)).fetchval("SELECT bytes FROM blob WHERE sha256 = $1", bytes.fromhex(source))
+    data: bytes = await (await inspector(world)).fetchval(
+        "SELECT bytes FROM blob WHERE sha256 = $1", bytes.fromhex(source)
+    )
     assert hashlib.sha256(data).hexdigest() == source
     return data
 
@@ -76,7 +78,9 @@ async def test_outline_lists_documents_and_shows_none_of_them(world: World) -> N
     assert await readings(life) == [], "a title in a list is no evidence"
 
 
-@pytest.mark.parametrize(("start", "end"), [(0, 65_536), (8, 9), (9, 10), (10, 11), (20, 5), (0, 10**12), (10**12, 10**13)])
+@pytest.mark.parametrize(
+    ("start", "end"), [(0, 65_536), (8, 9), (9, 10), (10, 11), (20, 5), (0, 10**12), (10**12, 10**13)]
+)
 async def test_read_shows_whole_characters_of_the_stored_bytes(world: World, start: int, end: int) -> None:
     source = await give_guide(world, LONG, "lang.md")
     life = await under_way(world)
@@ -109,7 +113,8 @@ async def test_a_mission_reads_its_own_workspace_and_no_other(world: World) -> N
     assert named["passages"]
     for tool, arguments in (("search", {"query": "rollback"}), ("outline", {}), ("read", {"source": "0" * 64})):
         said = problem(
-            await ask(world, life.dispatch, f"workspace.{tool}", arguments | {"workspace": "default"}), "denied_by_policy"
+            await ask(world, life.dispatch, f"workspace.{tool}", arguments | {"workspace": "default"}),
+            "denied_by_policy",
         )
         assert said["rule"] == "tools.own_workspace"
 
@@ -169,7 +174,9 @@ async def test_a_crm_that_is_away_is_unavailable_and_may_be_asked_again(world: W
             server.close()
             await server.wait_closed()
         world.internal.state.settings = world.settings(crm_base_url=base)
-        said = problem(await ask(world, life.dispatch, "crm.read", {"kind": "lead", "id": "L-1001"}), "upstream_unavailable")
+        said = problem(
+            await ask(world, life.dispatch, "crm.read", {"kind": "lead", "id": "L-1001"}), "upstream_unavailable"
+        )
         assert said["retryable"] is True and base not in json.dumps(said)
     assert [type for type, _ in await life.facts("tool.")] == []
     assert await life.state() == "running"
@@ -282,3 +289,24 @@ async def test_a_mission_cancelled_while_a_tool_works_gets_the_answer_and_nothin
     assert isinstance(answer, dict | Refused)
     with pytest.raises(Superseded):
         await world.colony.tool(life.dispatch, "crm.list", kind="lead")
+
+
+async def test_no_connection_to_the_database_is_held_while_a_target_is_asked(world: World) -> None:
+    asked: list[asyncio.StreamWriter] = []
+    server = await asyncio.start_server(lambda _reader, writer: asked.append(writer), "127.0.0.1", 0)
+    base = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    world.internal.state.settings = world.settings(crm_base_url=base)
+    life = await under_way(world, **CRM)
+    calls = [
+        asyncio.create_task(ask(world, life.dispatch, "crm.read", {"kind": "lead", "id": "L-1001"}))
+        for _ in range(world.root.settings.database_pool_size + 1)
+    ]
+    while len(asked) < len(calls) and not any(call.done() for call in calls):
+        await asyncio.sleep(0.01)
+    assert await world.colony.tool(life.dispatch, "workspace.outline") == {"documents": []}
+    assert not any(call.done() for call in calls)
+    for writer in asked:
+        writer.close()
+    server.close()
+    for answer in await asyncio.gather(*calls):
+        problem(answer, "upstream_unavailable")

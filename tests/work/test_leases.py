@@ -313,7 +313,13 @@ async def test_the_executor_ends_and_postpones_only_what_it_holds(world: World) 
             await session.enter(tenant or item.tenant)
             return await session.scalar(
                 "SELECT finish_executor_work(:t, :s, :f, :w, CAST(:at AS timestamptz))",
-                {"t": item.tenant, "s": item.subject, "f": item.fence if fence is None else fence, "w": item.wanted, "at": at},
+                {
+                    "t": item.tenant,
+                    "s": item.subject,
+                    "f": item.fence if fence is None else fence,
+                    "w": item.wanted,
+                    "at": at,
+                },
             )
 
     await add(world, "execute", subject)

@@ -102,7 +102,7 @@ def test_rst_sections_directives_and_literal_blocks() -> None:
         f"Back in the section. {FILLER}\n\nSub :func:`x`\n~~~~~~~~~~~~~\n\n{FILLER}\n"
     )
     passages = cut(text, "rst")
-    assert holding(passages, "timeout=5").heading == "Title > Section > connect(url, , timeout=5)"
+    assert holding(passages, "timeout=5").heading == "Title > Section > connect(url, *, timeout=5)"
     example = holding(passages, "one()")
     assert "For example::" in example.body and "two()" in example.body, "the introduction stays with all of its code"
     assert holding(passages, "Back in the section").heading == "Title > Section"

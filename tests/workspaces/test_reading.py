@@ -1,24 +1,26 @@
 """Reading files of every kind, and refusing what cannot be read with a sentence that helps."""
 
+import asyncio
 import random
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from app.workspaces import reading
 from app.workspaces.extract import LARGEST_DOCUMENT, Unreadable
-from app.workspaces.reading import Reading, read_document
+from app.workspaces.reading import Reading, read_document, read_here
 
 
 def read(path: str, data: bytes) -> Reading:
-    found = read_document(path, data)
+    found = read_here(path, data)
     assert isinstance(found, Reading), found
     return found
 
 
 def refused(path: str, data: bytes) -> Unreadable:
-    found = read_document(path, data)
+    found = read_here(path, data)
     assert isinstance(found, Unreadable), found
     assert path in found.detail and found.detail.endswith("."), "a refusal names the file and ends as a sentence"
     return found
@@ -34,6 +36,12 @@ def test_utf8_text_is_kept_byte_for_byte(path: str, text: str) -> None:
 def test_other_encodings_become_utf8(encoding: str) -> None:
     text = "Grüße aus Köln, sagte sie – “alles” gut.\n"
     assert read("a.txt", text.encode(encoding)).source.decode() == text
+
+
+@pytest.mark.parametrize("name", ["unicode_escape", "utf-7", "punycode", "rot13", "idna", "base64", "x" * 300])
+def test_html_cannot_declare_what_is_no_encoding_of_text(name: str) -> None:
+    page = f"<meta charset={name}><p>caf\xe9 \\ud800 +2AA-".encode("latin-1")
+    assert "café" in read("a.html", page).source.decode()
 
 
 def test_html_may_declare_its_encoding() -> None:
@@ -151,15 +159,56 @@ def test_files_that_cannot_be_read_are_refused_by_name() -> None:
     assert refused("a.md", b"x" * (LARGEST_DOCUMENT + 1)).code == "too_large"
 
 
-@pytest.mark.parametrize(("path", "data"), [("a.md", b"# T\n\nwords. "), ("a.html", b"<h1>T</h1><p>words. ")])
-def test_a_large_document_reads_the_same_in_a_process_of_its_own(path: str, data: bytes) -> None:
-    data += "größer. ".encode() * (reading.SMALL_DOCUMENT // 8)
-    assert len(data) > reading.SMALL_DOCUMENT
-    assert read(path, data) == reading.read_here(path, data)
+@pytest.mark.parametrize(
+    ("path", "data"),
+    [
+        ("ä.md", "# Tïtle\n\ngrößer. ".encode() * 20_000),
+        ("a.html", b"<h1>T</h1><p>words"),
+        ("a.pdf", pdf("Page one.", "Page two.")),
+        ("a.png", b"x"),
+        ("a.md", b""),
+    ],
+)
+async def test_documents_read_the_same_in_the_reading_process(path: str, data: bytes) -> None:
+    assert await read_document(path, data) == read_here(path, data)
 
 
-def test_a_file_made_to_cost_hours_is_refused_at_the_limit(monkeypatch: Any) -> None:
-    monkeypatch.setattr(reading, "CPU_SECONDS", 2)
+async def test_a_file_made_to_cost_hours_is_refused_at_the_limit_and_the_next_one_is_read(monkeypatch: Any) -> None:
+    monkeypatch.setattr(reading, "CPU_SECONDS", 1)
+    hostile = [read_document(f"deep{n}.html", b"<div>" * 400_000) for n in range(3)]
+    *bad, good = await asyncio.gather(*hostile, read_document("a.md", b"# Fine"))
+    assert [getattr(one, "code", None) for one in bad] == ["malformed"] * 3
+    assert isinstance(good, Reading) and good.title == "Fine"
+
+
+async def test_a_file_that_swells_is_refused_at_the_limit() -> None:
+    found = await read_document("lines.txt", b"\n" * LARGEST_DOCUMENT)
+    assert isinstance(found, Unreadable)
+
+
+async def test_a_reading_process_is_used_again_has_no_secrets_and_dies_with_its_caller(monkeypatch: Any) -> None:
+    monkeypatch.setattr(reading, "_idle", [])
+    monkeypatch.setenv("ROOT_SIGNING_KEY", "one:secret-of-the-tests")
+    await read_document("a.md", b"# A")
+    [reader] = reading._idle
+    assert reader.process is not None
+    first = reader.process.pid
+    assert b"secret" not in Path(f"/proc/{first}/environ").read_bytes()
+    await read_document("b.md", b"# B")
+    assert [one.process and one.process.pid for one in reading._idle] == [first]
+    assert reader.process.stdin is not None
+    reader.process.stdin.close()  # what the kernel does when the caller is gone
+    assert reader.process.wait(10) == 0
+    assert isinstance(await read_document("c.md", b"# C"), Reading), "and another takes its place"
+
+
+async def test_reading_ends_when_nobody_waits_for_it(monkeypatch: Any) -> None:
+    monkeypatch.setattr(reading, "_idle", [])
+    task = asyncio.create_task(read_document("deep.html", b"<div>" * 400_000))
+    await asyncio.sleep(0.5)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
     began = time.monotonic()
-    assert refused("deep.html", b"<div>" * 400_000).code == "malformed"
-    assert time.monotonic() - began < 20
+    assert isinstance(await read_document("a.md", b"# A"), Reading)
+    assert time.monotonic() - began < 5 and reading._idle

@@ -149,7 +149,7 @@ def proposal(envelope: MissionEnvelope, record: dict[str, Any], changes: dict[st
         "evidence": [citation(record["source"], record["document"], data, 0, min(len(data), 60))],
         "risk_level": "low",
     }
-    return WritebackProposal(**base(envelope), **(fields | more))
+    return WritebackProposal(**(base(envelope) | fields | more))
 
 
 __all__ = ["ScriptedColony", "aggregation", "base", "canonical", "citation", "proposal"]

@@ -127,7 +127,8 @@ class Life:
         async with connection.transaction():
             await connection.execute("ALTER TABLE approval DISABLE TRIGGER approval_guard")
             await connection.execute(
-                "UPDATE approval SET expires_at = clock_timestamp() - interval '1 second' WHERE id = $1", UUID(str(approval))
+                "UPDATE approval SET expires_at = clock_timestamp() - interval '1 second' WHERE id = $1",
+                UUID(str(approval)),
             )
             await connection.execute("ALTER TABLE approval ENABLE ALWAYS TRIGGER approval_guard")
         await due(self.world, "approval_timer", UUID(str(approval)))
@@ -140,9 +141,13 @@ class Life:
         connection = await inspector(self.world)
         async with connection.transaction():
             await connection.execute("ALTER TABLE approval DISABLE TRIGGER approval_guard")
-            await connection.execute("UPDATE approval SET not_before = clock_timestamp() WHERE writeback = $1", UUID(writeback))
+            await connection.execute(
+                "UPDATE approval SET not_before = clock_timestamp() WHERE writeback = $1", UUID(writeback)
+            )
             await connection.execute("ALTER TABLE approval ENABLE ALWAYS TRIGGER approval_guard")
-            await connection.execute("UPDATE execution SET lease_until = clock_timestamp() WHERE writeback = $1", UUID(writeback))
+            await connection.execute(
+                "UPDATE execution SET lease_until = clock_timestamp() WHERE writeback = $1", UUID(writeback)
+            )
         return await self._wall("SELECT * FROM claim($1, $2, interval '30 seconds')", UUID(writeback))
 
     async def settle(
@@ -296,7 +301,9 @@ async def due(world: World, kind: str, subject: UUID) -> None:
     """One work item falls due now."""
     connection = await inspector(world)
     await connection.execute(
-        "UPDATE work SET next_at = clock_timestamp(), lease_until = NULL WHERE kind = $1 AND subject = $2", kind, subject
+        "UPDATE work SET next_at = clock_timestamp(), lease_until = NULL WHERE kind = $1 AND subject = $2",
+        kind,
+        subject,
     )
 
 
@@ -324,4 +331,3 @@ async def stuck(world: World) -> list[str]:
         await session.enter(await demo(world))
         rows = await session.rows(impatient, {"tenant": session.tenant})
     return [f"{row.id} is {row.state}" for row in rows]
-

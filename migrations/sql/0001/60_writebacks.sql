@@ -470,6 +470,10 @@ DECLARE a public.approval;
 BEGIN
   PERFORM require_tenant(p_tenant);
   IF p_state NOT IN ('cancelled', 'expired') THEN RAISE EXCEPTION 'wall: % does not close', p_state USING ERRCODE = 'RX004'; END IF;
+  -- mission, approval, ledger: the order in which everybody locks, or two of them would wait for each other
+  PERFORM 1 FROM public.mission x
+    WHERE x.tenant = p_tenant AND x.id = (SELECT y.mission FROM public.approval y WHERE y.tenant = p_tenant AND y.id = p_approval)
+    FOR SHARE;
   SELECT * INTO a FROM public.approval x WHERE x.tenant = p_tenant AND x.id = p_approval FOR UPDATE;
   IF a.id IS NULL THEN RETURN NULL; END IF;
   IF a.state NOT IN ('pending', 'approved') OR (p_state = 'expired' AND clock_timestamp() < a.expires_at)

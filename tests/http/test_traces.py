@@ -1,0 +1,124 @@
+"""One trace runs from the caller through root, worker and colony and back to the root."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+import httpx
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from colony.service import create_app
+from colony.settings import Settings as ColonySettings
+from colony_client.client import ColonyClient
+from tests.world import World
+from tests.world.world import COLONY_KEY, lifespan, served
+
+CALLER = "0af7651916cd43dd8448eb211c80319c"
+PARENT = f"00-{CALLER}-b7ad6b7169203331-01"
+
+
+@pytest.fixture(scope="module")
+def exporter() -> Iterator[InMemorySpanExporter]:
+    """Where the spans of this process go. A provider can be set once per process, so it stays; the exporter does not."""
+    if not isinstance(trace.get_tracer_provider(), TracerProvider):
+        trace.set_tracer_provider(TracerProvider())
+    provider = trace.get_tracer_provider()
+    assert isinstance(provider, TracerProvider)
+    kept = InMemorySpanExporter()
+    provider.add_span_processor(SimpleSpanProcessor(kept))
+    yield kept
+    kept.shutdown()
+
+
+@pytest.fixture
+async def spans(exporter: InMemorySpanExporter) -> AsyncIterator[InMemorySpanExporter]:
+    exporter.clear()
+    yield exporter
+
+
+def of_trace(spans: InMemorySpanExporter, trace_id: str) -> dict[str, list[ReadableSpan]]:
+    """The finished spans of a trace by name."""
+    found: dict[str, list[ReadableSpan]] = {}
+    for span in spans.get_finished_spans():
+        if f"{span.context.trace_id:032x}" == trace_id:
+            found.setdefault(span.name, []).append(span)
+    return found
+
+
+async def test_one_trace_from_the_caller_to_the_callback(world: World, spans: InMemorySpanExporter) -> None:
+    """The real colony answers over HTTP; whatever is not in the caller's trace is not found here."""
+    async with served(world.internal) as root_url:
+        colony = create_app(ColonySettings(port=1, root_api_base_url=root_url, root_api_key=COLONY_KEY))  # type: ignore[arg-type]
+        world.worker.colony.callback_base_url = root_url
+        world.worker.colony.client = ColonyClient(
+            "http://colony", world.root.colony_keys, transport=httpx.ASGITransport(colony)
+        )
+        async with lifespan(colony):
+            ask = {"mission_type": "oracle_advisory", "user_goal": "What is there?"}
+            answer = await world.submitter.post("/v1/missions", json=ask, headers={"traceparent": PARENT})
+            assert answer.headers["traceparent"].split("-")[1] == CALLER
+            await world.run_work("dispatch")
+            async with asyncio.timeout(15):
+                while (await world.mission(answer.json()["id"]))["state"] not in ("in_review", "failed"):
+                    await asyncio.sleep(0.05)
+    found = of_trace(spans, CALLER)
+    accepted = found["POST /v1/missions"]
+    attempt = found["mission attempt"]
+    callbacks = found["POST /internal/v1/missions/{mission_id}/events"]
+    assert f"{accepted[0].parent.span_id:016x}" == "b7ad6b7169203331"  # type: ignore[union-attr]
+    assert len(accepted) == 2, "once at the root, once at the colony"
+    assert found["dispatch"] and len(attempt) == 1 and callbacks
+    parents = {span.context.span_id: span for group in found.values() for span in group}
+
+    def ancestors(span: ReadableSpan) -> list[str]:
+        names: list[str] = []
+        while span.parent is not None and span.parent.span_id in parents:
+            span = parents[span.parent.span_id]
+            names.append(span.name)
+        return names
+
+    for callback in callbacks:
+        assert ancestors(callback)[0] == "mission attempt"
+        assert ancestors(callback)[-1] == "POST /v1/missions"
+
+
+async def test_a_caller_without_a_trace_gets_one(world: World, spans: InMemorySpanExporter) -> None:
+    ids = set()
+    for path in ("/v1/missions", "/v1/nothing", "/v1/missions?limit=0"):
+        answer = await world.submitter.get(path)
+        version, trace_id, span_id, flags = answer.headers["traceparent"].split("-")
+        assert (version, len(trace_id), len(span_id), int(flags, 16) & 1) == ("00", 32, 16, 1)
+        ids.add(trace_id)
+    assert len(ids) == 3
+    assert not [name for name in ids if of_trace(spans, name) == {}]
+
+
+async def test_probes_are_not_traced(world: World, spans: InMemorySpanExporter) -> None:
+    for path in ("/livez", "/readyz", "/startupz", "/healthz"):
+        await world.anybody.get(path)
+    assert not spans.get_finished_spans()
+
+
+async def test_a_mission_remembers_its_trace(world: World, spans: InMemorySpanExporter) -> None:
+    """Hours later, in another process, the dispatch belongs to the trace of the request."""
+    ask = {"mission_type": "oracle_advisory", "user_goal": "What is there?"}
+    await world.submitter.post("/v1/missions", json=ask, headers={"traceparent": PARENT})
+    await world.run_work("dispatch")
+    assert world.colony.last().traceparent is not None
+    assert (world.colony.last().traceparent or "").split("-")[1] == CALLER
+
+
+async def test_a_damaged_traceparent_is_ignored(world: World, spans: InMemorySpanExporter) -> None:
+    for bad in (
+        "x",
+        "00-" + "0" * 32 + "-" + "0" * 16 + "-01",
+        "00-zz-11-01",
+        "\u00e9".encode("latin-1"),
+        "00-" + "f" * 5000,
+    ):
+        answer = await world.submitter.get("/v1/missions", headers={"traceparent": bad})
+        assert answer.status_code == 200
+        assert len(answer.headers["traceparent"].split("-")[1]) == 32

@@ -1,0 +1,248 @@
+"""How an operator and a machine see that the service is well: status, components, probes, and missions that are stuck."""
+
+import asyncio
+import time
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+
+from app.clock import now
+from app.main import Root, lifespan_of, public_app
+from tests.boundary.faults import broken
+from tests.world import World
+from tests.world.checks import inspector, problem
+from tests.world.life import Life, asked_at_intake, begin, escalated, in_state, stuck
+
+
+async def status(world: World, who: str = "auditor") -> dict[str, Any]:
+    answer = await getattr(world, who).get("/v1/status")
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def component(found: dict[str, Any], name: str) -> dict[str, Any]:
+    [one] = [one for one in found["components"] if one["name"] == name]
+    return dict(one)
+
+
+async def age(life: Life) -> None:
+    """The mission has been as it is for a while; the row's own clock is set back, which no role of the product can."""
+    connection = await inspector(life.world)
+    async with connection.transaction():
+        await connection.execute("ALTER TABLE mission DISABLE TRIGGER mission_guard")
+        await connection.execute(
+            "UPDATE mission SET updated_at = updated_at - interval '1 minute' WHERE id = $1", life.id
+        )
+        await connection.execute("ALTER TABLE mission ENABLE ALWAYS TRIGGER mission_guard")
+
+
+# --- status
+
+
+async def test_status_of_a_healthy_service(world: World) -> None:
+    found = await status(world)
+    assert (found["environment"], found["status"], found["violators"]) == ("local", "ok", [])
+    assert {one["name"] for one in found["components"]} == {"database", "colony"}
+    for one in found["components"]:
+        assert (one["state"], one["effect"], one["detail"]) == ("up", None, None)
+        assert datetime.fromisoformat(one["since"]) <= now()
+    again = await status(world)
+    assert [one["since"] for one in again["components"]] == [one["since"] for one in found["components"]]
+
+
+@pytest.mark.parametrize("manner", ["html_500", "unauthorized", "babbles", "not_ready"])
+async def test_a_colony_that_is_down_degrades_the_status_and_nothing_else(world: World, manner: str) -> None:
+    honest = world.public.state.colony
+    async with broken(world) as colony:
+        colony.not_ready = not_ready  # type: ignore[attr-defined]
+        colony.manner = manner
+        world.public.state.colony = world.worker.colony.client
+        for failures, state in ((1, "degraded"), (2, "degraded"), (3, "down")):
+            found = await status(world)
+            said = component(found, "colony")
+            assert (found["status"], said["state"]) == ("degraded", state), failures
+            assert said["effect"] == "Missions are accepted and wait." and said["detail"]
+            assert component(found, "database")["state"] == "up"
+        assert (await world.anybody.get("/readyz")).status_code == 200, "the colony is not the root"
+        life = await begin(world)
+        assert await life.state() == "accepted"
+    world.public.state.colony = honest
+    found = await status(world)
+    assert (found["status"], component(found, "colony")["state"]) == ("ok", "up")
+
+
+async def not_ready(send: Any, *_: Any) -> None:
+    body = b'{"ready": false, "providers": {"research": {"state": "unavailable", "detail": "no route"}}}'
+    await send({"type": "http.response.start", "status": 503, "headers": [(b"content-type", b"application/json")]})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def test_a_colony_that_is_switched_off_says_so_and_no_mission_is_accepted(world: World) -> None:
+    world.public.state.settings = world.settings(colony_enabled=False)
+    found = await status(world)
+    assert component(found, "colony")["detail"] == "COLONY_ENABLED is false"
+    answer = await world.submitter.post("/v1/missions", json={"mission_type": "oracle_advisory", "user_goal": "Now?"})
+    problem(answer, "colony_disabled")
+
+
+async def test_the_status_is_for_those_who_may_read_it(world: World) -> None:
+    problem(await world.anybody.get("/v1/status"), "unauthenticated")
+    for who in ("submitter", "operator", "auditor", "admin"):
+        assert (await status(world, who))["status"] == "ok"
+
+
+# --- stuck missions
+
+
+REMOVE_WORK = "DELETE FROM work WHERE subject = $1 OR subject IN (SELECT id FROM writeback WHERE mission = $1)"
+STARTS: dict[str, Any] = {
+    **{state: lambda world, state=state: in_state(world, state) for state in
+       ("accepted", "dispatched", "running", "in_review", "awaiting_approval", "executing")},
+    "asked at intake": asked_at_intake,
+    "escalated": escalated,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("start", STARTS)
+async def test_a_mission_that_nothing_would_move_is_reported_and_a_waiting_one_is_not(world: World, start: str) -> None:
+    life = await STARTS[start](world)
+    state = await life.state()
+    await age(life)
+    assert (await status(world))["violators"] == [], "it waits for something"
+
+    connection = await inspector(world)
+    await connection.execute(REMOVE_WORK, life.id)
+    if state != "awaiting_approval":
+        [stuck_one] = (await status(world))["violators"]
+        assert (stuck_one["mission_id"], stuck_one["state"]) == (str(life.id), state)
+        assert datetime.fromisoformat(stuck_one["since"]) < now()
+        return
+    assert (await status(world))["violators"] == [], "a human may still move it"
+    async with connection.transaction():
+        await connection.execute("ALTER TABLE approval DISABLE TRIGGER ALL")
+        await connection.execute("UPDATE approval SET state = 'cancelled' WHERE mission = $1", life.id)
+        await connection.execute("ALTER TABLE approval ENABLE TRIGGER ALL")
+    found = await status(world)
+    assert [one["mission_id"] for one in found["violators"]] == [str(life.id)]
+    assert found["status"] == "degraded"
+
+
+async def test_a_moment_between_two_steps_is_not_yet_stuck(world: World) -> None:
+    life = await begin(world)
+    await (await inspector(world)).execute(REMOVE_WORK, life.id)
+    assert await stuck(world) == [f"{life.id} is accepted"]
+    assert (await status(world))["violators"] == []
+
+
+@pytest.mark.parametrize("verb", ["cancel", "fail"])
+async def test_an_operator_can_end_what_is_stuck(world: World, verb: Any) -> None:
+    life = await begin(world)
+    await (await inspector(world)).execute(REMOVE_WORK, life.id)
+    await age(life)
+    assert (await life.end(verb)).status_code == 200
+    await age(life)
+    assert (await status(world))["violators"] == [], "a closed mission waits for nothing"
+
+
+async def test_one_tenants_stuck_missions_are_not_shown_to_another(world: World) -> None:
+    await world.another_tenant()
+    body = {"mission_type": "oracle_advisory", "user_goal": "What is missing?"}
+    made = (await world.other.post("/v1/missions", json=body)).json()
+    theirs = Life(world, UUID(made["id"]))
+    await (await inspector(world)).execute(REMOVE_WORK, theirs.id)
+    await age(theirs)
+    assert [one["mission_id"] for one in (await status(world, "other"))["violators"]] == [made["id"]]
+    assert (await status(world))["violators"] == []
+
+
+# --- probes
+
+
+PROBES = ("/livez", "/healthz", "/readyz", "/startupz")
+
+
+async def test_probes_are_open_and_say_nothing_more(world: World) -> None:
+    for path in PROBES:
+        answer = await world.anybody.get(path)
+        assert (answer.status_code, answer.text, answer.headers["content-type"]) == (
+            200,
+            "ok\n",
+            "text/plain; charset=utf-8",
+        )
+
+
+async def test_a_process_without_its_database_is_alive_and_not_ready(world: World) -> None:
+    server = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    server.close()
+    await server.wait_closed()
+    nowhere = f"postgresql://nobody:nothing@127.0.0.1:{port}/none"
+    root = Root(world.settings(database_url=nowhere, reader_database_url=nowhere))
+    app = public_app(root)
+    async with lifespan_of(root)(app):
+        client = httpx.AsyncClient(
+            transport=httpx.ASGITransport(app, raise_app_exceptions=False), base_url="http://root.test"
+        )
+        since = time.monotonic()
+        not_there = await client.get("/readyz")
+        assert time.monotonic() - since < 5
+        assert (not_there.status_code, not_there.text) == (503, "not ok\n") and int(
+            not_there.headers["retry-after"]
+        ) >= 1
+        for path in ("/livez", "/healthz", "/startupz"):
+            assert (await client.get(path)).status_code == 200
+        answer = await client.get("/v1/missions", headers={"Authorization": f"Bearer {world.people['submitter'].key}"})
+        problem(answer, "database_unavailable")
+        assert "nothing" not in answer.text and str(port) not in answer.text
+
+
+async def test_a_process_with_another_schema_is_not_ready(world: World) -> None:
+    connection = await inspector(world)
+    head = await connection.fetchval("SELECT version_num FROM migration")
+    await connection.execute("UPDATE migration SET version_num = 'older'")
+    assert (await world.anybody.get("/readyz")).status_code == 503
+    assert (await world.anybody.get("/livez")).status_code == 200
+    assert component(await status(world), "database")["state"] == "degraded"
+    await connection.execute("UPDATE migration SET version_num = $1", head)
+    assert (await world.anybody.get("/readyz")).status_code == 200
+
+
+async def test_a_process_that_drains_gets_no_more_traffic(world: World) -> None:
+    world.public.state.draining = True
+    assert (await world.anybody.get("/readyz")).status_code == 503
+    assert (await world.anybody.get("/livez")).status_code == 200
+
+
+async def test_a_process_that_has_not_started_says_so(world: World) -> None:
+    root = Root(world.settings())
+    app = public_app(root)
+    client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://root.test")
+    assert [(await client.get(path)).status_code for path in PROBES] == [200, 200, 503, 503]
+    async with lifespan_of(root)(app):
+        assert [(await client.get(path)).status_code for path in PROBES] == [200] * 4
+    assert [(await client.get(path)).status_code for path in ("/livez", "/readyz")] == [200, 503]
+
+
+async def test_a_colony_that_hangs_holds_up_neither_probes_nor_requests(world: World) -> None:
+    """More status pages than there are connections wait for the colony, and none of them keeps one."""
+    async with broken(world, 30) as colony:
+        colony.manner = "hangs"
+        world.public.state.colony = world.worker.colony.client
+        since = time.monotonic()
+        waiting = [
+            asyncio.create_task(world.auditor.get("/v1/status"))
+            for _ in range(world.root.settings.database_pool_size + 1)
+        ]
+        while len(colony.calls) < len(waiting) and not any(task.done() for task in waiting):
+            await asyncio.sleep(0.01)
+        assert (await world.anybody.get("/readyz")).status_code == 200
+        assert (await world.auditor.get("/v1/missions")).status_code == 200
+        assert not any(task.done() for task in waiting)
+        answers = await asyncio.gather(*waiting)
+        assert {answer.status_code for answer in answers} == {200}
+        assert time.monotonic() - since < 15, "a status page that hangs with the colony tells nobody anything"
+        assert {component(answer.json(), "colony")["state"] for answer in answers} <= {"degraded", "down"}
