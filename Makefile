@@ -2,7 +2,7 @@
 # Installation speaks on stderr, so that stdout carries only what a target answers.
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-once up test lint format types lock bench-quick clean
+.PHONY: help install demo demo-once up test lint format types lock mutate-schema nightly bench-quick clean
 
 UV_VERSION := 0.13.8
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 python3; do \
@@ -55,6 +55,12 @@ types: install  ## mypy
 lock: $(UV)  ## resolve the dependencies of pyproject.toml anew into requirements.lock
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --custom-compile-command "make lock" --upgrade --group dev pyproject.toml --output-file requirements.lock
+
+mutate-schema: install  ## drop every guard of the walls in turn: does a test notice?
+	@$(BIN)/python -m tests.walls.mutate $(ARGS)
+
+nightly: install mutate-schema  ## what is too long for every commit: the mutation run, and the kill tests ten times over
+	@for turn in 1 2 3 4 5 6 7 8 9 10; do $(BIN)/python -m pytest tests/walks || exit 1; done
 
 bench-quick: install  ## accepted missions per second against the database's own limit, in one run
 	@$(BIN)/python -m bench.quick $(ARGS)

@@ -77,6 +77,7 @@ class Database:
             pool_timeout=wait_ms / 1000,
             pool_pre_ping=False,
             pool_use_lifo=True,
+            hide_parameters=True,  # an error that is printed somewhere does not quote what people wrote
             connect_args={"timeout": 5, "command_timeout": 25, "server_settings": {"application_name": name}},
         )
         event.listen(self.engine.sync_engine, "handle_error", mark_lost_connections)

@@ -3,6 +3,7 @@
 import sys
 from functools import lru_cache
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -15,14 +16,18 @@ Milliseconds = Annotated[int, Field(ge=1, le=7 * 24 * 3600 * 1000)]
 
 
 def postgres_url(value: SecretStr) -> SecretStr:
-    if not value.get_secret_value().startswith(("postgresql://", "postgres://")):
+    try:
+        parts = urlsplit(value.get_secret_value())
+        usable = parts.scheme in ("postgresql", "postgres") and parts.port != 0
+    except ValueError:  # a port that is no number
+        usable = False
+    if not usable:
         raise ValueError("must be a postgresql:// URL")
     return value
 
 
 def http_url(value: str) -> str:
-    if not value.startswith(("http://", "https://")):
-        raise ValueError("must be an http:// or https:// URL")
+    url_origin(value)
     return value.rstrip("/")
 
 

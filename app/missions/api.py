@@ -183,6 +183,7 @@ class TypeDefinition(BaseModel):
 class TypeView(TypeDefinition):
     """A mission type; shipped ones come with the product."""
 
+    model_config = ConfigDict(json_schema_extra={})
     name: str
     version: int
     shipped: bool

@@ -7,6 +7,7 @@ other: a line of JSON and the document's bytes in, a line of JSON and the text's
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import resource
@@ -121,7 +122,10 @@ class _Reader:
         process, self.process = self.process, None
         if process:
             process.kill()
-            process.communicate()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                with contextlib.suppress(OSError):
+                    pipe.close()  # type: ignore[union-attr]
 
 
 def _started() -> "subprocess.Popen[bytes]":

@@ -33,26 +33,22 @@ def bodies(life: Life, script: list[str], end: str) -> list[dict[str, Any]]:
     made: list[dict[str, Any]] = []
     for place, name in enumerate(script):
         result = WorkerResult(**base(envelope), task_id=f"t{place}", claims=[], not_found=[f"nothing at {place}"])
-        made.append(
-            {
-                "started": {"type": "stage.started", "stage": "workers"},
-                "completed": {"type": "stage.completed", "stage": "workers", "latency_ms": place + 0.5},
-                "usage": {"type": "usage.reported", "tokens_in": 10 * place, "tokens_out": 1, "cost_usd": 0.25},
-                "checkpoint": {
-                    "type": "checkpoint.saved",
-                    "checkpoint_id": f"c{place}",
-                    "size_bytes": place,
-                    "sha256": "0" * 64,
-                },
-                "provider": {
-                    "type": "provider.failed", "provider": "search", "code": "timeout", "detail": "-", "retryable": True,
-                },
-                "log": {"type": "log", "level": "info", "message": f"at {place}"},
-                "artifact": {"type": "artifact.produced", "artifact": result},
-                "proposal": {"type": "writeback.proposed", "proposal": change(envelope, [], place)},
-                "continue": {"type": "signal", "signal": "continue"},
-            }[name]
-        )  # fmt: skip
+        choices: dict[str, dict[str, Any]] = {
+            "started": {"type": "stage.started", "stage": "workers"},
+            "completed": {"type": "stage.completed", "stage": "workers", "latency_ms": place + 0.5},
+            "usage": {"type": "usage.reported", "tokens_in": 10 * place, "tokens_out": 1, "cost_usd": 0.25},
+            "checkpoint": {
+                "type": "checkpoint.saved", "checkpoint_id": f"c{place}", "size_bytes": place, "sha256": "0" * 64,
+            },
+            "provider": {
+                "type": "provider.failed", "provider": "search", "code": "timeout", "detail": "-", "retryable": True,
+            },
+            "log": {"type": "log", "level": "info", "message": f"at {place}"},
+            "artifact": {"type": "artifact.produced", "artifact": result},
+            "proposal": {"type": "writeback.proposed", "proposal": change(envelope, [], place)},
+            "continue": {"type": "signal", "signal": "continue"},
+        }  # fmt: skip
+        made.append(choices[name])
     return made + ENDS[end]
 
 

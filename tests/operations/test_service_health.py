@@ -58,7 +58,7 @@ async def test_status_of_a_healthy_service(world: World) -> None:
 async def test_a_colony_that_is_down_degrades_the_status_and_nothing_else(world: World, manner: str) -> None:
     honest = world.public.state.colony
     async with broken(world) as colony:
-        colony.not_ready = not_ready  # type: ignore[attr-defined]
+        colony.not_ready = not_ready
         colony.manner = manner
         world.public.state.colony = world.worker.colony.client
         for failures, state in ((1, "degraded"), (2, "degraded"), (3, "down")):

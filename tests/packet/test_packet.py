@@ -223,14 +223,16 @@ async def hostile_mission(world: World, words: str) -> Life:
         source="0" * 64, document=words[:1_000], start=0, end=3, quote=short, quote_sha256=quote_sha256(short.encode())
     )
     factor = {"name": line, "value": words[:2_000], "points": 1.0, "explanation": words[:2_000], "citation": None}
-    said = AggregationPacket(
-        **base(life.dispatch.envelope),
-        answer_status="answered",
-        answer=words[:50_000],
-        claims=[Claim(id="c1", text=short, citations=[citation, false])],
-        sections=[{"title": line, "claim_ids": ["c1"], "text": words[:50_000]}],
-        not_found=[words[:2_000]],
-        leads=[{"record_id": line, "name": line, "score": 1.0, "factors": [factor]}],
+    said = AggregationPacket.model_validate(
+        base(life.dispatch.envelope)
+        | {
+            "answer_status": "answered",
+            "answer": words[:50_000],
+            "claims": [Claim(id="c1", text=short, citations=[citation, false])],
+            "sections": [{"title": line, "claim_ids": ["c1"], "text": words[:50_000]}],
+            "not_found": [words[:2_000]],
+            "leads": [{"record_id": line, "name": line, "score": 1.0, "factors": [factor]}],
+        }
     )
     proposal = change(
         life.dispatch.envelope, [citation], changes={line: words}, target=f"lead/{words[:190]}", summary=words[:2_000],

@@ -334,7 +334,7 @@ async def test_the_executor_ends_and_postpones_only_what_it_holds(world: World) 
     await add(world, "execute", subject)
     assert await give_back(held, now() + timedelta(hours=1)) is True
     [wished] = await work.take(executor.database, "executor", ["execute"], 1, LONG)  # a wish meanwhile is not put off
-    with pytest.raises(Exception, match="RX|tenant"):
+    with pytest.raises(Exception, match=r"RX|tenant"):
         await give_back(wished, None, tenant=uuid4())
     assert await give_back(wished, None) is True
     kinds = await (await inspector(world)).fetch("SELECT kind FROM work WHERE subject = $1", subject)

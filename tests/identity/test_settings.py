@@ -1,0 +1,189 @@
+"""The environment contract: documented completely, and a wrong value stops a process with one sentence."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic_settings import BaseSettings
+
+from app import settings as root
+from app.main import Root
+from app.worker import run as run_worker
+from colony import settings as colony
+
+REPOSITORY = Path(__file__).parents[2]
+EXAMPLE = REPOSITORY / ".env.example"
+LINE = re.compile(r"^(#?)([A-Z][A-Z0-9_]*)=(\S*)(\s+# .+)?$")
+COMPLETE = {
+    "DATABASE_URL": "postgresql://api:password-of-api@127.0.0.1:1/x",
+    "READER_DATABASE_URL": "postgresql://reader:password-of-reader@127.0.0.1:1/x",
+    "WORKER_DATABASE_URL": "postgresql://worker:password-of-worker@127.0.0.1:1/x",
+    "COLONY_SERVICE_API_KEY": "a:sixteen-or-more-letters",
+    "ROOT_SIGNING_KEY": "a:sixteen-or-more-letters",
+}
+
+
+def example() -> dict[str, tuple[bool, str]]:
+    """The example's settings: name -> (whether it is in force, value). A later line may repeat an earlier one as a comment."""
+    found: dict[str, tuple[bool, str]] = {}
+    for line in EXAMPLE.read_text().splitlines():
+        if match := LINE.match(line):
+            assert match[2] not in found or match[1], f"{match[2]} is set twice"
+            found.setdefault(match[2], (not match[1], match[3]))
+        else:
+            assert not line or line.startswith("# "), line
+    return found
+
+
+def names(model: type[BaseSettings]) -> set[str]:
+    return {name.upper() for name in model.model_fields}
+
+
+def test_the_example_lists_exactly_the_settings() -> None:
+    assert set(example()) == names(root.Settings) | names(colony.Settings)
+
+
+def test_the_example_can_be_used_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in example():
+        monkeypatch.delenv(name, raising=False)
+    loaded = root.Settings(_env_file=EXAMPLE)  # type: ignore[call-arg]
+    Root(loaded)  # a process that serves HTTP starts with it: no write credential is in force
+    for name, (in_force, value) in example().items():
+        if in_force:
+            monkeypatch.setenv(name, value)
+    colony.Settings()  # type: ignore[call-arg]
+
+
+def test_the_examples_values_are_the_defaults_or_say_change_me() -> None:
+    for model in (root.Settings, colony.Settings):
+        for name, field in model.model_fields.items():
+            in_force, said = example()[name.upper()]
+            if field.default is None or field.is_required() or (model is colony.Settings and name == "port"):
+                continue
+            default = str(field.default).lower() if isinstance(field.default, bool) else str(field.default)
+            assert in_force and said == default, f"{name.upper()} is {default} by default, not {said}"
+    for name, (_, said) in example().items():
+        if re.search(r"(KEY|TOKEN|DATABASE_URL)$", name) and said:
+            assert "change-me" in said, name
+
+
+WRONG: dict[str, dict[str, Any]] = {
+    "PORT": {"PORT": "http"},
+    "PORT too low": {"PORT": "0"},
+    "INTERNAL_PORT": {"INTERNAL_PORT": "65536"},
+    "ENVIRONMENT": {"ENVIRONMENT": "prod"},
+    "LOG_LEVEL": {"LOG_LEVEL": "loud"},
+    "DATABASE_URL": {"DATABASE_URL": "mysql://root:s3cret-s3cret@db/x"},
+    "DATABASE_URL without a port number": {"DATABASE_URL": "postgresql://root:s3cret-s3cret@db:port/x"},
+    "WORKER_DATABASE_URL": {"WORKER_DATABASE_URL": "localhost"},
+    "DATABASE_ROLE_PREFIX": {"DATABASE_ROLE_PREFIX": "Mission Root"},
+    "DATABASE_POOL_SIZE": {"DATABASE_POOL_SIZE": "1"},
+    "COLONY_ENABLED": {"COLONY_ENABLED": "perhaps"},
+    "COLONY_SERVICE_BASE_URL": {"COLONY_SERVICE_BASE_URL": "ftp://colony"},
+    "COLONY_SERVICE_BASE_URL without a host": {"COLONY_SERVICE_BASE_URL": "http://"},
+    "COLONY_SERVICE_BASE_URL without a port number": {"COLONY_SERVICE_BASE_URL": "http://colony:99999"},
+    "CALLBACK_BASE_URL with credentials": {"CALLBACK_BASE_URL": "http://user:s3cret-s3cret@root"},
+    "CRM_BASE_URL": {"CRM_BASE_URL": "crm"},
+    "COLONY_SERVICE_API_KEY bare": {"COLONY_SERVICE_API_KEY": "s3cret-s3cret-s3cret"},
+    "COLONY_SERVICE_API_KEY short": {"COLONY_SERVICE_API_KEY": "a:s3cret"},
+    "ROOT_SIGNING_KEY twice": {"ROOT_SIGNING_KEY": "a:s3cret-s3cret-s3cret,a:s3cret-s3cret-s3cret"},
+    "ROOT_SIGNING_KEY many": {"ROOT_SIGNING_KEY": ",".join(f"k{n}:s3cret-s3cret-s3cret" for n in range(9))},
+    "COLONY_TIMEOUT_MS": {"COLONY_TIMEOUT_MS": "-1"},
+    "COLONY_DEFAULT_TOKEN_BUDGET": {"COLONY_DEFAULT_TOKEN_BUDGET": "lots"},
+    "MISSION_LEASE_MS": {"MISSION_LEASE_MS": "1"},
+    "MISSION_MAX_ATTEMPTS": {"MISSION_MAX_ATTEMPTS": "0"},
+    "MAX_BODY_BYTES": {"MAX_BODY_BYTES": "1"},
+    "TRACE_SAMPLE_RATIO": {"TRACE_SAMPLE_RATIO": "2"},
+    "OTEL_EXPORTER_OTLP_ENDPOINT": {"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"},
+}
+
+
+@pytest.mark.parametrize(("case", "wrong"), WRONG.items(), ids=WRONG)
+def test_a_wrong_value_is_one_sentence(
+    case: str, wrong: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)  # away from any .env
+    for name, value in (COMPLETE | wrong).items():
+        monkeypatch.setenv(name, value)
+    root.load.cache_clear()
+    with pytest.raises(root.Misconfigured) as refused:
+        root.load()
+    root.load.cache_clear()
+    sentence = str(refused.value)
+    assert case.split()[0] in sentence
+    assert sentence.endswith(".") and "\n" not in sentence and "s3cret" not in sentence
+    assert refused.value.__suppress_context__
+
+
+def test_several_wrong_values_are_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"PORT": "x", "LOG_LEVEL": "loud", "COLONY_ENABLED": "perhaps"}.items():
+        monkeypatch.setenv(name, value)
+    root.load.cache_clear()
+    with pytest.raises(root.Misconfigured, match=r"\(2 more settings are wrong\)\.$"):
+        root.load()
+    root.load.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "missing", ["DATABASE_URL", "READER_DATABASE_URL", "COLONY_SERVICE_API_KEY", "ROOT_SIGNING_KEY"]
+)
+async def test_a_missing_value_is_named(missing: str) -> None:
+    given = {name.lower(): value for name, value in COMPLETE.items() if name != missing}
+    with pytest.raises(root.Misconfigured, match=f"^{missing} is not set, and this process needs it.$"):
+        Root(root.Settings(_env_file=None, **given))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("held", ["CRM_WRITE_TOKEN", "EXECUTOR_DATABASE_URL"])
+async def test_a_process_that_serves_http_holds_no_write_credential(held: str) -> None:
+    given = {name.lower(): value for name, value in COMPLETE.items()}
+    given[held.lower()] = "postgresql://executor:write-secret@127.0.0.1:1/x"
+    with pytest.raises(root.Misconfigured) as refused:
+        Root(root.Settings(_env_file=None, **given))  # type: ignore[arg-type]
+    assert str(refused.value).startswith(f"{held} is set, but only the executor may hold")
+    assert "write-secret" not in str(refused.value)
+
+
+def test_the_worker_refuses_the_write_token_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, value in (COMPLETE | {"CRM_WRITE_TOKEN": "write-secret-write-secret"}).items():
+        monkeypatch.setenv(name, value)
+    root.load.cache_clear()
+    with pytest.raises(SystemExit, match="2"):
+        run_worker()
+    root.load.cache_clear()
+    assert "CRM_WRITE_TOKEN is set" in capsys.readouterr().err
+
+
+REFUSALS = {
+    "a wrong value": ({"PORT": "http"}, "mission-root: PORT: "),
+    "a bare secret": ({"ROOT_SIGNING_KEY": "no-key-id-in-front"}, "mission-root: ROOT_SIGNING_KEY must be kid:secret"),
+    "a write credential": (
+        {"CRM_WRITE_TOKEN": "write-secret-write-secret"},
+        "mission-root: CRM_WRITE_TOKEN is set, but",
+    ),
+}
+
+
+def test_the_process_stops_with_that_sentence(tmp_path: Path) -> None:
+    """python -m app.main as a machine starts it, all cases at once: starting Python is what takes the time."""
+    inherited = {name: value for name, value in os.environ.items() if name.upper() not in names(root.Settings)}
+    started = {
+        case: subprocess.Popen(
+            [sys.executable, "-m", "app.main"], cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env=inherited | COMPLETE | wrong | {"PYTHONPATH": str(REPOSITORY)},
+        )
+        for case, (wrong, _) in REFUSALS.items()
+    }  # fmt: skip
+    for case, process in started.items():
+        out, error = process.communicate(timeout=60)
+        assert (process.returncode, out) == (2, ""), (case, error)
+        [sentence] = error.splitlines()
+        assert sentence.startswith(REFUSALS[case][1]) and sentence.endswith("."), (case, error)
+        assert "write-secret" not in sentence and "no-key-id-in-front" not in sentence
