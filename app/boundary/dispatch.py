@@ -47,6 +47,7 @@ class Colony:
     lease: timedelta
     max_attempts: int
     component: Component
+    trouble: str = "colony_unavailable"  # code of the last failure: why missions wait while the breaker is open
 
 
 EFFECTS = {
@@ -97,7 +98,7 @@ async def offer(database: Database, colony: Colony, ready: Sequence[Offer]) -> N
     """One call, and what came of each mission in it."""
     trial = colony.component.retry_at()
     if trial is not None:
-        await wait_all(database, [item for item, _, _ in ready], "colony_unavailable", trial)
+        await wait_all(database, [item for item, _, _ in ready], colony.trouble, trial)
         return
     first = ready[0][1]
     with tracer.start_as_current_span("dispatch", context=continuing(first.traceparent), kind=SpanKind.CLIENT):
@@ -230,8 +231,9 @@ async def record_answer(
 
 async def dispatch_failed(database: Database, colony: Colony, items: Sequence[Item], error: BoundaryError) -> None:
     """Nobody knows, or nobody took them: the missions wait as accepted and say why."""
-    busy = isinstance(error, Busy)
+    busy, code = isinstance(error, Busy), degraded_code(error)
     if not busy:
+        colony.trouble = code
         colony.component.failed(str(error))
         COMPONENT_UP.labels("colony").set(0 if colony.component.opened_at else 1)
     log.warning("dispatch failed", missions=len(items), error=type(error).__name__, detail=str(error)[:300])
@@ -239,7 +241,7 @@ async def dispatch_failed(database: Database, colony: Colony, items: Sequence[It
     delay = min(0.25 * 2 ** min(max(item.attempts for item in items), 7), 30)
     if isinstance(error, Refused) and error.retry_after is not None:
         delay = min(max(error.retry_after, delay), 300)
-    await wait_all(database, items, degraded_code(error), now() + timedelta(seconds=delay))
+    await wait_all(database, items, code, now() + timedelta(seconds=delay))
 
 
 async def wait_all(database: Database, items: Sequence[Item], code: str, at: datetime) -> None:

@@ -10,7 +10,7 @@ from app.clock import now
 from app.db import WriteSession
 from app.evidence.check import check, finding
 from app.missions import Mission
-from app.missions.types import find_type
+from app.missions.types import type_of
 from colony_client.artifacts import (
     MAX_CLAIMS,
     AggregationPacket,
@@ -69,7 +69,7 @@ async def review(session: WriteSession, caller: Caller, mission: Mission) -> Rev
         problems.insert(0, f"only {MAX_CLAIMS} of {len(said)} claims fit one review")
 
     coverage = sum(one.reviewed.supported for one in checked) / len(said) if said else 1.0
-    kind = await find_type(session, mission.mission_type)
+    kind = await type_of(session, mission.mission_type, mission.type_version)
     minimum = kind.review["min_coverage"] if kind else 1.0
     passed = coverage >= minimum and not (status == "answered" and not claims)
     packet = ReviewPacket(

@@ -256,11 +256,12 @@ def check_definition(definition: TypeDefinition) -> None:
     """A type that could not be used is refused when it is made."""
     found: list[dict[str, str]] = []
     defaults: Mapping[Any, str] = definition.defaults
+    limits: Mapping[Any, float] = definition.limits
     for name, choices in ALLOWED.items():
         if defaults.get(name) not in choices:
             found.append({"pointer": f"/defaults/{name}", "detail": f"one of {', '.join(choices)}"})
     for limit, (least, most) in LIMITS.items():
-        if not least <= definition.limits.get(limit, 0) <= most:
+        if not least <= limits.get(limit, 0) <= most:
             found.append({"pointer": f"/limits/{limit}", "detail": f"a number from {least} to {most}"})
     if "min_coverage" not in definition.review:
         found.append({"pointer": "/review/min_coverage", "detail": "a number from 0 to 1"})

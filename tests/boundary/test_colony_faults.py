@@ -142,6 +142,21 @@ async def test_the_breaker_opens_after_three_failures_and_closes_with_the_first_
     assert [await one.state() for one in (life, second)] == ["completed", "completed"]
 
 
+async def test_an_outage_is_one_fact_for_each_mission_however_often_they_take_turns(world: World) -> None:
+    """What is wrong is said once, also to missions whose turn comes while the breaker is open."""
+    world.worker.colony.component.stays_open = timedelta(hours=1)
+    lives = [await begin(world) for _ in range(3)]
+    async with broken(world) as colony:
+        colony.manner = "unauthorized"
+        for _ in range(4):
+            for life in lives:
+                await again(life)
+            world.worker.colony.component.opened_at = None  # its time is over: the next one is the trial
+        assert 3 < len(colony.calls) < 12, "some were tried and some waited"
+    for life in lives:
+        await waits(life, "colony_unauthorized", kept=False)
+
+
 async def test_a_fault_in_the_middle_of_a_batch_loses_none_of_it(world: World) -> None:
     lives = [await begin(world) for _ in range(6)]
     async with broken(world) as colony:

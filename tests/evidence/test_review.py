@@ -287,3 +287,19 @@ async def test_a_failed_review_proposes_nothing(world: World) -> None:
     await world.run_work("review")
     assert await life.state() == "failed"
     assert await life.writebacks() == [] and await life.approvals() == []
+
+
+@pytest.mark.parametrize("own", [False, True])
+async def test_a_mission_is_measured_by_the_type_it_began_with(world: World, own: bool) -> None:
+    """Whoever lowers a type's minimum does not lower it for missions under way, nor does raising it fail them."""
+    name = await own_type(world, 1.0) if own else "oracle_advisory"
+    life, _, lie = await asked(world, mission_type=name)
+    shown = (await world.product_owner.get(f"/v1/mission-types/{name}")).json()
+    changed = {k: v for k, v in shown.items() if k not in ("name", "version", "shipped")} | {"review": {"min_coverage": 0.0}}
+    answer = await world.product_owner.put(f"/v1/mission-types/{name}", json=changed, headers={"If-Match": '"v1"'})
+    assert answer.status_code == 200, answer.text
+    found = await reviewed(life, packet(life, [claim(1, lie)]))
+    assert found["review"]["minimum"] == {"min_coverage": 1.0} and found["mission"]["state"] == "failed"
+    later, _, lie = await asked(world, mission_type=name)
+    found = await reviewed(later, packet(later, [claim(1, lie)]))
+    assert found["review"]["minimum"] == {"min_coverage": 0.0} and found["mission"]["state"] == "completed"

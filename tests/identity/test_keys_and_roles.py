@@ -72,9 +72,9 @@ async def test_a_key_that_is_dead_is_one_that_never_was(
     assert (await person.http.get("/v1/missions")).status_code == 200
     await end(world, person)
     nobody = world.client("mr_00000000_" + "x" * 43)
-    for method, path, more in (("GET", "/v1/missions", {}), ("POST", "/v1/missions", {"json": ASK})):
-        dead = await person.http.request(method, path, **more)
-        unknown = await nobody.request(method, path, **more)
+    for method, ask in (("GET", None), ("POST", ASK)):
+        dead = await person.http.request(method, "/v1/missions", json=ask)
+        unknown = await nobody.request(method, "/v1/missions", json=ask)
         problem(dead, "unauthenticated")
         assert impersonal(dead) == impersonal(unknown)
 

@@ -44,9 +44,10 @@ GUARDS = (
 PIECES = {
     "refusal": r"RAISE EXCEPTION [^;]+;",
     "forced value": r"NEW\.\w+ := [^;]+;",
-    "condition": r"(?<=WHEN )(?:(?!\bWHEN\b|\bTHEN\b).)+(?= THEN)",
+    "condition": r"(?<=WHEN )(?!SQLSTATE)(?:(?!\bWHEN\b|\bTHEN\b).)+(?= THEN)",
     "check": r"PERFORM (?:public\.)?(?:require_tenant|require_present)\([^;]*;",
     "early end": r"(?<=IF )(?:(?!\bIF\b|\bTHEN\b).)+(?= THEN RETURN)",
+    "durability": r"PERFORM set_config\([^;]*;",
     "lock": r"FOR (?:NO KEY )?(?:SHARE|UPDATE)\b(?! SKIP)",
     "live": r"AND (?:p|t|k|g)\.(?:suspended_at|revoked_at) IS NULL",
     "in time": r"AND \(\w\.expires_at IS NULL OR \w\.expires_at > clock_timestamp\(\)\)",
@@ -55,7 +56,9 @@ PIECES = {
 INSTEAD = {"condition": "false", "early end": "false", "lock": "", "live": "", "in time": "", "bound": "p_lease"}
 
 # survivor: what holds when it is gone
-REDUNDANT: dict[str, str] = {}
+REDUNDANT = {
+    "decide, condition 4: clock_timestamp() >= a.expires_at": "guard_decision() refuses it too, and decide() answers the same",
+}
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 import httpx
 from fastapi import FastAPI, Request, Response
 
+from app.clock import now
 from colony_client.artifacts import (
     AggregationPacket,
     Citation,
@@ -20,7 +21,6 @@ from colony_client.artifacts import (
 from colony_client.client import RootClient
 from colony_client.contract import ArtifactProduced, Dispatch, DispatchBatch, Event, Signal, WritebackProposed
 from colony_client.signing import Keys
-from app.clock import now
 
 
 class ScriptedColony:
