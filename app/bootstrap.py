@@ -62,6 +62,8 @@ async def create_login(connection: asyncpg.Connection, role: str, password: str)
     )
     # A role may change its own defaults, so a leaked URL could leave some behind.
     await connection.execute(f"ALTER ROLE {name(role)} RESET ALL")
+    here = await connection.fetchval("SELECT current_database()")
+    await connection.execute(f"ALTER ROLE {name(role)} IN DATABASE {name(here)} RESET ALL")
     for setting, value in LIMITS.items():
         await connection.execute(f"ALTER ROLE {name(role)} SET {setting} = '{value}'")
 

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from typing import Any, Literal
 
 import structlog
@@ -168,6 +169,16 @@ def lifespan_of(root: Root) -> Any:
     return lifespan
 
 
+@lru_cache(maxsize=1)
+def http_metrics() -> Any:
+    """The HTTP metrics, made once: the library leaves every later app of a process without any."""
+    from prometheus_fastapi_instrumentator import metrics
+
+    made = metrics.default()
+    assert made is not None, "somebody else registered the same metrics"
+    return made
+
+
 def instrument(app: FastAPI) -> None:
     from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
     from prometheus_fastapi_instrumentator import Instrumentator
@@ -175,7 +186,7 @@ def instrument(app: FastAPI) -> None:
     FastAPIInstrumentor.instrument_app(
         app, excluded_urls="livez,readyz,startupz,healthz", exclude_spans=["receive", "send"]
     )
-    Instrumentator(excluded_handlers=["/livez", "/readyz", "/startupz", "/healthz"]).instrument(app)
+    Instrumentator(excluded_handlers=["/livez", "/readyz", "/startupz", "/healthz"]).add(http_metrics()).instrument(app)
 
 
 async def serve(settings: Settings) -> None:

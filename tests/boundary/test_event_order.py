@@ -95,7 +95,7 @@ slices = st.tuples(st.integers(0, 11), st.integers(0, 6))
 
 
 @pytest.mark.anyio
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example(
     script=["usage", "artifact", "usage", "proposal"], end="complete", tries=[(2, 2), (0, 3), (1, 2), (4, 1), (0, 6)]
 )

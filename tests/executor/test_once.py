@@ -12,6 +12,7 @@ import pytest
 import sample_crm.service
 from app import executor as process
 from app.embedded import free_port
+from app.writebacks.connectors import Applied
 from app.writebacks.connectors.sample_crm import SampleCrmWriter
 from tests.approvals.desk import post
 from tests.executor.field import Change, approved_change
@@ -48,6 +49,30 @@ async def test_an_approved_change_is_made_once_and_read_back(world: World) -> No
     )
     assert (await change.run())["attempts"] == 1
     assert len(await change.changes()) == 1
+
+
+async def test_the_claim_is_committed_and_no_transaction_open_when_the_target_is_called(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change = await approved_change(world)
+    called = []
+
+    class Watched(SampleCrmWriter):
+        async def apply(self, claimed: bytes, idempotency_key: str) -> Applied:
+            watching = await world.connect("admin")
+            called.append(
+                await watching.fetchrow(
+                    """SELECT (SELECT state FROM execution WHERE writeback = $1),
+                         (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+                          AND usename = 'mission_root_executor' AND xact_start IS NOT NULL)""",
+                    change.id,
+                )
+            )
+            return await super().apply(claimed, idempotency_key)
+
+    monkeypatch.setattr(process, "writer", lambda name, settings: Watched(settings.crm_base_url, WRITE_TOKEN))
+    await applied_once(change, await change.run())
+    assert called == [("executing", 0)]
 
 
 async def test_a_crash_after_the_claim_and_before_the_call(world: World) -> None:

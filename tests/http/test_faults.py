@@ -205,8 +205,10 @@ async def test_metrics_name_routes_not_ids(world: World) -> None:
     made = await world.create()
     await world.mission(made["id"])
     await world.submitter.get(f"/v1/nothing/{made['id']}")
+    await world.colony.send(await world.dispatch())
     said = generate_latest().decode()
     assert 'handler="/v1/missions/{mission_id}"' in said
+    assert 'handler="/internal/v1/missions/{mission_id}/events"' in said, "each app of the process is measured"
     assert made["id"] not in said
     assert 'mission_root_missions_total{mission_type="oracle_advisory",state="accepted"}' in said
     assert (await world.anybody.get("/metrics")).status_code == 404

@@ -175,10 +175,21 @@ async def test_what_people_write_stays_out_of_the_log_when_things_break(world: W
         said = problem(await world.submitter.post("/v1/missions", json=ask), "internal")
         assert CANARY not in str(said)
         await connection.execute(mended)
+
+    async def broken(word: str) -> int:
+        try:
+            return int(word)
+        except ValueError as error:
+            raise KeyError(word) from error
+
+    world.public.add_api_route("/v1/broken", broken, methods=["GET"])
+    problem(await world.submitter.get("/v1/broken", params={"word": canary("word")}), "internal")
     lines = [json.loads(line) for line in log.getvalue().splitlines()]
     bugs = [line for line in lines if line["event"] == "uncaught"]
-    assert len(bugs) == len(breakages)
-    assert all("Error" in line["exception"] and "app/missions/" in line["exception"] for line in bugs)
+    *broken_statements, broken_code = bugs
+    assert len(broken_statements) == len(breakages)
+    assert all("Error" in line["exception"] and "app/missions/" in line["exception"] for line in broken_statements)
+    assert "KeyError" in broken_code["exception"] and "caused by ValueError" in broken_code["exception"]
     assert CANARY not in log.getvalue()
 
 

@@ -93,7 +93,7 @@ BEGINNINGS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.anyio
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example(beginning="plain", ahead=0, steps=["busy", "cancel"])
 @example(beginning="asks first", ahead=0, steps=["approve", "take", "escalate", "approve", "take", "complete", "fail"])
 @example(beginning="plain", ahead=4, steps=["reject", "succeeded", "expire", "unknown", "succeeded"])

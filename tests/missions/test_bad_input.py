@@ -164,17 +164,17 @@ async def test_the_same_bounds_hold_on_every_route_that_takes_json(world: World)
     assert await census(world) == before
 
 
-async def test_a_body_that_never_ends(world: World) -> None:
+async def test_a_body_that_does_not_end(world: World) -> None:
     """Without a Content-Length the bound holds for what arrives, and the rest is not waited for."""
     sent = 0
 
-    async def endless() -> AsyncIterator[bytes]:
+    async def long() -> AsyncIterator[bytes]:
         nonlocal sent
-        while True:
+        for _ in range(100):
             sent += 65_536
             yield b" " * 65_536
 
-    problem(await world.submitter.post("/v1/missions", content=endless(), headers=JSON), "too_large")
+    problem(await world.submitter.post("/v1/missions", content=long(), headers=JSON), "too_large")
     assert sent <= 6 * 65_536
 
 

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.world import World
-from tests.world.checks import pending_change
+from tests.world.checks import inspector, pending_change
 
 Made = list[dict[str, Any]]
 
@@ -82,6 +82,15 @@ async def test_pages_hold_everything_once(world: World, made: Made, limit: int, 
     assert [one["id"] for one in items] == [one["id"] for one in expected]
     assert items == expected
     assert all(size == limit for size in sizes[:-1]) and sizes[-1] <= limit
+
+
+async def test_missions_of_one_instant_are_told_apart(world: World, made: Made) -> None:
+    connection = await inspector(world)
+    await connection.execute("ALTER TABLE mission DISABLE TRIGGER mission_guard")
+    await connection.execute("UPDATE mission SET created_at = '2026-01-01'")
+    for limit in (1, 4, 9):
+        items, _ = await walk(world.submitter, "/v1/missions", {"limit": limit})
+        assert [one["id"] for one in items] == sorted((one["id"] for one in made), reverse=True)
 
 
 async def test_what_arrives_while_one_pages_moves_nothing(world: World, made: Made) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -9,6 +10,7 @@ import pytest
 
 from tests.world import World
 from tests.world.checks import census, fact_types, problem
+from tests.world.world import served
 
 DEFINITION: dict[str, Any] = {
     "title": "Supplier check",
@@ -143,6 +145,26 @@ async def test_a_type_that_could_not_be_used_is_refused(
     said = problem(await world.product_owner.put("/v1/mission-types/supplier_check", json=definition), "validation")
     assert said["errors"][0]["pointer"].startswith(pointer), said["errors"]
     assert await census(world) == before
+
+
+async def test_a_schema_is_not_followed_out_of_itself(world: World, tmp_path: Path) -> None:
+    """Following a reference would read the root's files, and call hosts that the caller cannot reach."""
+    asked: list[str] = []
+
+    async def elsewhere(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            asked.append(scope["path"])
+            await send(
+                {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]}
+            )
+            await send({"type": "http.response.body", "body": b'{"type": "object"}'})
+
+    (tmp_path / "schema.json").write_text('{"type": "object"}')
+    async with served(elsewhere) as url:
+        for reference in (f"{url}/schema.json", f"file://{tmp_path}/schema.json"):
+            answer = await put(world, inputs_schema={"$ref": reference})
+            assert problem(answer, "validation")["errors"][0]["pointer"] == "/inputs_schema"
+    assert asked == []
 
 
 async def test_whatever_a_wide_schema_lets_in_is_still_bounded(world: World) -> None:

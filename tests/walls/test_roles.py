@@ -5,7 +5,7 @@ import contextlib
 import asyncpg
 import pytest
 
-from app.bootstrap import LIMITS, LOGIN_ROLES
+from app.bootstrap import LIMITS, LOGIN_ROLES, create_login
 from tests.walls.ground import DENIED, Ground
 
 # s select, i insert, u update, d delete, g usage; columns in parentheses. A role that is not named may do nothing, which is
@@ -215,12 +215,14 @@ async def test_asking_for_unfiltered_rows_is_an_error_not_an_answer(ground: Grou
 
 
 async def test_a_role_that_left_itself_defaults_loses_them_at_the_next_bootstrap(ground: Ground) -> None:
-    from app.bootstrap import create_login
-
-    async with ground.within("reader") as reader:
-        await reader.execute("ALTER ROLE CURRENT_USER SET default_transaction_isolation = 'serializable'")
     admin = await ground.of("admin")
+    here = await admin.fetchval("SELECT current_database()")
+    async with ground.within("reader") as reader:
+        for where in ("", f"IN DATABASE {here}"):
+            await reader.execute(f"ALTER ROLE CURRENT_USER {where} SET default_transaction_isolation = 'serializable'")
     kept = await admin.fetchval("SELECT rolpassword FROM pg_authid WHERE rolname = 'mission_root_reader'")
     await create_login(admin, "mission_root_reader", kept)  # a SCRAM verifier is taken as it is
-    config = await admin.fetchval("SELECT rolconfig FROM pg_roles WHERE rolname = 'mission_root_reader'")
-    assert set(config) == {f"{name}={value}" for name, value in LIMITS.items()}
+    left = await admin.fetch(
+        "SELECT unnest(setconfig) FROM pg_db_role_setting WHERE setrole = 'mission_root_reader'::regrole"
+    )
+    assert {setting for (setting,) in left} == {f"{name}={value}" for name, value in LIMITS.items()}

@@ -189,7 +189,9 @@ async def test_a_file_that_swells_is_refused_at_the_limit() -> None:
 async def test_a_reading_process_is_used_again_has_no_secrets_and_dies_with_its_caller(monkeypatch: Any) -> None:
     monkeypatch.setattr(reading, "_idle", [])
     monkeypatch.setenv("ROOT_SIGNING_KEY", "one:secret-of-the-tests")
+    big = bytearray(b"x") * (reading.RETIRING_BYTES + 2**20)  # what its caller holds says nothing about the reader
     await read_document("a.md", b"# A")
+    del big
     [reader] = reading._idle
     assert reader.process is not None
     first = reader.process.pid

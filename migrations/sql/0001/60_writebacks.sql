@@ -499,8 +499,6 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public,
 DECLARE w public.writeback; a public.approval; e public.execution; m record; stop text; brake text; until timestamptz;
 BEGIN
   PERFORM require_tenant(p_tenant);
-  -- however long a lease the executor wants: nobody may keep an execution from the others for good
-  until := clock_timestamp() + LEAST(p_lease, interval '15 minutes');
   SELECT * INTO w FROM public.writeback x WHERE x.tenant = p_tenant AND x.id = p_writeback;
   IF w.id IS NULL THEN
     RETURN QUERY SELECT 'refused', 'not_found', NULL::bytea, NULL::bytea, NULL::uuid, NULL::bigint, NULL::timestamptz, NULL::timestamptz, NULL::int, NULL::uuid;
@@ -509,6 +507,8 @@ BEGIN
   SELECT x.state INTO m FROM public.mission x WHERE x.tenant = p_tenant AND x.id = w.mission FOR SHARE;
   SELECT * INTO a FROM public.approval x WHERE x.tenant = p_tenant AND x.writeback = p_writeback FOR SHARE;
   SELECT * INTO e FROM public.execution x WHERE x.tenant = p_tenant AND x.writeback = p_writeback FOR UPDATE;
+  -- however long a lease the executor wants: nobody may keep an execution from the others for good
+  until := clock_timestamp() + LEAST(p_lease, interval '15 minutes');
   brake := CASE
     WHEN EXISTS (SELECT 1 FROM public.tenant t WHERE t.id = p_tenant AND t.suspended_at IS NOT NULL) THEN 'tenant_suspended'
     WHEN EXISTS (SELECT 1 FROM public.connector_switch s WHERE s.tenant = p_tenant AND s.connector IN (w.connector, '*')
