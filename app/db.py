@@ -129,7 +129,10 @@ def unavailable(error: BaseException) -> Problem | None:
         OSError,
         asyncio.TimeoutError,
     )
-    if isinstance(cause, gone) or isinstance(error, (OperationalError, InterfaceError)):
+    lost = getattr(
+        error, "connection_invalidated", False
+    )  # whatever the driver calls it when a connection dies under it
+    if lost or isinstance(cause, gone) or isinstance(error, (OperationalError, InterfaceError)):
         return Problem("database_unavailable", "The database does not answer.", retry_after=2)
     passing = (
         asyncpg.SerializationError,

@@ -174,7 +174,16 @@ async def apply(session: WriteSession, caller: Caller, mission: Mission, event: 
             getattr(log, event.level)("colony says", mission=str(mission.id), message=event.message)
 
 
-PROVIDER_CODES = ("unreachable", "timed_out", "refused", "busy", "malformed", "malformed_answer", "unauthorized", "model_failed")
+PROVIDER_CODES = (
+    "unreachable",
+    "timed_out",
+    "refused",
+    "busy",
+    "malformed",
+    "malformed_answer",
+    "unauthorized",
+    "model_failed",
+)
 
 
 async def end_attempt(session: WriteSession, caller: Caller, mission: Mission, signal: Signal) -> None:

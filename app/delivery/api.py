@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 from uuid import UUID
 
+import structlog
 from fastapi import Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from app.caller import Caller
-from app.db import ReadSession
+from app.db import ReadSession, unavailable
 from app.delivery.tail import Subscription
 from app.errors import Problem
 from app.http import Cursor, Door, Limit, Page, Reply, Routes, reading
@@ -20,6 +21,7 @@ from app.ledger import Fact, Position, fact_view, facts, known, verify
 from app.ledger.queries import START, views
 
 router = Routes(tags=["events"])
+log = structlog.get_logger("events")
 
 READ_AT_ONCE = 200
 KEEP_ALIVE_S = 15.0
@@ -132,6 +134,7 @@ async def answer(
 ) -> Response:
     after = start(request, cursor)
     if "text/event-stream" in request.headers.get("accept", ""):
+        request.app.state.tail.admit()
         return StreamingResponse(
             stream(request, door.caller, subject, after),
             media_type="text/event-stream",
@@ -161,25 +164,33 @@ async def long_poll(
 
 
 async def stream(request: Request, caller: Caller, subject: UUID | None, after: Position) -> AsyncIterator[bytes]:
-    """Server-sent events from a position on: first from the database, then from the tail, without a gap or a repeat."""
+    """Server-sent events from a position on: first from the database, then from the tail, without a gap or a repeat.
+
+    When the ledger cannot be read any more the stream just ends: the client comes back with Last-Event-ID.
+    """
     yield b"retry: 1000\n\n"
-    async with request.app.state.tail.subscribed(caller.tenant, subject) as subscription:
-        while True:
-            subscription.drain()
-            while found := await read(request, caller, subject, after, READ_AT_ONCE):
-                for fact in found:
-                    yield event(fact)
-                after = found[-1].position
-                if len(found) < READ_AT_ONCE:
-                    break
-            async for news in live(request, caller, subscription):
-                if news is None:
-                    yield b": still here\n\n"
-                elif news.position > after:
-                    yield event(news)
-                    after = news.position
-            if not subscription.overflowed:
-                return
+    try:
+        async with request.app.state.tail.subscribed(caller.tenant, subject) as subscription:
+            while True:
+                subscription.drain()
+                while found := await read(request, caller, subject, after, READ_AT_ONCE):
+                    for fact in found:
+                        yield event(fact)
+                    after = found[-1].position
+                    if len(found) < READ_AT_ONCE:
+                        break
+                async for news in live(request, caller, subscription):
+                    if news is None:
+                        yield b": still here\n\n"
+                    elif news.position > after:
+                        yield event(news)
+                        after = news.position
+                if not subscription.overflowed:
+                    return
+    except Exception as error:
+        if not isinstance(error, Problem) and unavailable(error) is None:
+            raise
+        log.info("stream ended", error=type(error).__name__)
 
 
 async def live(request: Request, caller: Caller, subscription: Subscription) -> AsyncIterator[Fact | None]:

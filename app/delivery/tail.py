@@ -55,8 +55,10 @@ class Tail:
 
     def __init__(self, database: Database, nudger: Nudger) -> None:
         self.database, self.nudger = database, nudger
-        self.position: Position | None = None  # None: nobody listened; the next listener starts it at the horizon of then
-        self.placed = asyncio.Event()  # set while position is; a listener catches up only after that, or facts would fall between
+        # None: nobody listened; the next listener starts it at the horizon of then
+        self.position: Position | None = None
+        # set while position is: a listener catches up only after that, or facts would fall between
+        self.placed = asyncio.Event()
         self.interest = asyncio.Event()
         self.stopped = False
         # by tenant and subject; subject None wants everything of the tenant
@@ -78,14 +80,18 @@ class Tail:
             with contextlib.suppress(asyncio.CancelledError):
                 await self.task
 
+    def admit(self) -> None:
+        """Raises Problem when the process is shutting down: no stream begins that would end at once."""
+        if self.stopped:
+            raise Problem("draining", "This process is shutting down.", retry_after=1)
+
     @contextlib.asynccontextmanager
     async def subscribed(self, tenant: UUID, subject: UUID | None) -> AsyncIterator[Subscription]:
         """Facts from now on. What is below the horizon when the block begins is the listener's to read.
 
         Raises Problem when the process is shutting down or the tail cannot read.
         """
-        if self.stopped:
-            raise Problem("draining", "This process is shutting down.", retry_after=1)
+        self.admit()
         subscription = Subscription(tenant, subject)
         group = self.wanted.setdefault((tenant, subject), set())
         group.add(subscription)
@@ -95,7 +101,9 @@ class Tail:
                 async with asyncio.timeout(PATIENCE_S):
                     await self.placed.wait()
             except TimeoutError:
-                raise Problem("database_unavailable", "The ledger cannot be followed at the moment.", retry_after=2) from None
+                raise Problem(
+                    "database_unavailable", "The ledger cannot be followed at the moment.", retry_after=2
+                ) from None
             yield subscription
         finally:
             group.discard(subscription)

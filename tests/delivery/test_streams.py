@@ -223,6 +223,40 @@ async def test_a_quiet_stream_is_kept_open_and_ended(world: World, monkeypatch: 
     assert world.root.tail.wanted == {}
 
 
+async def test_no_stream_begins_in_a_process_that_stops(world: World) -> None:
+    await world.root.tail.stop()
+    problem(await world.auditor.get("/v1/events", headers=SSE), "draining")
+    cursor = (await world.auditor.get("/v1/events")).json()["next_cursor"]
+    problem(await world.auditor.get("/v1/events", params={"cursor": cursor, "wait": 5}), "draining")
+
+
+async def test_a_stream_ends_when_the_database_goes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ends, instead of failing with a traceback: the client comes back where it was and nothing is missing."""
+    monkeypatch.setattr(api, "RECHECK_S", 0.1)
+    mission = (await world.create())["id"]
+    path, connection = f"/v1/missions/{mission}/events", await inspector(world)
+    async with serving(world) as base, client(base, world.people["auditor"].key) as http:
+        async with stream(http, path) as events:
+            first, second = await events.next(), await events.next()
+            assert first and second
+            for _ in range(50):  # until the stream meets a connection that is gone
+                await connection.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE datname = current_database() AND application_name = 'mission-root api'"
+                )
+                try:
+                    assert await events.next(0.2) is None
+                    break
+                except TimeoutError:
+                    continue
+            else:
+                pytest.fail("the stream never noticed")
+        await world.run_work("dispatch")
+        async with stream(http, path, second["id"]) as events:
+            third = await events.next()
+            assert third and third["type"] == "mission.dispatched"
+
+
 async def test_streams_hold_no_connection(world: World) -> None:
     async with serving(world) as base, client(base, world.people["auditor"].key) as http:
         opened: list[Stream] = []

@@ -295,7 +295,9 @@ async def test_a_mission_is_measured_by_the_type_it_began_with(world: World, own
     name = await own_type(world, 1.0) if own else "oracle_advisory"
     life, _, lie = await asked(world, mission_type=name)
     shown = (await world.product_owner.get(f"/v1/mission-types/{name}")).json()
-    changed = {k: v for k, v in shown.items() if k not in ("name", "version", "shipped")} | {"review": {"min_coverage": 0.0}}
+    changed = {k: v for k, v in shown.items() if k not in ("name", "version", "shipped")} | {
+        "review": {"min_coverage": 0.0}
+    }
     answer = await world.product_owner.put(f"/v1/mission-types/{name}", json=changed, headers={"If-Match": '"v1"'})
     assert answer.status_code == 200, answer.text
     found = await reviewed(life, packet(life, [claim(1, lie)]))

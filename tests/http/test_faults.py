@@ -94,6 +94,21 @@ async def test_connections_that_died_in_the_pool(fragile: World, proxy: Proxy) -
     await healed(fragile)
 
 
+async def test_connections_that_the_server_closes(world: World) -> None:
+    """What a restart or a crash of Postgres does to a pool: refusals that say so, never a 500, and then it works."""
+    connection = await inspector(world)
+    for _ in range(8):
+        await asyncio.gather(*(world.submitter.get("/v1/missions") for _ in range(8)))
+        await connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND application_name = 'mission-root api'"
+        )
+        for answer in await asyncio.gather(*(world.submitter.get("/v1/missions") for _ in range(8))):
+            if answer.status_code != 200:
+                problem(answer, "database_unavailable")
+    await healed(world)
+
+
 async def test_a_server_that_dies_in_the_middle_of_a_request(fragile: World, proxy: Proxy) -> None:
     for _ in range(3):
         proxy.choke()

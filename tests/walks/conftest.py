@@ -69,7 +69,9 @@ def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
     folder = tmp_path_factory.mktemp("instance")
     folder.chmod(0o755)
     for above in list(folder.parents)[:3]:
-        above.chmod(above.stat().st_mode | 0o055)  # an embedded server of root runs as another user and has to get there
+        above.chmod(
+            above.stat().st_mode | 0o055
+        )  # an embedded server of root runs as another user and has to get there
     # leases short enough that a test can wait them out
     environment = os.environ | {"MISSION_LEASE_MS": "3000", "EXECUTION_LEASE_MS": "3000", "COLONY_TIMEOUT_MS": "3000"}
     up = subprocess.Popen(
@@ -86,7 +88,9 @@ def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
     documents = {"walls.md": WALLS, "release.md": RELEASE}
     with made.client("submitter") as client:
         for path, said in documents.items():
-            client.put("/v1/workspaces/default/documents", params={"path": path}, content=said.encode()).raise_for_status()
+            client.put(
+                "/v1/workspaces/default/documents", params={"path": path}, content=said.encode()
+            ).raise_for_status()
     made.sql(
         """INSERT INTO approval_rule (tenant, id, version, subject, connector, operation, risk, required, life, undo_window)
            SELECT tenant, id, version + 1, subject, connector, operation, risk, required, life, '0' FROM approval_rule"""

@@ -32,7 +32,11 @@ def approve_all(instance: Instance, mission: str) -> list[str]:
     """The operator approves everything pending; answers the writebacks."""
     decided = []
     with instance.client("operator") as operator:
-        pending = operator.get("/v1/approvals", params={"state": "pending", "mission": mission}).raise_for_status().json()["items"]
+        pending = (
+            operator.get("/v1/approvals", params={"state": "pending", "mission": mission})
+            .raise_for_status()
+            .json()["items"]
+        )
         for one in pending:
             shown = operator.get(f"/v1/approvals/{one['id']}").raise_for_status()
             body = {"decision": "approve", "payload_sha256": shown.json()["payload_sha256"]}
@@ -70,7 +74,10 @@ def test_a_killed_process_loses_no_mission(instance: Instance, victim: str, mome
         instance.kill(victim)
         for mission in missions:
             until(lambda mission=mission: state(client, mission) in ("completed", "failed"), f"{mission} has ended")
-            packet = until(lambda mission=mission: client.get(f"/v1/missions/{mission}/packet").raise_for_status().json(), "a packet")
+            packet = until(
+                lambda mission=mission: client.get(f"/v1/missions/{mission}/packet").raise_for_status().json(),
+                "a packet",
+            )
             assert packet["mission"]["state"] == "completed", packet["mission"]
             assert [one["reviewer"] for one in reviews(client, packet)] == ["root"]
 

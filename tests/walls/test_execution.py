@@ -2,7 +2,7 @@
 
 import asyncio
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import pytest
@@ -290,25 +290,35 @@ async def test_no_lease_is_for_ever(ground: Ground) -> None:
 
 async def test_the_executor_ends_its_own_work_by_fence(ground: Ground) -> None:
     for kind, queue in (("execute", "executor"), ("review", "worker")):
-        await ground.run(
-            "api", "INSERT INTO work (tenant, kind, subject, queue) VALUES ($1, $2, $1, $3)", ground.tenant, kind, queue
-        )
+        add = "INSERT INTO work (tenant, kind, subject, queue) VALUES ($1, $2, $1, $3)"
+        await ground.run("api", add, ground.tenant, kind, queue)
     executor = await ground.of("executor")
     await executor.fetch("SELECT * FROM take_executor_work(500, '1 minute')")
-    finish = "SELECT finish_executor_work($1, $1, $2, $3, $4)"
-    for fence in (0, 2, None):
-        assert await ground.value("executor", finish, ground.tenant, fence, 1, None) is False
-    assert (
-        await ground.value("executor", finish, ground.tenant, 1, 7, None) is True
-    )  # wanted again meanwhile: due again
-    assert (
-        await ground.value(
-            "admin", "SELECT lease_until FROM work WHERE subject = $1 AND kind = 'execute'", ground.tenant
+    later = datetime.now(UTC) + timedelta(hours=1)
+
+    async def finish(fence: int | None, wanted: int, again: datetime | None = None) -> bool:
+        statement = "SELECT finish_executor_work($1, $1, $2, $3, $4)"
+        return await ground.value("executor", statement, ground.tenant, fence, wanted, again)
+
+    async def next_at() -> datetime:
+        return await ground.value(
+            "admin", "SELECT next_at FROM work WHERE subject = $1 AND kind = 'execute'", ground.tenant
         )
-        is None
+
+    for fence in (0, 2, None):
+        assert await finish(fence, 1) is await finish(fence, 1, later) is False
+    assert await finish(1, 1, later) is True
+    assert await next_at() == later
+    # wanted again while it was held: neither ended nor put off
+    await ground.run(
+        "api",
+        "UPDATE work SET wanted = wanted + 1, next_at = now() WHERE tenant = $1 AND kind = 'execute'",
+        ground.tenant,
     )
-    assert await ground.value("executor", finish, ground.tenant, 1, 1, None) is True
-    assert await ground.value("executor", finish, ground.tenant, 1, 1, None) is False
+    assert await finish(1, 1, later) is await finish(1, 1) is True
+    assert await next_at() < later - timedelta(minutes=30)
+    assert await finish(1, 2) is True
+    assert await finish(1, 2) is False
     assert await ground.value("admin", "SELECT count(*) FROM work WHERE subject = $1", ground.tenant) == 1
     await ground.refused(DENIED, "executor", "SELECT * FROM take_worker_work(ARRAY['review'], 1, '1 s')")
     await ground.refused(DENIED, "executor", "SELECT * FROM take_work('worker', ARRAY['review'], 1, '1 s')")

@@ -245,6 +245,9 @@ async def test_a_decision_waits_for_the_end_of_its_mission(ground: Ground) -> No
     asked = await ground.ask()
     first = ("api", "UPDATE mission SET state = 'cancelled', closed_at = now() WHERE id = $1", (asked.mission,))
     assert await ground.overtaken(first, ground.decide(asked, "anna", version=1)) == "mission_closed"
+    asked = await ground.ask()  # closing queues up there too: whoever holds the mission may want the approval next
+    first = ("api", "UPDATE mission SET used_tokens = 1 WHERE id = $1", (asked.mission,))
+    assert await ground.overtaken(first, ground.value("worker", CLOSE, ground.tenant, asked.approval)) == "cancelled"
 
 
 async def test_an_answered_question_about_a_mission_is_not_closed_afterwards(ground: Ground) -> None:

@@ -134,7 +134,9 @@ def citation(source: str, document: str, data: bytes, start: int, end: int) -> C
     )
 
 
-def proposal(envelope: MissionEnvelope, record: dict[str, Any], changes: dict[str, Any], **more: Any) -> WritebackProposal:
+def proposal(
+    envelope: MissionEnvelope, record: dict[str, Any], changes: dict[str, Any], **more: Any
+) -> WritebackProposal:
     """A proposal about a record as the tool crm.read answered it, with honest evidence."""
     data = record["text"].encode()
     fields: dict[str, Any] = {

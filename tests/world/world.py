@@ -157,7 +157,9 @@ class World:
     async def make_due(self, kind: str | None = None) -> None:
         """Time passes for work rows: everything waiting is due now."""
         connection = await self.connect("admin")
-        await connection.execute("UPDATE work SET next_at = now(), lease_until = NULL WHERE $1::text IS NULL OR kind = $1", kind)
+        await connection.execute(
+            "UPDATE work SET next_at = now(), lease_until = NULL WHERE $1::text IS NULL OR kind = $1", kind
+        )
 
     async def create(self, **ask: Any) -> dict[str, Any]:
         """A mission of the submitter, accepted."""
