@@ -315,7 +315,9 @@ async def test_the_executor_ends_its_own_work_by_fence(ground: Ground) -> None:
         "UPDATE work SET wanted = wanted + 1, next_at = now() WHERE tenant = $1 AND kind = 'execute'",
         ground.tenant,
     )
-    assert await finish(1, 1, later) is await finish(1, 1) is True
+    assert await finish(1, 1, later) is True
+    assert await next_at() < later - timedelta(minutes=30)
+    assert await finish(1, 1) is True
     assert await next_at() < later - timedelta(minutes=30)
     assert await finish(1, 2) is True
     assert await finish(1, 2) is False
