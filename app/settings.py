@@ -1,16 +1,23 @@
 """The root's environment contract. Every value is validated at start; a wrong one stops the process with one sentence."""
 
+import os
+import re
 import sys
 from functools import lru_cache
-from typing import Annotated, Literal
+from ipaddress import ip_network
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, Field, PrivateAttr, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict
 
+from app.outbound import allowed_hosts
 from colony_client.contract import url_origin
 from colony_client.signing import Keys, parse_keys
 
+CREDENTIAL = re.compile(
+    r"CONNECTOR_[A-Z0-9_]{1,200}_(READ|WRITE)"
+)  # more than any connector is told: see connector.account
 Port = Annotated[int, Field(ge=1, le=65535)]
 Milliseconds = Annotated[int, Field(ge=1, le=7 * 24 * 3600 * 1000)]
 
@@ -31,6 +38,13 @@ def http_url(value: str) -> str:
     return value.rstrip("/")
 
 
+def proxy_list(value: str) -> str:
+    for one in value.split(","):
+        if one.strip():
+            ip_network(one.strip())
+    return value
+
+
 def some_keys(name: str) -> AfterValidator:
     def check(value: SecretStr) -> SecretStr:
         parse_keys(value.get_secret_value(), name)
@@ -39,8 +53,30 @@ def some_keys(name: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def host_list(value: str) -> str:
+    allowed_hosts(value)
+    return value
+
+
+def exact_url(value: str) -> str:
+    """A URL that is compared letter by letter: nothing is cut off."""
+    url_origin(value.split("?")[0])
+    return value
+
+
+ASYMMETRIC = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
+
+
+def algorithms(value: str) -> str:
+    wrong = [one for one in value.split(",") if one.strip() not in ASYMMETRIC]
+    if wrong:
+        raise ValueError(f"must list algorithms out of {', '.join(ASYMMETRIC)}")
+    return value
+
+
 PostgresUrl = Annotated[SecretStr, AfterValidator(postgres_url)]
 HttpUrl = Annotated[str, AfterValidator(http_url)]
+OidcUrl = Annotated[str, AfterValidator(exact_url)]
 
 
 class Settings(BaseSettings):
@@ -57,12 +93,14 @@ class Settings(BaseSettings):
     metrics_port: Port = 9400
     worker_metrics_port: Port = 9401
     executor_metrics_port: Port = 9402
+    registrar_port: Port = 8082
+    registrar_metrics_port: Port = 9403
 
     database_url: PostgresUrl | None = None  # role api
     worker_database_url: PostgresUrl | None = None
     reader_database_url: PostgresUrl | None = None
     executor_database_url: PostgresUrl | None = None
-    registrar_database_url: PostgresUrl | None = None  # only for commands that create tenants, principals and keys
+    registrar_database_url: PostgresUrl | None = None  # the registrar, and the commands that create tenants and people
     admin_database_url: PostgresUrl | None = None  # only for bootstrap and migrate
     database_role_prefix: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,30}$")] = "mission_root"
     database_pool_size: Annotated[int, Field(ge=2, le=100)] = 10
@@ -77,6 +115,16 @@ class Settings(BaseSettings):
     callback_base_url: HttpUrl = "http://127.0.0.1:8081"  # where the colony reaches INTERNAL_PORT
     root_signing_key: Annotated[SecretStr, some_keys("ROOT_SIGNING_KEY")] | None = None  # mission tokens, cursors
 
+    registrar_base_url: HttpUrl = "http://127.0.0.1:8082"  # where serve reaches REGISTRAR_PORT
+    # kid:secret[,kid:secret]; serve proves with it whose request it hands on, the registrar seals its cursors with it
+    registrar_key: Annotated[SecretStr, some_keys("REGISTRAR_KEY")] | None = None
+    oidc_issuer: OidcUrl | None = None  # exactly as tokens and discovery document spell it
+    oidc_audience: Annotated[str, Field(min_length=1, max_length=500)] | None = None
+    oidc_jwks_url: OidcUrl | None = None  # unset: what the discovery document says
+    oidc_algorithms: Annotated[str, AfterValidator(algorithms)] = "RS256,ES256,EdDSA"
+    oidc_token_types: Annotated[str, Field(pattern=r"^[A-Za-z0-9.+-]+(,[A-Za-z0-9.+-]+)*$")] = "at+jwt,JWT"
+    oidc_authorized_parties: str = ""  # clients (azp or client_id) whose tokens are taken; empty: any
+
     mission_lease_ms: Annotated[int, Field(ge=1000, le=3_600_000)] = 15_000
     mission_max_attempts: Annotated[int, Field(ge=1, le=20)] = 4
     execution_lease_ms: Annotated[int, Field(ge=1000, le=600_000)] = 30_000
@@ -84,14 +132,59 @@ class Settings(BaseSettings):
     max_document_bytes: Annotated[int, Field(ge=1024, le=256 * 1024 * 1024)] = 25 * 1024 * 1024
     body_timeout_ms: Milliseconds = 15_000
 
+    # requests a second, across all processes; 0: no limit
+    rate_limit_key_per_s: Annotated[float, Field(ge=0, le=1e6)] = 1000
+    rate_limit_principal_per_s: Annotated[float, Field(ge=0, le=1e6)] = 1000
+    rate_limit_tenant_per_s: Annotated[float, Field(ge=0, le=1e6)] = 5000
+    rate_limit_mission_per_s: Annotated[float, Field(ge=0, le=1e6)] = 100  # tool calls of one mission
+    rate_limit_burst_s: Annotated[float, Field(ge=1, le=3600)] = 10  # how many seconds' worth may come at once
+    auth_failures_per_minute: Annotated[int, Field(ge=0, le=1_000_000)] = 30  # of one address with one key prefix
+    trusted_proxies: Annotated[str, AfterValidator(proxy_list)] = ""  # networks whose X-Forwarded-For is believed
+
     crm_base_url: HttpUrl | None = None
     crm_read_token: SecretStr | None = None
     crm_write_token: SecretStr | None = (
         None  # the executor's alone: a process that serves HTTP refuses to start with it
     )
 
+    # host[:port],...: the only hosts connectors may call, and the only ones that may be private or plain http
+    outbound_allowed_hosts: Annotated[str, AfterValidator(host_list)] = ""
+    # kid:secret[,kid:secret]; seals the secrets webhooks are signed with, first seals, any opens. serve and worker.
+    webhook_sealing_key: Annotated[SecretStr, some_keys("WEBHOOK_SEALING_KEY")] | None = None
+
+    # Ledger anchors (docs/ledger.md). Only the worker signs; serve reads the store and verifies.
+    anchor_store: Annotated[str, Field(max_length=1000)] | None = None  # a folder, or s3://bucket/prefix; unset: off
+    anchor_signing_key: SecretStr | None = None  # kid:base64 seed[,kid:base64 seed]; the first signs
+    anchor_public_keys: str = ""  # kid:base64[,kid:base64]: whose anchors are believed
+    anchor_revoked_keys: str = ""  # kid[,kid]: whose are no longer
+    anchor_interval_s: Annotated[float, Field(ge=0.01, le=86_400)] = 60
+    anchor_max_facts: Annotated[int, Field(ge=1, le=10_000)] = 1000  # this many new facts do not wait for the interval
+
     otel_exporter_otlp_endpoint: HttpUrl | None = None
     trace_sample_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
+
+    _credentials: dict[str, SecretStr] = PrivateAttr(default_factory=dict)
+
+    def __init__(self, **values: Any) -> None:
+        """connector_credentials: instead of those that the environment and the file hold."""
+        given = values.pop("connector_credentials", None)
+        super().__init__(**values)
+        file = values.get("_env_file", self.model_config.get("env_file"))
+        in_file = DotEnvSettingsSource(type(self), env_file=file, case_sensitive=True).env_vars if file else {}
+        said = {**in_file, **os.environ} if given is None else given
+        self._credentials = {
+            name: SecretStr(value) for name, value in said.items() if value and CREDENTIAL.fullmatch(name)
+        }
+
+    @property
+    def connector_credentials(self) -> dict[str, SecretStr]:
+        """CONNECTOR_<TENANT>__<NAME>_READ and _WRITE: what connectors enter their targets with (docs/connectors.md)."""
+        return self._credentials
+
+    def write_credentials(self) -> list[str]:
+        """The names of all write credentials this process was given, which only the executor may be."""
+        found = sorted(name for name in self._credentials if name.endswith("_WRITE"))
+        return ["CRM_WRITE_TOKEN", *found] if self.crm_write_token is not None else found
 
     def secret(self, field: str) -> str:
         """The value of a secret that this process cannot do without."""
@@ -106,12 +199,41 @@ class Settings(BaseSettings):
     def signing_keys(self) -> Keys:
         return parse_keys(self.secret("root_signing_key"), "ROOT_SIGNING_KEY")
 
+    def webhook_keys(self) -> Keys | None:
+        """None when this deployment has no webhooks."""
+        if self.webhook_sealing_key is None:
+            return None
+        return parse_keys(self.webhook_sealing_key.get_secret_value(), "WEBHOOK_SEALING_KEY")
+
+    def outbound_hosts(self) -> frozenset[str]:
+        return allowed_hosts(self.outbound_allowed_hosts)
+
+    def registrar_keys(self) -> Keys:
+        return parse_keys(self.secret("registrar_key"), "REGISTRAR_KEY")
+
+    def oidc_algorithm_list(self) -> tuple[str, ...]:
+        return tuple(one.strip() for one in self.oidc_algorithms.split(","))
+
     def callback_origin(self) -> str:
         return url_origin(self.callback_base_url)
 
 
 class Misconfigured(Exception):
     """A setting is missing or wrong; the message is one sentence for the person who starts the process."""
+
+
+def refuse_write_credentials(settings: Settings) -> None:
+    """What serves HTTP, or works beside it, must not be able to change a business system, whatever happens to it."""
+    for name in settings.write_credentials():
+        raise Misconfigured(f"{name} is set, but only the executor may hold a write credential: remove it here.")
+    if settings.executor_database_url is not None:
+        raise Misconfigured("EXECUTOR_DATABASE_URL is set, but only the executor may hold it: remove it here.")
+
+
+def refuse_the_registrars_place(settings: Settings) -> None:
+    """Whoever serves missions must not be able to make the people who approve."""
+    if settings.registrar_database_url is not None:
+        raise Misconfigured("REGISTRAR_DATABASE_URL is set, but only the registrar may hold it: remove it here.")
 
 
 @lru_cache(maxsize=1)
