@@ -1,4 +1,4 @@
-"""Events of a mission, events of a tenant, the ledger page, and its verification."""
+"""Events of a mission, events of a tenant, and the ledger page."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ from app.delivery.tail import Subscription
 from app.errors import Problem
 from app.http import Cursor, Door, Limit, Page, Reply, Routes, reading
 from app.http.pages import bad_cursor
-from app.ledger import Fact, Position, fact_view, facts, known, verify
+from app.ledger import Fact, Position, fact_view, facts, known
 from app.ledger.queries import START, views
 
 router = Routes(tags=["events"])
@@ -39,15 +39,6 @@ class FactView(BaseModel):
     actor: str
     subject: str
     body: dict[str, Any]
-
-
-class VerdictView(BaseModel):
-    """What verification of the tenant's chains found."""
-
-    verified: bool
-    facts: int
-    subjects: int
-    first_bad: dict[str, Any] | None
 
 
 STREAMS: dict[int | str, dict[str, Any]] = {
@@ -114,19 +105,6 @@ async def ledger_page(
     """Facts of the tenant, or of one subject, from the beginning or from a cursor."""
     found = await facts(door.session, start(request, cursor), limit + 1, subject)
     return page_of(request, found[:limit], len(found) > limit, start(request, cursor)).response()
-
-
-@router.post(
-    "/v1/ledger/verify",
-    operation_id="verifyLedger",
-    response_model=VerdictView,
-    summary="Verify every chain",
-    tags=["ledger"],
-)
-async def verify_ledger(door: Annotated[Door[ReadSession], reading("ledger.verify")]) -> Response:
-    """Recomputes all hashes of the tenant's facts and names the first one that does not fit."""
-    verdict = await verify(door.session)
-    return Reply(vars(verdict)).response()
 
 
 async def answer(

@@ -76,7 +76,7 @@ class Writer:
 
     def __init__(self, database: Database, tenant: UUID) -> None:
         self.database = database
-        self.caller: Caller = system(tenant, "test")
+        self.caller: Caller = system(tenant, "api")
 
     async def write(self, *subjects: UUID, hold: float = 0) -> None:
         """One transaction with a fact about each subject, kept open for a while before it commits."""

@@ -123,7 +123,7 @@ async def test_what_is_not_committed_is_not_shown_and_not_skipped(world: World) 
     await transaction.start()
     await slow.execute("SELECT set_config('app.tenant', $1, true)", str(tenant))
     insert = (
-        "INSERT INTO ledger (tenant, subject, type, actor, body) VALUES ($1, $2, 'test.happened', 'system:test', '{}')"
+        "INSERT INTO ledger (tenant, subject, type, actor, body) VALUES ($1, $2, 'test.happened', 'system:api', '{}')"
     )
     await slow.execute(insert, tenant, first)
     await writer.write(second)

@@ -118,7 +118,7 @@ async def test_a_held_transaction_loses_nothing(world: World) -> None:
             await transaction.start()
             await slow.execute("SELECT set_config('app.tenant', $1, true)", str(tenant))
             await slow.execute(
-                "INSERT INTO ledger (tenant, subject, type, actor, body) VALUES ($1, $2, 'test.held', 'system:test', '{}')",
+                "INSERT INTO ledger (tenant, subject, type, actor, body) VALUES ($1, $2, 'test.held', 'system:api', '{}')",
                 tenant,
                 uuid4(),
             )
