@@ -1,0 +1,294 @@
+"""Request rates that hold across processes: per API key, principal and tenant; per mission for tool calls; and failed logins.
+
+The truth is one bucket per subject in Postgres (migrations/sql/0001/53_rates.sql). A process takes a small lease out of it,
+a tenth of a second's worth, and serves from that without asking again, so a request costs a round trip only when the lease
+is used up or a second old. What is left of a lease then is lost: several processes together stay below the limit, never
+above it. When Postgres does not answer, nobody is let through on credit: the request is the 503 that it would be anyway.
+"""
+
+import asyncio
+import hashlib
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Any
+from uuid import UUID
+
+from fastapi import Request
+from sqlalchemy import text
+
+from app.caller import Caller
+from app.db import Database
+from app.errors import Problem
+
+LEASE_S = 1.0  # how long a leased token is good for
+KEPT_S = 60.0  # how long the token of a login that turned out well is kept for the next one
+PENDING_S = 1.0  # how long a credential that was counted may be presented again before its first answer
+MOST_LEASES = 20_000
+MOST_PROVED = 10_000
+PREFIX = 11  # characters of an API key that lists and logs show; only their digest is kept here
+
+TAKE = text("""
+  SELECT scope, subject, rate, capacity, granted, remaining, wait_s
+  FROM take_tokens(CAST(:tenant AS uuid), CAST(:scopes AS text[]), CAST(:subjects AS bytea[]), CAST(:rates AS float8[]),
+    CAST(:bursts AS float8[]), CAST(:wants AS int[]))""")
+
+Network = IPv4Network | IPv6Network
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One bucket: whose it is, how fast it fills, and how many tokens to lease (None: a tenth of a second's worth)."""
+
+    scope: str
+    subject: bytes
+    rate: float
+    burst_s: float
+    want: int | None = None
+
+
+@dataclass
+class Lease:
+    """What this process holds of a bucket."""
+
+    tokens: int = 0
+    until: float = 0.0
+    denied_until: float = 0.0
+    rate: float = 0.0
+    capacity: float = 0.0
+    remaining: float = 0.0  # in the bucket itself when it was last asked
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def covers(self, moment: float) -> bool:
+        return self.until > moment and (self.tokens > 0 or self.rate == 0)
+
+
+class Limits:
+    """The leases of one process. database is a small pool of its own: a lease is taken while a request holds a session."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        key_per_s: float,
+        principal_per_s: float,
+        tenant_per_s: float,
+        mission_per_s: float,
+        burst_s: float,
+        failures_per_minute: int,
+        trusted: Sequence[Network] = (),
+    ) -> None:
+        self.database = database
+        self.engine = database.engine.execution_options(isolation_level="AUTOCOMMIT")
+        self.rates = {"key": key_per_s, "principal": principal_per_s, "tenant": tenant_per_s}
+        self.mission_per_s, self.burst_s, self.failures = mission_per_s, burst_s, failures_per_minute
+        self.trusted = trusted
+        self.leases: OrderedDict[tuple[str, bytes], Lease] = OrderedDict()
+        self.proved: OrderedDict[bytes, None] = OrderedDict()
+        self.pending: OrderedDict[bytes, float] = OrderedDict()  # counted, and not yet known to be good or bad
+        self.counting: dict[bytes, asyncio.Lock] = {}
+
+    # --- who is asking
+
+    async def before_lookup(self, request: Request, secret: str) -> None:
+        """Counts an attempt to authenticate with something not known to be good. Raises Problem rate_limited.
+
+        The same credential many times at once is one attempt: a busy caller whom a fresh process does not know yet has
+        guessed nothing.
+        """
+        name = hashlib.sha256(secret.encode()).digest()
+        if self.failures <= 0 or name in self.proved:
+            return
+        lock = self.counting.setdefault(name, asyncio.Lock())
+        try:
+            async with lock:
+                if name in self.proved or self.pending.get(name, 0.0) > time.monotonic():
+                    return
+                await self.take(
+                    request, None, self.attempts(request, secret), "Too many failed authentications.", quiet=True
+                )
+                self.pending[name] = time.monotonic() + PENDING_S
+                while len(self.pending) > MOST_PROVED:
+                    self.pending.popitem(last=False)
+        finally:
+            if not lock.locked():
+                self.counting.pop(name, None)
+
+    def succeeded(self, request: Request, secret: str) -> None:
+        """Gives the attempt back, and remembers the credential: a flood of guesses does not lock out who has been here."""
+        digest = hashlib.sha256(secret.encode()).digest()
+        if self.failures <= 0 or digest in self.proved:
+            return
+        for ask in self.attempts(request, secret):
+            lease = self.lease(ask)
+            lease.tokens += 1
+            lease.until = max(lease.until, time.monotonic() + KEPT_S)
+        self.proved[digest] = None
+        self.pending.pop(digest, None)
+        while len(self.proved) > MOST_PROVED:
+            self.proved.popitem(last=False)
+
+    def failed(self, secret: str) -> None:
+        """A credential that was good is so no longer."""
+        name = hashlib.sha256(secret.encode()).digest()
+        self.proved.pop(name, None)
+        self.pending.pop(name, None)
+
+    def attempts(self, request: Request, secret: str) -> list[Ask]:
+        """One address guessing one key, one address guessing any, anybody guessing one: each wider net is coarser, so that
+        one address cannot use up what others need."""
+        address, n = address_of(request, self.trusted), self.failures
+        # a JWT begins like every other: there is no prefix by which to tell whose it is
+        begins = secret if secret.count(".") == 2 else secret[:PREFIX]
+        asks = [
+            Ask("auth_pair", digest("pair", address, begins), n / 60, 60, 1),
+            Ask("auth_address", digest("address", address), 5 * n / 60, 60, 1),
+        ]
+        if begins is not secret:
+            asks.append(Ask("auth_prefix", digest("prefix", begins), 20 * n / 60, 60, 1))
+        return asks
+
+    # --- how often
+
+    async def admit(self, request: Request, caller: Caller) -> None:
+        """One request of an authenticated caller. Raises Problem rate_limited; says where the caller stands either way."""
+        tenant, principal = str(caller.tenant), str(caller.principal)
+        subjects = {
+            "key": digest("key", tenant, principal, caller.secret[:PREFIX]),
+            "principal": digest("principal", tenant, principal),
+            "tenant": digest("tenant", tenant),
+        }
+        asks = [Ask(scope, subject, self.rates[scope], self.burst_s) for scope, subject in subjects.items()]
+        await self.take(request, caller.tenant, asks, "Too many requests.")
+
+    async def admit_mission(self, request: Request, tenant: UUID, mission: UUID) -> None:
+        """One tool call of a mission."""
+        if self.mission_per_s > 0:
+            ask = Ask("mission", digest("mission", str(tenant), str(mission)), self.mission_per_s, self.burst_s)
+            await self.take(request, None, [ask], "Too many calls of this mission.")
+
+    async def take(
+        self, request: Request, tenant: UUID | None, asks: Sequence[Ask], sentence: str, *, quiet: bool = False
+    ) -> None:
+        """One token from each bucket, or a Problem. quiet: only a refusal says where the caller stands."""
+        leases = [(ask, self.lease(ask)) for ask in asks]
+        while True:
+            moment = time.monotonic()
+            denied = [(ask, lease) for ask, lease in leases if lease.denied_until > moment]
+            if denied:
+                wait = max(lease.denied_until for _, lease in denied) - moment
+                tell(request, leases, moment)
+                raise Problem("rate_limited", sentence, retry_after=max(1, math.ceil(wait)), limit=denied[0][0].scope)
+            lacking = [(ask, lease) for ask, lease in leases if not lease.covers(moment)]
+            if not lacking:  # from here to the decrement nothing is awaited
+                for _, lease in leases:
+                    lease.tokens -= lease.rate > 0
+                if not quiet:
+                    tell(request, leases, moment)
+                return
+            async with lacking[0][1].lock:  # one asks for all who wait for the same bucket
+                moment = time.monotonic()
+                lacking = [(a, one) for a, one in lacking if not one.covers(moment) and one.denied_until <= moment]
+                if lacking:
+                    await self.refill(tenant, lacking)
+
+    async def refill(self, tenant: UUID | None, lacking: Sequence[tuple[Ask, Lease]]) -> None:
+        asks = [ask for ask, _ in lacking]
+        async with self.engine.connect() as connection:
+            rows = (
+                await connection.execute(
+                    TAKE,
+                    {
+                        "tenant": tenant,
+                        "scopes": [ask.scope for ask in asks],
+                        "subjects": [ask.subject for ask in asks],
+                        "rates": [ask.rate for ask in asks],
+                        "bursts": [ask.burst_s for ask in asks],
+                        "wants": [ask.want for ask in asks],
+                    },
+                )
+            ).all()
+        moment, by_name = time.monotonic(), {(row.scope, row.subject): row for row in rows}
+        for ask, lease in lacking:
+            row = by_name[ask.scope, ask.subject]
+            fresh = lease.tokens if lease.until > moment else 0
+            lease.rate, lease.capacity, lease.remaining = row.rate, row.capacity, row.remaining
+            lease.tokens = fresh + row.granted
+            lease.until = moment + LEASE_S
+            if row.rate > 0 and lease.tokens == 0:
+                lease.denied_until = moment + row.wait_s
+
+    def lease(self, ask: Ask) -> Lease:
+        name = (ask.scope, ask.subject)
+        found = self.leases.get(name)
+        if found is None:
+            found = self.leases[name] = Lease()
+            while len(self.leases) > MOST_LEASES:  # what is forgotten is lost, which is only stricter
+                self.leases.popitem(last=False)
+        else:
+            self.leases.move_to_end(name)
+        return found
+
+
+def digest(*parts: str) -> bytes:
+    """The name of a bucket: nothing that was presented can be read out of it."""
+    return hashlib.sha256("\x00".join(parts).encode()).digest()[:16]
+
+
+def tell(request: Request, leases: Iterable[tuple[Ask, Lease]], moment: float) -> None:
+    """Notes the RateLimit fields of the answer (draft-ietf-httpapi-ratelimit-headers-10); the outermost layer sends them."""
+    policies, standings = [], []
+    for ask, lease in leases:
+        if lease.rate <= 0:
+            continue
+        left = max(0, math.floor(lease.tokens + lease.remaining)) if lease.denied_until <= moment else 0
+        capacity = max(1, math.floor(lease.capacity))
+        window, full = math.ceil(lease.capacity / lease.rate), math.ceil(max(0.0, capacity - left) / lease.rate)
+        policies.append(f'"{ask.scope}";q={capacity};w={max(1, window)}')
+        standings.append(f'"{ask.scope}";r={min(left, capacity)};t={full}')
+    if policies:
+        request.scope.setdefault("state", {})["rate_headers"] = [
+            (b"ratelimit-policy", ", ".join(policies).encode()),
+            (b"ratelimit", ", ".join(standings).encode()),
+        ]
+
+
+def networks(said: str) -> tuple[Network, ...]:
+    """The networks of a comma-separated list. Raises ValueError."""
+    return tuple(ip_network(one.strip()) for one in said.split(",") if one.strip())
+
+
+def address_of(request: Request, trusted: Sequence[Network]) -> str:
+    """Where a request comes from. X-Forwarded-For is believed only from a trusted proxy, and read from its right end: the
+    last address that no trusted proxy has. Addresses of one IPv6 subnet are one, because one machine has them all."""
+    found = plain(request.client.host if request.client else "")
+    if found is None:
+        return "unknown"
+    if within(found, trusted):
+        # a proxy may append its word as a line of its own, below the one that the client wrote
+        for said in reversed(",".join(request.headers.getlist("x-forwarded-for")).split(",")):
+            hop = plain(said.strip())
+            if hop is None:
+                break
+            found = hop
+            if not within(hop, trusted):
+                break
+    if isinstance(found, IPv6Address):
+        return str(ip_network((int(found) >> 64 << 64, 64)))
+    return str(found)
+
+
+def plain(said: str) -> Any:
+    """An address; also one that was cut down to its subnet here before it was handed on to another process."""
+    try:
+        found = ip_address(said.removesuffix("/64"))
+    except ValueError:
+        return None
+    return getattr(found, "ipv4_mapped", None) or found
+
+
+def within(address: Any, trusted: Sequence[Network]) -> bool:
+    return any(address in network for network in trusted if network.version == address.version)

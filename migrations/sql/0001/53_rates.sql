@@ -1,0 +1,72 @@
+-- Request rates that hold across processes: one bucket per subject, refilled by the server's clock. Processes take small
+-- leases out of it. Unlogged: after a crash of the server every bucket is full again, and that is all that is lost.
+-- No tenant: failed authentications are counted before any is known. A subject is a digest; no key and no address stands here.
+
+CREATE UNLOGGED TABLE rate_bucket (
+  scope text NOT NULL CHECK (length(scope) <= 40),
+  subject bytea NOT NULL CHECK (length(subject) = 16),
+  tokens double precision NOT NULL CHECK (tokens >= 0),
+  granted int NOT NULL CHECK (granted >= 0),        -- by the last statement; how it learns what it was given
+  at timestamptz NOT NULL,
+  PRIMARY KEY (scope, subject)
+) WITH (fillfactor = 50);
+CREATE INDEX rate_bucket_age ON rate_bucket (at);
+
+-- Takes up to p_want tokens from each bucket. p_rate: tokens a second (0: no limit), p_burst_s: how many seconds' worth a full
+-- bucket holds. A tenant's own limits win over what the process asks with. p_want null: a tenth of a second's worth.
+-- granted: how many were there; left: what remains; wait_s: until there is one more.
+-- The clock may jump: back by up to a minute fills nothing until it has caught up; forward fills no more than the bucket.
+CREATE FUNCTION take_tokens(p_tenant uuid, p_scope text[], p_subject bytea[], p_rate double precision[], p_burst_s double precision[],
+                            p_want int[])
+RETURNS TABLE (scope text, subject bytea, rate double precision, capacity double precision, granted int, remaining double precision, wait_s double precision)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+#variable_conflict use_column
+DECLARE b record; l public.budget_limit; had public.rate_bucket; moment timestamptz; want int;
+BEGIN
+  IF p_tenant IS NOT NULL THEN
+    SELECT * INTO l FROM public.budget_limit x WHERE x.tenant = p_tenant ORDER BY x.version DESC LIMIT 1;
+  END IF;
+  -- in one order, or two processes would wait for each other
+  FOR b IN SELECT u.s, u.x, u.r, u.b, u.w FROM unnest(p_scope, p_subject, p_rate, p_burst_s, p_want) AS u (s, x, r, b, w)
+           ORDER BY u.s, u.x LOOP
+    scope := b.s; subject := b.x;
+    rate := COALESCE(CASE b.s WHEN 'key' THEN l.rate_key_per_s WHEN 'principal' THEN l.rate_principal_per_s
+                              WHEN 'tenant' THEN l.rate_tenant_per_s END, b.r);
+    IF rate <= 0 THEN
+      rate := 0; capacity := 0; granted := 0; remaining := 0; wait_s := 0;
+      RETURN NEXT;
+      CONTINUE;
+    END IF;
+    capacity := GREATEST(1, rate * b.b);
+    want := LEAST(COALESCE(b.w, CEIL(rate / 10)), 10000)::int;
+    moment := clock_timestamp();
+    INSERT INTO public.rate_bucket AS k (scope, subject, tokens, granted, at)
+      VALUES (b.s, b.x, capacity - LEAST(want, floor(capacity)), LEAST(want, floor(capacity))::int, moment)
+      ON CONFLICT (scope, subject) DO UPDATE SET
+        granted = LEAST(want, floor(LEAST(capacity, k.tokens + rate * GREATEST(0, EXTRACT(EPOCH FROM excluded.at - k.at)))))::int,
+        tokens = LEAST(capacity, k.tokens + rate * GREATEST(0, EXTRACT(EPOCH FROM excluded.at - k.at)))
+                 - LEAST(want, floor(LEAST(capacity, k.tokens + rate * GREATEST(0, EXTRACT(EPOCH FROM excluded.at - k.at))))),
+        at = CASE WHEN k.at - excluded.at > interval '1 minute' THEN excluded.at ELSE GREATEST(k.at, excluded.at) END
+      RETURNING k.* INTO had;
+    granted := had.granted; remaining := had.tokens;
+    wait_s := CASE WHEN had.granted > 0 THEN 0
+                   ELSE (1 - had.tokens) / rate + GREATEST(0, EXTRACT(EPOCH FROM had.at - moment)) END;
+    RETURN NEXT;
+  END LOOP;
+END $$;
+
+-- Buckets nobody asked for in an hour are full again anyway.
+CREATE FUNCTION sweep_rates(p_limit int) RETURNS int
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+DECLARE n int;
+BEGIN
+  DELETE FROM public.rate_bucket WHERE ctid = ANY (ARRAY(
+    SELECT x.ctid FROM public.rate_bucket x WHERE x.at < clock_timestamp() - interval '1 hour' LIMIT p_limit FOR UPDATE SKIP LOCKED));
+  GET DIAGNOSTICS n = ROW_COUNT;
+  RETURN n;
+END $$;
+
+REVOKE ALL ON FUNCTION take_tokens(uuid, text[], bytea[], double precision[], double precision[], int[]), sweep_rates(int) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION take_tokens(uuid, text[], bytea[], double precision[], double precision[], int[])
+  TO {prefix}_api, {prefix}_registrar;
+GRANT EXECUTE ON FUNCTION sweep_rates(int) TO {prefix}_worker;
