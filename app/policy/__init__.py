@@ -1,10 +1,12 @@
 """Rules in, a recorded policy decision out: allow, deny, or ask a human.
 
-The rules are Cedar text (baseline.cedar): nothing is allowed that no rule permits, and a forbid always wins.
+The rules are Cedar text: those shipped (baseline.cedar) and a tenant's own, versioned. Nothing is allowed that no rule
+permits, and a forbid always wins. `decide` judges and records; `admit` does so for what operators do.
 """
 
-from app.policy.actions import PolicyDecision, decide, recorded
+from app.policy.actions import PolicyDecision, admit, consult, decide, refusal
 from app.policy.api import router
-from app.policy.engine import Verdict, evaluate
+from app.policy.engine import Verdict
+from app.policy.queries import recorded
 
-__all__ = ["PolicyDecision", "Verdict", "decide", "evaluate", "recorded", "router"]
+__all__ = ["PolicyDecision", "Verdict", "admit", "consult", "decide", "recorded", "refusal", "router"]

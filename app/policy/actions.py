@@ -1,4 +1,4 @@
-"""Deciding and recording the decision."""
+"""Deciding and recording the decision; putting and retiring policies."""
 
 import json
 from dataclasses import dataclass
@@ -7,20 +7,33 @@ from uuid import UUID
 
 from sqlalchemy import text
 
+from app import ledger
 from app.caller import Caller
-from app.canonical import fingerprint
+from app.canonical import canonical, sha256
 from app.clock import new_id
 from app.db import ReadSession, WriteSession
-from app.policy.engine import Verdict, evaluate
-from app.telemetry import POLICY
+from app.errors import Problem
+from app.policy.engine import Asker, PolicySet, Verdict, evaluate
+from app.policy.queries import SHELF, in_force, load
+from app.policy.vocabulary import ACTIONS
+from app.telemetry import BLOCKS, POLICY
 
+# The row is only written when the rules it was decided by are those in force now, and when their set is kept: so the
+# check of the memory costs no round trip, and no decision ever names rules that nobody can look up.
 INSERT = text("""
-  INSERT INTO policy_decision (tenant, id, mission, principal, action, resource, effect, rule, policy_version, reason, inputs_sha256,
+  INSERT INTO policy_decision (tenant, id, mission, principal, action, resource, effect, rule, policy_version, reason, inputs,
                                obligations)
-  VALUES (:tenant, :id, :mission, :principal, :action, :resource, :effect, :rule, :policy_version, :reason, :inputs_sha256,
-          CAST(:obligations AS jsonb))""")
-OF_MISSION = text("""SELECT id, action, resource, effect, rule, policy_version, reason, inputs_sha256, at FROM policy_decision
-                     WHERE tenant = :tenant AND mission = :mission ORDER BY at, id LIMIT 500""")
+  SELECT CAST(:tenant AS uuid), CAST(:id AS uuid), CAST(:mission AS uuid), CAST(:principal AS uuid), CAST(:action AS text),
+         CAST(:resource AS text), CAST(:effect AS text), CAST(:rule AS text), CAST(:policy_version AS text),
+         CAST(:reason AS text), CAST(:inputs AS bytea), CAST(:obligations AS jsonb)
+  WHERE COALESCE((SELECT max(change) FROM policy WHERE tenant = :tenant), 0) = :change
+    AND EXISTS (SELECT 1 FROM policy_set WHERE tenant = :tenant AND version = CAST(:set AS bytea))""")
+KEEP_SET = text("""
+  INSERT INTO policy_set (tenant, manifest, baseline)
+  SELECT CAST(:tenant AS uuid), CAST(:manifest AS bytea), CAST(:baseline AS bytea)
+  WHERE NOT EXISTS (SELECT 1 FROM policy_set WHERE tenant = :tenant AND version = sha256(CAST(:manifest AS bytea)))""")
+PUT = text("SELECT * FROM put_policy(:tenant, :secret, :name, CAST(:text AS bytea), :expected)")
+TRIES = 8
 
 
 @dataclass(frozen=True)
@@ -34,37 +47,175 @@ class PolicyDecision:
     verdict: Verdict
 
 
+def asker(caller: Caller, action: str, requester: UUID | None) -> Asker:
+    """Who acts: the caller with roles, or, for what a mission does, whoever requested it."""
+    known = ACTIONS.get(action)
+    if known is not None and known.principal == "Principal":
+        return Asker(str(caller.principal), caller.kind, caller.roles)
+    return Asker(str(requester or caller.principal))
+
+
 async def decide(
-    session: WriteSession, caller: Caller, action: str, resource: str, context: dict[str, Any], mission: UUID | None
+    session: WriteSession,
+    caller: Caller,
+    action: str,
+    resource: str,
+    context: dict[str, Any],
+    mission: UUID | None,
+    *,
+    requester: UUID | None = None,
+    makes_mission: bool = False,
 ) -> PolicyDecision:
-    """Evaluates the rules and keeps the decision, its rule and a hash of its inputs in this transaction."""
-    verdict = evaluate(str(caller.principal), action, resource, context)
-    inputs = fingerprint(
-        {"principal": str(caller.principal), "action": action, "resource": resource, "context": context}
-    )
-    decision = PolicyDecision(new_id(), action, resource, inputs, verdict)
-    await session.execute(
-        INSERT,
+    """Evaluates the rules in force and keeps the decision, its rule and its inputs in this transaction.
+
+    requester is for whom a mission acts. makes_mission: the mission will only be there when this is not denied.
+    """
+    who = asker(caller, action, requester)
+    inputs = canonical(
         {
-            "tenant": caller.tenant,
-            "id": decision.id,
-            "mission": mission,
-            "principal": caller.principal,
+            "principal": {"id": who.id, "kind": who.kind, "roles": sorted(who.roles)},
             "action": action,
             "resource": resource,
+            "context": context,
+        }
+    )
+    change, policies = SHELF.get(caller.tenant)
+    for _ in range(TRIES):
+        verdict = evaluate(who, action, resource, context, policies)
+        decision = PolicyDecision(new_id(), action, resource, sha256(inputs), verdict)
+        about = None if makes_mission and verdict.effect == "deny" else mission
+        if await keep(session, caller.tenant, decision, about, UUID(who.id), inputs, change, policies):
+            count(decision)
+            return decision
+        change, policies = await load(session)
+        await keep_set(session, caller.tenant, policies)
+    raise Problem("database_busy", "The policies changed again and again while they were read.", retry_after=1)
+
+
+async def keep(
+    session: WriteSession,
+    tenant: UUID,
+    decision: PolicyDecision,
+    mission: UUID | None,
+    principal: UUID,
+    inputs: bytes,
+    change: int,
+    policies: PolicySet,
+) -> bool:
+    """Writes the decision, unless its rules are out of date or their set is not kept yet."""
+    verdict = decision.verdict
+    done = await session.execute(
+        INSERT,
+        {
+            "tenant": tenant,
+            "id": decision.id,
+            "mission": mission,
+            "principal": principal,
+            "action": decision.action,
+            "resource": decision.resource,
             "effect": verdict.effect,
             "rule": verdict.rule,
             "policy_version": verdict.policy_version,
             "reason": verdict.reason,
-            "inputs_sha256": inputs,
+            "inputs": inputs,
             "obligations": json.dumps(verdict.obligations),
+            "change": change,
+            "set": bytes.fromhex(policies.version),
         },
     )
-    POLICY.labels(action, verdict.effect).inc()
+    return bool(done.rowcount)
+
+
+async def keep_set(session: WriteSession, tenant: UUID, policies: PolicySet) -> None:
+    await session.execute(
+        KEEP_SET,
+        {"tenant": tenant, "manifest": policies.manifest, "baseline": policies.sources[0].text.encode()},
+    )
+
+
+def count(decision: PolicyDecision) -> None:
+    """Metrics. A tenant's own rule ids are words of the tenant and would be labels without end."""
+    verdict = decision.verdict
+    POLICY.labels(decision.action if decision.action in ACTIONS else "unknown", verdict.effect).inc()
+    if verdict.effect == "deny":
+        BLOCKS.labels(decision.action if decision.action in ACTIONS else "unknown", rule_label(verdict.rule)).inc()
+
+
+def rule_label(rule: str) -> str:
+    from_us = rule in ("default", "error", "conflict") or rule in SHIPPED
+    return rule if from_us else "tenant"
+
+
+SHIPPED = frozenset(rule.id for rule in SHELF.get(UUID(int=0))[1].rules.values())
+
+
+async def consult(session: ReadSession, caller: Caller, action: str, resource: str, context: dict[str, Any]) -> Verdict:
+    """What `decide` would say now; nothing is kept."""
+    return evaluate(asker(caller, action, None), action, resource, context, await in_force(session))
+
+
+async def admit(
+    session: WriteSession, caller: Caller, action: str, resource: str, context: dict[str, Any], mission: UUID | None
+) -> PolicyDecision | None:
+    """Decides an operator's action. None: go on. Otherwise the denial, which has left its fact: answer with refusal()."""
+    decision = await decide(session, caller, action, resource, context, mission)
+    if decision.verdict.effect == "allow":
+        return None
+    await ledger.record(
+        session,
+        caller,
+        "operation.denied",
+        mission or caller.tenant,
+        action=action,
+        policy_decision=decision.id,
+        rule=decision.verdict.rule,
+        policy_version=decision.verdict.policy_version,
+    )
     return decision
 
 
-async def recorded(session: ReadSession, mission: UUID) -> list[dict[str, Any]]:
-    """The policy decisions about a mission, oldest first."""
-    rows = await session.rows(OF_MISSION, {"tenant": session.tenant, "mission": mission})
-    return [dict(row._mapping) for row in rows]
+def refusal(decision: PolicyDecision) -> Problem:
+    """A denial as its caller hears it."""
+    verdict = decision.verdict
+    return Problem(
+        "denied_by_policy",
+        verdict.reason,
+        rule=verdict.rule,
+        would_change=verdict.would_change,
+        policy_version=verdict.policy_version,
+        policy_decision=str(decision.id),
+    )
+
+
+# What the wall answers when it does not take a policy, and what the caller is told.
+REFUSALS = {
+    "unauthenticated": ("unauthenticated", "The key that puts a policy is no longer live."),
+    "not_entitled": ("forbidden", "Putting a policy takes a person who is policy_owner."),
+    "not_found": ("not_found", "There is no such policy."),
+    "stale": ("stale", "The policy changed since it was read."),
+    "too_many": ("validation", "/text: a tenant has at most 50 policies of at most 262144 bytes together"),
+}
+
+
+async def put(session: WriteSession, caller: Caller, name: str, text_: str | None, expected: int) -> tuple[str, int]:
+    """Puts a checked policy, or retires it when the text is None; answers what happened and the version.
+
+    Raises Problem for everything in REFUSALS. The wall records who it was and the fact `policy.changed`.
+    """
+    said = await session.first(
+        PUT,
+        {
+            "tenant": caller.tenant,
+            "secret": caller.secret,
+            "name": name,
+            "text": None if text_ is None else text_.encode(),
+            "expected": expected,
+        },
+    )
+    assert said is not None
+    if said.outcome in REFUSALS:
+        code, detail = REFUSALS[said.outcome]
+        errors = [{"pointer": "/text", "detail": "retire a policy, or join two"}] if code == "validation" else None
+        raise Problem(code, detail, errors=errors, current={"name": name, "version": said.version})
+    session.nudge(ledger.FACTS)
+    return said.outcome, said.version
