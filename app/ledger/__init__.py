@@ -5,7 +5,40 @@ A fact carries ids, states, hashes and small typed fields; never a user's text, 
 """
 
 from app.ledger.actions import FACTS, record
+from app.ledger.anchors import Anchorer, Broken, overdue
+from app.ledger.api import inside_of, router
+from app.ledger.keys import Keyring, Signer, keyring, public_text, signer
 from app.ledger.queries import Fact, Position, fact_view, facts, horizon, known
-from app.ledger.verify import Verdict, verify
+from app.ledger.store import Store, open_store
+from app.ledger.verify import Verdict, audit, verify
+from app.ledger.wiring import component, look, reading_side, signing_side
 
-__all__ = ["FACTS", "Fact", "Position", "Verdict", "fact_view", "facts", "horizon", "known", "record", "verify"]
+__all__ = [
+    "FACTS",
+    "Anchorer",
+    "Broken",
+    "Fact",
+    "Keyring",
+    "Position",
+    "Signer",
+    "Store",
+    "Verdict",
+    "audit",
+    "component",
+    "fact_view",
+    "facts",
+    "horizon",
+    "inside_of",
+    "keyring",
+    "known",
+    "look",
+    "open_store",
+    "overdue",
+    "public_text",
+    "reading_side",
+    "record",
+    "router",
+    "signer",
+    "signing_side",
+    "verify",
+]

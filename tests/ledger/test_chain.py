@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from tests.walls.ground import Ground
 
-WRITE = "INSERT INTO ledger (tenant, subject, type, actor, body) VALUES ($1, $2, $3, 'system:test', $4)"
+WRITE = """INSERT INTO ledger (tenant, subject, type, actor, body) VALUES ($1, $2, $3,
+  CASE session_user WHEN 'mission_root_worker' THEN 'system:worker' ELSE 'system:api' END, $4)"""
 READ = """SELECT tenant, xid::text::numeric::bigint AS xid, id, subject, seq, type, actor, at, body, prev, hash FROM ledger
           WHERE tenant = $1 ORDER BY xid, id"""
 

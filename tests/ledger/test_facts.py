@@ -8,7 +8,17 @@ import pytest
 from tests.walls.ground import DENIED, Ground
 
 WRITE = "INSERT INTO ledger (tenant, subject, type, actor, body) VALUES ($1, $2, $3, $4, $5)"
-WALLS = ("approval.decided", "approval.closed", "writeback.claimed", "writeback.settled", "writeback.attempted")
+WALLS = (
+    "approval.decided", "approval.closed", "approval.reminded", "approval.escalated", "approval.glass_broken",
+    "approval.superseded", "writeback.claimed", "writeback.settled", "writeback.attempted", "budget.limits_changed",
+    "rule.changed", "risk.floor_changed", "policy.changed", "connector.changed", "approver_key.confirmed",
+)  # fmt: skip
+SPEAKERS = {  # who may be named as the actor of a fact, and who not
+    "api": (("principal:x", "colony:k1", "system:api"), ("system:worker", "system:executor", "system:registrar")),
+    "worker": (("system:worker", "system:anchors"), ("principal:x", "colony:k1", "system:executor", "system:registrar", "system:api")),
+    "registrar": (("principal:x", "system:registrar"), ("colony:k1", "system:worker", "system:executor", "system:api")),
+    "admin": (("system:x",), ("principal:x", "colony:k1")),
+}  # fmt: skip
 REGISTRARS = ("tenant.created", "principal.created", "role.granted", "role.revoked", "key.issued", "key.revoked")
 
 
@@ -30,7 +40,7 @@ async def test_only_the_wall_says_what_was_decided_and_done(ground: Ground) -> N
     assert [tuple(fact) for fact in facts] == [
         ("approval.decided", f"principal:{ground.ids['cora']}"), ("writeback.claimed", "system:executor"),
         ("writeback.settled", "system:executor"), ("writeback.attempted", "system:executor"),
-        ("writeback.settled", "system:executor"), ("approval.closed", "system:test"),
+        ("writeback.settled", "system:executor"), ("approval.closed", f"principal:{ground.ids['cora']}"),
     ]  # fmt: skip
 
 
@@ -39,6 +49,22 @@ async def test_only_the_registrar_says_who_may_act(ground: Ground) -> None:
         for role in ("api", "worker", "admin"):
             await ground.refused("RX003", role, WRITE, ground.tenant, ground.tenant, type, "system:registrar", b"{}")
         await ground.run("registrar", WRITE, ground.tenant, ground.tenant, type, "system:registrar", b"{}")
+
+
+async def test_each_login_speaks_only_for_whom_it_may(ground: Ground) -> None:
+    for role, (may, may_not) in SPEAKERS.items():
+        for actor in may:
+            await ground.run(role, WRITE, ground.tenant, uuid4(), "test.said", actor, b"{}")
+        for actor in may_not:
+            said = await ground.refused("RX003", role, WRITE, ground.tenant, uuid4(), "test.said", actor, b"{}")
+            assert actor in said
+
+
+async def test_only_the_worker_says_that_the_ledger_was_anchored(ground: Ground) -> None:
+    fact = ground.tenant, ground.tenant, "ledger.anchored"
+    for role, actor in (("api", "system:api"), ("registrar", "system:registrar"), ("admin", "system:worker")):
+        await ground.refused("RX003", role, WRITE, *fact, actor, b"{}")
+    await ground.run("worker", WRITE, *fact, "system:worker", b"{}")
 
 
 async def test_nobody_says_where_or_when_a_fact_stands(ground: Ground) -> None:
@@ -64,7 +90,7 @@ async def test_nobody_says_where_or_when_a_fact_stands(ground: Ground) -> None:
 
 
 async def test_a_fact_is_a_small_json_object_of_a_plain_type_by_a_named_actor(ground: Ground) -> None:
-    def fact(type: str = "test.said", actor: str = "system:x", body: bytes = b"{}") -> tuple[object, ...]:
+    def fact(type: str = "test.said", actor: str = "system:api", body: bytes = b"{}") -> tuple[object, ...]:
         return ground.tenant, uuid4(), type, actor, body
 
     for body in (b"[]", b"1", b'"text"', b"", b"{", b'{"a":1,"a":2}', b'{"a":NaN}', b"{}{}"):
@@ -78,5 +104,7 @@ async def test_a_fact_is_a_small_json_object_of_a_plain_type_by_a_named_actor(gr
     await ground.refused("ledger_body_check", "api", WRITE, *fact(body=largest.replace(b"xx", b"xxx", 1)))
     for type in ("said", "Test.said", "test.", ".said", "test said", "test.said\n", "t." + "x" * 79):
         await ground.refused("ledger_type_check", "api", WRITE, *fact(type=type))
-    for actor in ("anna", "principal:", "principal:a b", "human:x", "system:" + "x" * 81, "system:x\n"):
+    for actor in ("principal:", "principal:a b", "principal:" + "x" * 81, "principal:x\n"):
         await ground.refused("ledger_actor_check", "api", WRITE, *fact(actor=actor))
+    for actor in ("anna", "human:x"):
+        await ground.refused("RX003", "api", WRITE, *fact(actor=actor))
