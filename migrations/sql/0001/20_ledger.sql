@@ -42,18 +42,38 @@ BEGIN
   NEW.id := nextval('public.ledger_id');
   NEW.at := clock_timestamp();
   -- Facts that only the wall itself may state; anybody else writing them would be forging a decision.
-  IF NEW.type = ANY (ARRAY['approval.decided', 'approval.closed', 'writeback.claimed', 'writeback.settled',
-                           'writeback.attempted']) AND current_user <> '{prefix}_owner' THEN
+  IF (NEW.type = ANY (ARRAY['approval.decided', 'approval.closed', 'approval.reminded', 'approval.escalated',
+        'approval.glass_broken', 'approval.superseded', 'writeback.claimed', 'writeback.settled', 'writeback.attempted',
+        'writeback.renewed', 'notice.seen', 'budget.limits_changed'])
+      OR split_part(NEW.type, '.', 1) = ANY (ARRAY['rule', 'risk', 'policy', 'connector', 'approver_key']))
+     AND current_user <> '{prefix}_owner' THEN
     RAISE EXCEPTION 'wall: facts of type % are written by the wall only', NEW.type USING ERRCODE = 'RX003';
   END IF;
   -- Likewise who may act: only who writes those rows says that they were written.
-  IF split_part(NEW.type, '.', 1) = ANY (ARRAY['tenant', 'principal', 'role', 'key'])
+  IF split_part(NEW.type, '.', 1) = ANY (ARRAY['tenant', 'principal', 'role', 'key', 'session'])
      AND current_user <> '{prefix}_registrar' THEN
     RAISE EXCEPTION 'wall: facts of type % are written by the registrar only', NEW.type USING ERRCODE = 'RX003';
   END IF;
-  -- One body that is no JSON object would stop every reader of the ledger, of every tenant.
+  IF NEW.type = 'ledger.anchored' AND session_user <> '{prefix}_worker' THEN
+    RAISE EXCEPTION 'wall: facts of type % are written by the worker only', NEW.type USING ERRCODE = 'RX003';
+  END IF;
+  -- In whose name a login may speak: a person's or a colony's is the api's to vouch for, the wall finds out by the secret.
+  IF current_user <> '{prefix}_owner' AND NOT (CASE session_user
+      WHEN '{prefix}_worker' THEN NEW.actor LIKE 'system:%' AND NEW.actor NOT IN ('system:executor', 'system:registrar', 'system:api')
+      WHEN '{prefix}_api' THEN NEW.actor LIKE 'principal:%' OR NEW.actor LIKE 'colony:%' OR NEW.actor = 'system:api'
+      WHEN '{prefix}_registrar' THEN NEW.actor LIKE 'principal:%' OR NEW.actor = 'system:registrar'
+      ELSE NEW.actor LIKE 'system:%' END) THEN
+    RAISE EXCEPTION 'wall: % does not speak for %', session_user, NEW.actor USING ERRCODE = 'RX003';
+  END IF;
+  -- One body that is no JSON object would stop every reader of the ledger, of every tenant; so would one that they cannot
+  -- parse or say again: endless depth, and numbers that a double does not hold.
   IF NOT convert_from(NEW.body, 'UTF8') IS JSON OBJECT WITH UNIQUE KEYS THEN
     RAISE EXCEPTION 'wall: the body of a fact is a JSON object' USING ERRCODE = 'RX005';
+  END IF;
+  IF jsonb_path_exists(convert_from(NEW.body, 'UTF8')::jsonb, 'strict $.**{9 to last}') OR jsonb_path_exists(
+       convert_from(NEW.body, 'UTF8')::jsonb,
+       'strict $.** ? (@.type() == "number" && (@ > 9007199254740991 || @ < -9007199254740991))') THEN
+    RAISE EXCEPTION 'wall: the body of a fact is too deep, or holds a number that is too large' USING ERRCODE = 'RX005';
   END IF;
   NEW.hash := fact_hash(NEW.prev, NEW.tenant, NEW.subject, NEW.seq, NEW.type, NEW.actor, NEW.at, NEW.body);
   RETURN NEW;

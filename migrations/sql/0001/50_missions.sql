@@ -24,7 +24,8 @@ CREATE TABLE mission (
   origin_surface text NOT NULL,
   risk_level text NOT NULL CHECK (risk_level IN ('low', 'medium', 'high')),
   sensitivity_class text NOT NULL CHECK (sensitivity_class IN ('public', 'internal', 'confidential', 'restricted')),
-  requested_by uuid NOT NULL,
+  requested_by uuid NOT NULL,                             -- who presented a live secret; see prove_requester()
+  presented text CONSTRAINT mission_presented CHECK (presented IS NULL),  -- where that secret is handed in; never kept
   workspace text NOT NULL,
   contract_hash bytea NOT NULL CHECK (length(contract_hash) = 32),
   labels jsonb NOT NULL DEFAULT '{}',
@@ -55,6 +56,19 @@ CREATE TABLE mission (
 CREATE INDEX mission_newest ON mission (tenant, created_at DESC, id DESC);
 CREATE INDEX mission_open ON mission (tenant, state, created_at DESC, id DESC)
   WHERE state NOT IN ('completed', 'failed', 'cancelled', 'denied');
+
+-- Who asks is proved here, not claimed: the secret handed in as `presented` names the requester, and is forgotten.
+CREATE FUNCTION prove_requester() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, public, pg_temp AS $$
+BEGIN
+  NEW.requested_by := presented_by(NEW.tenant, sha256(convert_to(NEW.presented, 'UTF8')));
+  IF NEW.requested_by IS NULL THEN
+    RAISE EXCEPTION 'wall: nobody of this tenant presented a live secret' USING ERRCODE = 'RX013';
+  END IF;
+  NEW.presented := NULL;
+  RETURN NEW;
+END $$;
+CREATE TRIGGER mission_proof BEFORE INSERT ON mission FOR EACH ROW EXECUTE FUNCTION prove_requester();
 
 CREATE FUNCTION guard_mission() RETURNS trigger LANGUAGE plpgsql
 SET search_path = pg_catalog, public, pg_temp AS $$
@@ -132,7 +146,8 @@ CREATE TABLE policy_decision (
   rule text NOT NULL,
   policy_version text NOT NULL,
   reason text NOT NULL,
-  inputs_sha256 bytea NOT NULL CHECK (length(inputs_sha256) = 32),
+  inputs bytea NOT NULL CHECK (octet_length(inputs) BETWEEN 2 AND 16384),  -- canonical JSON: ids and enums, to decide again by
+  inputs_sha256 bytea NOT NULL GENERATED ALWAYS AS (sha256(inputs)) STORED,
   obligations jsonb NOT NULL DEFAULT '{}',
   at timestamptz NOT NULL DEFAULT clock_timestamp(),
   PRIMARY KEY (tenant, id),
@@ -160,10 +175,11 @@ BEGIN
 END $$;
 -- The worker carries missions on; it neither requests one nor says what types there are.
 GRANT INSERT ON artifact, reading, quarantine, policy_decision TO {prefix}_worker;
+ALTER TABLE mission ENABLE ALWAYS TRIGGER mission_proof;
 ALTER TABLE mission ENABLE ALWAYS TRIGGER mission_guard;
 ALTER TABLE mission ENABLE ALWAYS TRIGGER mission_keep;
 ALTER TABLE mission ENABLE ALWAYS TRIGGER mission_whole;
-GRANT UPDATE (state, stage, attempt, last_seq, lease_until, deadline_at, used_tokens, used_cost_usd, answer_status,
+GRANT UPDATE (state, stage, attempt, last_seq, lease_until, deadline_at, answer_status,
   pending_approvals, writebacks, degraded, reason, reason_note, closed_at) ON mission TO {prefix}_api, {prefix}_worker;
 
 -- The colony names a mission without its tenant; a signed call may learn whose it is.
@@ -173,5 +189,5 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_te
   SELECT m.tenant FROM public.mission m WHERE m.id = p_mission
 $$;
 CREATE UNIQUE INDEX mission_id ON mission (id);
-REVOKE ALL ON FUNCTION guard_mission(), tenant_of_mission(uuid) FROM PUBLIC;
+REVOKE ALL ON FUNCTION prove_requester(), guard_mission(), tenant_of_mission(uuid) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION tenant_of_mission(uuid) TO {prefix}_api;
