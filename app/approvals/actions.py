@@ -1,40 +1,69 @@
 """Opening and closing approvals, and bringing a mission up to where its approvals and writebacks are."""
 
+import json
+from collections.abc import Collection, Mapping
+from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
 from sqlalchemy import text
 
 from app import artifacts, evidence, ledger, missions, policy, work, writebacks
+from app.approvals.obligations import BadObligations, parse
 from app.caller import Caller
 from app.clock import new_id, now
 from app.db import WriteSession
 from app.missions import Mission
 from app.writebacks.connectors import BadPayload
-from app.writebacks.connectors.registry import NAMES
 from colony_client.artifacts import PolicyDecisionArtifact, Producer, WritebackProposal
 
 OPEN = text("""
-  INSERT INTO approval (tenant, id, mission, subject, writeback, question_sha256, requested_by, payload_sha256)
-  VALUES (:tenant, :id, :mission, :subject, :writeback, :question, :requested_by, :payload)
-  RETURNING id, expires_at, required, rule, rule_version""")
-CLOSE = text("SELECT close_approval(:tenant, :id, :state, :actor)")
+  INSERT INTO approval (tenant, id, mission, subject, writeback, question_sha256, requested_by, payload_sha256, obligations)
+  VALUES (:tenant, :id, :mission, :subject, :writeback, :question, :requested_by, :payload, CAST(:obligations AS jsonb))
+  RETURNING id, expires_at, required, rule, rule_version, LEAST(expires_at, (ladder -> 0 ->> 'at')::timestamptz) AS first_step""")
+CLOSE = text("SELECT close_approval(:tenant, :id, :state, :secret)")
+CLIMB = text("SELECT climb(:tenant, :id)")
+STATE = text("SELECT state, subject FROM approval WHERE tenant = :tenant AND id = :id")
+# Until when somebody may renew what is stale: while the approval it had would have lasted.
+STALE = text("""
+  SELECT max(s.expires_at) FROM writeback_state s JOIN writeback w ON w.tenant = s.tenant AND w.id = s.id
+  WHERE s.tenant = :tenant AND s.mission = :mission AND s.state = 'stale' AND s.expires_at > clock_timestamp()
+    AND NOT EXISTS (SELECT 1 FROM writeback n WHERE n.tenant = w.tenant AND n.proposal = w.proposal AND n.revision > w.revision)""")
+# The approval route is tested when humans let one change through that was then written, and stopped another.
+ROUTE_TESTED = text("""
+  SELECT EXISTS (SELECT 1 FROM execution WHERE tenant = :tenant AND state = 'succeeded')
+     AND EXISTS (SELECT 1 FROM approval WHERE tenant = :tenant AND subject = 'writeback' AND state = 'rejected')""")
+KNOWN = text("SELECT NOT retired FROM connector WHERE tenant = :tenant AND name = :name ORDER BY version DESC LIMIT 1")
+RISKS = ("low", "medium", "high")
 UNFINISHED = text("""SELECT id, subject, state FROM approval
                      WHERE tenant = :tenant AND mission = :mission AND state IN ('pending', 'approved') ORDER BY created_at, id""")
 
 
 async def ask_writeback(
-    session: WriteSession, caller: Caller, mission: Mission, proposal: artifacts.Artifact
+    session: WriteSession,
+    caller: Caller,
+    mission: Mission,
+    proposal: artifacts.Artifact,
+    obligations: Mapping[str, Any] | None = None,
 ) -> UUID | None:
     """Writes the writeback of a stored proposal and opens its approval. None when that was done before.
 
-    Raises BadPayload when the proposal cannot be a writeback.
+    Raises BadPayload when the proposal cannot be a writeback, BadObligations when what policy wants cannot be read.
     """
+    parse(obligations)  # before anything is written
     content = WritebackProposal.model_validate_json(proposal.bytes)
     written = await writebacks.write(session, mission, proposal.id, content)
     if written is None:
         return None
-    return await open_approval(session, caller, mission, "writeback", written.payload_sha256, writeback=written.id)
+    return await open_approval(
+        session,
+        caller,
+        mission,
+        "writeback",
+        written.payload_sha256,
+        writeback=written.id,
+        obligations=obligations,
+    )
 
 
 async def ask_mission(
@@ -46,6 +75,7 @@ async def ask_mission(
     reason: str,
     inputs_sha256: bytes,
     policy_version: str,
+    obligations: Mapping[str, str] | None = None,
 ) -> UUID:
     """Opens an approval of the mission itself. What is asked is a policy_decision artifact; its bytes are what is approved."""
     question = PolicyDecisionArtifact(
@@ -61,10 +91,12 @@ async def ask_mission(
         policy_version=policy_version,
         reason=reason,
         inputs_sha256=inputs_sha256.hex(),
-        obligations={"approver_role": "operator"},
+        obligations=dict(obligations or {"approver_role": "operator"}),
     )
     kept = await artifacts.store(session, caller, mission.id, mission.attempt, question)
-    return await open_approval(session, caller, mission, "mission", kept.sha256, question=kept.sha256)
+    return await open_approval(
+        session, caller, mission, "mission", kept.sha256, question=kept.sha256, obligations=obligations
+    )
 
 
 async def open_approval(
@@ -75,7 +107,9 @@ async def open_approval(
     payload: bytes,
     writeback: UUID | None = None,
     question: bytes | None = None,
+    obligations: Mapping[str, Any] | None = None,
 ) -> UUID:
+    """Opens an approval under the rule that fits, tightened by what policy obliges to (`app.approvals.obligations`)."""
     opened = await session.first(
         OPEN,
         {
@@ -87,10 +121,11 @@ async def open_approval(
             "question": question,
             "requested_by": mission.requested_by,
             "payload": payload,
+            "obligations": json.dumps(parse(obligations)),
         },
     )
     assert opened is not None
-    await work.add(session, "approval_timer", opened.id, at=opened.expires_at)
+    await work.add(session, "approval_timer", opened.id, at=opened.first_step)
     await ledger.record(
         session,
         caller,
@@ -124,12 +159,18 @@ async def open_intake(session: WriteSession, caller: Caller, mission_id: UUID) -
         asked["reason"],
         asked["inputs_sha256"],
         asked["policy_version"],
+        asked["obligations"],
     )
     await missions.await_decision(session, caller, mission_id, "policy_asks", [approval])
 
 
-async def conclude(session: WriteSession, caller: Caller, mission_id: UUID) -> None:
-    """A mission in review: checks its evidence, puts its proposals before humans, and completes it when there are none."""
+async def conclude(
+    session: WriteSession, caller: Caller, mission_id: UUID, already: Collection[UUID] = frozenset()
+) -> None:
+    """A mission in review: checks its evidence, puts its proposals before humans, and completes it when there are none.
+
+    already: the proposals whose targets were seen to hold the wanted values (`already_so`); nobody is asked about those.
+    """
     mission = await missions.lock(session, mission_id)
     if mission.state != "in_review":
         return
@@ -139,7 +180,9 @@ async def conclude(session: WriteSession, caller: Caller, mission_id: UUID) -> N
         return
     await missions.answered(session, mission_id, found.answer_status)
     pending = [
-        approval for proposal in found.proposals if (approval := await propose(session, caller, mission, proposal))
+        approval
+        for proposal in found.proposals
+        if (approval := await propose(session, caller, mission, proposal, proposal.artifact.id in already))
     ]
     if pending:
         await missions.await_decision(
@@ -149,7 +192,33 @@ async def conclude(session: WriteSession, caller: Caller, mission_id: UUID) -> N
         await missions.complete(session, caller, mission_id, "reviewed", answer_status=found.answer_status)
 
 
-async def propose(session: WriteSession, caller: Caller, mission: Mission, proposal: evidence.Proposal) -> UUID | None:
+async def judge(
+    session: WriteSession, caller: Caller, mission: Mission, connector: str, operation: str, risk: str
+) -> policy.PolicyDecision:
+    """What policy says of a change that a mission, or somebody who edits its proposal, wants to ask about."""
+    return await policy.decide(
+        session,
+        caller,
+        "writeback.propose",
+        f"{connector}.{operation}",
+        {
+            "connector": connector,
+            "operation": operation,
+            "known_connector": bool(await session.scalar(KNOWN, {"tenant": session.tenant, "name": connector})),
+            "risk_level": max(risk, mission.risk_level, key=RISKS.index),
+            "mode": mission.mode,
+            "sensitivity_class": mission.sensitivity_class,
+            "environment": (await missions.envelope(session, mission.id)).environment,
+            "approval_route_tested": await session.scalar(ROUTE_TESTED, {"tenant": session.tenant}),
+        },
+        mission.id,
+        requester=mission.requested_by,
+    )
+
+
+async def propose(
+    session: WriteSession, caller: Caller, mission: Mission, proposal: evidence.Proposal, already_so: bool = False
+) -> UUID | None:
     """One reviewed proposal: asked about, or said why not, by a fact."""
     content: WritebackProposal = proposal.content
     said = {"proposal": proposal.artifact.id, "connector": content.connector, "operation": content.operation}
@@ -159,14 +228,10 @@ async def propose(session: WriteSession, caller: Caller, mission: Mission, propo
     if proposal.problem:
         await ledger.record(session, caller, "writeback.withheld", mission.id, **said, reason="evidence_not_verified")
         return None
-    decision = await policy.decide(
-        session,
-        caller,
-        "writeback.propose",
-        f"{content.connector}.{content.operation}",
-        {"known_connector": content.connector in NAMES, "operation": content.operation, "mode": mission.mode},
-        mission.id,
-    )
+    if already_so:
+        await ledger.record(session, caller, "writeback.withheld", mission.id, **said, reason="already_so")
+        return None
+    decision = await judge(session, caller, mission, content.connector, content.operation, content.risk_level)
     if decision.verdict.effect == "deny":
         await ledger.record(
             session,
@@ -176,52 +241,80 @@ async def propose(session: WriteSession, caller: Caller, mission: Mission, propo
             **said,
             policy_decision=decision.id,
             rule=decision.verdict.rule,
+            policy_version=decision.verdict.policy_version,
         )
         return None
     try:
-        return await ask_writeback(session, caller, mission, proposal.artifact)
+        return await ask_writeback(session, caller, mission, proposal.artifact, decision.verdict.obligations)
     except BadPayload:
         await ledger.record(session, caller, "writeback.withheld", mission.id, **said, reason="not_a_payload")
         return None
+    except BadObligations:  # a weaker approval than policy wants is never opened
+        await ledger.record(session, caller, "writeback.withheld", mission.id, **said, reason="obligations_unclear")
+        return None
 
 
-async def progress(session: WriteSession, caller: Caller, mission_id: UUID) -> None:
-    """Brings a mission up to its writebacks: waiting while any is undecided, executing while any is unsettled, then done."""
+async def progress(session: WriteSession, caller: Caller, mission_id: UUID) -> datetime | None:
+    """Brings a mission up to its writebacks: waiting while a human has to say something, executing while any is unsettled.
+
+    A stale writeback waits for an operator to renew it, as long as the approval it had would have lasted: then the answer
+    is when to look again.
+    """
     mission = await missions.lock(session, mission_id)
     tally = await writebacks.tally(session, mission_id)
     unfinished = await session.rows(UNFINISHED, {"tenant": session.tenant, "mission": mission_id})
     pending = [row.id for row in unfinished if row.state == "pending"]
-    if mission.state not in ("awaiting_approval", "executing") or pending or not tally:
+    if mission.state not in ("awaiting_approval", "executing") or not tally:
         await missions.note_pending(session, mission_id, pending, tally)
-    elif any(tally.get(state) for state in ("approved", "executing", "unknown")):
+        return None
+    until = await session.scalar(STALE, {"tenant": session.tenant, "mission": mission_id})
+    if pending or until is not None:
+        if mission.state == "executing":
+            await missions.to_waiting(session, caller, mission_id, pending, tally)
+        else:
+            await missions.note_pending(session, mission_id, pending, tally)
+        return None if pending else until
+    if any(tally.get(state) for state in ("approved", "executing", "unknown")):
         if mission.state == "awaiting_approval":
             await missions.to_executing(session, caller, mission_id, tally)
         else:
             await missions.note_pending(session, mission_id, [], tally)
     else:
         await missions.complete(session, caller, mission_id, "settled", tally=tally)
+    return None
 
 
-async def expire(session: WriteSession, caller: Caller, approval_id: UUID) -> None:
-    """An approval's time is over: it dies, and its mission goes on without it."""
+async def follow(session: WriteSession, caller: Caller, mission_id: UUID) -> None:
+    """The same for whoever is not the worker that was called for it."""
+    until = await progress(session, caller, mission_id)
+    if until is not None:
+        await work.add(session, "progress", mission_id, at=until)
+
+
+async def climb(session: WriteSession, caller: Caller, approval_id: UUID) -> datetime | None:
+    """Time passed for an approval: the steps of its ladder that are due, or its end, and its mission goes on without it.
+
+    Answers when to look again; None when time alone changes it no more.
+    """
     mission_id = await session.scalar(
         "SELECT mission FROM approval WHERE tenant = :tenant AND id = :id",
         {"tenant": session.tenant, "id": approval_id},
     )
     if mission_id is None:
-        return
+        return None
     mission = await missions.lock(session, mission_id)
-    before = await session.first(
-        "SELECT state, subject FROM approval WHERE tenant = :tenant AND id = :id",
-        {"tenant": session.tenant, "id": approval_id},
-    )
-    state = await close(session, caller, approval_id, "expired")
-    if before is None or state != "expired" or before.state == "expired":
-        return
-    if before.subject == "writeback":
-        await progress(session, caller, mission_id)
-    elif mission.state == "awaiting_approval":
-        await refused(session, caller, mission, "expired")
+    which = {"tenant": session.tenant, "id": approval_id}
+    before = await session.first(STATE, which)
+    again: datetime | None = await session.scalar(CLIMB, which)
+    after = await session.first(STATE, which)
+    session.nudge(ledger.FACTS)
+    assert before is not None and after is not None
+    if (before.state, after.state) in (("pending", "expired"), ("approved", "expired")):
+        if before.subject == "writeback":
+            await follow(session, caller, mission_id)
+        elif mission.state == "awaiting_approval":
+            await refused(session, caller, mission, "expired")
+    return again
 
 
 async def refused(
@@ -246,5 +339,5 @@ async def close(
 ) -> Any:
     session.nudge(ledger.FACTS)
     return await session.scalar(
-        CLOSE, {"tenant": session.tenant, "id": approval_id, "state": state, "actor": caller.actor}
+        CLOSE, {"tenant": session.tenant, "id": approval_id, "state": state, "secret": caller.secret or None}
     )

@@ -7,14 +7,19 @@ from uuid import UUID
 from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from app import writebacks
 from app.approvals.decide import decide
-from app.approvals.queries import Approval, decisions, inbox, one, view
+from app.approvals.notices import of_approval
+from app.approvals.queries import Approval, decisions, inbox, ladder, one, view
+from app.approvals.signatures import signing
 from app.clock import iso
 from app.db import ReadSession, WriteSession
 from app.errors import Problem
 from app.http import Cursor, Door, Limit, Page, Reply, Routes, etag, once, page, reading, require_version, writing
+from app.http.replies import problem_reply
+from app.policy import PolicyDecision, refusal
+from app.signed import LONGEST
 from app.writebacks.connectors import ConnectorError
-from app.writebacks.connectors.registry import reader
 
 router = Routes(tags=["approvals"])
 
@@ -26,6 +31,7 @@ class RuleRef(BaseModel):
     version: int
     approver_role: str
     undo_window_s: float
+    comment_required: bool
 
 
 class ApprovalSummary(BaseModel):
@@ -46,7 +52,16 @@ class ApprovalSummary(BaseModel):
     approvals: int
     deny_threshold: int
     rule: RuleRef
+    may_decide: list[str]
+    must_hold: str | None
+    obligations: dict[str, Any]
+    revision: int | None
+    edited_by: UUID | None
     predecessor: UUID | None
+    successor: UUID | None
+    successor_approval: UUID | None
+    glass: dict[str, Any] | None
+    note: str | None
     summary: str | None
     rationale: str | None
     evidence: list[dict[str, Any]]
@@ -54,6 +69,37 @@ class ApprovalSummary(BaseModel):
     expires_at: str
     not_before: str | None
     closed_at: str | None
+    signature_required: bool
+
+
+class SigningKey(BaseModel):
+    id: UUID
+    public_key: str
+
+
+class Signing(BaseModel):
+    """What signing a decision takes: who the caller is in the statement, and which of their keys are registered."""
+
+    required: bool
+    tenant: UUID
+    approver: UUID
+    keys: list[SigningKey]
+
+
+class LadderStep(BaseModel):
+    """What happens when nobody decides. The last step is expiry, which fails closed."""
+
+    at: str
+    kind: Literal["remind", "escalate", "expire"]
+    role: str | None
+    done_at: str | None
+
+
+class NoticeSent(BaseModel):
+    principal: UUID
+    kind: Literal["reminder", "escalation", "glass_broken"]
+    at: str
+    seen_at: str | None
 
 
 class ApprovalView(ApprovalSummary):
@@ -61,6 +107,9 @@ class ApprovalView(ApprovalSummary):
 
     current: dict[str, Any] | None
     decisions: list[dict[str, Any]]
+    signing: Signing
+    ladder: list[LadderStep]
+    notices: list[NoticeSent]
 
 
 class DecisionAsk(BaseModel):
@@ -81,6 +130,12 @@ class DecisionAsk(BaseModel):
     decision: Literal["approve", "reject"]
     payload_sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="The approval's payload_sha256, as seen.")
     comment: str | None = Field(None, max_length=2000, description="Why; a rejection needs it.")
+    signature: str | None = Field(
+        None,
+        min_length=1,
+        max_length=LONGEST,
+        description="A compact JWS by the approver's registered key; rules with signature_required count no approval without it.",
+    )
 
 
 class DecisionView(BaseModel):
@@ -126,8 +181,17 @@ async def get_approval(
     if found is None:
         raise Problem("not_found", "There is no such approval.")
     made = await decisions(door.session, approval_id)
+    told = await of_approval(door.session, approval_id)
+    signs = await signing(door.session, door.caller, found.signature_required)
     await door.session.connection.close()  # nothing outside Postgres is asked while a transaction is open
-    shown = {**view(found), "decisions": made, "current": await current(request, found)}
+    shown = {
+        **view(found),
+        "ladder": ladder(found),
+        "notices": [sent(notice) for notice in told],
+        "decisions": made,
+        "signing": signs,
+        "current": await current(request, door.caller.tenant, found),
+    }
     return Reply(shown, headers={"ETag": etag(found.version)}).response()
 
 
@@ -162,7 +226,10 @@ async def post_decision(
             bytes.fromhex(ask.payload_sha256),
             found.version,
             ask.comment,
+            ask.signature,
         )
+        if isinstance(decided, PolicyDecision):
+            return problem_reply(request, refusal(decided))
         return Reply(
             {
                 "approval_id": approval_id,
@@ -181,19 +248,34 @@ async def post_decision(
     return await once(door, "approvals.decide", run)
 
 
-async def current(request: Request, found: Approval) -> dict[str, Any] | None:
+def sent(notice: Any) -> dict[str, Any]:
+    return {
+        "principal": notice.principal,
+        "kind": notice.kind,
+        "at": iso(notice.at),
+        "seen_at": iso(notice.seen_at) if notice.seen_at else None,
+    }
+
+
+async def current(request: Request, tenant: UUID, found: Approval) -> dict[str, Any] | None:
     """What the target shows now of the record to be changed; an unreachable target is said, not hidden."""
     if found.payload is None or found.connector is None:
         return None
     payload = json.loads(found.payload)
     try:
-        async with reader(found.connector, request.app.state.settings) as target:
+        state = request.app.state
+        async with writebacks.reading(
+            state.database, state.settings, tenant, found.connector, state.root.nudger
+        ) as target:
             observed = await target.read(payload["target"]["kind"], payload["target"]["id"])
+    except writebacks.StillReading as waiting:
+        return {"problem": waiting.reason, "reading": True}
     except ConnectorError as error:
         return {"problem": error.reason}
     return {
         "value": {name: observed.value.get(name) for name in payload["changes"]},
         "version": observed.version,
         "read_at": iso(observed.read_at),
+        "age_s": writebacks.age_s(observed),
         "drifted": observed.version != payload["expected_version"],
     }

@@ -8,15 +8,16 @@ from uuid import UUID
 from pydantic_core import to_jsonable_python
 from sqlalchemy import text
 
-from app import ledger, missions, work
-from app.approvals.actions import progress, refused
+from app import ledger, missions, policy
+from app.approvals.actions import follow, refused
 from app.approvals.queries import decisions
+from app.approvals.signatures import check
 from app.caller import Caller
 from app.db import WriteSession
 from app.errors import Problem
 from app.telemetry import DECISIONS
 
-DECIDE = text("SELECT * FROM decide(:tenant, :approval, :secret, :version, :sha256, :verdict, :comment)")
+DECIDE = text("SELECT * FROM decide(:tenant, :approval, :secret, :version, :sha256, :verdict, :comment, :signature)")
 FIND = text("SELECT id, mission, subject, writeback, state, version FROM approval WHERE tenant = :tenant AND id = :id")
 
 # What the wall answers when it does not take a decision, and what the caller is told.
@@ -31,7 +32,25 @@ REFUSALS: dict[str, tuple[str, str]] = {
     "already_decided": ("already_decided", "This approver has already decided."),
     "mission_closed": ("wrong_state", "The mission has ended."),
     "halted": ("wrong_state", "Writebacks to this connector are halted."),
-    "no_comment": ("validation", "/comment: a rejection needs a reason"),
+    "already_broken": ("wrong_state", "The glass is broken already: a second holder of break_glass votes as usual."),
+    "no_rule": ("wrong_state", "This tenant has no break-glass rule for it."),
+    "claimed": ("wrong_state", "The executor has claimed it: what has left runs to its truth."),
+    "not_a_writeback": (
+        "wrong_state",
+        "This approval is of the mission itself: approve, reject, or cancel the mission.",
+    ),
+    "unchanged": ("validation", "The changes are those that are asked about already."),
+    "bad_payload": ("validation", "These changes make no payload for this connector and record."),
+    "not_stale": ("wrong_state", "Only a stale writeback is renewed."),
+    "already_renewed": ("wrong_state", "It was renewed already."),
+    "no_comment": ("validation", "A reason is missing: a rejection needs one, and under some rules an approval does."),
+    "signature_missing": ("validation", "/signature: this rule counts signed approvals only"),
+}
+POINTERS = {
+    "no_comment": [{"pointer": "/comment", "detail": "say why"}],
+    "signature_missing": [
+        {"pointer": "/signature", "detail": "sign with `mission-root approvals decide --signing-key FILE`"}
+    ],
 }
 
 
@@ -56,12 +75,22 @@ async def decide(
     seen_sha256: bytes,
     seen_version: int,
     comment: str | None,
-) -> Decided:
-    """Records a decision and lets the mission go on. Raises Problem for everything in REFUSALS, and not_found."""
+    signature: str | None = None,
+) -> Decided | policy.PolicyDecision:
+    """Records a decision and lets the mission go on. Raises Problem for everything in REFUSALS, and not_found.
+
+    Answers policy's denial when there is one: its fact is part of the transaction.
+    """
     found = await session.first(FIND, {"tenant": session.tenant, "id": approval})
     if found is None:
         raise Problem("not_found", "There is no such approval.")
     mission = await missions.lock(session, found.mission)  # before the approval's own lock, everywhere in this order
+    about = {"subject": found.subject, "verdict": verdict, "risk_level": mission.risk_level}
+    denied = await policy.admit(session, caller, "operate.approval.decide", str(approval), about, mission.id)
+    if denied is not None:
+        return denied
+    if signature is not None:
+        await check(session, caller, approval, seen_sha256, verdict, signature)
     said = await session.first(
         DECIDE,
         {
@@ -72,6 +101,7 @@ async def decide(
             "sha256": seen_sha256,
             "verdict": verdict,
             "comment": comment,
+            "signature": signature.encode() if signature else None,
         },
     )
     assert said is not None
@@ -79,15 +109,17 @@ async def decide(
     if said.outcome not in ("recorded", "approved", "rejected"):
         current = {"id": str(approval), "state": said.state, "version": said.version}
         raise refusal(said.outcome, current | {"decisions": await decisions(session, approval)})
+    return await let_on(session, caller, mission, found, said)
+
+
+async def let_on(session: WriteSession, caller: Caller, mission: missions.Mission, found: Any, said: Any) -> Decided:
+    """What a vote that the wall took means for its mission."""
     session.nudge(ledger.FACTS)
+    session.nudge("work_worker")
     if said.outcome != "recorded":
-        await work.drop(session, "approval_timer", approval)
+        session.nudge("work_executor")  # the wall left it its work row, due when the undo window ends
         if found.subject == "writeback":
-            if said.outcome == "approved":
-                await work.add(session, "execute", found.writeback, at=said.not_before)
-                # an approval that nobody can carry out in time expires all the same
-                await work.add(session, "approval_timer", approval, at=await expiry(session, approval))
-            await progress(session, caller, mission.id)
+            await follow(session, caller, mission.id)
         elif said.outcome == "approved":
             await missions.resume(session, caller, mission)
         else:
@@ -95,15 +127,14 @@ async def decide(
     return Decided(said.outcome, said.state, said.version, said.approver, said.not_before, mission.id, found.writeback)
 
 
-async def expiry(session: WriteSession, approval: UUID) -> datetime:
-    return await session.scalar(
-        "SELECT expires_at FROM approval WHERE tenant = :tenant AND id = :id",
-        {"tenant": session.tenant, "id": approval},
-    )
-
-
-def refusal(outcome: str, current: dict[str, Any]) -> Problem:
+def refusal(outcome: str, current: dict[str, Any], reason: str = "/comment") -> Problem:
     """What the wall said, with the approval as it is now and who decided it: whoever comes second wants to know."""
     code, detail = REFUSALS[outcome]
-    errors = [{"pointer": "/comment", "detail": "say why"}] if outcome == "no_comment" else None
+    pointers = {
+        "no_comment": (reason, "say why"),
+        "signature_missing": ("/signature", "sign what you approve"),
+        "unchanged": ("/changes", "change something, or decide"),
+        "bad_payload": ("/changes", "name fields of the record, each with a value"),
+    }
+    errors = [dict(zip(("pointer", "detail"), pointers[outcome], strict=True))] if outcome in pointers else None
     return Problem(code, detail, errors=errors, current=to_jsonable_python(current))

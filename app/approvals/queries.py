@@ -14,14 +14,19 @@ from app.db import ReadSession
 
 SELECT = """
   SELECT a.id, a.mission, a.subject, a.writeback, a.requested_by, a.payload_sha256, a.required, a.deny_threshold, a.state, a.version,
-    a.created_at, a.expires_at, a.not_before, a.closed_at, a.rule, a.rule_version, r.approver_role, r.undo_window, r.risk AS rule_risk,
-    m.mission_type, m.risk_level AS mission_risk, w.payload, w.risk, w.predecessor, w.connector,
+    a.created_at, a.expires_at, a.not_before, a.closed_at, a.rule, a.rule_version, a.signature_required,
+    a.obligations, a.must_hold, a.may_decide, a.ladder, a.climbed, a.glass_broken_at, a.glass_broken_by, a.was_rule, a.was_rule_version,
+    a.note, r.approver_role, r.comment_required, r.life, r.undo_window, r.risk AS rule_risk,
+    m.mission_type, m.risk_level AS mission_risk, w.payload, w.risk, w.predecessor, w.connector, w.revision, w.edited_by,
+    n.id AS successor, na.id AS successor_approval,
     COALESCE(p.bytes, q.bytes) AS proposal,
     (SELECT count(*) FROM decision d WHERE d.tenant = a.tenant AND d.approval = a.id AND d.verdict = 'approve') AS approvals
   FROM approval a
   JOIN approval_rule r ON r.tenant = a.tenant AND r.id = a.rule AND r.version = a.rule_version
   JOIN mission m ON m.tenant = a.tenant AND m.id = a.mission
   LEFT JOIN writeback w ON w.tenant = a.tenant AND w.id = a.writeback
+  LEFT JOIN writeback n ON n.tenant = w.tenant AND n.proposal = w.proposal AND n.revision = w.revision + 1
+  LEFT JOIN approval na ON na.tenant = n.tenant AND na.writeback = n.id
   LEFT JOIN artifact p ON p.tenant = a.tenant AND p.id = w.proposal
   LEFT JOIN artifact q ON q.tenant = a.tenant AND q.mission = a.mission AND q.sha256 = a.question_sha256
   WHERE a.tenant = :tenant"""
@@ -49,6 +54,19 @@ class Approval:
     expires_at: datetime
     not_before: datetime | None
     closed_at: datetime | None
+    signature_required: bool
+    obligations: Any
+    must_hold: str | None
+    may_decide: list[str]
+    ladder: Any
+    climbed: list[datetime]
+    glass_broken_at: datetime | None
+    glass_broken_by: UUID | None
+    was_rule: UUID | None
+    was_rule_version: int | None
+    note: str | None
+    comment_required: bool
+    life: Any
     rule: UUID
     rule_version: int
     approver_role: str
@@ -60,6 +78,10 @@ class Approval:
     risk: str | None
     predecessor: UUID | None
     connector: str | None
+    revision: int | None
+    edited_by: UUID | None
+    successor: UUID | None
+    successor_approval: UUID | None
     proposal: bytes | None
     approvals: int
 
@@ -137,8 +159,18 @@ def view(found: Approval) -> dict[str, Any]:
             "version": found.rule_version,
             "approver_role": found.approver_role,
             "undo_window_s": found.undo_window.total_seconds(),
+            "comment_required": found.comment_required,
         },
+        "may_decide": found.may_decide if found.state == "pending" else [],
+        "must_hold": found.must_hold,
+        "obligations": parsed(found.obligations),
+        "revision": found.revision,
+        "edited_by": found.edited_by,
         "predecessor": found.predecessor,
+        "successor": found.successor,
+        "successor_approval": found.successor_approval,
+        "glass": glass(found),
+        "note": found.note,
         "summary": said.get("summary") or said.get("reason"),
         "rationale": said.get("rationale"),
         "evidence": said.get("evidence", []),
@@ -146,4 +178,44 @@ def view(found: Approval) -> dict[str, Any]:
         "expires_at": iso(found.expires_at),
         "not_before": iso(found.not_before) if found.not_before else None,
         "closed_at": iso(found.closed_at) if found.closed_at else None,
+        "signature_required": found.signature_required,
     }
+
+
+def parsed(value: Any) -> Any:
+    """jsonb as the driver hands it over, whether it parsed it or not."""
+    return json.loads(value) if isinstance(value, str) else value
+
+
+def glass(found: Approval) -> dict[str, Any] | None:
+    """Who broke the glass and when, and the rule it was under before; null when it is whole."""
+    if found.glass_broken_at is None:
+        return None
+    return {
+        "broken_by": found.glass_broken_by,
+        "broken_at": iso(found.glass_broken_at),
+        "was_rule": found.was_rule,
+        "was_rule_version": found.was_rule_version,
+    }
+
+
+def ladder(found: Approval) -> list[dict[str, Any]]:
+    """The steps of time, each with when it is due and when it was done; the last is expiry, which fails closed.
+
+    Of a closed approval, or behind a broken glass, only what was done and the end are left.
+    """
+    alive = found.state == "pending" and found.glass_broken_at is None
+    told = []
+    for number, step in enumerate(parsed(found.ladder)):
+        done = found.climbed[number] if number < len(found.climbed) else None
+        if done is not None or alive:
+            told.append(
+                {
+                    "at": iso(datetime.fromisoformat(step["at"])),
+                    "kind": step["kind"],
+                    "role": step.get("role"),
+                    "done_at": iso(done) if done else None,
+                }
+            )
+    ended = iso(found.closed_at) if found.state == "expired" and found.closed_at else None
+    return [*told, {"at": iso(found.expires_at), "kind": "expire", "role": None, "done_at": ended}]

@@ -1,8 +1,11 @@
 """`mission-root approvals …`: see what waits, decide on exactly what was seen."""
 
+import json
 import sys
 from enum import StrEnum
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
+from uuid import UUID
 
 import typer
 
@@ -48,6 +51,9 @@ def decide(
     decision: Annotated[Decision, typer.Argument(help="What you decide.")],
     payload_sha256: Annotated[str, typer.Option(help="The hash you saw; required where nobody can be asked.")] = "",
     comment: Annotated[str, typer.Option(help="A word on why; it is recorded.")] = "",
+    signing_key: Annotated[
+        Path | None, typer.Option(help="Your private key, where the rule counts signed approvals only.")
+    ] = None,
     url: Url = "",
     api_key: ApiKey = "",
     as_json: AsJson = False,
@@ -68,5 +74,113 @@ def decide(
                 raise Failed("Nothing was decided.", 1)
             payload_sha256 = seen.body["payload_sha256"]
         body = {"decision": decision.value, "payload_sha256": payload_sha256, "comment": comment or None}
+        if signing_key is not None:
+            body["signature"] = sign(signing_key, seen.body, decision, payload_sha256)
         decided = client.post(f"{path}/decisions", body, if_match=seen.etag).body
     emit(decided) if as_json else show.decided(decided)
+
+
+def sign(file: Path, seen: dict[str, Any], decision: Decision, payload_sha256: str) -> str:
+    """A signature of this decision, made here with a key that never leaves the machine.
+
+    The hash is taken from the bytes that were shown, so that a root that lies about it gets no signature for them.
+    """
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    from app import signed
+    from app.canonical import canonical, sha256
+
+    if seen["subject"] == "writeback" and sha256(canonical(seen["payload"])).hex() != payload_sha256:
+        raise Failed("What is shown does not have this hash: nothing was signed.", 5)
+    try:
+        key = load_pem_private_key(file.read_bytes(), None)
+    except (OSError, ValueError, TypeError) as error:
+        raise Failed(f"{file} is no signing key that can be read: {error}", 2) from None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise Failed(f"{file} is not an Ed25519 key; `mission-root approvers new-key` makes one.", 2)
+    public, said = signed.public_bytes(key).hex(), seen["signing"]
+    registered = next((one["id"] for one in said["keys"] if one["public_key"] == public), None)
+    if registered is None:
+        raise Failed("This key is not registered for you: see `mission-root approvers request-key`.", 4)
+    statement = signed.build_statement(
+        UUID(said["tenant"]), UUID(seen["id"]), bytes.fromhex(payload_sha256), decision.value, UUID(said["approver"])
+    )
+    return signed.sign(statement, key, UUID(registered))
+
+
+Sha256 = Annotated[str, typer.Option("--payload-sha256", help="The hash you saw; required where nobody can be asked.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why, in your words; kept with the approval.")]
+
+
+def seen(
+    client: Client, approval: str, payload_sha256: str, ask: str, as_json: bool
+) -> tuple[dict[str, Any], str, str]:
+    """The approval, its ETag, and the hash that was seen: given, or confirmed on the screen."""
+    found = client.get(f"/v1/approvals/{segment(approval)}")
+    if payload_sha256:
+        return found.body, found.etag, payload_sha256
+    if as_json or not sys.stdin.isatty():
+        raise Failed(f"Say what you saw with --payload-sha256; `mission-root approvals show {approval}` shows it.", 2)
+    show.approval(found.body)
+    if not typer.confirm(ask):
+        raise Failed("Nothing was done.", 1)
+    return found.body, found.etag, found.body["payload_sha256"]
+
+
+@app.command("break-glass")
+def break_glass(
+    approval: Id,
+    reason: Reason,
+    payload_sha256: Sha256 = "",
+    url: Url = "",
+    api_key: ApiKey = "",
+    as_json: AsJson = False,
+) -> None:
+    """Move it under the break-glass rule: two holders of that role, at most 15 minutes. Every admin is told."""
+    with Client(url, api_key) as client:
+        _, etag, sha256 = seen(client, approval, payload_sha256, "Break the glass for exactly this?", as_json)
+        body = {"payload_sha256": sha256, "reason": reason}
+        done = client.post(f"/v1/approvals/{segment(approval)}/break-glass", body, if_match=etag).body
+    if as_json:
+        emit(done)
+    elif done["state"] == "approved":
+        show.decided(done)
+    else:
+        show.line(
+            f"The glass is broken; another holder of break_glass has until {done['expires_at']} to approve it too."
+        )
+
+
+@app.command()
+def cancel(approval: Id, reason: Reason, url: Url = "", api_key: ApiKey = "", as_json: AsJson = False) -> None:
+    """Take back what is pending, or approved and not yet claimed."""
+    path = f"/v1/approvals/{segment(approval)}"
+    with Client(url, api_key) as client:
+        done = client.post(f"{path}/cancel", {"reason": reason}, if_match=client.get(path).etag).body
+    emit(done) if as_json else show.line(f"The approval is {done['state']}; nothing of it leaves.")
+
+
+@app.command()
+def revise(
+    approval: Id,
+    changes: Annotated[str, typer.Option(help="The changes to ask about instead, as a JSON object.")],
+    reason: Reason,
+    payload_sha256: Sha256 = "",
+    expected_version: Annotated[str, typer.Option(help="The record's version it is meant for; else the old one.")] = "",
+    url: Url = "",
+    api_key: ApiKey = "",
+    as_json: AsJson = False,
+) -> None:
+    """Ask about other changes to the same record instead. You may not approve them yourself."""
+    try:
+        wanted = json.loads(changes)
+    except ValueError as problem:
+        raise Failed(f"--changes is no JSON: {problem}", 2) from problem
+    with Client(url, api_key) as client:
+        _, etag, sha256 = seen(client, approval, payload_sha256, "Replace exactly this?", as_json)
+        body = {"payload_sha256": sha256, "changes": wanted, "reason": reason}
+        if expected_version:
+            body["expected_version"] = expected_version
+        done = client.post(f"/v1/approvals/{segment(approval)}/revisions", body, if_match=etag).body
+    emit(done) if as_json else show.line(f"Asked about instead: mission-root approvals show {done['approval_id']}")

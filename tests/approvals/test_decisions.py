@@ -203,11 +203,12 @@ async def test_an_expired_approval_is_dead_before_its_timer_rings(world: World) 
 async def test_a_halted_connector_takes_rejections_only(world: World, connector: str) -> None:
     life = await awaiting(world, proposals=2)
     one, other = await life.approvals()
-    await as_registrar(world, "INSERT INTO connector_switch VALUES (:tenant, :connector, now())", connector=connector)
+    why = {"json": {"reason": "a test"}}
+    assert (await world.operator.post(f"/v1/connectors/{connector}/halt", **why)).status_code == 200
     said = problem(await post(world.operator, one), "wrong_state")
     assert "halted" in said["detail"] and said["current"]["state"] == "pending"
     assert (await post(world.operator, other, "reject")).status_code == 201
-    await as_registrar(world, "UPDATE connector_switch SET halted_at = NULL WHERE tenant = :tenant")
+    assert (await world.admin.post(f"/v1/connectors/{connector}/resume", **why)).status_code == 200
     assert (await post(world.operator, one)).status_code == 201
 
 

@@ -4,48 +4,127 @@ CREATE TABLE connector_switch (      -- one row per connector that was ever swit
   tenant uuid NOT NULL REFERENCES tenant,
   connector text NOT NULL,
   halted_at timestamptz,
-  PRIMARY KEY (tenant, connector)
+  reason text NOT NULL CHECK (length(reason) BETWEEN 1 AND 2000),
+  changed_by uuid NOT NULL,
+  changed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  PRIMARY KEY (tenant, connector),
+  FOREIGN KEY (tenant, changed_by) REFERENCES principal (tenant, id)
 );
+
+-- Is this a ladder? Steps in order, each within the life of what it is for; an escalation names a role that is allowed.
+CREATE FUNCTION is_ladder(p_hops jsonb, p_life interval, p_roles text[]) RETURNS boolean LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, public, pg_temp AS $$
+DECLARE hop jsonb; reached numeric := 0;
+BEGIN
+  IF jsonb_typeof(p_hops) IS DISTINCT FROM 'array' OR jsonb_array_length(p_hops) > 10 THEN RETURN false; END IF;
+  FOR hop IN SELECT jsonb_array_elements(p_hops) LOOP
+    IF jsonb_typeof(hop) <> 'object' OR jsonb_typeof(hop -> 'after_s') IS DISTINCT FROM 'number' THEN RETURN false; END IF;
+    IF (hop ->> 'after_s')::numeric <= reached OR (hop ->> 'after_s')::numeric >= extract(epoch FROM p_life) THEN RETURN false; END IF;
+    reached := (hop ->> 'after_s')::numeric;
+    IF NOT COALESCE(CASE hop ->> 'kind'
+      WHEN 'remind' THEN hop - 'after_s' - 'kind' = '{}'
+      WHEN 'escalate' THEN hop ->> 'role' = ANY (p_roles) AND hop - 'after_s' - 'kind' - 'role' = '{}' END, false) THEN RETURN false; END IF;
+  END LOOP;
+  RETURN true;
+END $$;
 
 CREATE TABLE approval_rule (         -- who must approve what; versioned, and never chosen by the asker
   tenant uuid NOT NULL REFERENCES tenant,
   id uuid NOT NULL,
   version int NOT NULL CHECK (version >= 1),
   subject text NOT NULL CHECK (subject IN ('writeback', 'mission')),
-  connector text NOT NULL DEFAULT '*',
-  operation text NOT NULL DEFAULT '*',
+  connector text NOT NULL DEFAULT '*' CHECK (length(connector) BETWEEN 1 AND 100),
+  operation text NOT NULL DEFAULT '*' CHECK (length(operation) BETWEEN 1 AND 100),
   risk text NOT NULL CHECK (risk IN ('*', 'low', 'medium', 'high')),
   required int NOT NULL CHECK (required BETWEEN 1 AND 5),
   deny_threshold int NOT NULL DEFAULT 1 CHECK (deny_threshold BETWEEN 1 AND 5),
-  approver_role text NOT NULL DEFAULT 'operator',
+  approver_role text NOT NULL DEFAULT 'operator'
+    CHECK (approver_role IN ('operator', 'policy_owner', 'release_owner', 'product_owner', 'admin', 'break_glass')),
   life interval NOT NULL CHECK (life BETWEEN interval '1 second' AND interval '30 days'),
   undo_window interval NOT NULL CHECK (undo_window BETWEEN interval '0' AND interval '1 hour'),
+  comment_required boolean NOT NULL DEFAULT false,           -- a reason for approving too
+  may_escalate_to text[] NOT NULL DEFAULT '{}'
+    CHECK (may_escalate_to <@ ARRAY['operator', 'policy_owner', 'release_owner', 'product_owner', 'admin']),
+  hops jsonb NOT NULL DEFAULT '[]',                          -- the ladder: [{after_s, kind: remind|escalate, role}]
+  break_glass boolean NOT NULL DEFAULT false,                -- never chosen but by break_glass()
+  signature_required boolean NOT NULL DEFAULT false CHECK (NOT signature_required OR subject = 'writeback'),
+  created_by uuid,                                           -- the policy owner; null for what a tenant is born with
   created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   PRIMARY KEY (tenant, id, version),
-  UNIQUE (tenant, id, version, required, deny_threshold)
+  UNIQUE (tenant, id, version, required, deny_threshold),
+  FOREIGN KEY (tenant, created_by) REFERENCES principal (tenant, id),
+  CONSTRAINT approval_rule_ladder CHECK (is_ladder(hops, life, may_escalate_to)),
+  CONSTRAINT approval_rule_glass_role CHECK (break_glass = (approver_role = 'break_glass')),
+  -- what is done in a hurry is done by two, within minutes, and says why
+  CONSTRAINT approval_rule_glass CHECK (NOT break_glass OR (required >= 2 AND deny_threshold = 1 AND life <= interval '15 minutes'
+    AND undo_window = interval '0' AND comment_required AND hops = '[]'))
 );
 
--- The rule that fits best: exact connector before '*', exact operation before '*', exact risk before '*', newest version;
--- of two that fit alike the stricter one.
-CREATE FUNCTION choose_rule(p_tenant uuid, p_subject text, p_connector text, p_operation text, p_risk text)
-RETURNS approval_rule LANGUAGE sql STABLE SET search_path = pg_catalog, public, pg_temp AS $$
-  SELECT r FROM public.approval_rule r
-  WHERE r.tenant = p_tenant AND r.subject = p_subject AND r.connector IN ('*', p_connector)
+-- A rule has one history: its versions follow each other, and none makes another kind of rule of it.
+CREATE FUNCTION guard_rule() RETURNS trigger LANGUAGE plpgsql
+SET search_path = pg_catalog, public, pg_temp AS $$
+DECLARE was record;
+BEGIN
+  SELECT r.version, r.subject, r.break_glass, r.signature_required, r.connector, r.operation, r.risk INTO was FROM public.approval_rule r
+    WHERE r.tenant = NEW.tenant AND r.id = NEW.id ORDER BY r.version DESC LIMIT 1;
+  IF NEW.version <> COALESCE(was.version, 0) + 1
+     OR (was.version IS NOT NULL AND (NEW.subject, NEW.break_glass) IS DISTINCT FROM (was.subject, was.break_glass)) THEN
+    RAISE EXCEPTION 'wall: not the next version of this rule' USING ERRCODE = 'RX004';
+  END IF;
+  -- A serving process holds secrets of policy owners: taken over, it could take back what was to hold it off.
+  IF was.signature_required AND session_user <> '{prefix}_registrar' AND NOT (NEW.signature_required
+       AND NEW.connector IN ('*', was.connector) AND NEW.operation IN ('*', was.operation) AND NEW.risk IN ('*', was.risk)) THEN
+    RAISE EXCEPTION 'wall: signatures are waived over the registrar''s login only'
+      USING ERRCODE = 'check_violation', CONSTRAINT = 'approval_rule_signature_kept';
+  END IF;
+  NEW.created_at := clock_timestamp();
+  RETURN NEW;
+END $$;
+CREATE TRIGGER approval_rule_guard BEFORE INSERT ON approval_rule FOR EACH ROW EXECUTE FUNCTION guard_rule();
+ALTER TABLE approval_rule ENABLE ALWAYS TRIGGER approval_rule_guard;
+
+-- The rules that fit, best first: exact connector before '*', exact operation before '*', exact risk before '*', newest
+-- version only; of two that fit alike the stricter one.
+CREATE FUNCTION fitting_rules(p_tenant uuid, p_subject text, p_connector text, p_operation text, p_risk text)
+RETURNS SETOF approval_rule LANGUAGE sql STABLE SET search_path = pg_catalog, public, pg_temp AS $$
+  SELECT r.* FROM public.approval_rule r
+  WHERE r.tenant = p_tenant AND r.subject = p_subject AND NOT r.break_glass AND r.connector IN ('*', p_connector)
     AND r.operation IN ('*', p_operation) AND r.risk IN ('*', p_risk)
     AND NOT EXISTS (SELECT 1 FROM public.approval_rule n WHERE n.tenant = r.tenant AND n.id = r.id AND n.version > r.version)
   ORDER BY (r.connector <> '*')::int DESC, (r.operation <> '*')::int DESC, (r.risk <> '*')::int DESC,
-    r.required DESC, r.deny_threshold, r.life, r.id LIMIT 1
+    r.required DESC, r.deny_threshold, r.life, r.id
+$$;
+CREATE FUNCTION choose_rule(p_tenant uuid, p_subject text, p_connector text, p_operation text, p_risk text)
+RETURNS approval_rule LANGUAGE sql STABLE SET search_path = pg_catalog, public, pg_temp AS $$
+  SELECT f FROM public.fitting_rules(p_tenant, p_subject, p_connector, p_operation, p_risk) f LIMIT 1
+$$;
+-- The rule of a broken glass: the strictest there is.
+CREATE FUNCTION glass_rule(p_tenant uuid, p_subject text) RETURNS approval_rule LANGUAGE sql STABLE
+SET search_path = pg_catalog, public, pg_temp AS $$
+  SELECT r FROM public.approval_rule r
+  WHERE r.tenant = p_tenant AND r.subject = p_subject AND r.break_glass
+    AND NOT EXISTS (SELECT 1 FROM public.approval_rule n WHERE n.tenant = r.tenant AND n.id = r.id AND n.version > r.version)
+  ORDER BY r.required DESC, r.life, r.id LIMIT 1
 $$;
 
--- Every tenant is born with rules; the undo windows are the product's: 10 s at low risk, 30 s above.
+-- Every tenant is born with rules; the undo windows are the product's: 10 s at low risk, 30 s above. After a third of an
+-- approval's life whoever may decide is reminded, after two thirds the admins are asked too, at its end it fails closed.
 CREATE FUNCTION first_rules() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, public, pg_temp AS $$
 BEGIN
-  INSERT INTO public.approval_rule (tenant, id, version, subject, risk, required, life, undo_window) VALUES
-    (NEW.id, gen_random_uuid(), 1, 'writeback', 'low', 1, '72 hours', '10 seconds'),
-    (NEW.id, gen_random_uuid(), 1, 'writeback', 'medium', 1, '72 hours', '30 seconds'),
-    (NEW.id, gen_random_uuid(), 1, 'writeback', 'high', 2, '24 hours', '30 seconds'),
-    (NEW.id, gen_random_uuid(), 1, 'mission', '*', 1, '72 hours', '0');
+  INSERT INTO public.approval_rule (tenant, id, version, subject, risk, required, life, undo_window, may_escalate_to, hops)
+    SELECT NEW.id, gen_random_uuid(), 1, b.subject, b.risk, b.required, b.life, b.undo_window, ARRAY['admin'], jsonb_build_array(
+      jsonb_build_object('after_s', (extract(epoch FROM b.life) / 3)::int, 'kind', 'remind'),
+      jsonb_build_object('after_s', (extract(epoch FROM b.life) * 2 / 3)::int, 'kind', 'escalate', 'role', 'admin'))
+    FROM (VALUES
+      ('writeback', 'low', 1, interval '72 hours', interval '10 seconds'),
+      ('writeback', 'medium', 1, '72 hours', '30 seconds'),
+      ('writeback', 'high', 2, '24 hours', '30 seconds'),
+      ('mission', '*', 1, '72 hours', '0')) b (subject, risk, required, life, undo_window);
+  INSERT INTO public.approval_rule (tenant, id, version, subject, risk, required, life, undo_window, approver_role, comment_required,
+                                    break_glass)
+    SELECT NEW.id, gen_random_uuid(), 1, b.subject, '*', 2, '15 minutes', '0', 'break_glass', true, true
+    FROM (VALUES ('writeback'), ('mission')) b (subject);
   RETURN NEW;
 END $$;
 CREATE TRIGGER tenant_rules AFTER INSERT ON tenant FOR EACH ROW EXECUTE FUNCTION first_rules();
@@ -56,21 +135,28 @@ CREATE TABLE writeback (
   mission uuid NOT NULL,
   requested_by uuid NOT NULL,
   connector text NOT NULL,
+  connector_version int NOT NULL,    -- the definition it was proposed for
   operation text NOT NULL,
   target text NOT NULL,
   risk text NOT NULL CHECK (risk IN ('low', 'medium', 'high')),
   payload bytea NOT NULL CHECK (octet_length(payload) BETWEEN 2 AND 262144),
   payload_sha256 bytea NOT NULL GENERATED ALWAYS AS (sha256(payload)) STORED,
   proposal uuid NOT NULL,            -- the writeback_proposal artifact: rationale and evidence
+  revision int NOT NULL DEFAULT 1 CHECK (revision >= 1),     -- above 1: a person changed or renewed the revision before
+  edited_by uuid,                    -- who changed it; counts as a requester too
   predecessor uuid,                  -- the dead writeback this one asks again for
   created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   PRIMARY KEY (tenant, id),
   UNIQUE (tenant, id, payload_sha256, requested_by),
   UNIQUE (tenant, id, mission),
-  UNIQUE (tenant, proposal),         -- a proposal becomes a writeback once, however often a crash repeats the step
+  UNIQUE (tenant, proposal, revision),  -- a proposal becomes a writeback once, however often a crash repeats the step
   FOREIGN KEY (tenant, mission, requested_by) REFERENCES mission (tenant, id, requested_by),
   FOREIGN KEY (tenant, proposal) REFERENCES artifact (tenant, id),
-  FOREIGN KEY (tenant, predecessor) REFERENCES writeback (tenant, id)
+  FOREIGN KEY (tenant, predecessor) REFERENCES writeback (tenant, id),
+  FOREIGN KEY (tenant, edited_by) REFERENCES principal (tenant, id),
+  FOREIGN KEY (tenant, connector, connector_version) REFERENCES connector (tenant, name, version),
+  CHECK (edited_by IS NULL OR revision > 1),
+  CHECK (revision = 1 OR predecessor IS NOT NULL)
 );
 CREATE INDEX writeback_of_mission ON writeback (tenant, mission, created_at, id);
 CREATE INDEX writeback_of_target ON writeback (tenant, connector, target, created_at);
@@ -79,7 +165,7 @@ CREATE INDEX writeback_of_target ON writeback (tenant, connector, target, create
 -- a writeback whose like is dead names it as predecessor.
 CREATE FUNCTION guard_writeback() RETURNS trigger LANGUAGE plpgsql
 SET search_path = pg_catalog, public, pg_temp AS $$
-DECLARE body jsonb; floor text;
+DECLARE body jsonb; old jsonb; gone boolean;
 BEGIN
   -- jsonb would silently keep one of two equal keys, and the rule would be chosen by what nobody approved.
   IF NOT convert_from(NEW.payload, 'UTF8') IS JSON OBJECT WITH UNIQUE KEYS THEN
@@ -97,14 +183,31 @@ BEGIN
   PERFORM 1 FROM public.artifact p WHERE p.tenant = NEW.tenant AND p.id = NEW.proposal AND p.mission = NEW.mission
     AND p.schema_name = 'writeback_proposal';
   IF NOT FOUND THEN RAISE EXCEPTION 'wall: the proposal is not one of this mission' USING ERRCODE = 'RX005'; END IF;
-  -- A writeback is never of less risk than the mission that asks for it.
-  SELECT m.risk_level INTO floor FROM public.mission m WHERE m.tenant = NEW.tenant AND m.id = NEW.mission;
-  IF array_position(ARRAY['low', 'medium', 'high'], NEW.risk) < array_position(ARRAY['low', 'medium', 'high'], floor) THEN
-    NEW.risk := floor;
+  SELECT c.version, c.retired INTO NEW.connector_version, gone FROM public.connector c
+    WHERE c.tenant = NEW.tenant AND c.name = NEW.connector ORDER BY c.version DESC LIMIT 1;
+  IF NEW.connector_version IS NULL OR gone THEN
+    RAISE EXCEPTION 'wall: the tenant has no such connector' USING ERRCODE = 'RX005';
+  END IF;
+  -- A writeback is never of less risk than the mission that asks for it, nor than its kind is set to be.
+  NEW.risk := raised_risk(NEW.tenant, NEW.mission, NEW.connector, NEW.operation, NEW.risk);
+  IF NEW.revision > 1 THEN
+    -- The next revision of a dead one: another person's changes to the same record, or the same changes to its newer version.
+    SELECT convert_from(w.payload, 'UTF8')::jsonb INTO old FROM public.writeback w
+      JOIN public.approval a ON a.tenant = w.tenant AND a.writeback = w.id
+      LEFT JOIN public.execution e ON e.tenant = w.tenant AND e.writeback = w.id
+      WHERE w.tenant = NEW.tenant AND w.id = NEW.predecessor AND w.proposal = NEW.proposal AND w.mission = NEW.mission
+        AND w.revision = NEW.revision - 1 AND (a.state = 'cancelled' OR e.state = 'stale');
+    IF old IS NULL OR body - 'changes' - 'expected_version' <> old - 'changes' - 'expected_version'
+       OR (NEW.edited_by IS NULL AND body -> 'changes' <> old -> 'changes') THEN
+      RAISE EXCEPTION 'wall: not a revision of a dead writeback' USING ERRCODE = 'RX005';
+    END IF;
+    RETURN NEW;
   END IF;
   SELECT w.id INTO NEW.predecessor FROM public.writeback w
-    JOIN public.approval a ON a.tenant = w.tenant AND a.writeback = w.id AND a.state IN ('rejected', 'expired', 'cancelled')
+    JOIN public.approval a ON a.tenant = w.tenant AND a.writeback = w.id
+    LEFT JOIN public.execution e ON e.tenant = w.tenant AND e.writeback = w.id
     WHERE w.tenant = NEW.tenant AND w.connector = NEW.connector AND w.target = NEW.target AND w.operation = NEW.operation
+      AND (a.state IN ('rejected', 'expired', 'cancelled') OR e.state = 'stale')
     ORDER BY w.created_at DESC LIMIT 1;
   RETURN NEW;
 END $$;
@@ -121,8 +224,20 @@ CREATE TABLE approval (
   payload_sha256 bytea NOT NULL,     -- the bytes to be approved, whichever subject
   rule uuid NOT NULL,
   rule_version int NOT NULL,
-  required int NOT NULL,
+  rule_required int NOT NULL,
+  required int NOT NULL CHECK (required <= 9),
   deny_threshold int NOT NULL,
+  obligations jsonb NOT NULL DEFAULT '{}',                   -- what policy wants besides: approvals, approver_role, expires_s, escalate_to
+  must_hold text,                    -- a role that every approver needs besides one of may_decide
+  may_decide text[] NOT NULL,        -- roles: the rule's, and those it was escalated to
+  ladder jsonb NOT NULL,             -- what happens at what time: [{at, kind, role}]; the step after the last is expiry
+  climbed timestamptz[] NOT NULL DEFAULT '{}',               -- when its steps were done
+  glass_broken_at timestamptz,
+  glass_broken_by uuid,              -- who moved it under the break-glass rule
+  was_rule uuid,                     -- the rule it was born under then
+  was_rule_version int,
+  note text CHECK (length(note) <= 2000),                    -- a person's words on why it was withdrawn or replaced
+  signature_required boolean NOT NULL,                       -- approvals count at the executor only when signed; never lowered
   state text NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'approved', 'rejected', 'expired', 'cancelled')),
   version int NOT NULL DEFAULT 1,
   created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -136,8 +251,13 @@ CREATE TABLE approval (
   FOREIGN KEY (tenant, writeback, payload_sha256, requested_by) REFERENCES writeback (tenant, id, payload_sha256, requested_by),
   FOREIGN KEY (tenant, writeback, mission) REFERENCES writeback (tenant, id, mission),
   FOREIGN KEY (tenant, mission, question_sha256) REFERENCES artifact (tenant, mission, sha256),
-  FOREIGN KEY (tenant, rule, rule_version, required, deny_threshold)
+  CONSTRAINT approval_under_rule FOREIGN KEY (tenant, rule, rule_version, rule_required, deny_threshold)
     REFERENCES approval_rule (tenant, id, version, required, deny_threshold),
+  FOREIGN KEY (tenant, glass_broken_by) REFERENCES principal (tenant, id),
+  FOREIGN KEY (tenant, was_rule, was_rule_version) REFERENCES approval_rule (tenant, id, version),
+  CONSTRAINT approval_tightened CHECK (required >= rule_required),   -- policy may want more than the rule, never less
+  CONSTRAINT approval_glass CHECK ((glass_broken_by IS NULL) = (glass_broken_at IS NULL)
+    AND (glass_broken_by IS NULL) = (was_rule IS NULL) AND (was_rule IS NULL) = (was_rule_version IS NULL)),
   CHECK ((subject = 'writeback') = (writeback IS NOT NULL)),
   CHECK ((subject = 'mission') = (question_sha256 IS NOT NULL)),
   CHECK (question_sha256 IS NULL OR question_sha256 = payload_sha256)
@@ -156,6 +276,7 @@ CREATE TABLE decision (
   payload_sha256 bytea NOT NULL,     -- what the approver saw, from the request, not from the row
   verdict text NOT NULL CHECK (verdict IN ('approve', 'reject')),
   comment text CHECK (length(comment) <= 2000),
+  signature bytea CHECK (octet_length(signature) BETWEEN 1 AND 4096),  -- the approver's own, over what was decided; the executor checks it
   decided_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   PRIMARY KEY (tenant, approval, approver),
   FOREIGN KEY (tenant, approval, requested_by, payload_sha256) REFERENCES approval (tenant, id, requested_by, payload_sha256),
@@ -200,10 +321,26 @@ BEGIN
   END IF;
 END $$;
 
+-- The ladder of one approval: the rule's steps, each at its share of the life that policy leaves. Where policy names whom
+-- to escalate to, and the rule allows it, that role is asked instead (half way, when the rule has no such step).
+CREATE FUNCTION lay_ladder(p_rule approval_rule, p_from timestamptz, p_life interval, p_escalate_to text) RETURNS jsonb
+LANGUAGE sql STABLE SET search_path = pg_catalog, public, pg_temp AS $$
+  WITH named AS (SELECT CASE WHEN p_escalate_to = ANY (p_rule.may_escalate_to) THEN p_escalate_to END AS role),
+  steps AS (
+    SELECT (h.hop ->> 'after_s')::float8 / extract(epoch FROM p_rule.life)::float8 AS share, h.hop ->> 'kind' AS kind,
+      CASE h.hop ->> 'kind' WHEN 'escalate' THEN COALESCE(named.role, h.hop ->> 'role') END AS role
+    FROM jsonb_array_elements(p_rule.hops) h (hop), named
+    UNION ALL
+    SELECT 0.5, 'escalate', named.role FROM named
+    WHERE named.role IS NOT NULL AND NOT p_rule.hops @> '[{"kind": "escalate"}]')
+  SELECT COALESCE(jsonb_agg(jsonb_strip_nulls(jsonb_build_object(
+    'at', p_from + s.share * p_life, 'kind', s.kind, 'role', s.role)) ORDER BY s.share), '[]') FROM steps s
+$$;
+
 -- Approvals: born pending under the rule the system chose, immutable but for their own moves.
 CREATE FUNCTION guard_approval() RETURNS trigger LANGUAGE plpgsql
 SET search_path = pg_catalog, public, pg_temp AS $$
-DECLARE r public.approval_rule; n_ok int; n_no int; w record; m record;
+DECLARE r public.approval_rule; n_ok int; n_no int; w record; m record; life interval; step int;
 BEGIN
   PERFORM require_present();
   IF TG_OP = 'INSERT' THEN
@@ -215,24 +352,76 @@ BEGIN
       r := choose_rule(NEW.tenant, 'mission', '*', m.mission_type, m.risk_level);
     END IF;
     IF r.id IS NULL THEN RAISE EXCEPTION 'wall: no approval rule fits' USING ERRCODE = 'RX006'; END IF;
-    NEW.rule := r.id; NEW.rule_version := r.version; NEW.required := r.required; NEW.deny_threshold := r.deny_threshold;
-    NEW.state := 'pending'; NEW.version := 1; NEW.not_before := NULL; NEW.closed_at := NULL;
+    NEW.rule := r.id; NEW.rule_version := r.version; NEW.rule_required := r.required; NEW.deny_threshold := r.deny_threshold;
+    -- What policy obliges to can only tighten: more approvers, a role more, less time.
+    NEW.required := GREATEST(r.required, (NEW.obligations ->> 'approvals')::int);
+    NEW.must_hold := NULLIF(NEW.obligations ->> 'approver_role', r.approver_role);
+    life := LEAST(r.life, make_interval(secs => (NEW.obligations ->> 'expires_s')::float8));
+    IF life < interval '1 second' THEN RAISE EXCEPTION 'wall: no time to decide' USING ERRCODE = 'RX006'; END IF;
+    -- A rule that asks for signatures is not got round by a narrower one that does not.
+    IF NEW.subject = 'writeback' THEN
+      NEW.signature_required := EXISTS (
+        SELECT 1 FROM fitting_rules(NEW.tenant, 'writeback', w.connector, w.operation, w.risk) f WHERE f.signature_required);
+    ELSE
+      NEW.signature_required := false;
+    END IF;
+    NEW.state := 'pending'; NEW.version := 1; NEW.not_before := NULL; NEW.closed_at := NULL; NEW.note := NULL;
     NEW.created_at := clock_timestamp();
-    NEW.expires_at := NEW.created_at + r.life;
+    NEW.expires_at := NEW.created_at + life;
+    NEW.may_decide := ARRAY[r.approver_role]; NEW.climbed := '{}';
+    NEW.ladder := lay_ladder(r, NEW.created_at, life, NEW.obligations ->> 'escalate_to');
+    NEW.glass_broken_by := NULL; NEW.glass_broken_at := NULL; NEW.was_rule := NULL; NEW.was_rule_version := NULL;
     RETURN NEW;
   END IF;
-  IF (NEW.tenant, NEW.id, NEW.mission, NEW.subject, NEW.requested_by, NEW.payload_sha256, NEW.rule, NEW.rule_version,
-      NEW.required, NEW.deny_threshold, NEW.created_at, NEW.expires_at) IS DISTINCT FROM
-     (OLD.tenant, OLD.id, OLD.mission, OLD.subject, OLD.requested_by, OLD.payload_sha256, OLD.rule, OLD.rule_version,
-      OLD.required, OLD.deny_threshold, OLD.created_at, OLD.expires_at)
+  IF (NEW.tenant, NEW.id, NEW.mission, NEW.subject, NEW.requested_by, NEW.payload_sha256, NEW.rule, NEW.rule_version, NEW.rule_required,
+      NEW.required, NEW.deny_threshold, NEW.created_at, NEW.expires_at, NEW.obligations, NEW.may_decide, NEW.ladder) IS DISTINCT FROM
+     (OLD.tenant, OLD.id, OLD.mission, OLD.subject, OLD.requested_by, OLD.payload_sha256, OLD.rule, OLD.rule_version, OLD.rule_required,
+      OLD.required, OLD.deny_threshold, OLD.created_at, OLD.expires_at, OLD.obligations, OLD.may_decide, OLD.ladder)
      OR NEW.writeback IS DISTINCT FROM OLD.writeback OR NEW.question_sha256 IS DISTINCT FROM OLD.question_sha256
-     OR (NEW.state = OLD.state AND NEW.not_before IS DISTINCT FROM OLD.not_before) THEN
+     OR NEW.signature_required <> OLD.signature_required
+     OR NEW.must_hold IS DISTINCT FROM OLD.must_hold OR NEW.was_rule IS DISTINCT FROM OLD.was_rule
+     OR NEW.was_rule_version IS DISTINCT FROM OLD.was_rule_version OR NEW.glass_broken_at IS DISTINCT FROM OLD.glass_broken_at
+     OR (NEW.state = OLD.state AND (NEW.not_before IS DISTINCT FROM OLD.not_before OR NEW.note IS DISTINCT FROM OLD.note)) THEN
     RAISE EXCEPTION 'wall: an approval is immutable except for its state' USING ERRCODE = 'RX001';
   END IF;
   NEW.version := OLD.version + 1;
   IF NEW.state = OLD.state THEN
     IF OLD.state <> 'pending' THEN RAISE EXCEPTION 'wall: the approval is closed' USING ERRCODE = 'RX004'; END IF;
+    IF NEW.glass_broken_by IS DISTINCT FROM OLD.glass_broken_by THEN
+      -- The glass is broken once, in time, by a holder of that role who asked for none of it. The stricter quorum stays.
+      IF OLD.glass_broken_by IS NOT NULL OR NEW.climbed <> OLD.climbed OR clock_timestamp() >= OLD.expires_at THEN
+        RAISE EXCEPTION 'wall: no glass to break' USING ERRCODE = 'RX004';
+      END IF;
+      IF NOT entitled_to(NEW.tenant, NEW.glass_broken_by, ARRAY['break_glass'], NEW.must_hold) THEN
+        RAISE EXCEPTION 'wall: the glass is broken by who holds role break_glass' USING ERRCODE = 'RX009';
+      END IF;
+      IF took_part(NEW.tenant, NEW.glass_broken_by, NEW.requested_by, NEW.writeback) THEN
+        RAISE EXCEPTION 'wall: nobody breaks the glass for their own request' USING ERRCODE = 'RX010';
+      END IF;
+      r := glass_rule(NEW.tenant, NEW.subject);
+      IF r.id IS NULL THEN RAISE EXCEPTION 'wall: no break-glass rule' USING ERRCODE = 'RX006'; END IF;
+      NEW.was_rule := OLD.rule; NEW.was_rule_version := OLD.rule_version; NEW.glass_broken_at := clock_timestamp();
+      NEW.rule := r.id; NEW.rule_version := r.version; NEW.rule_required := r.required; NEW.deny_threshold := r.deny_threshold;
+      NEW.required := GREATEST(OLD.required, r.required);
+      NEW.may_decide := ARRAY[r.approver_role];
+      NEW.expires_at := LEAST(OLD.expires_at, NEW.glass_broken_at + r.life);
+    ELSIF NEW.climbed IS DISTINCT FROM OLD.climbed THEN
+      -- Steps are climbed one after another, each when its time has come; a broken glass has no ladder any more.
+      step := cardinality(NEW.climbed);
+      IF step IS NULL OR step <= cardinality(OLD.climbed) OR step > jsonb_array_length(OLD.ladder) OR OLD.glass_broken_by IS NOT NULL
+         OR (OLD.ladder -> (step - 1) ->> 'at')::timestamptz > clock_timestamp() THEN
+        RAISE EXCEPTION 'wall: no step to climb' USING ERRCODE = 'RX004';
+      END IF;
+      NEW.climbed := OLD.climbed || array_fill(clock_timestamp(), ARRAY[step - cardinality(OLD.climbed)]);
+      NEW.may_decide := OLD.may_decide || ARRAY(
+        SELECT DISTINCT h.hop ->> 'role' FROM jsonb_array_elements(OLD.ladder) WITH ORDINALITY h (hop, n)
+        WHERE h.n <= step AND h.hop ->> 'kind' = 'escalate' AND h.hop ->> 'role' <> ALL (OLD.may_decide) ORDER BY 1);
+      NEW.version := OLD.version;    -- what there is to decide did not change: whoever has it on the screen may decide it
+    END IF;
     RETURN NEW;                      -- a vote below quorum only raises the version
+  END IF;
+  IF NEW.climbed <> OLD.climbed OR NEW.glass_broken_by IS DISTINCT FROM OLD.glass_broken_by THEN
+    RAISE EXCEPTION 'wall: one move at a time' USING ERRCODE = 'RX004';
   END IF;
   IF NOT ((OLD.state = 'pending' AND NEW.state IN ('approved', 'rejected', 'expired', 'cancelled'))
        OR (OLD.state = 'approved' AND NEW.state IN ('expired', 'cancelled'))) THEN
@@ -240,10 +429,7 @@ BEGIN
   END IF;
   SELECT * INTO r FROM public.approval_rule x WHERE x.tenant = NEW.tenant AND x.id = NEW.rule AND x.version = NEW.rule_version;
   IF NEW.state IN ('approved', 'rejected') THEN
-    SELECT count(*) FILTER (WHERE d.verdict = 'approve' AND entitled(d.tenant, d.approver, r.approver_role)),
-           count(*) FILTER (WHERE d.verdict = 'reject')
-      INTO n_ok, n_no FROM public.decision d
-      WHERE d.tenant = NEW.tenant AND d.approval = NEW.id AND d.payload_sha256 = NEW.payload_sha256;
+    SELECT v.n_ok, v.n_no INTO n_ok, n_no FROM votes(NEW.tenant, NEW.id, NEW.may_decide, NEW.must_hold, r.comment_required) v;
     IF NEW.state = 'approved' AND (n_ok < NEW.required OR n_no >= NEW.deny_threshold) THEN
       RAISE EXCEPTION 'wall: % of % approvals, % rejections', n_ok, NEW.required, n_no USING ERRCODE = 'RX007';
     END IF;
@@ -265,32 +451,67 @@ END $$;
 -- A live human with a live grant of the role, both locked against being taken away until commit.
 CREATE FUNCTION entitled(p_tenant uuid, p_principal uuid, p_role text) RETURNS boolean LANGUAGE plpgsql VOLATILE
 SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+DECLARE source uuid;
 BEGIN
   PERFORM 1 FROM public.principal p WHERE p.tenant = p_tenant AND p.id = p_principal AND p.kind = 'human'
     AND p.suspended_at IS NULL FOR SHARE;
   IF NOT FOUND THEN RETURN false; END IF;
-  PERFORM 1 FROM public.role_grant g WHERE g.tenant = p_tenant AND g.principal = p_principal AND g.role = p_role
-    AND g.revoked_at IS NULL AND (g.expires_at IS NULL OR g.expires_at > clock_timestamp()) FOR SHARE;
-  RETURN FOUND;
+  FOR source IN SELECT g.delegated_from FROM public.role_grant g
+      WHERE g.tenant = p_tenant AND g.principal = p_principal AND g.role = p_role AND g.revoked_at IS NULL
+        AND g.starts_at <= clock_timestamp() AND (g.expires_at IS NULL OR g.expires_at > clock_timestamp())
+      ORDER BY g.delegated_from NULLS FIRST FOR SHARE LOOP
+    IF source IS NULL THEN RETURN true; END IF;
+    -- passed on: whoever passed it on must still hold it
+    PERFORM 1 FROM public.role_grant s JOIN public.principal d ON d.tenant = s.tenant AND d.id = s.principal
+      WHERE s.tenant = p_tenant AND s.id = source AND s.revoked_at IS NULL AND d.suspended_at IS NULL FOR SHARE;
+    IF FOUND THEN RETURN true; END IF;
+  END LOOP;
+  RETURN false;
 END $$;
 
--- Decisions: by an entitled human who is neither the requester nor the owner of the requesting agent.
+-- One of the roles, and the further one that policy wants.
+CREATE FUNCTION entitled_to(p_tenant uuid, p_principal uuid, p_roles text[], p_must_hold text) RETURNS boolean LANGUAGE plpgsql VOLATILE
+SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+DECLARE role text;
+BEGIN
+  IF p_must_hold IS NOT NULL AND NOT entitled(p_tenant, p_principal, p_must_hold) THEN RETURN false; END IF;
+  FOREACH role IN ARRAY p_roles LOOP
+    IF entitled(p_tenant, p_principal, role) THEN RETURN true; END IF;
+  END LOOP;
+  RETURN false;
+END $$;
+
+-- How many votes count now: approvals of people who may still decide, with a reason where the rule wants one; any rejection.
+CREATE FUNCTION votes(p_tenant uuid, p_approval uuid, p_roles text[], p_must_hold text, p_comment boolean,
+                      OUT n_ok int, OUT n_no int)
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, public, pg_temp AS $$
+  SELECT count(*) FILTER (WHERE d.verdict = 'approve' AND (d.comment IS NOT NULL OR NOT p_comment)
+                            AND public.entitled_to(d.tenant, d.approver, p_roles, p_must_hold)),
+         count(*) FILTER (WHERE d.verdict = 'reject')
+  FROM public.decision d JOIN public.approval a ON a.tenant = d.tenant AND a.id = d.approval AND a.payload_sha256 = d.payload_sha256
+  WHERE d.tenant = p_tenant AND d.approval = p_approval
+$$;
+
+-- Decisions: by an entitled human who is neither the requester nor an editor, nor answers for one of them.
 CREATE FUNCTION guard_decision() RETURNS trigger LANGUAGE plpgsql
 SET search_path = pg_catalog, public, pg_temp AS $$
-DECLARE a public.approval; role text;
+DECLARE a public.approval; talks boolean;
 BEGIN
   PERFORM require_present();
   SELECT * INTO a FROM public.approval x WHERE x.tenant = NEW.tenant AND x.id = NEW.approval FOR UPDATE;
   IF a.state IS DISTINCT FROM 'pending' OR clock_timestamp() >= a.expires_at THEN
     RAISE EXCEPTION 'wall: nothing to decide' USING ERRCODE = 'RX004';
   END IF;
-  SELECT r.approver_role INTO role FROM public.approval_rule r
-    WHERE r.tenant = a.tenant AND r.id = a.rule AND r.version = a.rule_version;
-  IF NOT entitled(NEW.tenant, NEW.approver, role) THEN
-    RAISE EXCEPTION 'wall: the approver does not hold role %', role USING ERRCODE = 'RX009';
+  IF NOT entitled_to(NEW.tenant, NEW.approver, a.may_decide, a.must_hold) THEN
+    RAISE EXCEPTION 'wall: the approver does not hold role %', a.may_decide USING ERRCODE = 'RX009';
   END IF;
-  IF owns(NEW.tenant, NEW.approver, a.requested_by) THEN
+  IF took_part(NEW.tenant, NEW.approver, a.requested_by, a.writeback) THEN
     RAISE EXCEPTION 'wall: nobody approves their own request' USING ERRCODE = 'RX010';
+  END IF;
+  SELECT r.comment_required INTO talks FROM public.approval_rule r
+    WHERE r.tenant = a.tenant AND r.id = a.rule AND r.version = a.rule_version;
+  IF talks AND NEW.comment IS NULL THEN
+    RAISE EXCEPTION 'wall: this rule wants a reason' USING ERRCODE = 'RX014';
   END IF;
   NEW.decided_at := clock_timestamp();
   RETURN NEW;
@@ -304,6 +525,21 @@ SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
     UNION
     SELECT p.id, p.owner FROM public.principal p JOIN line ON p.tenant = p_tenant AND p.id = line.owner)
   SELECT EXISTS (SELECT 1 FROM line WHERE line.id = p_human)
+$$;
+
+-- Did p_human ask for it, change it in this or an earlier revision, or answer for who did?
+CREATE FUNCTION took_part(p_tenant uuid, p_human uuid, p_requester uuid, p_writeback uuid) RETURNS boolean LANGUAGE sql STABLE
+SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+  -- Whoever holds a role that somebody passed on to them acts for that person too: nobody appoints their own approver.
+  SELECT EXISTS (
+    SELECT 1 FROM (
+      SELECT p_human AS id UNION
+      SELECT s.principal FROM public.role_grant g JOIN public.role_grant s ON s.tenant = g.tenant AND s.id = g.delegated_from
+      WHERE g.tenant = p_tenant AND g.principal = p_human AND g.revoked_at IS NULL AND g.expires_at > clock_timestamp()) h
+    WHERE public.owns(p_tenant, h.id, p_requester) OR EXISTS (
+      SELECT 1 FROM public.writeback w
+      JOIN public.writeback e ON e.tenant = w.tenant AND e.proposal = w.proposal AND e.revision <= w.revision AND e.edited_by IS NOT NULL
+      WHERE w.tenant = p_tenant AND w.id = p_writeback AND public.owns(p_tenant, h.id, e.edited_by)))
 $$;
 
 CREATE FUNCTION guard_execution() RETURNS trigger LANGUAGE plpgsql
@@ -400,20 +636,11 @@ LANGUAGE sql VOLATILE SET search_path = pg_catalog, public, pg_temp AS $$
   VALUES (p_tenant, p_mission, p_type, p_actor, convert_to(p_body::text, 'UTF8'))
 $$;
 
--- Who presents this secret, live, in this tenant? The key is locked against being revoked until commit.
-CREATE FUNCTION principal_of(p_tenant uuid, p_secret text) RETURNS uuid LANGUAGE plpgsql VOLATILE
-SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
-DECLARE digest bytea := sha256(convert_to(p_secret, 'UTF8'));
-BEGIN
-  PERFORM 1 FROM public.api_key k WHERE k.tenant = p_tenant AND k.secret_sha256 = digest FOR SHARE;
-  RETURN (SELECT a.principal FROM public.authenticate(digest) a WHERE a.tenant = p_tenant);
-END $$;
-
 -- A human's decision. The presented secret says who; p_sha256 and p_version say what was seen.
 -- outcome: recorded (a vote below quorum) · approved · rejected · or why not: not_found, unauthenticated, not_pending,
 -- expired, stale, other_payload, not_entitled, own_request, already_decided, mission_closed, halted, no_comment.
 CREATE FUNCTION decide(p_tenant uuid, p_approval uuid, p_secret text, p_version int, p_sha256 bytea, p_verdict text,
-                       p_comment text)
+                       p_comment text, p_signature bytea DEFAULT NULL)
 RETURNS TABLE (outcome text, state text, version int, approver uuid, not_before timestamptz)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
 #variable_conflict use_column
@@ -433,28 +660,34 @@ BEGIN
       THEN 'already_decided'
     WHEN a.state <> 'pending' THEN 'not_pending'
     WHEN clock_timestamp() >= a.expires_at THEN 'expired'
-    WHEN owns(p_tenant, who, a.requested_by) THEN 'own_request'
-    WHEN NOT entitled(p_tenant, who, r.approver_role) THEN 'not_entitled'
+    WHEN took_part(p_tenant, who, a.requested_by, a.writeback) THEN 'own_request'
+    WHEN NOT entitled_to(p_tenant, who, a.may_decide, a.must_hold) THEN 'not_entitled'
     WHEN a.payload_sha256 IS DISTINCT FROM p_sha256 THEN 'other_payload'
     WHEN a.version IS DISTINCT FROM p_version THEN 'stale'
     WHEN m.state IN ('completed', 'cancelled', 'failed', 'denied') THEN 'mission_closed'
-    WHEN p_verdict = 'reject' AND COALESCE(p_comment, '') !~ '[^[:space:]]' THEN 'no_comment'
+    WHEN (p_verdict = 'reject' OR r.comment_required) AND COALESCE(p_comment, '') !~ '[^[:space:]]' THEN 'no_comment'
+    WHEN p_verdict = 'approve' AND a.signature_required AND p_signature IS NULL THEN 'signature_missing'
     WHEN p_verdict = 'approve' AND a.writeback IS NOT NULL AND EXISTS (
       SELECT 1 FROM public.connector_switch s JOIN public.writeback w ON w.tenant = s.tenant AND w.id = a.writeback
       WHERE s.tenant = p_tenant AND s.connector IN (w.connector, '*') AND s.halted_at IS NOT NULL) THEN 'halted'
     END;
   IF say IS NOT NULL THEN RETURN QUERY SELECT say, a.state, a.version, who, a.not_before; RETURN; END IF;
   BEGIN
-    INSERT INTO public.decision (tenant, approval, approver, requested_by, payload_sha256, verdict, comment)
-      VALUES (p_tenant, p_approval, who, a.requested_by, p_sha256, p_verdict, NULLIF(btrim(p_comment), ''));
-    SELECT count(*) FILTER (WHERE d.verdict = 'approve' AND entitled(d.tenant, d.approver, r.approver_role)),
-           count(*) FILTER (WHERE d.verdict = 'reject') INTO n_ok, n_no
-      FROM public.decision d WHERE d.tenant = p_tenant AND d.approval = p_approval;
+    INSERT INTO public.decision (tenant, approval, approver, requested_by, payload_sha256, verdict, comment, signature)
+      VALUES (p_tenant, p_approval, who, a.requested_by, p_sha256, p_verdict, NULLIF(btrim(p_comment), ''), p_signature);
+    SELECT v.n_ok, v.n_no INTO n_ok, n_no FROM votes(p_tenant, p_approval, a.may_decide, a.must_hold, r.comment_required) v;
     next_state := CASE WHEN n_no >= a.deny_threshold THEN 'rejected' WHEN n_ok >= a.required THEN 'approved' ELSE 'pending' END;
     UPDATE public.approval x SET state = next_state WHERE x.tenant = p_tenant AND x.id = p_approval RETURNING * INTO a;
   EXCEPTION WHEN SQLSTATE 'RX004' OR SQLSTATE 'RX008' THEN     -- its time ran out between our look and the guards'
     RETURN QUERY SELECT 'expired', a.state, a.version, who, a.not_before; RETURN;
   END;
+  IF next_state <> 'pending' THEN
+    DELETE FROM public.work x WHERE x.tenant = p_tenant AND x.kind = 'approval_timer' AND x.subject = p_approval;
+  END IF;
+  IF next_state = 'approved' AND a.writeback IS NOT NULL THEN
+    PERFORM want_work(p_tenant, 'execute', a.writeback, 'executor', a.not_before);
+    PERFORM want_work(p_tenant, 'approval_timer', p_approval, 'worker', a.expires_at);   -- what nobody carries out in time expires
+  END IF;
   PERFORM wall_fact(p_tenant, a.mission, 'approval.decided', 'principal:' || who, jsonb_build_object(
     'approval', a.id, 'subject', a.subject, 'writeback', a.writeback, 'verdict', p_verdict,
     'payload_sha256', encode(a.payload_sha256, 'hex'), 'state', a.state, 'approvals', n_ok, 'required', a.required,
@@ -463,10 +696,11 @@ BEGIN
 END $$;
 
 -- Closes an approval without a decision: 'cancelled' (also after approval, while nothing was claimed) or 'expired'.
--- Answers the state it is in afterwards; null when there is no such approval.
-CREATE FUNCTION close_approval(p_tenant uuid, p_approval uuid, p_state text, p_actor text) RETURNS text
+-- A person presents their secret; only the worker closes without one. Answers the state it is in afterwards; null when
+-- there is no such approval.
+CREATE FUNCTION close_approval(p_tenant uuid, p_approval uuid, p_state text, p_secret text) RETURNS text
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
-DECLARE a public.approval;
+DECLARE a public.approval; actor text;
 BEGIN
   PERFORM require_tenant(p_tenant);
   IF p_state NOT IN ('cancelled', 'expired') THEN RAISE EXCEPTION 'wall: % does not close', p_state USING ERRCODE = 'RX004'; END IF;
@@ -475,6 +709,11 @@ BEGIN
     WHERE x.tenant = p_tenant AND x.id = (SELECT y.mission FROM public.approval y WHERE y.tenant = p_tenant AND y.id = p_approval)
     FOR SHARE;
   SELECT * INTO a FROM public.approval x WHERE x.tenant = p_tenant AND x.id = p_approval FOR UPDATE;
+  actor := CASE WHEN session_user = '{prefix}_worker' AND p_secret IS NULL THEN 'system:worker'
+    ELSE 'principal:' || principal_of(p_tenant, p_secret) END;
+  IF actor IS NULL THEN
+    RAISE EXCEPTION 'wall: nobody of this tenant presented a live secret' USING ERRCODE = 'RX013';
+  END IF;
   IF a.id IS NULL THEN RETURN NULL; END IF;
   IF a.state NOT IN ('pending', 'approved') OR (p_state = 'expired' AND clock_timestamp() < a.expires_at)
      OR EXISTS (SELECT 1 FROM public.execution e WHERE e.tenant = p_tenant AND e.writeback = a.writeback) THEN
@@ -483,76 +722,109 @@ BEGIN
   -- An approved mission question has done its work; only an approved, unclaimed writeback can still be closed.
   IF a.state = 'approved' AND a.writeback IS NULL THEN RETURN a.state; END IF;
   UPDATE public.approval x SET state = p_state WHERE x.tenant = p_tenant AND x.id = p_approval;
-  PERFORM wall_fact(p_tenant, a.mission, 'approval.closed', p_actor, jsonb_build_object(
+  PERFORM wall_fact(p_tenant, a.mission, 'approval.closed', actor, jsonb_build_object(
     'approval', a.id, 'subject', a.subject, 'writeback', a.writeback, 'state', p_state, 'was', a.state));
   RETURN p_state;
 END $$;
+
+-- Who signed what, for the executor to check by itself: null when the rule asks for no signatures. Of each approver only
+-- keys that a second person confirmed before the decision, and that nobody had revoked when the writeback was first claimed.
+CREATE FUNCTION signed_decisions(p_approval approval, p_claimed timestamptz) RETURNS jsonb LANGUAGE sql STABLE
+SET search_path = pg_catalog, public, pg_temp AS $$
+  SELECT CASE WHEN p_approval.signature_required THEN jsonb_build_object(
+    'approval', p_approval.id, 'required', p_approval.required, 'decisions', COALESCE((
+      SELECT jsonb_agg(jsonb_build_object(
+          'approver', d.approver, 'verdict', d.verdict, 'signature', convert_from(d.signature, 'UTF8'),
+          'keys', (SELECT COALESCE(jsonb_object_agg(k.id, encode(k.public_key, 'hex')), '{}') FROM public.approver_key k
+                   WHERE k.tenant = d.tenant AND k.principal = d.approver AND k.confirmed_at < d.decided_at
+                     AND (k.revoked_at IS NULL OR k.revoked_at > p_claimed))) ORDER BY d.decided_at)
+      FROM public.decision d WHERE d.tenant = p_approval.tenant AND d.approval = p_approval.id AND d.signature IS NOT NULL), '[]')) END
+$$;
 
 -- The executor's first step, committed before the target is called.
 -- outcome: apply (a fresh permission) · reconcile (an earlier attempt is unsettled: ask the target first, and when `why`
 -- names a brake, do no more than ask) · too_early · busy (another holder's lease runs) · settled · refused (see why).
 CREATE FUNCTION claim(p_tenant uuid, p_writeback uuid, p_lease interval)
 RETURNS TABLE (outcome text, why text, payload bytea, payload_sha256 bytea, idempotency_key uuid, fence bigint,
-               not_before timestamptz, not_after timestamptz, attempts int, mission uuid)
+               not_before timestamptz, not_after timestamptz, attempts int, mission uuid,
+               signed jsonb, connector_kind text, connector_version int, definition jsonb, account text)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
 #variable_conflict use_column
 DECLARE w public.writeback; a public.approval; e public.execution; m record; stop text; brake text; until timestamptz;
+  c public.connector; newest public.connector;
 BEGIN
   PERFORM require_tenant(p_tenant);
   SELECT * INTO w FROM public.writeback x WHERE x.tenant = p_tenant AND x.id = p_writeback;
-  IF w.id IS NULL THEN
-    RETURN QUERY SELECT 'refused', 'not_found', NULL::bytea, NULL::bytea, NULL::uuid, NULL::bigint, NULL::timestamptz, NULL::timestamptz, NULL::int, NULL::uuid;
-    RETURN;
-  END IF;
+  IF w.id IS NULL THEN outcome := 'refused'; why := 'not_found'; RETURN NEXT; RETURN; END IF;
+  mission := w.mission;
   SELECT x.state INTO m FROM public.mission x WHERE x.tenant = p_tenant AND x.id = w.mission FOR SHARE;
   SELECT * INTO a FROM public.approval x WHERE x.tenant = p_tenant AND x.writeback = p_writeback FOR SHARE;
   SELECT * INTO e FROM public.execution x WHERE x.tenant = p_tenant AND x.writeback = p_writeback FOR UPDATE;
   -- however long a lease the executor wants: nobody may keep an execution from the others for good
   until := clock_timestamp() + LEAST(p_lease, interval '15 minutes');
+  -- Where and how the bytes go is part of what was asked about. put_connector() locks these rows: once it has committed, no claim
+  -- follows that does not know.
+  PERFORM 1 FROM public.connector x WHERE x.tenant = p_tenant AND x.name = w.connector ORDER BY x.version FOR SHARE;
+  SELECT * INTO newest FROM public.connector x WHERE x.tenant = p_tenant AND x.name = w.connector ORDER BY x.version DESC LIMIT 1;
+  SELECT * INTO c FROM public.connector x WHERE x.tenant = p_tenant AND x.name = w.connector AND x.version = w.connector_version;
   brake := CASE
     WHEN EXISTS (SELECT 1 FROM public.tenant t WHERE t.id = p_tenant AND t.suspended_at IS NOT NULL) THEN 'tenant_suspended'
     WHEN EXISTS (SELECT 1 FROM public.connector_switch s WHERE s.tenant = p_tenant AND s.connector IN (w.connector, '*')
                  AND s.halted_at IS NOT NULL) THEN 'halted'
+    WHEN newest.retired THEN 'connector_retired'
+    WHEN (newest.kind, newest.definition - 'description') IS DISTINCT FROM (c.kind, c.definition - 'description') THEN 'connector_changed'
     END;
   IF e.writeback IS NOT NULL THEN
-    IF e.state NOT IN ('executing', 'unknown') THEN
-      RETURN QUERY SELECT 'settled', e.state, NULL::bytea, NULL::bytea, NULL::uuid, e.fence, NULL::timestamptz, NULL::timestamptz, e.attempts, w.mission;
-    ELSIF e.lease_until > clock_timestamp() THEN
-      RETURN QUERY SELECT 'busy', e.state, NULL::bytea, NULL::bytea, NULL::uuid, e.fence, e.lease_until, NULL::timestamptz, e.attempts, w.mission;
-    ELSE
-      UPDATE public.execution x SET fence = x.fence + 1, attempts = x.attempts + 1, lease_until = until
-        WHERE x.tenant = p_tenant AND x.writeback = p_writeback RETURNING * INTO e;
-      RETURN QUERY SELECT 'reconcile', brake, w.payload, w.payload_sha256, e.idempotency_key, e.fence, a.not_before, e.not_after, e.attempts, w.mission;
+    fence := e.fence; attempts := e.attempts;
+    IF e.state NOT IN ('executing', 'unknown') THEN outcome := 'settled'; why := e.state; RETURN NEXT; RETURN; END IF;
+    IF e.lease_until > clock_timestamp() THEN
+      outcome := 'busy'; why := e.state; not_before := e.lease_until; RETURN NEXT; RETURN;
     END IF;
-    RETURN;
-  END IF;
-  stop := CASE
-    WHEN a.state IS DISTINCT FROM 'approved' THEN COALESCE(a.state, 'not_approved')
-    WHEN clock_timestamp() >= a.expires_at THEN 'expired'
-    WHEN m.state IN ('completed', 'cancelled', 'failed', 'denied') THEN 'mission_' || m.state
-    ELSE brake
+    UPDATE public.execution x SET fence = x.fence + 1, attempts = x.attempts + 1, lease_until = until
+      WHERE x.tenant = p_tenant AND x.writeback = p_writeback RETURNING * INTO e;
+    outcome := 'reconcile'; why := brake;
+  ELSE
+    stop := CASE
+      WHEN a.state IS DISTINCT FROM 'approved' THEN COALESCE(a.state, 'not_approved')
+      WHEN clock_timestamp() >= a.expires_at THEN 'expired'
+      WHEN m.state IN ('completed', 'cancelled', 'failed', 'denied') THEN 'mission_' || m.state
+      ELSE brake
+      END;
+    IF stop IN ('connector_retired', 'connector_changed') THEN
+      -- It can never be carried out as it was approved, and says so at once instead of when its time is over.
+      UPDATE public.approval x SET state = 'cancelled', note = stop WHERE x.tenant = p_tenant AND x.id = a.id;
+      DELETE FROM public.work x WHERE x.tenant = p_tenant AND x.kind = 'approval_timer' AND x.subject = a.id;
+      PERFORM wall_fact(p_tenant, w.mission, 'approval.closed', 'system:executor', jsonb_build_object(
+        'approval', a.id, 'subject', a.subject, 'writeback', w.id, 'state', 'cancelled', 'was', 'approved', 'reason', stop,
+        'connector_version', w.connector_version));
+      PERFORM tell_mission(p_tenant, w.mission);
+    END IF;
+    IF stop IS NOT NULL THEN outcome := 'refused'; why := stop; RETURN NEXT; RETURN; END IF;
+    IF clock_timestamp() < a.not_before THEN
+      outcome := 'too_early'; why := 'undo_window'; not_before := a.not_before; RETURN NEXT; RETURN;
+    END IF;
+    -- What is called next must not outlive its permission in a crash, whatever the session or the server prefers.
+    IF current_setting('synchronous_commit') = 'off' THEN PERFORM set_config('synchronous_commit', 'on', true); END IF;
+    BEGIN
+      INSERT INTO public.execution (tenant, writeback, approval, payload_sha256, lease_until, not_after)
+        VALUES (p_tenant, p_writeback, a.id, w.payload_sha256, until, a.expires_at)
+        ON CONFLICT (tenant, writeback) DO NOTHING RETURNING * INTO e;
+    EXCEPTION WHEN SQLSTATE 'RX007' THEN       -- its time ran out between our look and the guard's
+      outcome := 'refused'; why := 'expired'; RETURN NEXT; RETURN;
     END;
-  IF stop IS NOT NULL THEN
-    RETURN QUERY SELECT 'refused', stop, NULL::bytea, NULL::bytea, NULL::uuid, NULL::bigint, NULL::timestamptz, NULL::timestamptz, NULL::int, w.mission;
-    RETURN;
+    IF e.writeback IS NULL THEN                -- another holder was a moment faster
+      outcome := 'busy'; why := 'executing'; not_before := until; RETURN NEXT; RETURN;
+    END IF;
+    PERFORM wall_fact(p_tenant, w.mission, 'writeback.claimed', 'system:executor', jsonb_build_object(
+      'writeback', w.id, 'approval', a.id, 'payload_sha256', encode(w.payload_sha256, 'hex'), 'idempotency_key', e.idempotency_key));
+    PERFORM tell_mission(p_tenant, w.mission);
+    outcome := 'apply';
   END IF;
-  IF clock_timestamp() < a.not_before THEN
-    RETURN QUERY SELECT 'too_early', 'undo_window', NULL::bytea, NULL::bytea, NULL::uuid, NULL::bigint, a.not_before, NULL::timestamptz, NULL::int, w.mission;
-    RETURN;
-  END IF;
-  -- What is called next must not outlive its permission in a crash, whatever the session or the server prefers.
-  IF current_setting('synchronous_commit') = 'off' THEN PERFORM set_config('synchronous_commit', 'on', true); END IF;
-  INSERT INTO public.execution (tenant, writeback, approval, payload_sha256, lease_until, not_after)
-    VALUES (p_tenant, p_writeback, a.id, w.payload_sha256, until, a.expires_at)
-    ON CONFLICT (tenant, writeback) DO NOTHING RETURNING * INTO e;
-  IF e.writeback IS NULL THEN                  -- another holder was a moment faster
-    RETURN QUERY SELECT 'busy', 'executing', NULL::bytea, NULL::bytea, NULL::uuid, NULL::bigint, until, NULL::timestamptz, NULL::int, w.mission;
-    RETURN;
-  END IF;
-  PERFORM wall_fact(p_tenant, w.mission, 'writeback.claimed', 'system:executor', jsonb_build_object(
-    'writeback', w.id, 'approval', a.id, 'payload_sha256', encode(w.payload_sha256, 'hex'), 'idempotency_key', e.idempotency_key));
-  PERFORM tell_mission(p_tenant, w.mission);
-  RETURN QUERY SELECT 'apply', NULL::text, w.payload, w.payload_sha256, e.idempotency_key, e.fence, a.not_before, e.not_after, e.attempts, w.mission;
+  payload := w.payload; payload_sha256 := w.payload_sha256; idempotency_key := e.idempotency_key; fence := e.fence;
+  not_before := a.not_before; not_after := e.not_after; attempts := e.attempts;
+  signed := signed_decisions(a, e.started_at);
+  connector_kind := c.kind; connector_version := c.version; definition := c.definition; account := c.account;
+  RETURN NEXT;
 END $$;
 
 -- Leaves the worker a note that a mission's writebacks moved.
@@ -593,18 +865,20 @@ BEGIN
   RETURN true;
 END $$;
 
-REVOKE ALL ON FUNCTION choose_rule(uuid, text, text, text, text), first_rules(), guard_writeback(), guard_approval(),
+REVOKE ALL ON FUNCTION is_ladder(jsonb, interval, text[]), guard_rule(), fitting_rules(uuid, text, text, text, text),
+  glass_rule(uuid, text), lay_ladder(approval_rule, timestamptz, interval, text), entitled_to(uuid, uuid, text[], text),
+  votes(uuid, uuid, text[], text, boolean), took_part(uuid, uuid, uuid, uuid),
+  choose_rule(uuid, text, text, text, text), first_rules(), guard_writeback(), guard_approval(),
   require_present(), order_switch(),
   entitled(uuid, uuid, text), guard_decision(), owns(uuid, uuid, uuid), guard_execution(),
-  wall_fact(uuid, uuid, text, text, jsonb), principal_of(uuid, text), tell_mission(uuid, uuid),
-  decide(uuid, uuid, text, int, bytea, text, text), close_approval(uuid, uuid, text, text),
+  wall_fact(uuid, uuid, text, text, jsonb), tell_mission(uuid, uuid), signed_decisions(approval, timestamptz),
+  decide(uuid, uuid, text, int, bytea, text, text, bytea), close_approval(uuid, uuid, text, text),
   claim(uuid, uuid, interval), settle(uuid, uuid, bigint, text, bytea, bytea) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION decide(uuid, uuid, text, int, bytea, text, text) TO {prefix}_api;
+GRANT EXECUTE ON FUNCTION decide(uuid, uuid, text, int, bytea, text, text, bytea) TO {prefix}_api;
 GRANT EXECUTE ON FUNCTION close_approval(uuid, uuid, text, text) TO {prefix}_api, {prefix}_worker;
 GRANT EXECUTE ON FUNCTION claim(uuid, uuid, interval), settle(uuid, uuid, bigint, text, bytea, bytea) TO {prefix}_executor;
-GRANT EXECUTE ON FUNCTION choose_rule(uuid, text, text, text, text), require_present() TO {prefix}_api, {prefix}_worker;
+GRANT EXECUTE ON FUNCTION choose_rule(uuid, text, text, text, text), fitting_rules(uuid, text, text, text, text),
+  lay_ladder(approval_rule, timestamptz, interval, text), require_present() TO {prefix}_api, {prefix}_worker;
 GRANT INSERT (tenant, id, mission, requested_by, risk, payload, proposal) ON writeback TO {prefix}_api, {prefix}_worker;
-GRANT INSERT (tenant, id, mission, subject, writeback, question_sha256, requested_by, payload_sha256) ON approval TO {prefix}_api, {prefix}_worker;
-GRANT INSERT ON approval_rule, connector_switch TO {prefix}_registrar;
-GRANT SELECT ON approval_rule, connector_switch TO {prefix}_registrar;
-GRANT UPDATE (halted_at) ON connector_switch TO {prefix}_registrar;
+GRANT INSERT (tenant, id, mission, subject, writeback, question_sha256, requested_by, payload_sha256, obligations)
+  ON approval TO {prefix}_api, {prefix}_worker;

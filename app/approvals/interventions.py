@@ -1,0 +1,218 @@
+"""What a person does to an approval beside deciding it: break the glass, revise, renew, take back. The wall judges each."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import text
+
+from app import ledger, missions, policy
+from app.approvals.actions import follow, judge
+from app.approvals.decide import FIND, Decided, let_on, refusal
+from app.approvals.obligations import parse
+from app.approvals.queries import decisions
+from app.caller import Caller
+from app.db import WriteSession
+from app.errors import Problem
+from app.telemetry import DECISIONS
+from app.writebacks import Writeback, one
+from app.writebacks.actions import MAX_PAYLOAD
+from app.writebacks.connectors import BadPayload, Payload, decode, encode
+
+BREAK = text("SELECT * FROM break_glass(:tenant, :approval, :secret, :version, :sha256, :reason, :signature)")
+WITHDRAW = text("SELECT * FROM withdraw(:tenant, :approval, :secret, :version, :reason)")
+REVISE = text("""SELECT * FROM revise(:tenant, :approval, :secret, :version, :sha256, :payload, :reason,
+                                      CAST(:obligations AS jsonb))""")
+RENEW = text("SELECT * FROM renew(:tenant, :writeback, :secret, :payload, CAST(:obligations AS jsonb))")
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A broken glass: the declaration's vote, and until when there is time."""
+
+    vote: Decided
+    expires_at: datetime
+
+
+@dataclass(frozen=True)
+class AskedAgain:
+    """The next revision of a writeback and the approval it waits for."""
+
+    writeback: UUID
+    approval: UUID
+    by: UUID
+
+
+async def found_of(session: WriteSession, approval: UUID) -> Any:
+    found = await session.first(FIND, {"tenant": session.tenant, "id": approval})
+    if found is None:
+        raise Problem("not_found", "There is no such approval.")
+    return found
+
+
+async def refuse(session: WriteSession, approval: UUID, said: Any) -> Problem:
+    current = {"id": str(approval), "state": said.state, "version": said.version}
+    return refusal(said.outcome, current | {"decisions": await decisions(session, approval)}, "/reason")
+
+
+async def break_glass(
+    session: WriteSession,
+    caller: Caller,
+    approval: UUID,
+    seen_sha256: bytes,
+    seen_version: int,
+    reason: str,
+    signature: str | None = None,
+) -> Broken | policy.PolicyDecision:
+    """Moves a pending approval under the break-glass rule; the declaration is its first vote.
+
+    Raises Problem for what the wall refuses. Answers policy's denial when there is one: what it forbids stays forbidden.
+    """
+    found = await found_of(session, approval)
+    mission = await missions.lock(session, found.mission)
+    about = {"subject": found.subject, "verdict": "approve", "risk_level": mission.risk_level}
+    denied = await policy.admit(session, caller, "operate.approval.decide", str(approval), about, mission.id)
+    if denied is not None:
+        return denied
+    said = await session.first(
+        BREAK,
+        {
+            "tenant": session.tenant,
+            "approval": approval,
+            "secret": caller.secret,
+            "version": seen_version,
+            "sha256": seen_sha256,
+            "reason": reason,
+            "signature": signature.encode() if signature else None,
+        },
+    )
+    assert said is not None
+    DECISIONS.labels(said.outcome).inc()
+    if said.outcome not in ("recorded", "approved"):
+        raise await refuse(session, approval, said)
+    return Broken(await let_on(session, caller, mission, found, said), said.expires_at)
+
+
+async def withdraw(session: WriteSession, caller: Caller, approval: UUID, seen_version: int, reason: str) -> None:
+    """Takes back what is pending, or approved and not yet claimed. Raises Problem for what the wall refuses."""
+    found = await found_of(session, approval)
+    mission = await missions.lock(session, found.mission)
+    said = await session.first(
+        WITHDRAW,
+        {
+            "tenant": session.tenant,
+            "approval": approval,
+            "secret": caller.secret,
+            "version": seen_version,
+            "reason": reason,
+        },
+    )
+    assert said is not None
+    if said.outcome != "cancelled":
+        raise await refuse(session, approval, said)
+    session.nudge(ledger.FACTS)
+    await follow(session, caller, mission.id)
+
+
+def payload_with(old: bytes, changes: Mapping[str, Any] | None, expected_version: str | None) -> bytes:
+    """The old payload with other changes, or for another version of the record. Raises Problem when that is none."""
+    was = decode(old)
+    try:
+        payload = encode(
+            Payload(
+                connector=was.connector,
+                kind=was.kind,
+                record_id=was.record_id,
+                operation=was.operation,
+                changes=dict(was.changes if changes is None else changes),
+                expected_version=was.expected_version if expected_version is None else expected_version,
+            )
+        )
+    except BadPayload as bad:
+        raise Problem(
+            "validation", bad.reason, errors=[{"pointer": "/changes", "detail": "must make a payload"}]
+        ) from bad
+    if len(payload) > MAX_PAYLOAD:
+        raise Problem("validation", "The payload is too large.", errors=[{"pointer": "/changes", "detail": "say less"}])
+    return payload
+
+
+async def revise(
+    session: WriteSession,
+    caller: Caller,
+    approval: UUID,
+    seen_sha256: bytes,
+    seen_version: int,
+    changes: Mapping[str, Any],
+    expected_version: str | None,
+    reason: str,
+) -> AskedAgain | policy.PolicyDecision:
+    """Asks about other changes instead; the old approval closes. Whoever edits does not approve.
+
+    Raises Problem for what the wall refuses. Answers policy's denial of what would be asked, when there is one.
+    """
+    found = await found_of(session, approval)
+    mission = await missions.lock(session, found.mission)
+    if found.writeback is None:
+        raise refusal("not_a_writeback", {"id": str(approval), "state": found.state, "version": found.version})
+    old = await one(session, found.writeback)
+    assert old is not None
+    payload = payload_with(old.payload, changes, expected_version)
+    decision = await judge(session, caller, mission, old.connector, old.operation, old.risk)
+    if decision.verdict.effect == "deny":
+        return decision
+    said = await session.first(
+        REVISE,
+        {
+            "tenant": session.tenant,
+            "approval": approval,
+            "secret": caller.secret,
+            "version": seen_version,
+            "sha256": seen_sha256,
+            "payload": payload,
+            "reason": reason,
+            "obligations": json.dumps(parse(decision.verdict.obligations)),
+        },
+    )
+    assert said is not None
+    if said.outcome != "revised":
+        raise await refuse(session, approval, said)
+    await asked_again(session, caller, mission.id)
+    return AskedAgain(said.new_writeback, said.new_approval, said.editor)
+
+
+async def renew(
+    session: WriteSession, caller: Caller, old: Writeback, version: str
+) -> AskedAgain | policy.PolicyDecision:
+    """Asks about a stale writeback anew, for the version its record has now; approved is nothing by that.
+
+    Raises Problem for what the wall refuses. Answers policy's denial of what would be asked, when there is one.
+    """
+    mission = await missions.lock(session, old.mission)
+    decision = await judge(session, caller, mission, old.connector, old.operation, old.risk)
+    if decision.verdict.effect == "deny":
+        return decision
+    said = await session.first(
+        RENEW,
+        {
+            "tenant": session.tenant,
+            "writeback": old.id,
+            "secret": caller.secret,
+            "payload": payload_with(old.payload, None, version),
+            "obligations": json.dumps(parse(decision.verdict.obligations)),
+        },
+    )
+    assert said is not None
+    if said.outcome != "renewed":
+        raise refusal(said.outcome, {"id": str(old.id), "state": old.state})
+    await asked_again(session, caller, mission.id)
+    return AskedAgain(said.new_writeback, said.new_approval, said.who)
+
+
+async def asked_again(session: WriteSession, caller: Caller, mission: UUID) -> None:
+    session.nudge(ledger.FACTS)
+    session.nudge("work_worker")
+    await follow(session, caller, mission)

@@ -1,0 +1,72 @@
+"""`mission-root rules …`: who must approve what, for how long, and what happens meanwhile."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from app.cli import show
+from app.cli.client import ApiKey, AsJson, Client, Failed, Url, emit, segment
+
+app = typer.Typer(help="Approval rules: who must approve what, and the ladder of time.", no_args_is_help=True)
+
+Id = Annotated[str, typer.Argument(metavar="ID", help="The rule's id.")]
+
+
+@app.command("list")
+def listed(url: Url = "", api_key: ApiKey = "", as_json: AsJson = False) -> None:
+    """The rules in force."""
+    with Client(url, api_key) as client:
+        found = client.get("/v1/approval-rules").body
+    emit(found) if as_json else show.rules(found["items"])
+
+
+@app.command("show")
+def shown(rule: Id, url: Url = "", api_key: ApiKey = "", as_json: AsJson = False) -> None:
+    """One rule as JSON: what `put` takes, and what it was before."""
+    with Client(url, api_key) as client:
+        found = client.get(f"/v1/approval-rules/{segment(rule)}").body
+    emit(found) if as_json else typer.echo(json.dumps(found, indent=2))
+
+
+@app.command()
+def put(
+    file: Annotated[Path, typer.Argument(help="The rule as JSON; see `mission-root rules show`.")],
+    rule: Annotated[str, typer.Option("--id", help="The rule that gets its next version; without it a new rule.")] = "",
+    validate_only: Annotated[bool, typer.Option(help="Check everything, change nothing.")] = False,
+    url: Url = "",
+    api_key: ApiKey = "",
+    as_json: AsJson = False,
+) -> None:
+    """Writes a rule, or its next version. Open approvals keep the version they were born under."""
+    body = read(file)
+    parameters = {"validate_only": "true"} if validate_only else {}
+    with Client(url, api_key) as client:
+        if rule:
+            path = f"/v1/approval-rules/{segment(rule)}"
+            seen = client.get(path)
+            headers = {"If-Match": seen.etag, "Content-Type": "application/json"}
+            made = client.call("PUT", path, json.dumps(body).encode(), headers, parameters).body
+        else:
+            made = client.post("/v1/approval-rules", body, **parameters).body
+    if as_json:
+        emit(made)
+    else:
+        show.line(
+            "The rule would be taken." if validate_only else f"Rule {made['id']} is at version {made['version']}."
+        )
+
+
+def read(file: Path) -> dict[str, Any]:
+    """The body in a file, without what only answers carry."""
+    try:
+        found = json.loads(file.read_text())
+    except (OSError, ValueError) as problem:
+        raise Failed(f"{file} cannot be read as JSON: {problem}", 2) from problem
+    if not isinstance(found, dict):
+        raise Failed(f"{file} holds no JSON object.", 2)
+    return {name: value for name, value in found.items() if name not in ANSWERED}
+
+
+ANSWERED = ("id", "version", "created_by", "created_at", "history")
