@@ -17,13 +17,17 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON."
 
 
 @app.command("create-tenant")
-def create_tenant(name: Tenant, json_: AsJson = False) -> None:
+def create_tenant(
+    name: Tenant,
+    operator: Annotated[bool, typer.Option("--operator", help="Its admins look after all tenants; one per installation.")] = False,
+    json_: AsJson = False,
+) -> None:
     """Make a tenant. It is born with approval rules."""
 
     async def make(session: Any) -> dict[str, Any]:
         from app import identity
 
-        return {"tenant": str(await identity.create_tenant(session, name))}
+        return {"tenant": str(await identity.create_tenant(session, name, operator=operator))}
 
     show(run(make), json_)
 
@@ -122,6 +126,7 @@ def run(step: Callable[[Any], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
     from sqlalchemy.exc import IntegrityError
 
     from app.db import Database
+    from app.errors import Problem
     from app.settings import Misconfigured, load
 
     async def whole() -> dict[str, Any]:
@@ -136,6 +141,8 @@ def run(step: Callable[[Any], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
         return asyncio.run(whole())
     except Misconfigured as refused:
         raise Failed(str(refused), 2) from None
+    except Problem as refused:
+        raise Failed(refused.detail, 5) from None
     except IntegrityError:
         raise Failed("That name is taken.", 5) from None
 

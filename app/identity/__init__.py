@@ -13,23 +13,33 @@ from app.identity.actions import (
     revoke_key,
     revoke_role,
 )
+from app.identity.api import PATHS, router
+from app.identity.api.sessions import exchange_here
 from app.identity.authenticate import authenticate
+from app.identity.exchange import Exchange, through
+from app.identity.oidc import Verifier
 from app.identity.roles import ACTIONS, ROLES, allow
 from app.identity.seed import DEMO_PRINCIPALS, seed_demo
 
 __all__ = [
     "ACTIONS",
     "DEMO_PRINCIPALS",
+    "PATHS",
     "ROLES",
+    "Exchange",
     "NewKey",
+    "Verifier",
     "allow",
     "authenticate",
     "create_principal",
     "create_tenant",
     "enter_tenant",
+    "exchange_here",
     "grant_role",
     "issue_key",
     "revoke_key",
     "revoke_role",
+    "router",
     "seed_demo",
+    "through",
 ]

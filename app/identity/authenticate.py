@@ -25,4 +25,6 @@ async def authenticate(session: ReadSession, secret: str) -> Caller | None:
         kind=row.kind,
         roles=frozenset(row.roles),
         secret=secret,
+        credential=row.credential,
+        credential_kind=row.credential_kind,
     )

@@ -4,10 +4,12 @@ from app.caller import Caller
 
 SUBMITTER, OPERATOR, AUDITOR, ADMIN = "submitter", "operator", "auditor", "admin"
 POLICY_OWNER, RELEASE_OWNER, PRODUCT_OWNER = "policy_owner", "release_owner", "product_owner"
-ROLES = (SUBMITTER, OPERATOR, POLICY_OWNER, RELEASE_OWNER, PRODUCT_OWNER, AUDITOR, "colony", ADMIN)
+BREAK_GLASS = "break_glass"
+ROLES = (SUBMITTER, OPERATOR, POLICY_OWNER, RELEASE_OWNER, PRODUCT_OWNER, AUDITOR, "colony", ADMIN, BREAK_GLASS)
 
 OWNERS = frozenset({POLICY_OWNER, RELEASE_OWNER, PRODUCT_OWNER})
-READERS = frozenset({SUBMITTER, OPERATOR, AUDITOR, ADMIN}) | OWNERS
+READERS = frozenset({SUBMITTER, OPERATOR, AUDITOR, ADMIN, BREAK_GLASS}) | OWNERS
+EVERYBODY = frozenset(ROLES)
 
 ACTIONS: dict[str, frozenset[str]] = {
     "missions.create": frozenset({SUBMITTER, OPERATOR, PRODUCT_OWNER}),
@@ -21,12 +23,46 @@ ACTIONS: dict[str, frozenset[str]] = {
     "events.read": READERS,
     "ledger.read": READERS,
     "ledger.verify": READERS,
+    "ledger.export": frozenset({OPERATOR, AUDITOR, ADMIN}),
     "policies.evaluate": READERS,
+    "policies.write": frozenset({POLICY_OWNER}),
     "writebacks.read": READERS,
     "approvals.read": READERS,
     # Who may really decide is the wall's business; this only keeps passers-by from trying.
     "approvals.decide": READERS,
+    "approvals.revise": READERS,
+    "approvals.break_glass": frozenset({BREAK_GLASS}),
+    "approvals.cancel": frozenset({OPERATOR}),
+    "writebacks.renew": frozenset({OPERATOR}),
+    "approval_rules.read": READERS,
+    "approval_rules.write": frozenset({POLICY_OWNER}),
+    "notices.read": READERS,
+    "notices.see": READERS,
+    "budgets.read": READERS,
+    "budgets.write": frozenset({ADMIN}),
     "status.read": READERS,
+    "self.read": EVERYBODY,
+    "tenants.read": EVERYBODY,
+    "tenants.write": frozenset({ADMIN}),
+    "principals.read": frozenset({ADMIN, AUDITOR}),
+    "principals.write": frozenset({ADMIN}),
+    "grants.write": frozenset({ADMIN}),
+    # Whoever holds a role may pass it on, and take back what they passed on; the database checks what and to whom.
+    "grants.delegate": READERS,
+    "grants.revoke": READERS,
+    "identities.write": frozenset({ADMIN}),
+    # Everybody looks after their own keys and sessions; those of others are an admin's.
+    "keys.read": EVERYBODY,
+    "keys.write": EVERYBODY,
+    "sessions.create": EVERYBODY,
+    "sessions.end": EVERYBODY,
+    "webhooks.read": frozenset({ADMIN, AUDITOR}),
+    "webhooks.write": frozenset({ADMIN}),
+    "connectors.read": READERS,
+    "connectors.check": frozenset({OPERATOR, ADMIN}),
+    "connectors.halt": frozenset({OPERATOR, ADMIN}),
+    "connectors.resume": frozenset({ADMIN}),
+    "connectors.write": frozenset({ADMIN}),
 }
 
 

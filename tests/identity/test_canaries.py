@@ -114,8 +114,10 @@ async def write_everywhere(world: World) -> None:
             f"/v1/missions/{other}/{verb}", json={"reason": canary(verb)}, headers={"If-Match": '"v1"'}
         )
         assert ended.status_code == 200, ended.text
-    asked = {"action": canary("action"), "resource": canary("resource"), "context": {"word": canary("context")}}
+    asked = {"action": "writeback.propose", "resource": canary("resource"), "context": {"operation": canary("context")}}
     assert (await operator.post("/v1/policies/evaluate", json=asked)).status_code == 200
+    asked = {"action": canary("action"), "resource": "x", "context": {canary("fact"): canary("context")}}
+    assert (await operator.post("/v1/policies/evaluate", json=asked)).status_code == 422
     assert (
         await operator.get("/v1/missions", params={"label": f"{canary('filter')}:{canary('filter')}"})
     ).status_code == 200

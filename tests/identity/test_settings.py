@@ -24,6 +24,7 @@ COMPLETE = {
     "WORKER_DATABASE_URL": "postgresql://worker:password-of-worker@127.0.0.1:1/x",
     "COLONY_SERVICE_API_KEY": "a:sixteen-or-more-letters",
     "ROOT_SIGNING_KEY": "a:sixteen-or-more-letters",
+    "REGISTRAR_KEY": "a:sixteen-or-more-letters",
 }
 
 
@@ -98,6 +99,9 @@ WRONG: dict[str, dict[str, Any]] = {
     "MISSION_MAX_ATTEMPTS": {"MISSION_MAX_ATTEMPTS": "0"},
     "MAX_BODY_BYTES": {"MAX_BODY_BYTES": "1"},
     "TRACE_SAMPLE_RATIO": {"TRACE_SAMPLE_RATIO": "2"},
+    "OIDC_ALGORITHMS": {"OIDC_ALGORITHMS": "RS256,none"},
+    "OIDC_ALGORITHMS with a shared secret": {"OIDC_ALGORITHMS": "HS256"},
+    "OIDC_ISSUER": {"OIDC_ISSUER": "id.example.com"},
     "OTEL_EXPORTER_OTLP_ENDPOINT": {"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"},
 }
 
@@ -130,7 +134,7 @@ def test_several_wrong_values_are_counted(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 @pytest.mark.parametrize(
-    "missing", ["DATABASE_URL", "READER_DATABASE_URL", "COLONY_SERVICE_API_KEY", "ROOT_SIGNING_KEY"]
+    "missing", ["DATABASE_URL", "READER_DATABASE_URL", "COLONY_SERVICE_API_KEY", "ROOT_SIGNING_KEY", "REGISTRAR_KEY"]
 )
 async def test_a_missing_value_is_named(missing: str) -> None:
     given = {name.lower(): value for name, value in COMPLETE.items() if name != missing}
@@ -146,6 +150,46 @@ async def test_a_process_that_serves_http_holds_no_write_credential(held: str) -
         Root(root.Settings(_env_file=None, **given))  # type: ignore[arg-type, call-arg]
     assert str(refused.value).startswith(f"{held} is set, but only the executor may hold")
     assert "write-secret" not in str(refused.value)
+
+
+# Each process but the executor, as it is started; a new one belongs here, or the test after these fails.
+STARTED = {"app.main": ("CRM_WRITE_TOKEN", "CONNECTOR_ACME__ERP_WRITE"), "app.worker": ("CRM_WRITE_TOKEN", "CONNECTOR_ACME__ERP_WRITE"),
+           "app.registrar": ("CRM_WRITE_TOKEN", "CONNECTOR_ACME__ERP_WRITE")}  # fmt: skip
+
+
+def test_every_process_but_the_executor_refuses_every_write_credential(tmp_path: Path) -> None:
+    inherited = {name: value for name, value in os.environ.items() if name.upper() not in names(root.Settings)}
+    more = {"REGISTRAR_DATABASE_URL": "postgresql://r:password@127.0.0.1:1/x", "REGISTRAR_KEY": "a:sixteen-or-more-letters"}
+    started = {
+        (module, held): subprocess.Popen(
+            [sys.executable, "-m", module], cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env=inherited | COMPLETE | (more if module == "app.registrar" else {}) | {"PYTHONPATH": str(REPOSITORY)}
+            | {held: "write-secret-write-secret"},
+        )
+        for module, helds in STARTED.items() for held in helds
+    }  # fmt: skip
+    for (module, held), process in started.items():
+        out, error = process.communicate(timeout=60)
+        assert (process.returncode, out) == (2, ""), (module, held, error)
+        assert error.startswith(f"mission-root: {held} is set, but only the executor may hold a write credential"), (module, error)
+        assert "write-secret" not in error
+
+
+def test_the_processes_above_are_all_there_are_beside_the_executor() -> None:
+    entries = {f"app.{file.stem}" for file in (REPOSITORY / "app").glob("*.py") if "setup(" in file.read_text()}
+    assert entries - {"app.executor", "app.telemetry"} == set(STARTED)
+
+
+def test_credentials_of_connectors_come_from_the_environment_and_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(".env").write_text("CONNECTOR_A__B_READ=from-file\nCONNECTOR_A__C_READ=from-file\nconnector_a__d_READ=x\nCONNECTOR_A__E=x\n")
+    monkeypatch.setenv("CONNECTOR_A__B_READ", "from-environment")
+    monkeypatch.setenv("CONNECTOR_A__F_WRITE", "")
+    found = root.Settings()
+    said = {name: value.get_secret_value() for name, value in found.connector_credentials.items()}
+    assert said == {"CONNECTOR_A__B_READ": "from-environment", "CONNECTOR_A__C_READ": "from-file"}
+    assert "from-file" not in repr(found) and "from-environment" not in str(found.connector_credentials)
+    assert found.write_credentials() == []
 
 
 def test_the_worker_refuses_the_write_token_too(

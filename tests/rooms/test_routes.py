@@ -3,6 +3,7 @@
 The routes are read off the app, so a new one is tested, or fails here, without anybody remembering to add it.
 """
 
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -13,18 +14,21 @@ import httpx
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 
+from app.canonical import sha256
 from app.identity import ACTIONS, ROLES
 from app.main import Root, internal_app
 from colony_client.contract import EventBatch, ToolCall
 from colony_client.signing import Keys, parse_keys, sign
+from tests.identity.tokens import AUDIENCE, ISSUER, Provider, token
 from tests.world import World
 from tests.world.checks import census, hire, impersonal, pending_change, problem
+from tests.world.life import Life
 
 PROBES = {"livez", "healthz", "startupz", "readyz"}
 # POST routes that only look: they leave no fact.
-ONLY_LOOK = {"evaluatePolicy", "verifyLedger"}
+ONLY_LOOK = {"evaluatePolicy", "previewPolicy", "verifyLedger", "checkConnector", "chooseApprovalRule"}
 # PUT routes whose names are each tenant's own: the same name elsewhere is simply another thing.
-OWN_NAMES = {"putDocument", "putMissionType"}
+OWN_NAMES = {"putDocument", "putMissionType", "putPolicy", "previewPolicy", "putConnector"}
 
 
 @dataclass(frozen=True)
@@ -168,8 +172,8 @@ async def test_another_tenants_thing_is_an_absent_one(world: World) -> None:
         body: dict[str, Any] = {}
         if route.operation == "decide":
             body = {"json": {"decision": "approve", "payload_sha256": theirs["sha256"]}}
-        elif route.method == "POST":
-            body = {"json": {"reason": "not mine"}}
+        elif route.method in ("POST", "PUT", "PATCH"):
+            body = {"json": example_of(world, route)}
         for headers in ({}, {"If-Match": theirs["etag"]}, {"Accept": "text/event-stream"}):
             known = await call(stranger.http, route, place(route, theirs["there"]), headers=headers, **body)
             absent = await call(stranger.http, route, place(route, theirs["absent"]), headers=headers, **body)
@@ -189,16 +193,79 @@ async def theirs_and_absent(world: World) -> dict[str, Any]:
     [artifact] = (await world.submitter.get(f"/v1/missions/{mission}/artifacts?limit=1")).json()["items"]
     assert (await put_document(world)).status_code == 201
     assert (await put_type(world, "their_kind")).status_code == 201
+    assert (await put_policy(world, "their_kind")).status_code == 201
+    assert (await put_connector(world, "their_kind")).status_code == 201
+    [fact] = (await world.auditor.get(f"/v1/ledger?subject={mission}&limit=1")).json()["items"]
+    policies = (await world.auditor.post("/v1/policies/evaluate", json=ASK_POLICY)).json()["policy_version"]
     there = {
+        "notice_id": await notice(world, approval["id"]),
+        "version": policies,
+        **await somebody(world),
+        **await somewhere(world),
+        "position": fact["id"],
         "mission_id": mission,
         "artifact_id": artifact["id"],
         "approval_id": approval["id"],
         "writeback_id": approval["writeback_id"],
+        "rule_id": approval["rule"]["id"],
         "workspace": "their_kind",
         "mission_type": "their_kind",
     }
     absent = {name: "other_kind" if name in ("workspace", "mission_type") else uuid4() for name in there}
+    absent["version"] = sha256(b"no such set").hex()
+    absent["position"] = re.sub(r"\d", "9", fact["id"])  # of the same length: answers are compared with their headers
     return {"there": there, "absent": absent, "etag": approval["etag"], "sha256": approval["payload_sha256"]}
+
+
+async def notice(world: World, approval: str) -> UUID:
+    """A reminder for the operator."""
+    admin = await world.connect("admin")
+    made: UUID = await admin.fetchval(
+        """INSERT INTO notice (tenant, principal, approval, kind, step)
+           SELECT a.tenant, p.id, a.id, 'reminder', 1 FROM approval a JOIN principal p ON p.tenant = a.tenant AND p.name = 'operator'
+           WHERE a.id = $1 RETURNING id""",
+        UUID(approval),
+    )
+    return made
+
+
+ASK_POLICY = {"action": "mission.create", "resource": "oracle_advisory", "context": {}}
+
+
+def example_of(world: World, route: Route) -> Any:
+    """The body that the document itself gives as an example: well-formed, whatever the route."""
+    document = world.public.openapi()
+    content = document["paths"][route.path][route.method.lower()].get("requestBody", {}).get("content", {})
+    schema = content.get("application/json", {}).get("schema", {})
+    if "$ref" in schema:
+        schema = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+    return next(iter(schema.get("examples", [])), {})
+
+
+async def somewhere(world: World) -> dict[str, Any]:
+    """A webhook of the demo tenant, and a message for it."""
+    made = (await webhook(world)).json()
+    sent = await world.admin.post(f"/v1/webhooks/{made['id']}/test")
+    assert sent.status_code == 202, sent.text
+    return {"webhook_id": made["id"], "delivery_id": sent.json()["id"]}
+
+
+async def somebody(world: World) -> dict[str, Any]:
+    """Somebody of the demo tenant with everything that identity keeps of people."""
+    person = await hire(world, "somebody", "auditor")
+    principal = (await person.http.get("/v1/whoami")).json()
+    link = {"issuer": "https://id.example", "subject": "somebody"}
+    path = f"/v1/principals/{principal['principal_id']}/identities"
+    # who approves nothing may get a further way in from an admin
+    linked = await world.admin.post(path, json=link)
+    assert linked.status_code == 201, linked.text
+    return {
+        "tenant_id": principal["tenant_id"],
+        "principal_id": principal["principal_id"],
+        "grant_id": principal["grants"][0]["id"],
+        "key_id": principal["credential"]["id"],
+        "identity_id": linked.json()["id"],
+    }
 
 
 def place(route: Route, named: dict[str, Any]) -> str:
@@ -235,6 +302,32 @@ async def put_type(world: World, name: str) -> httpx.Response:
     return await world.product_owner.put(f"/v1/mission-types/{name}", json=DEFINITION)
 
 
+async def put_policy(world: World, name: str) -> httpx.Response:
+    text = f'@id("{name}.none") @reason("None.") forbid (principal, action == Action::"model.call", resource);'
+    return await world.policy_owner.put(f"/v1/policies/{name}", json={"text": text})
+
+
+async def retire_policy(world: World, name: str) -> httpx.Response:
+    made = await put_policy(world, name)
+    return await world.policy_owner.delete(f"/v1/policies/{name}", headers={"If-Match": made.headers["etag"]})
+
+
+async def put_connector(world: World, name: str, retire: bool = False) -> httpx.Response:
+    path = f"/v1/connectors/{name}"
+    made = await world.admin.put(path, json={"kind": "sample_crm", "base_url": "http://127.0.0.1:9"})
+    return await world.admin.delete(path, headers={"If-Match": made.headers["etag"]}) if retire else made
+
+
+async def switch_connector(world: World, *verbs: str) -> httpx.Response:
+    for verb in verbs:
+        answer = await world.admin.post(f"/v1/connectors/*/{verb}", json={"reason": "a test"})
+        if verb != verbs[-1] or verb == "resume":
+            assert answer.status_code == 200, answer.text
+    if verbs[-1] == "halt":
+        await world.admin.post("/v1/connectors/*/resume", json={"reason": "a test"})
+    return answer
+
+
 async def put_document(world: World) -> httpx.Response:
     return await world.submitter.put("/v1/workspaces/their_kind/documents?path=a.md", content=b"# Theirs\n\nA line.\n")
 
@@ -260,20 +353,227 @@ async def approve(world: World) -> httpx.Response:
     )
 
 
+A_RULE = {"subject": "writeback", "connector": "sample_crm", "required": 1, "life_s": 60}
+
+
+async def put_rule(world: World, new: bool) -> httpx.Response:
+    if new:
+        return await world.policy_owner.post("/v1/approval-rules", json=A_RULE)
+    made = (await put_rule(world, True)).json()
+    return await world.policy_owner.put(f"/v1/approval-rules/{made['id']}", json=A_RULE, headers={"If-Match": '"v1"'})
+
+
+async def about_approval(world: World, verb: str, who: str = "operator", **body: Any) -> httpx.Response:
+    approval = await pending_change(world)
+    body = {name: approval["payload_sha256"] if value is None else value for name, value in body.items()}
+    return await world.people[who].http.post(
+        f"/v1/approvals/{approval['id']}/{verb}", json={"reason": "a test"} | body, headers={"If-Match": approval["etag"]}
+    )
+
+
+async def break_glass(world: World) -> httpx.Response:
+    await hire(world, "glass holder", "break_glass")
+    return await about_approval(world, "break-glass", "glass holder", payload_sha256=None)
+
+
+async def renew(world: World) -> httpx.Response:
+    approval = await pending_change(world)
+    life = Life(world, UUID(approval["mission_id"]))
+    await life.decide("approve", approval)
+    await life.settle(await life.claim(approval["writeback_id"]), approval["writeback_id"], "stale")
+    return await world.operator.post(f"/v1/writebacks/{approval['writeback_id']}/renew", json={})
+
+
+async def see_notice(world: World) -> httpx.Response:
+    await break_glass_once(world)
+    [notice, *_] = (await world.admin.get("/v1/notices")).json()["items"]
+    return await world.admin.post(f"/v1/notices/{notice['id']}/seen")
+
+
+async def break_glass_once(world: World) -> None:
+    await hire(world, "another holder", "break_glass")
+    answer = await about_approval(world, "break-glass", "another holder", payload_sha256=None)
+    assert answer.status_code == 201, answer.text
+
+
 async def remove(world: World) -> httpx.Response:
     await put_document(world)
     return await world.submitter.delete("/v1/workspaces/their_kind/documents?path=a.md")
 
 
+async def put_budgets(world: World) -> httpx.Response:
+    return await world.admin.put("/v1/budgets", json={"day_tokens": 10**9}, headers={"If-Match": '"v0"'})
+
+
+async def webhook(world: World, then: Callable[[str], Awaitable[httpx.Response]] | None = None) -> httpx.Response:
+    """Makes a webhook, and goes on with its path."""
+    made = await world.admin.post("/v1/webhooks", json={"url": "https://example.com/hook", "types": ["mission.*"]})
+    return made if then is None else await then(f"/v1/webhooks/{made.json()['id']}")
+
+
+async def redelivered(world: World, path: str) -> httpx.Response:
+    tried = (await world.admin.post(f"{path}/test")).json()["id"]
+    admin = await world.connect("admin")
+    await admin.execute("UPDATE webhook_delivery SET state = 'dead', settled_at = now() WHERE id = $1", UUID(tried))
+    return await world.admin.post(f"{path}/redeliver", json={})
+
+
+FIRST = {"If-Match": '"v1"'}
+
+# --- identity
+
+
+async def nina(world: World, *roles: str) -> str:
+    """Somebody new, in a path."""
+    person = await hire(world, f"nina-{uuid4()}", *(roles or ("auditor",)))
+    connection = await world.connect("admin")
+    return f"/v1/principals/{await connection.fetchval('SELECT id FROM principal WHERE name = $1', person.name)}"
+
+
+async def switched(world: World, path: str, *verbs: str) -> httpx.Response:
+    """The answer of the last verb: suspend, or suspend and resume."""
+    for verb in verbs:
+        seen = (await world.admin.get(path)).headers["etag"]
+        answer = await world.admin.post(f"{path}/{verb}", headers={"If-Match": seen})
+    return answer
+
+
+async def new_tenant(world: World) -> httpx.Response:
+    return await world.admin.post("/v1/tenants", json={"name": f"tenant-{uuid4()}", "admin": "Ada"})
+
+
+async def switched_tenant(world: World, *verbs: str) -> httpx.Response:
+    return await switched(world, (await new_tenant(world)).headers["location"], *verbs)
+
+
+async def granted(world: World) -> httpx.Response:
+    return await world.admin.post(f"{await nina(world)}/grants", json={"role": "submitter"})
+
+
+async def delegated(world: World) -> httpx.Response:
+    until = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    ask = {"role": "operator", "expires_at": until}
+    return await world.operator.post(f"{await nina(world)}/delegations", json=ask)
+
+
+async def revoked(world: World) -> httpx.Response:
+    made = await granted(world)
+    return await world.admin.delete(f"{made.headers['location']}/{made.json()['id']}")
+
+
+async def linked(world: World) -> httpx.Response:
+    body = {"issuer": "https://id.example", "subject": str(uuid4())}
+    return await world.admin.post(f"{await nina(world)}/identities", json=body)
+
+
+async def unlinked(world: World) -> httpx.Response:
+    made = await linked(world)
+    return await world.admin.delete(f"{made.headers['location']}/{made.json()['id']}")
+
+
+async def rotated(world: World) -> httpx.Response:
+    made = (await world.auditor.post("/v1/api-keys", json={})).json()
+    return await world.auditor.post(f"/v1/api-keys/{made['id']}/rotate", json={})
+
+
+async def key_ended(world: World) -> httpx.Response:
+    made = (await world.auditor.post("/v1/api-keys", json={})).json()
+    return await world.auditor.delete(f"/v1/api-keys/{made['id']}")
+
+
+async def tokens_bearer(world: World) -> httpx.AsyncClient:
+    """A client with a good token of an identity provider."""
+    made = await world.with_registrar(oidc_issuer=ISSUER, oidc_audience=AUDIENCE)
+    assert made.verifier is not None
+    made.verifier.jwks.transport = Provider().transport
+    subject, path = str(uuid4()), await nina(world)
+    body = {"issuer": ISSUER, "subject": subject}
+    assert (await world.admin.post(f"{path}/identities", json=body)).status_code == 201
+    return world.client(token(sub=subject))
+
+
+async def session_opened(world: World) -> httpx.Response:
+    return await (await tokens_bearer(world)).post("/v1/sessions")
+
+
+async def session_ended(world: World) -> httpx.Response:
+    return await world.client((await session_opened(world)).json()["secret"]).delete("/v1/sessions/current")
+
+
+IDENTITY_FACTS: dict[str, tuple[Callable[[World], Awaitable[httpx.Response]], str]] = {
+    "createTenant": (new_tenant, "tenant.created"),
+    "suspendTenant": (lambda world: switched_tenant(world, "suspend"), "tenant.suspended"),
+    "resumeTenant": (lambda world: switched_tenant(world, "suspend", "resume"), "tenant.resumed"),
+    "createPrincipal": (
+        lambda world: world.admin.post("/v1/principals", json={"name": str(uuid4()), "kind": "agent"}),
+        "principal.created",
+    ),
+    "suspendPrincipal": (lambda world: then(nina(world), lambda at: switched(world, at, "suspend")), "principal.suspended"),
+    "resumePrincipal": (
+        lambda world: then(nina(world), lambda at: switched(world, at, "suspend", "resume")), "principal.resumed",
+    ),
+    "grantRole": (granted, "role.granted"),
+    "delegateRole": (delegated, "role.delegated"),
+    "revokeGrant": (revoked, "role.revoked"),
+    "linkIdentity": (linked, "principal.linked"),
+    "unlinkIdentity": (unlinked, "principal.unlinked"),
+    "createApiKey": (lambda world: world.auditor.post("/v1/api-keys", json={}), "key.issued"),
+    "rotateApiKey": (rotated, "key.rotated"),
+    "revokeApiKey": (key_ended, "key.revoked"),
+    "createSession": (session_opened, "session.started"),
+    "endSession": (session_ended, "session.ended"),
+    "endSessions": (
+        lambda world: then(nina(world), lambda at: world.admin.delete(f"{at}/sessions")), "session.all_ended",
+    ),
+}  # fmt: skip
+
+
+async def then(first: Awaitable[str], second: Callable[[str], Awaitable[httpx.Response]]) -> httpx.Response:
+    return await second(await first)
+
+
 # operation -> a request that succeeds, and the fact it must leave last
 LEAVE_FACTS: dict[str, tuple[Callable[[World], Awaitable[httpx.Response]], str]] = {
+    **IDENTITY_FACTS,
     "createMission": (create, "mission.accepted"),
     "cancelMission": (lambda world: end(world, "cancel"), "mission.cancelled"),
     "failMission": (lambda world: end(world, "fail"), "mission.failed"),
     "decide": (approve, "approval.decided"),
+    "breakGlass": (break_glass, "approval.glass_broken"),
+    "cancelApproval": (lambda world: about_approval(world, "cancel"), "approval.closed"),
+    "reviseApproval": (
+        lambda world: about_approval(world, "revisions", payload_sha256=None, changes={"priority": "low"}),
+        "approval.superseded",
+    ),
+    "renewWriteback": (renew, "writeback.renewed"),
+    "seeNotice": (see_notice, "notice.seen"),
+    "createApprovalRule": (lambda world: put_rule(world, True), "rule.changed"),
+    "putApprovalRule": (lambda world: put_rule(world, False), "rule.changed"),
     "putMissionType": (lambda world: put_type(world, "some_kind"), "mission_type.changed"),
     "putDocument": (put_document, "document.added"),
     "removeDocument": (remove, "document.removed"),
+    "putBudgets": (put_budgets, "budget.limits_changed"),
+    "createWebhook": (webhook, "webhook.created"),
+    "changeWebhook": (
+        lambda world: webhook(world, lambda at: world.admin.patch(at, json={"state": "paused"}, headers=FIRST)),
+        "webhook.changed",
+    ),
+    "deleteWebhook": (
+        lambda world: webhook(world, lambda at: world.admin.delete(at, headers=FIRST)),
+        "webhook.deleted",
+    ),
+    "rotateWebhookSecret": (
+        lambda world: webhook(world, lambda at: world.admin.post(f"{at}/rotate", json={})),
+        "webhook.secret_rotated",
+    ),
+    "testWebhook": (lambda world: webhook(world, lambda at: world.admin.post(f"{at}/test")), "webhook.tested"),
+    "redeliver": (lambda world: webhook(world, lambda at: redelivered(world, at)), "webhook.redelivered"),
+    "putConnector": (lambda world: put_connector(world, "some_kind"), "connector.changed"),
+    "retireConnector": (lambda world: put_connector(world, "passing_kind", retire=True), "connector.changed"),
+    "haltConnector": (lambda world: switch_connector(world, "halt"), "connector.halted"),
+    "resumeConnector": (lambda world: switch_connector(world, "halt", "resume"), "connector.resumed"),
+    "putPolicy": (lambda world: put_policy(world, "some_kind"), "policy.changed"),
+    "retirePolicy": (lambda world: retire_policy(world, "passing_kind"), "policy.changed"),
 }
 
 
@@ -304,9 +604,12 @@ async def test_routes_that_only_look_change_nothing(world: World) -> None:
     await world.create()
     before = await census(world)
     asked = {"action": "mission.create", "resource": "oracle_advisory", "context": {}}
+    rule = '@id("a_policy.a") @reason("None.") forbid (principal, action, resource);'
     for answer in (
+        await world.submitter.post("/v1/policies/a_policy/preview", json={"text": rule}),
         await world.submitter.post("/v1/policies/evaluate", json=asked),
         await world.submitter.post("/v1/ledger/verify"),
+        await world.submitter.post("/v1/approval-rules/choose", json={"operation": "update", "risk": "low"}),
         await world.submitter.post(
             "/v1/missions?validate_only=true", json={"mission_type": "oracle_advisory", "user_goal": "Well?"}
         ),
