@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import json
 import signal
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,13 +19,14 @@ from opentelemetry.trace import SpanKind
 from prometheus_client import start_http_server
 
 from app import work
-from app.canonical import canonical
+from app.canonical import canonical, sha256
 from app.clock import iso, now
 from app.db import Database
 from app.nudge import Nudger, wait
 from app.settings import Misconfigured, Settings, load, stop
+from app.signed import signers
 from app.telemetry import WORK_DONE, WRITEBACKS, setup, tracer
-from app.work import Item
+from app.work import READS, Item
 from app.writebacks.connectors import (
     Ambiguous,
     BadPayload,
@@ -33,21 +35,25 @@ from app.writebacks.connectors import (
     NotConfigured,
     Observed,
     Payload,
+    RecordMissing,
     Refused,
     Stale,
     Writer,
     decode,
     verify,
 )
-from app.writebacks.connectors.registry import writer
+from app.writebacks.connectors.registry import Definition, reading_writer, writer
 
 log = structlog.get_logger("executor")
 
 BATCH = 8
 POLL_S = 1.0
+READ_S = 15.0  # whoever waits for a read has given up by then
 LATER = timedelta(seconds=30)  # when to look again at what cannot be done now
 CLAIM = "SELECT * FROM claim(:tenant, :writeback, :lease)"
 SETTLE = "SELECT settle(:tenant, :writeback, :fence, :state, :receipt, :observed)"
+READ_OF = "SELECT * FROM connector_read_of(:tenant, :id)"
+ANSWER = "SELECT answer_connector_read(:tenant, :id, :fence, :value, :version, :problem)"
 FINISH = "SELECT finish_executor_work(:tenant, :subject, :fence, :wanted, CAST(:again AS timestamptz))"
 
 
@@ -63,6 +69,9 @@ class Claimed:
     attempts: int
     unsettled: bool  # an earlier attempt may have arrived: ask before calling
     halted: bool  # writebacks are halted: asking is all that may be done
+    tenant: UUID
+    definition: Definition  # of the connector, as it was when the change was asked for
+    signed: dict[str, Any] | None  # who signed what, when the rule counts signed approvals only
 
 
 @dataclass(frozen=True)
@@ -84,29 +93,36 @@ class Executor:
         self.database = Database(
             settings.secret("executor_database_url"), pool_size=4, wait_ms=5000, name="mission-root executor"
         )
-        self.nudger = Nudger(settings.secret("executor_database_url"), ["work_executor", "work_worker", "facts"])
+        self.nudger = Nudger(settings.secret("executor_database_url"), ["work_executor", "work_worker", "facts", READS])
         self.stopping = asyncio.Event()
 
     async def run(self) -> None:
         self.nudger.start()
-        loop = asyncio.create_task(self.loop(), name="execute")
+        loops = [
+            asyncio.create_task(self.loop(), name="execute"),
+            asyncio.create_task(self.loop("connector_read", BATCH, self.answer), name="read"),
+        ]
         await self.stopping.wait()
-        loop.cancel()
-        await asyncio.gather(loop, return_exceptions=True)
+        for loop in loops:
+            loop.cancel()
+        await asyncio.gather(*loops, return_exceptions=True)
         await self.nudger.stop()
         await self.database.close()
 
-    async def loop(self) -> None:
+    async def loop(
+        self, kind: str = "execute", limit: int = BATCH, handle: Callable[[Item], Awaitable[None]] | None = None
+    ) -> None:
+        handle = handle or self.guarded
         with self.nudger.listening("work_executor") as woken:
             while True:
                 try:
-                    items = await work.take(self.database, "executor", ["execute"], BATCH, self.lease)
+                    items = await work.take(self.database, "executor", [kind], limit, self.lease)
                 except Exception as error:
                     log.warning("work cannot be taken", error=type(error).__name__)
                     await asyncio.sleep(POLL_S)
                     continue
                 if items:
-                    await asyncio.shield(asyncio.gather(*(self.guarded(item) for item in items)))
+                    await asyncio.shield(asyncio.gather(*(handle(item) for item in items)))
                 else:
                     await wait(woken, await self.pause())
 
@@ -163,6 +179,11 @@ class Executor:
                 row.attempts,
                 unsettled=row.outcome == "reconcile",
                 halted=row.why is not None,
+                tenant=item.tenant,
+                definition=Definition(
+                    row_connector(row.payload), row.connector_version, row.connector_kind, row.definition, row.account
+                ),
+                signed=row.signed,
             )
         if row.outcome in ("too_early", "busy"):
             return row.not_before
@@ -188,6 +209,38 @@ class Executor:
         self.nudger.send(["facts", "work_worker"])
         return bool(held)
 
+    async def answer(self, item: Item) -> None:
+        """Reads one record for a process that may not, and says what it saw. Whoever asked waits only seconds."""
+        try:
+            async with self.database.write() as session:
+                await session.enter(item.tenant)
+                asked = await session.first(READ_OF, {"tenant": item.tenant, "id": item.subject})
+            seen: tuple[bytes | None, str | None, str | None] = (None, None, "failed Nobody waits for it any more.")
+            if asked is not None:
+                definition = Definition(
+                    asked.connector, asked.connector_version, asked.connector_kind, asked.definition, asked.account
+                )
+                seen = await look(definition, asked.kind, asked.record_id, self.settings)
+            value, version, problem = seen
+            async with self.database.write() as session:
+                await session.enter(item.tenant)
+                await session.execute(
+                    ANSWER,
+                    {
+                        "tenant": item.tenant,
+                        "id": item.subject,
+                        "fence": item.fence,
+                        "value": value,
+                        "version": version,
+                        "problem": problem,
+                    },
+                )
+            self.nudger.send([READS])
+            WORK_DONE.labels(item.kind, "done").inc()
+        except Exception as error:  # its lease runs out, and by then nobody waits
+            WORK_DONE.labels(item.kind, "failed").inc()
+            log.error("a read failed", read=str(item.subject), exc_info=error)
+
     async def finish(self, item: Item, again: datetime | None) -> None:
         async with self.database.write() as session:
             await session.enter(item.tenant)
@@ -203,14 +256,41 @@ class Executor:
             )
 
 
+def row_connector(payload: bytes) -> str:
+    """The connector that the wall has read out of the payload; whether the rest of it is one is looked at later."""
+    return str(json.loads(payload)["connector"])
+
+
+async def look(
+    definition: Definition, kind: str, record_id: str, settings: Settings
+) -> tuple[bytes | None, str | None, str | None]:
+    """Fields and version of a record, or why not: the first word of the problem says which kind of no it is."""
+    try:
+        async with asyncio.timeout(READ_S), reading_writer(definition, settings) as target:
+            observed = await target.read(kind, record_id)
+        return canonical(observed.value), observed.version, None
+    except RecordMissing as error:
+        return None, None, f"missing {error.reason}"
+    except Refused as error:
+        return None, None, f"refused {error.reason}"
+    except ConnectorError as error:
+        return None, None, f"failed {error.reason}"
+    except (TimeoutError, ValueError) as error:
+        return None, None, f"failed The record could not be read ({type(error).__name__})."
+
+
 async def carry_out(claimed: Claimed, settings: Settings) -> Outcome | None:
     """Calls the target at most as often as it takes to know what happened, and reads back what it shows.
 
     None: nothing has arrived so far, and while writebacks are halted nothing may.
     """
+    if not enough_signed(claimed):  # nor were there enough at an earlier attempt: the wall counts keys as of the first
+        return Outcome(
+            "failed", {"finding": "signature_missing", "detail": "Too few approvals carry a valid signature."}
+        )
     try:
         payload = decode(claimed.payload)
-        connector = writer(payload.connector, settings)
+        connector = writer(claimed.definition, settings)
     except BadPayload as error:  # every attempt stops here, so none was ever sent
         return Outcome("failed", {"finding": "refused", "detail": error.reason})
     except NotConfigured as error:
@@ -222,7 +302,7 @@ async def carry_out(claimed: Claimed, settings: Settings) -> Outcome | None:
     async with connector as target:
         if claimed.unsettled:
             try:
-                receipt = await target.find(claimed.idempotency_key)
+                receipt = await target.find(claimed.idempotency_key, payload)
             except ConnectorError as error:
                 return unsettled(claimed, error)
             if receipt is not None:
@@ -238,7 +318,30 @@ async def carry_out(claimed: Claimed, settings: Settings) -> Outcome | None:
                 )
             if claimed.halted or now() >= claimed.not_after:
                 return None
-        return await apply(target, claimed, payload)
+        return await nothing_to_do(target, claimed, payload) or await apply(target, claimed, payload)
+
+
+def enough_signed(claimed: Claimed) -> bool:
+    """Did as many approvers as it takes sign exactly these bytes? Whoever wrote the rows is not asked, their keys are."""
+    said = claimed.signed
+    if said is None:
+        return True
+    who = signers(claimed.tenant, UUID(said["approval"]), sha256(claimed.payload), said["decisions"])
+    if len(who) >= said["required"]:
+        return True
+    log.warning("approvals without valid signatures", writeback=str(claimed.writeback), valid=len(who))
+    return False
+
+
+async def nothing_to_do(target: Writer, claimed: Claimed, payload: Payload) -> Outcome | None:
+    """Success without a call, when the very version that was approved for shows the approved values already."""
+    try:
+        observed = await target.read(payload.kind, payload.record_id)
+    except Exception:
+        return None  # what keeps the target from being read is the call's to say
+    if observed.version != payload.expected_version or not verify(payload, observed).matches:
+        return None
+    return Outcome("succeeded", {"finding": "nothing_to_do", "current": seen(observed)}, observed=claimed.payload)
 
 
 async def apply(target: Writer, claimed: Claimed, payload: Payload) -> Outcome:

@@ -6,6 +6,20 @@ claimed. Proposing happens in approvals, which writes the writeback and opens it
 
 from app.writebacks.actions import Written, write
 from app.writebacks.api import router
+from app.writebacks.book import StillReading, age_s, reading
+from app.writebacks.connectors_api import router as connecting
 from app.writebacks.queries import Writeback, of_mission, one, tally
 
-__all__ = ["Writeback", "Written", "of_mission", "one", "router", "tally", "write"]
+__all__ = [
+    "StillReading",
+    "Writeback",
+    "Written",
+    "age_s",
+    "connecting",
+    "of_mission",
+    "one",
+    "reading",
+    "router",
+    "tally",
+    "write",
+]

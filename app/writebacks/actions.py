@@ -17,7 +17,7 @@ MAX_PAYLOAD = 262_144  # bytes; the wall has the same bound
 INSERT = text("""
   INSERT INTO writeback (tenant, id, mission, requested_by, risk, payload, proposal)
   VALUES (:tenant, :id, :mission, :requested_by, :risk, :payload, :proposal)
-  ON CONFLICT (tenant, proposal) DO NOTHING RETURNING id""")
+  ON CONFLICT (tenant, proposal, revision) DO NOTHING RETURNING id""")
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
+from app.outbound import allowed_hosts
 from app.writebacks.connectors import (
     Ambiguous,
     BadPayload,
@@ -509,30 +510,70 @@ def test_verify_compares_values_as_json_and_reports_what_was_seen() -> None:
     assert verify(asked, observed({"employees": 1, "notes": None}, "L-1002")) == (False, {})
 
 
-def settings(**given: Any) -> Any:
-    return SimpleNamespace(**{"crm_base_url": None, "crm_read_token": None, "crm_write_token": None} | given)
+def settings(hosts: str = "", **given: Any) -> Any:
+    values = {
+        "crm_base_url": None,
+        "crm_read_token": None,
+        "crm_write_token": None,
+        "connector_credentials": {},
+    } | given
+    return SimpleNamespace(**values, outbound_hosts=lambda: allowed_hosts(hosts))
+
+
+def definition(
+    body: dict[str, Any] | None = None, kind: str = "sample_crm", name: str = "sample_crm"
+) -> registry.Definition:
+    return registry.Definition(name, 1, kind, body or {}, f"CONNECTOR_DEMO__{name.upper()}")
 
 
 def test_the_registry_gives_a_writer_only_to_a_process_with_the_write_token() -> None:
     serving = settings(crm_base_url="http://127.0.0.1:9", crm_read_token=SecretStr(READ))
-    reading = registry.reader("sample_crm", serving)
+    reading = registry.reader(definition(), serving)
     assert reading.name == "sample_crm" and not hasattr(reading, "apply")
     with pytest.raises(NoWriteCredential):
-        registry.writer("sample_crm", serving)
+        registry.writer(definition(), serving)
     with pytest.raises(NoWriteCredential):
-        registry.writer("sample_crm", settings(crm_base_url="http://127.0.0.1:9", crm_write_token=SecretStr("")))
-    writer: Writer = registry.writer("sample_crm", settings(crm_base_url="http://127.0.0.1:9", crm_write_token=WRITE))
+        registry.writer(definition(), settings(crm_base_url="http://127.0.0.1:9", crm_write_token=SecretStr("")))
+    writer: Writer = registry.writer(definition(), settings(crm_base_url="http://127.0.0.1:9", crm_write_token=WRITE))
     assert hasattr(writer, "apply")
-    for name, given in (
-        ("other", serving),
-        ("sample_crm", settings(crm_read_token=READ)),
-        ("sample_crm", settings(crm_base_url="http://127.0.0.1:9")),
-        ("sample_crm", settings(crm_base_url="ftp://127.0.0.1", crm_read_token=READ)),
-        ("sample_crm", settings(crm_base_url="http://127.0.0.1:70000", crm_read_token=READ)),
-        ("sample_crm", settings(crm_base_url="http://127.0.0.1:9", crm_read_token="a\nb")),
+    for body, given in (
+        ({"address": "x"}, serving),
+        ({}, settings(crm_read_token=READ)),
+        ({}, settings(crm_base_url="http://127.0.0.1:9")),
+        ({}, settings(crm_base_url="ftp://127.0.0.1", crm_read_token=READ)),
+        ({}, settings(crm_base_url="http://127.0.0.1:70000", crm_read_token=READ)),
+        ({}, settings(crm_base_url="http://127.0.0.1:9", crm_read_token="a\nb")),
+        ({"read_by": "executor"}, serving),
     ):
         with pytest.raises(NotConfigured):
-            registry.reader(name, given)
+            registry.reader(definition(body), given)
+    with pytest.raises(NotConfigured):
+        registry.reader(definition(kind="other"), serving)
+
+
+def test_credentials_come_from_the_environment_by_the_connectors_own_name() -> None:
+    chosen = {"base_url": "http://127.0.0.1:9"}
+    keys = {"CONNECTOR_DEMO__SAMPLE_CRM_READ": SecretStr(READ), "CONNECTOR_DEMO__SAMPLE_CRM_WRITE": SecretStr(WRITE)}
+    theirs = {
+        "CONNECTOR_OTHER__SAMPLE_CRM_READ": SecretStr(READ),
+        "CONNECTOR_OTHER__SAMPLE_CRM_WRITE": SecretStr(WRITE),
+    }
+    allowed = {"hosts": "127.0.0.1:9", "connector_credentials": keys}
+    assert registry.reader(definition(chosen), settings(**allowed)).name == "sample_crm"
+    assert hasattr(registry.writer(definition(chosen), settings(**allowed)), "apply")
+    assert registry.readable(definition(chosen), settings(**allowed))
+    for given in (
+        settings(connector_credentials=keys),  # the host is not allowed
+        settings(hosts="127.0.0.1:10", connector_credentials=keys),
+        settings(hosts="127.0.0.1:9", connector_credentials=theirs),
+        # the deployment's own tokens never go to an address that a tenant chose
+        settings(hosts="127.0.0.1:9", crm_base_url="http://127.0.0.1:9", crm_read_token=READ, crm_write_token=WRITE),
+    ):
+        with pytest.raises(NotConfigured):
+            registry.reader(definition(chosen), given)
+        with pytest.raises(NotConfigured):
+            registry.writer(definition(chosen), given)
+        assert not registry.readable(definition(chosen), given)
 
 
 def test_reasons_never_hold_a_credential(url: str) -> None:

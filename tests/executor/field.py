@@ -76,11 +76,9 @@ class Change:
                 await connection.execute(f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {table}_guard")
 
     async def halt(self, halted: bool = True) -> None:
-        await (await inspector(self.world)).execute(
-            """INSERT INTO connector_switch SELECT id, 'sample_crm', CASE WHEN $1 THEN now() END FROM tenant WHERE name = 'demo'
-               ON CONFLICT (tenant, connector) DO UPDATE SET halted_at = excluded.halted_at""",
-            halted,
-        )
+        verb = "halt" if halted else "resume"
+        answer = await self.world.admin.post(f"/v1/connectors/sample_crm/{verb}", json={"reason": "as the test says"})
+        assert answer.status_code == 200, answer.text
 
     async def cancel(self) -> None:
         mission = await self.world.operator.get(f"/v1/missions/{self.approval['mission_id']}")

@@ -106,9 +106,10 @@ class Reader(Protocol):
 
     async def read(self, kind: str, record_id: str) -> Observed: ...
 
-    async def find(self, idempotency_key: str) -> dict[str, Any] | None:
+    async def find(self, idempotency_key: str, payload: "Payload | None" = None) -> dict[str, Any] | None:
         """The receipt of the change applied under the key, or None when none has been applied so far.
 
+        A target that keeps no keys is asked about the change itself, so that its connector needs the `payload`.
         None is no promise for a request that is still under way: wait out its time limit before believing it.
         """
         ...

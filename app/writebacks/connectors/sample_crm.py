@@ -7,16 +7,14 @@ here and there, after the request got through; as the outcome of a change it pro
 import asyncio
 import json
 import re
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Self
 from urllib.parse import quote
 
 import httpx
 
-from app import clock
+from app import clock, outbound
 from app.canonical import canonical
 from app.writebacks.connectors import (
     Ambiguous,
@@ -38,7 +36,7 @@ LARGEST_ANSWER = 1024 * 1024
 KINDS = ("lead", "activity")
 KEY = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 # What httpx raises before a single byte of the request has left.
-UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol, outbound.Forbidden)
 
 
 class _NoAnswer(Exception):
@@ -63,22 +61,25 @@ class _Answer:
 class SampleCrmReader:
     """Reads records and receipts with the read token. Times are seconds; `total_s` bounds a whole exchange."""
 
-    name = "sample_crm"
     idle_connections = 10
 
-    def __init__(self, base_url: str, token: str, *, connect_s: float = 2.0, total_s: float = 10.0) -> None:
-        address = _http_address(base_url)
+    def __init__(
+        self, base_url: str, token: str, *, name: str = "sample_crm", connect_s: float = 2.0, total_s: float = 10.0
+    ) -> None:
+        self.name = name
+        address, host = _http_address(base_url)
         if not (token.isascii() and token.isprintable()):
             raise NotConfigured("The CRM's token holds characters that no header can carry.")
         self._total_s = total_s
-        self._client = httpx.AsyncClient(
-            base_url=address,
-            headers={"Authorization": f"Bearer {token}", "Accept-Encoding": "identity"},
-            timeout=httpx.Timeout(total_s, connect=connect_s),
-            limits=httpx.Limits(max_connections=50, max_keepalive_connections=self.idle_connections),
-            follow_redirects=False,
-            verify=_authorities(),
-            trust_env=False,  # a proxy would receive the token, and turn "connect refused" into an answer
+        self._base_url = address
+        self._client = outbound.client(
+            allowed=frozenset({host}),
+            any_public=False,
+            timeout_s=total_s,
+            connect_s=connect_s,
+            max_bytes=LARGEST_ANSWER,
+            headers={"Authorization": f"Bearer {token}"},
+            idle=self.idle_connections,
         )
 
     async def aclose(self) -> None:
@@ -93,7 +94,7 @@ class SampleCrmReader:
     async def read(self, kind: str, record_id: str) -> Observed:
         return _observed(await self._get(_record_path(kind, record_id)), kind, record_id)
 
-    async def find(self, idempotency_key: str) -> dict[str, Any] | None:
+    async def find(self, idempotency_key: str, payload: Payload | None = None) -> dict[str, Any] | None:
         try:
             receipt = await self._get(f"/receipts/{_segment(_key(idempotency_key))}")
         except _Absent:
@@ -142,14 +143,16 @@ class SampleCrmReader:
         try:
             async with (
                 asyncio.timeout(self._total_s),
-                self._client.stream(method, path, params=params, headers=headers, content=content) as response,
+                self._client.stream(
+                    method, self._base_url + path, params=params, headers=headers, content=content
+                ) as response,
             ):
-                async for part in response.aiter_raw():  # raw: a compressed answer was not asked for and must not grow
+                async for part in response.aiter_raw():
                     body += part
-                    if len(body) > LARGEST_ANSWER:
-                        raise _NoAnswer(f"The CRM's answer exceeds {LARGEST_ANSWER} bytes.", sent=True)
         except TimeoutError as late:
             raise _NoAnswer(f"The CRM did not answer within {self._total_s:g} s.", sent=True) from late
+        except outbound.TooLarge as large:
+            raise _NoAnswer(f"The CRM's answer cannot be read: {large}.", sent=True) from large
         except httpx.HTTPError as broken:
             sent = not isinstance(broken, UNSENT)
             reason = "broke off" if sent else "cannot be connected to"
@@ -165,7 +168,7 @@ class SampleCrmWriter(SampleCrmReader):
     idle_connections = 0
 
     async def apply(self, claimed: bytes, idempotency_key: str) -> Applied:
-        payload = _accepted(claimed)
+        payload = _accepted(claimed, self.name)
         headers = {
             "Idempotency-Key": _key(idempotency_key),
             "If-Match": f'"v{payload.expected_version}"',
@@ -185,12 +188,12 @@ class _Absent(Exception):
     """The CRM itself says that it holds no such receipt."""
 
 
-def _accepted(claimed: bytes) -> Payload:
+def _accepted(claimed: bytes, name: str) -> Payload:
     try:
         payload = decode(claimed)
     except BadPayload as bad:
         raise Refused(bad.reason, None) from bad
-    if payload.connector != SampleCrmReader.name or payload.operation != "update":
+    if payload.connector != name or payload.operation != "update":
         raise Refused(f"This connector cannot do {payload.operation!r} for {payload.connector!r}.", None)
     if not (payload.expected_version.isascii() and payload.expected_version.isdigit()):
         raise Refused("The expected version is not one of this CRM's.", None)
@@ -283,17 +286,13 @@ def _segment(text: str) -> str:
     raise Refused(f"{text!r} cannot be an id.", None)
 
 
-@cache
-def _authorities() -> ssl.SSLContext:
-    """Loaded once per process: it takes some 25 ms, too long for a reader that lives for one request."""
-    return httpx.create_ssl_context(trust_env=False)
-
-
-def _http_address(base_url: str) -> httpx.URL:
+def _http_address(base_url: str) -> tuple[str, str]:
+    """The address without a slash at its end, and `host:port`, which is all that may be called."""
     try:
         address = httpx.URL(base_url)
     except (httpx.InvalidURL, TypeError) as error:
         raise NotConfigured("CRM_BASE_URL is not a URL.") from error
     if address.scheme not in ("http", "https") or not address.host or not 0 <= (address.port or 0) < 65536:
         raise NotConfigured("CRM_BASE_URL must be an http or https address.")
-    return address
+    host = f"{address.host}:{address.port or outbound.PORTS[address.scheme]}"
+    return str(address).rstrip("/"), host

@@ -1,0 +1,294 @@
+"""A tenant's connectors: their definitions, the switch of each, and reading a record through one of them."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Self
+from uuid import UUID
+
+from sqlalchemy import text
+
+from app import ledger
+from app.caller import Caller
+from app.clock import iso, now
+from app.db import Database, ReadSession, WriteSession
+from app.errors import Problem
+from app.nudge import Nudger, wait
+from app.work import READS
+from app.writebacks.connectors import NotConfigured, Observed, Page, Payload, Reader, ReadFailed, RecordMissing, Refused
+from app.writebacks.connectors.registry import ConnectorSettings, Definition, reader
+
+NEWEST = text("""
+  SELECT name, version, kind, definition, account, retired, created_by, created_at FROM connector
+  WHERE tenant = :tenant AND name = :name ORDER BY version DESC LIMIT 1""")
+ALL = text("""
+  SELECT DISTINCT ON (c.name) c.name, c.version, c.kind, c.definition, c.account, c.retired, c.created_by, c.created_at
+  FROM connector c WHERE c.tenant = :tenant AND (CAST(:after AS text) IS NULL OR c.name > :after)
+  ORDER BY c.name, c.version DESC LIMIT :limit""")
+HISTORY = text("""
+  SELECT name, version, kind, definition, account, retired, created_by, created_at FROM connector
+  WHERE tenant = :tenant AND name = :name ORDER BY version DESC LIMIT 200""")
+SWITCHES = text("""
+  SELECT connector, halted_at, reason, changed_by, changed_at FROM connector_switch
+  WHERE tenant = :tenant AND connector = ANY (:names)""")
+PUT = text("SELECT * FROM put_connector(:tenant, :secret, :name, :version, :kind, CAST(:definition AS jsonb))")
+SWITCH = text("SELECT * FROM switch_connector(:tenant, :secret, :name, :halt, :reason)")
+ASK = text("SELECT ask_connector_read(:tenant, :connector, :kind, :record)")
+ANSWER = text("SELECT value, version, problem, answered_at FROM connector_read WHERE tenant = :tenant AND id = :id")
+LAST = text("""
+  SELECT value, version, problem, answered_at FROM connector_read
+  WHERE tenant = :tenant AND connector = :connector AND connector_version = :definition AND kind = :kind AND record_id = :record
+    AND value IS NOT NULL ORDER BY answered_at DESC LIMIT 1""")
+WAIT_S, LOOK_S = 3.0, 0.25
+ANY = "*"  # the switch of all connectors
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One version of a connector."""
+
+    name: str
+    version: int
+    kind: str
+    definition: dict[str, Any]
+    account: str
+    retired: bool
+    created_by: UUID
+    created_at: datetime
+
+    def usable(self) -> Definition:
+        return Definition(self.name, self.version, self.kind, self.definition, self.account)
+
+
+@dataclass(frozen=True)
+class Switch:
+    """Whether a connector is halted, since when and by whom."""
+
+    halted_at: datetime | None = None
+    reason: str | None = None
+    changed_by: UUID | None = None
+    changed_at: datetime | None = None
+
+    def view(self) -> dict[str, Any]:
+        return {
+            "halted": self.halted_at is not None,
+            "halted_at": iso(self.halted_at) if self.halted_at else None,
+            "reason": self.reason,
+            "changed_by": self.changed_by,
+            "changed_at": iso(self.changed_at) if self.changed_at else None,
+        }
+
+
+async def newest(session: ReadSession, name: str) -> Kept | None:
+    row = await session.first(NEWEST, {"tenant": session.tenant, "name": name})
+    return Kept(**row._mapping) if row else None
+
+
+async def known(session: ReadSession, name: str) -> bool:
+    """Whether the tenant has the connector, and has not retired it."""
+    found = await newest(session, name)
+    return found is not None and not found.retired
+
+
+async def connectors(session: ReadSession, after: str | None, limit: int) -> list[Kept]:
+    """The newest version of each, by name."""
+    rows = await session.rows(ALL, {"tenant": session.tenant, "after": after, "limit": limit})
+    return [Kept(**row._mapping) for row in rows]
+
+
+async def history(session: ReadSession, name: str) -> list[Kept]:
+    return [Kept(**row._mapping) for row in await session.rows(HISTORY, {"tenant": session.tenant, "name": name})]
+
+
+async def switches(session: ReadSession, names: list[str]) -> dict[str, Switch]:
+    rows = await session.rows(SWITCHES, {"tenant": session.tenant, "names": [*names, ANY]})
+    return {row.connector: Switch(row.halted_at, row.reason, row.changed_by, row.changed_at) for row in rows}
+
+
+# What the wall answers when it does not take a definition or a switch, and what the caller is told.
+REFUSALS = {
+    "unauthenticated": ("unauthenticated", "The key that does this is no longer live."),
+    "not_entitled": ("forbidden", "This takes a person with the role: admin; an operator may halt."),
+    "not_found": ("not_found", "There is no such connector."),
+    "stale": ("stale", "The connector changed since it was read."),
+    "account_taken": (
+        "taken",
+        "An older tenant's name is spelled alike in the environment, so that the credentials of both would have one name.",
+    ),
+    "bad_connector": ("validation", "/definition: the database refuses it."),
+    "no_reason": ("validation", "/reason: say why."),
+}
+
+
+def refusal(outcome: str, name: str, version: int | None = None) -> Problem:
+    code, detail = REFUSALS[outcome]
+    errors = (
+        [{"pointer": detail.partition(":")[0], "detail": detail.partition(": ")[2]}] if code == "validation" else None
+    )
+    current: dict[str, Any] = {"current": {"name": name, "version": version}} if code == "stale" else {}
+    return Problem(code, detail, errors=errors, **current)
+
+
+async def put(
+    session: WriteSession, caller: Caller, name: str, version: int | None, kind: str, body: Mapping[str, Any] | None
+) -> tuple[str, int]:
+    """Puts a checked definition, or retires the connector when there is none. Raises Problem for everything in REFUSALS."""
+    said = await session.first(
+        PUT,
+        {
+            "tenant": caller.tenant,
+            "secret": caller.secret,
+            "name": name,
+            "version": version,
+            "kind": kind,
+            "definition": None if body is None else json.dumps(body),
+        },
+    )
+    assert said is not None
+    if said.outcome in REFUSALS:
+        raise refusal(said.outcome, name, said.version)
+    session.nudge(ledger.FACTS)
+    return said.outcome, said.version
+
+
+async def switch(session: WriteSession, caller: Caller, name: str, halt: bool, reason: str) -> str:
+    """Halts or resumes. Raises Problem for everything in REFUSALS."""
+    said = await session.first(
+        SWITCH,
+        {"tenant": caller.tenant, "secret": caller.secret, "name": name, "halt": halt, "reason": reason},
+    )
+    assert said is not None
+    if said.outcome in REFUSALS:
+        raise refusal(said.outcome, name)
+    session.nudge(ledger.FACTS)
+    return str(said.outcome)
+
+
+# --- reading
+
+
+@dataclass(frozen=True)
+class Source:
+    """What reading needs. No transaction is open while a target is asked."""
+
+    database: Database
+    settings: ConnectorSettings
+    tenant: UUID
+    nudger: Nudger | None = None
+
+
+@asynccontextmanager
+async def reading(
+    database: Database, settings: ConnectorSettings, tenant: UUID, name: str, nudger: Nudger | None = None
+) -> AsyncIterator[Reader]:
+    """A reader of one of the tenant's connectors, closed at the end. Raises NotConfigured."""
+    async with await open_reader(Source(database, settings, tenant, nudger), name) as opened:
+        yield opened
+
+
+async def open_reader(source: Source, name: str) -> Reader:
+    """A reader of one of the tenant's connectors; the caller closes it. Raises NotConfigured."""
+    async with source.database.read() as session:
+        await session.enter(source.tenant)
+        found = await newest(session, name)
+    if found is None or found.retired:
+        raise NotConfigured(f"This tenant has no connector {name!r}.")
+    if found.usable().read_by_executor:
+        return ExecutorReader(source, found)
+    return reader(found.usable(), source.settings)
+
+
+class StillReading(ReadFailed):
+    """The executor has been asked and has not answered yet; asking again soon finds its answer."""
+
+
+class ExecutorReader:
+    """Reads through the executor, where a target has no account that may only read."""
+
+    def __init__(self, source: Source, kept: Kept, wait_s: float = WAIT_S) -> None:
+        self.name = kept.name
+        self._source, self._kept, self._wait_s = source, kept, wait_s
+
+    async def aclose(self) -> None:
+        """Nothing is held."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()
+
+    async def find(self, idempotency_key: str, payload: Payload | None = None) -> dict[str, Any] | None:
+        raise ReadFailed("Whether a change was applied can only be told by the executor.")
+
+    async def list(
+        self, kind: str, limit: int = 50, cursor: str | None = None, filters: Mapping[str, str] | None = None
+    ) -> Page:
+        raise Refused(f"{self.name} is read record by record: only the executor has an account there.", None)
+
+    async def read(self, kind: str, record_id: str) -> Observed:
+        """Asks, and waits a moment. Late answers are shown with their age; StillReading when there is none at all."""
+        if not (0 < len(kind) <= 200 and 0 < len(record_id) <= 500):
+            raise Refused("kind and id must be 1 to 200 and 1 to 500 letters.", None)
+        asked = await self._ask(kind, record_id)
+        row = await self._answer(asked)
+        if row is None:
+            async with self._source.database.read() as session:
+                await session.enter(self._source.tenant)
+                row = await session.first(LAST, self._named(kind, record_id) | {"definition": self._kept.version})
+        if row is None:
+            raise StillReading(f"The executor has not read it from {self.name} yet.")
+        return observed(kind, record_id, row)
+
+    async def _ask(self, kind: str, record_id: str) -> UUID:
+        async with self._source.database.write() as session:
+            await session.enter(self._source.tenant)
+            asked: UUID | None = await session.scalar(ASK, self._named(kind, record_id))
+            session.nudge("work_executor")
+        if asked is None:
+            raise ReadFailed(f"Too many reads of {self.name} wait for the executor.")
+        return asked
+
+    async def _answer(self, asked: UUID) -> Any:
+        ends = time.monotonic() + self._wait_s
+        if self._source.nudger is None:
+            return await self._until(asked, ends, asyncio.Event())
+        with self._source.nudger.listening(READS) as woken:
+            return await self._until(asked, ends, woken)
+
+    async def _until(self, asked: UUID, ends: float, woken: asyncio.Event) -> Any:
+        """The answer's row once it is there; None at the end of the time."""
+        while True:
+            async with self._source.database.read() as session:
+                await session.enter(self._source.tenant)
+                row = await session.first(ANSWER, {"tenant": self._source.tenant, "id": asked})
+            if row is None or row.answered_at is not None:
+                return row
+            left = ends - time.monotonic()
+            if left <= 0:
+                return None
+            await wait(woken, min(left, LOOK_S))
+
+    def _named(self, kind: str, record_id: str) -> dict[str, Any]:
+        return {"tenant": self._source.tenant, "connector": self.name, "kind": kind, "record": record_id}
+
+
+def observed(kind: str, record_id: str, row: Any) -> Observed:
+    """An answer of the executor as what it stands for. Raises ReadFailed, Refused or RecordMissing."""
+    if row.problem is not None:
+        said, _, reason = row.problem.partition(" ")
+        if said == "missing":
+            raise RecordMissing(reason, 404)
+        if said == "refused":
+            raise Refused(reason, None)
+        raise ReadFailed(reason)
+    return Observed(kind, record_id, json.loads(row.value), row.version, row.answered_at)
+
+
+def age_s(observed: Observed) -> float:
+    """How long ago a record was read."""
+    return round(max((now() - observed.read_at).total_seconds(), 0), 1)

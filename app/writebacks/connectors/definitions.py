@@ -1,0 +1,116 @@
+"""What every connector's definition shares, and the two definitions that need little more than an address."""
+
+import re
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from app import outbound
+
+NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")  # of a connector; the table has the same bound, and 63 letters
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def address(value: str) -> str:
+    """A base URL: scheme, host and perhaps a path, and nothing that would end up in the middle of a request's URL."""
+    try:
+        host = (urlsplit(value).hostname or "").lower()
+        problem = outbound.unfit(value, frozenset({host}))  # whether the host is listed is asked later
+    except ValueError:
+        problem = "is not a URL"
+    if problem is not None:
+        raise ValueError(problem)
+    if "?" in value or "#" in value:
+        raise ValueError("must have no query and no fragment")
+    return value.rstrip("/")
+
+
+BaseUrl = Annotated[str, Field(min_length=8, max_length=500), AfterValidator(address)]
+ReadBy = Annotated[
+    Literal["api", "executor"],
+    Field(description="Who may read: api has a read-only credential; executor, when the target has no such account."),
+]
+
+
+class Common(Strict):
+    """description: words for people; changing them changes nothing about where bytes go."""
+
+    description: str | None = Field(None, max_length=500)
+    read_by: ReadBy = "api"
+
+
+class Capabilities(BaseModel):
+    """What a connector does, so that people can judge it before they rely on it."""
+
+    read: str
+    lists: bool
+    version: str
+    idempotency: str
+    verify: str
+    operations: dict[str, list[str]]
+
+
+VERIFY = "every changed field is read back after the change and compared byte for byte"
+
+
+class SampleCrm(Common):
+    """The sample CRM. Without a base_url it is the one at CRM_BASE_URL."""
+
+    base_url: BaseUrl | None = None
+
+    def capabilities(self) -> Capabilities:
+        return Capabilities(
+            read=self.read_by,
+            lists=True,
+            version="an integer; If-Match guards every change",
+            idempotency="Idempotency-Key; the target keeps a receipt for each key",
+            verify=VERIFY,
+            operations={"lead": ["update"], "activity": ["update"]},
+        )
+
+
+class Tryton(Common):
+    """A Tryton server and the name of its database. Credentials are `login:password`."""
+
+    base_url: BaseUrl
+    database: str = Field(min_length=1, max_length=63)
+
+    def capabilities(self) -> Capabilities:
+        return Capabilities(
+            read=self.read_by,
+            lists=True,
+            version="_timestamp; Tryton refuses a change made for another",
+            idempotency="none; Tryton's history tells whether the next revision is ours",
+            verify=VERIFY,
+            operations={"opportunity": ["update", "transition"], "party": []},
+        )
+
+
+def pointer(value: str) -> str:
+    """A JSON Pointer (RFC 6901)."""
+    if value and not value.startswith("/"):
+        raise ValueError("must be empty or begin with /")
+    if re.search(r"~(?![01])", value):
+        raise ValueError("must write ~ as ~0 and / inside a name as ~1")
+    return value
+
+
+Pointer = Annotated[str, Field(max_length=200), AfterValidator(pointer)]
+NOTHING = object()
+
+
+def at(document: Any, where: str) -> Any:
+    """What a JSON Pointer leads to, or NOTHING."""
+    for part in where.split("/")[1:]:
+        name = part.replace("~1", "/").replace("~0", "~")
+        if isinstance(document, dict) and name in document:
+            document = document[name]
+        elif isinstance(document, list) and re.fullmatch(r"0|[1-9][0-9]{0,6}", name) and int(name) < len(document):
+            document = document[int(name)]
+        else:
+            return NOTHING
+    return document
