@@ -2,7 +2,7 @@
 # Installation speaks on stderr, so that stdout carries only what a target answers.
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-once up test lint format types lock mutate-schema nightly bench-quick clean
+.PHONY: help install demo demo-once up test lint format types lock mutate-schema budget-races nightly bench-quick clean
 
 UV_VERSION := 0.13.8
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 python3; do \
@@ -41,7 +41,7 @@ up: install  ## run everything here, data in .data, until Ctrl-C
 	@$(BIN)/mission-root up $(ON_PORT)
 
 test: install  ## all tests (ARGS go to pytest)
-	@$(BIN)/python -m pytest -n auto $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist loadgroup $(ARGS)
 
 lint: install  ## ruff: rules and format
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -58,6 +58,9 @@ lock: $(UV)  ## resolve the dependencies of pyproject.toml anew into requirement
 
 mutate-schema: install  ## drop every guard of the walls in turn: does a test notice?
 	@$(BIN)/python -m tests.walls.mutate $(ARGS)
+
+budget-races: install  ## 2,000 runs of 50 concurrent spends, and 500 random lives of a budget against a model
+	@BUDGET_RACES=2000 BUDGET_EXAMPLES=500 $(BIN)/python -m pytest tests/budgets/test_races.py $(ARGS)
 
 nightly: install mutate-schema  ## what is too long for every commit: the mutation run, and the kill tests ten times over
 	@for turn in 1 2 3 4 5 6 7 8 9 10; do $(BIN)/python -m pytest tests/walks || exit 1; done

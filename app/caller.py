@@ -21,6 +21,8 @@ class Caller:
     kind: str = "service"
     roles: frozenset[str] = frozenset()
     secret: str = field(default="", repr=False)
+    credential: UUID | None = None  # the api key or session that was presented
+    credential_kind: str = ""
 
 
 def system(tenant: UUID, process: str) -> Caller:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from app.clock import iso, now
 
-State = Literal["unknown", "up", "degraded", "down"]
+State = Literal["unknown", "up", "degraded", "down", "off"]  # off: the operator has not switched it on
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Component:
             "state": self.state,
             "since": iso(self.since),
             "detail": self.detail,
-            "effect": self.effect if self.state in ("down", "degraded") else None,
+            "effect": self.effect if self.state in ("down", "degraded", "off") else None,
         }
 
     def _move(self, state: State, detail: str | None) -> None:

@@ -13,7 +13,7 @@ from uuid import UUID
 import asyncpg
 from sqlalchemy import MetaData, event, text
 from sqlalchemy.engine import CursorResult, Row
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.sql import Executable
@@ -81,6 +81,7 @@ class Database:
             connect_args={"timeout": 5, "command_timeout": 25, "server_settings": {"application_name": name}},
         )
         event.listen(self.engine.sync_engine, "handle_error", mark_lost_connections)
+        event.listen(self.engine.sync_engine, "checkout", refuse_dead_connections)
         self.on_commit = _nobody
 
     @asynccontextmanager
@@ -110,6 +111,15 @@ def mark_lost_connections(context: Any) -> None:
     """A server that went away invalidates the pooled connection, so that the next request gets a new one."""
     if isinstance(context.original_exception, (asyncpg.PostgresConnectionError, ConnectionError, OSError)):
         context.is_disconnect = True
+
+
+def refuse_dead_connections(connection: Any, _record: Any, _proxy: Any) -> None:
+    """A pooled connection that the server has closed meanwhile is replaced before anything is sent over it.
+
+    The driver was told when it happened, so looking costs no round trip; one that is still silent fails when it is used.
+    """
+    if connection.driver_connection.is_closed():
+        raise DisconnectionError("the server closed this connection")
 
 
 def unavailable(error: BaseException) -> Problem | None:

@@ -1,16 +1,18 @@
 """Every refusal this service can answer, as one drawn tree, and the exception that carries one.
 
     request      malformed · validation · too_large · too_slow · unsupported_media_type · not_found · method_not_allowed
-    identity     unauthenticated · forbidden
+    identity     unauthenticated · forbidden · second_person · last_admin · taken
     concurrency  precondition_required · stale · idempotency_mismatch · idempotency_in_flight · wrong_state
     policy       denied_by_policy
     decisions    own_request · already_decided · other_payload · expired
+    rates        rate_limited
     boundary     sequence_gap · attempt_superseded · mission_closed · budget_exhausted
-    service      colony_disabled · database_unavailable · database_busy · draining · upstream_unavailable · internal
+    service      colony_disabled · database_unavailable · database_busy · draining · upstream_unavailable · not_configured · internal
 
 A Problem is an answer, not a bug: bugs are assertions and uncaught exceptions, answered as `internal`.
 """
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +76,19 @@ KINDS: dict[str, Kind] = {
         "The caller is known but holds none of the roles this action needs.",
         ("Ask an admin for the role, or use another key.",),
     ),
+    "second_person": Kind(
+        403,
+        "This takes another person",
+        "Nobody gives rights or credentials to themselves, or adds credentials to an approver who has some.",
+        ("Ask another admin, or the person themself.",),
+    ),
+    "last_admin": Kind(
+        409,
+        "The tenant would be left without an admin",
+        "The last lasting grant of the role admin is not revoked, and whoever holds it is not suspended.",
+        ("Give another principal the role admin first.",),
+    ),
+    "taken": Kind(409, "Already taken", "The name, role or subject is in use.", ("Choose another, or end the other first.",)),
     # concurrency
     "precondition_required": Kind(
         428,
@@ -154,9 +169,21 @@ KINDS: dict[str, Kind] = {
     ),
     "budget_exhausted": Kind(
         409,
-        "The mission's budget is used up",
-        "Time, tokens or cost are spent; no further call is made.",
-        ("Finish with what is known.",),
+        "The budget is used up",
+        "Time, tokens or cost of a mission, of the tenant's day or of the tenant are spent or reserved. `account`, `lacking`, "
+        "`left` and `renews_at` say which, what is left and when there is more.",
+        (
+            "A colony: finish with what is known.",
+            "A person: ask for less, wait until renews_at, or ask an admin for a higher limit.",
+        ),
+    ),
+    # rates
+    "rate_limited": Kind(
+        429,
+        "Too many requests",
+        "A key, principal, tenant, mission or address has used up its rate. `limit` names which; nothing was done.",
+        ("Send the request again after Retry-After seconds.",),
+        True,
     ),
     # service
     "colony_disabled": Kind(
@@ -178,6 +205,12 @@ KINDS: dict[str, Kind] = {
     ),
     "draining": Kind(
         503, "This process is shutting down", "It takes no new requests.", ("Send the request again.",), True
+    ),
+    "not_configured": Kind(
+        503,
+        "Not configured here",
+        "This deployment lacks a setting that the request needs; `detail` names it.",
+        ("Ask who runs the service.",),
     ),
     "upstream_unavailable": Kind(
         503,
@@ -216,6 +249,8 @@ class Problem(Exception):
         self.code, self.kind, self.detail = code, KINDS[code], detail
         self.errors, self.members = errors or [], members
         self.headers = dict(headers or {})
+        # what is recorded in a transaction of its own after the one that was refused is taken back
+        self.leaves: Callable[[Any], Awaitable[None]] | None = None
         if retry_after is not None:
             self.headers["Retry-After"] = str(retry_after)
         if code == "unauthenticated":

@@ -18,8 +18,10 @@ from prometheus_client import make_asgi_app
 from app import (
     approvals,
     artifacts,
+    budgets,
     delivery,
     identity,
+    ledger,
     missions,
     operations,
     packet,
@@ -34,24 +36,41 @@ from app.db import Database
 from app.delivery import Tail
 from app.http import Cursors
 from app.http.edge import install
+from app.http.forward import Forward, Upstream
+from app.http.limits import Limits, networks
 from app.missions import Intake
 from app.missions.normalize import Defaults
 from app.nudge import Nudger
 from app.openapi import describe
-from app.settings import Misconfigured, Settings, load, stop
+from app.settings import (
+    Misconfigured,
+    Settings,
+    load,
+    refuse_the_registrars_place,
+    refuse_write_credentials,
+    stop,
+)
 from app.telemetry import setup
+from app.work import READS
 from colony_client.client import ColonyClient
 
 PUBLIC = (
     missions.router,
     operations.router,
     delivery.router,
+    ledger.router,
+    delivery.webhooks,
     artifacts.router,
     packet.router,
     writebacks.router,
+    writebacks.connecting,
     approvals.router,
+    approvals.interventions,
+    approvals.rules,
     policy.router,
+    budgets.router,
     workspaces.router,
+    identity.router,
 )
 INTERNAL = (boundary_api.router, tools.router)
 
@@ -61,6 +80,7 @@ class Root:
 
     def __init__(self, settings: Settings) -> None:
         refuse_write_credentials(settings)
+        refuse_the_registrars_place(settings)
         self.settings = settings
         self.database = Database(
             settings.secret("database_url"),
@@ -69,16 +89,22 @@ class Root:
             name="mission-root api",
         )
         self.reader = Database(settings.secret("reader_database_url"), pool_size=2, name="mission-root reader")
-        self.nudger = Nudger(settings.secret("database_url"), ["facts", "work_worker", "work_executor"])
+        self.limits = rate_limits(settings, settings.secret("database_url"))
+        self.nudger = Nudger(settings.secret("database_url"), ["facts", "work_worker", "work_executor", READS])
         self.tail = Tail(self.reader, self.nudger)
+        self.anchor_store, self.anchor_keys = ledger.reading_side(settings)
         self.colony_keys, self.signing_keys = settings.colony_keys(), settings.signing_keys()
         self.colony = ColonyClient(
             settings.colony_service_base_url, self.colony_keys, timeout_s=settings.colony_timeout_ms / 1000
         )
+        self.upstream = Upstream(settings.registrar_base_url, settings.registrar_keys())
+        self.exchange = identity.Exchange(identity.through(self.upstream))
         self.database.on_commit = self.nudger.send
         self.components = {
             "database": Component("database", "No request can be answered."),
             "colony": Component("colony", "Missions are accepted and wait."),
+            "registrar": Component("registrar", "Nobody's rights or keys can be changed, and no new JWT is taken."),
+            "anchors": ledger.component(self.anchor_store),
         }
         self.started = self.draining = False
 
@@ -93,7 +119,9 @@ class Root:
         await self.tail.stop()
         await self.nudger.stop()
         await self.colony.aclose()
+        await self.upstream.close()
         await self.database.close()
+        await self.limits.database.close()
         await self.reader.close()
 
     def share(self, app: FastAPI) -> None:
@@ -103,7 +131,11 @@ class Root:
         state.colony, state.components = self.colony, self.components
         state.colony_keys, state.signing_keys = self.colony_keys, self.signing_keys
         state.cursors = Cursors(self.signing_keys)
+        state.anchor_store, state.anchor_keys = self.anchor_store, self.anchor_keys
+        state.webhook_keys = self.settings.webhook_keys()
         state.authenticate, state.allow = identity.authenticate, identity.allow
+        state.upstream, state.exchange = self.upstream, self.exchange
+        state.limits = self.limits
         state.intake = Intake(
             Defaults(
                 self.settings.environment,
@@ -115,14 +147,18 @@ class Root:
         state.started = state.draining = False
 
 
-def refuse_write_credentials(settings: Settings) -> None:
-    """A process that serves HTTP must not be able to change a business system, whatever happens to it."""
-    if settings.crm_write_token is not None:
-        raise Misconfigured(
-            "CRM_WRITE_TOKEN is set, but only the executor may hold a write credential: remove it here."
-        )
-    if settings.executor_database_url is not None:
-        raise Misconfigured("EXECUTOR_DATABASE_URL is set, but only the executor may hold it: remove it here.")
+def rate_limits(settings: Settings, url: str) -> Limits:
+    """The request rates of a process that serves HTTP, over a small pool of their own."""
+    return Limits(
+        Database(url, pool_size=2, wait_ms=settings.database_pool_wait_ms, name="mission-root limits"),
+        key_per_s=settings.rate_limit_key_per_s,
+        principal_per_s=settings.rate_limit_principal_per_s,
+        tenant_per_s=settings.rate_limit_tenant_per_s,
+        mission_per_s=settings.rate_limit_mission_per_s,
+        burst_s=settings.rate_limit_burst_s,
+        failures_per_minute=settings.auth_failures_per_minute,
+        trusted=networks(settings.trusted_proxies),
+    )
 
 
 def public_app(root: Root) -> FastAPI:
@@ -140,6 +176,7 @@ def public_app(root: Root) -> FastAPI:
     for router in PUBLIC:
         app.include_router(router)
     app.include_router(operations.probes)
+    app.add_middleware(Forward, paths=identity.PATHS)
     install(app)
     describe(app)
     instrument(app)
@@ -238,6 +275,7 @@ def server(app: Any, host: str, port: int, lifespan: Literal["on", "off"] = "off
         timeout_graceful_shutdown=8,
         server_header=False,
         date_header=True,
+        proxy_headers=False,  # uvicorn would believe anybody on this machine; TRUSTED_PROXIES alone says who is believed
         h11_max_incomplete_event_size=65_536,
     )
     return Server(config)

@@ -61,25 +61,52 @@ IDEMPOTENCY = {
     "schema": {"type": "string", "maxLength": 255},
     "description": "Makes a repeat of this request safe.",
 }
-DECIDING = ("decide", "cancelMission", "failMission")
+DECIDING = (
+    "decide", "cancelMission", "failMission", "breakGlass", "cancelApproval", "reviseApproval", "putApprovalRule", "putBudgets",
+    "changeWebhook", "deleteWebhook",
+)  # fmt: skip
+CREATING = (
+    "createMission", "createApprovalRule", "renewWriteback", "seeNotice", "createWebhook", "rotateWebhookSecret", "testWebhook",
+    "redeliver",
+)  # fmt: skip
+SWITCHING = ("suspendTenant", "resumeTenant", "suspendPrincipal", "resumePrincipal")
+MAKING_IDENTITY = (
+    "createTenant", "createPrincipal", "grantRole", "delegateRole", "linkIdentity", "createApiKey", "rotateApiKey",
+)  # fmt: skip
 
 
 def add_problems(path: str, method: str, operation: dict[str, Any]) -> None:
     """Which statuses an operation may answer beside its success."""
-    statuses = {401, 403, 422, 500, 503}
+    statuses = {401, 403, 422, 429, 500, 503}
     if "{" in path:
         statuses.add(404)
-    if method in ("post", "put"):
+    if method in ("post", "put", "patch"):
         statuses |= {408, 409, 413, 415}
+    if operation["operationId"] == "proveFact":
+        statuses.add(409)
     parameters = operation.setdefault("parameters", [])
     if operation["operationId"] in DECIDING:
         statuses |= {412, 428}
         parameters.append(IF_MATCH)
+    if operation["operationId"] in SWITCHING:
+        statuses |= {412, 428}
+        parameters += [IF_MATCH, IDEMPOTENCY]
+    if operation["operationId"] in MAKING_IDENTITY:
+        parameters.append(IDEMPOTENCY)
+    if operation["tags"] == ["identity"]:
+        statuses.add(409)
     if operation["operationId"] == "putMissionType":
         statuses |= {412, 428}
         parameters.append({**IF_MATCH, "required": False})
         operation["responses"]["201"] = {**operation["responses"]["200"], "description": "A new type"}
-    if method == "post" and operation["operationId"] in (*DECIDING, "createMission"):
+    if operation["operationId"] in ("putConnector", "retireConnector"):
+        statuses |= {412, 415, 428}
+        parameters.append({**IF_MATCH, "required": operation["operationId"] == "retireConnector"})
+    if operation["operationId"] == "putConnector":
+        operation["responses"]["201"] = {**operation["responses"]["200"], "description": "A new connector"}
+    if operation["operationId"] in ("haltConnector", "resumeConnector"):
+        parameters.append(IDEMPOTENCY)
+    if method == "post" and operation["operationId"] in (*DECIDING, *CREATING):
         parameters.append(IDEMPOTENCY)
     for status in sorted(statuses):
         codes = [code for code, kind in KINDS.items() if kind.status == status]

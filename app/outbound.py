@@ -12,7 +12,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from functools import cache
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,6 +26,20 @@ HOST = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,62})(\.[a-z0-9_]([a-z0-9_-]{0,62}))*"
 NUMERIC = re.compile(r"(0x[0-9a-f]*|[0-9]+)(\.(0x[0-9a-f]*|[0-9]+)){0,3}")
 PORTS = {"http": 80, "https": 443}
 NAT64 = IPv6Network("64:ff9b::/96")
+# What the standard library of some Python does not know to be special, and where one cloud keeps its metadata.
+SPECIAL = tuple(
+    ip_network(one)
+    for one in (
+        "192.0.0.0/24",
+        "192.88.99.0/24",
+        "168.63.129.16/32",
+        "64:ff9b:1::/48",
+        "3fff::/20",
+        "5f00::/16",
+        "fec0::/10",
+    )
+)
+ISATAP = (0x00005EFE, 0x02005EFE)  # the last 64 bits begin so when an IPv4 address is wrapped in them
 
 
 class Forbidden(httpx.TransportError):
@@ -110,6 +124,10 @@ def public(address: str) -> bool:
             return public(str(inner))
         if found.teredo is not None or found.is_site_local or int(found) >> 32 == 0:
             return False
+        if int(found) >> 32 & 0xFFFF_FFFF in ISATAP:
+            return False
+    if any(found in network for network in SPECIAL if network.version == found.version):
+        return False
     return found.is_global and not found.is_multicast and not found.is_reserved and not found.is_unspecified
 
 

@@ -122,7 +122,7 @@ class Settings(BaseSettings):
     oidc_audience: Annotated[str, Field(min_length=1, max_length=500)] | None = None
     oidc_jwks_url: OidcUrl | None = None  # unset: what the discovery document says
     oidc_algorithms: Annotated[str, AfterValidator(algorithms)] = "RS256,ES256,EdDSA"
-    oidc_token_types: Annotated[str, Field(pattern=r"^[A-Za-z0-9.+-]+(,[A-Za-z0-9.+-]+)*$")] = "at+jwt,JWT"
+    oidc_token_types: Annotated[str, Field(pattern=r"^[A-Za-z0-9.+-]+(,[A-Za-z0-9.+-]+)*$")] = "at+jwt,JWT"  # noqa: S105  # names of kinds
     oidc_authorized_parties: str = ""  # clients (azp or client_id) whose tokens are taken; empty: any
 
     mission_lease_ms: Annotated[int, Field(ge=1000, le=3_600_000)] = 15_000

@@ -23,10 +23,15 @@ KINDS: dict[str, Queue] = {
     "attempt_timer": "worker",  # look after a lease or a deadline that may have passed
     "review": "worker",  # check the evidence of a mission in review and conclude it
     "progress": "worker",  # the mission's writebacks moved: bring the mission's state up to them
-    "approval_timer": "worker",  # an approval may have expired (subject: the approval)
+    "approval_timer": "worker",  # a step of an approval's ladder, or its end, may have come (subject: the approval)
     "colony_cancel": "worker",  # tell the colony to stop
+    "webhook_send": "worker",  # try a delivery (subject: the delivery)
+    "anchor": "worker",  # sign the tenant's new facts outside Postgres (subject: the tenant)
+    "connector_read": "executor",  # read a record for those who may not (subject: the connector_read)
     "execute": "executor",  # claim an approved writeback and carry it out (subject: the writeback)
 }
+
+READS = "connector_read"  # nudged when one is answered
 
 ADD = text("""
   INSERT INTO work (tenant, kind, subject, queue, next_at)
@@ -40,6 +45,12 @@ AGAIN = text("""
   UPDATE work SET lease_until = NULL,
     next_at = LEAST(COALESCE(CAST(:at AS timestamptz), clock_timestamp()), CASE WHEN wanted > :wanted THEN next_at END)
   WHERE tenant = :tenant AND kind = :kind AND subject = :subject AND fence = :fence""")
+
+# The executor may not take what it likes: each of its kinds has a door of its own.
+EXECUTORS = {
+    "execute": "SELECT * FROM take_executor_work(:limit, :lease)",
+    "connector_read": "SELECT * FROM take_read_work(:limit, :lease)",
+}
 
 
 @dataclass(frozen=True)
@@ -91,9 +102,7 @@ async def take(database: Database, queue: Queue, kinds: list[str], limit: int, l
                 {"kinds": kinds, "limit": limit, "lease": lease},
             )
         else:
-            taken = await session.rows(
-                "SELECT * FROM take_executor_work(:limit, :lease)", {"limit": limit, "lease": lease}
-            )
+            taken = await session.rows(EXECUTORS[kinds[0]], {"limit": limit, "lease": lease})
     return [Item(r.tenant, r.kind, r.subject, r.fence, r.wanted, r.attempts) for r in taken]
 
 

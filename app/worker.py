@@ -4,19 +4,20 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import structlog
 from prometheus_client import start_http_server
 
-from app import approvals, boundary, work
+from app import approvals, boundary, budgets, ledger, work
 from app.boundary.dispatch import Colony
-from app.caller import Caller, system
+from app.caller import system
 from app.clock import now
 from app.components import Component
-from app.db import Database, WriteSession
+from app.db import Database
+from app.delivery import Courier
 from app.nudge import Nudger, wait
-from app.settings import Misconfigured, Settings, load, stop
+from app.settings import Misconfigured, Settings, load, refuse_write_credentials, stop
 from app.telemetry import WORK_DONE, setup
 from app.work import Item
 from colony_client.client import ColonyClient
@@ -27,13 +28,14 @@ BATCH = 32
 LEASE = timedelta(seconds=20)
 POLL_S = 1.0
 SWEEP_S = 60.0
+SWEEP_BITE, SWEEP_BITES = 5000, 200  # rows in one transaction, and how many of those before others have their turn
 
-# Work that is one verb in one transaction.
-VERBS: dict[str, Callable[[WriteSession, Caller, object], Awaitable[None]]] = {
-    "ask": approvals.open_intake,  # type: ignore[dict-item]
-    "review": approvals.conclude,  # type: ignore[dict-item]
-    "progress": approvals.progress,  # type: ignore[dict-item]
-    "approval_timer": approvals.expire,  # type: ignore[dict-item]
+# Work that is one verb in one transaction. What a verb answers is when it wants to be called again.
+VERBS: dict[str, Callable[..., Awaitable[datetime | None]]] = {
+    "ask": approvals.open_intake,
+    "review": approvals.conclude,
+    "progress": approvals.progress,
+    "approval_timer": approvals.climb,
 }
 
 
@@ -41,6 +43,7 @@ class Worker:
     """The loops of one worker process."""
 
     def __init__(self, settings: Settings) -> None:
+        self.settings = settings
         self.database = Database(
             settings.secret("worker_database_url"),
             pool_size=settings.database_pool_size,
@@ -59,6 +62,11 @@ class Worker:
             max_attempts=settings.mission_max_attempts,
             component=Component("colony", "Missions are accepted and wait."),
         )
+        keys = settings.webhook_keys()
+        self.courier = Courier(self.database, self.nudger, keys, settings.outbound_hosts()) if keys else None
+        self.anchorer = ledger.signing_side(settings, self.database)
+        if self.anchorer is None:
+            log.warning("anchors are off: ANCHOR_STORE and ANCHOR_SIGNING_KEY are not both set")
         self.stopping = asyncio.Event()
 
     async def run(self) -> None:
@@ -70,10 +78,19 @@ class Worker:
             asyncio.create_task(self.loop(["attempt_timer", "colony_cancel"], 8, self.each(self.call)), name="calls"),
             asyncio.create_task(self.sweep(), name="sweep"),
         ]
+        if self.courier:
+            loops += [
+                asyncio.create_task(self.courier.plan_loop(), name="webhook plans"),
+                asyncio.create_task(self.courier.send_loop(), name="webhook sends"),
+            ]
+        if self.anchorer:
+            loops.append(asyncio.create_task(self.loop(["anchor"], 4, self.each(self.anchorer.turn)), name="anchors"))
         await self.stopping.wait()
         for task in loops:
             task.cancel()
         await asyncio.gather(*loops, return_exceptions=True)
+        if self.courier:
+            await self.courier.stop()
         await self.nudger.stop()
         await self.colony.client.aclose()
         await self.database.close()
@@ -125,10 +142,16 @@ class Worker:
 
     async def verb(self, item: Item) -> None:
         """One verb, one transaction. Verbs look under a lock before they move: who lost the lease finds it done."""
+        seen: dict[str, object] = {}
+        if item.kind == "review":  # targets are read before the transaction, never inside it
+            seen["already"] = await approvals.already_so(self.database, item.tenant, item.subject, self.settings)
         async with self.database.write() as session:
             await session.enter(item.tenant)
-            await VERBS[item.kind](session, system(item.tenant, "worker"), item.subject)
-            await work.finish(session, item)
+            again = await VERBS[item.kind](session, system(item.tenant, "worker"), item.subject, **seen)
+            if again is None:
+                await work.finish(session, item)
+            else:
+                await work.again(session, item, again)
 
     async def call(self, item: Item) -> None:
         if item.kind == "attempt_timer":
@@ -147,12 +170,43 @@ class Worker:
                 await work.again(session, item, now() + delay)
 
     async def sweep(self) -> None:
-        """Forgets nonces and idempotency answers that have had their time."""
+        """Forgets nonces and idempotency answers that have had their time; puts back work rows that were lost."""
         while True:
+            await self.swept("SELECT sweep_expired(:most)")
             with contextlib.suppress(Exception):
                 async with self.database.write() as session:
-                    await session.execute("SELECT sweep_expired(5000)")
+                    await budgets.reconcile(session)
+            await self.swept("SELECT sweep_rates(:most)")
+            with contextlib.suppress(Exception):
+                async with self.database.write() as session:
+                    if restored := await session.scalar("SELECT restore_executor_work(500)"):
+                        log.warning("executor work was missing and is back", rows=restored)
+                        session.nudge("work_executor")
+            with contextlib.suppress(Exception):
+                async with self.database.write() as session:
+                    if restored := await session.scalar("SELECT restore_approval_timers()"):
+                        log.warning("approval timers were missing and are back", rows=restored)
+                        session.nudge("work_worker")
+            with contextlib.suppress(Exception):
+                if self.anchorer:
+                    async with self.database.write() as session:
+                        if await session.scalar("SELECT restore_anchor_work()"):
+                            session.nudge("work_worker")
+            await self.swept("SELECT sweep_webhook_deliveries(:most)")
+            await self.swept("SELECT sweep_connector_reads(:most)")
             await asyncio.sleep(SWEEP_S)
+
+    async def swept(self, statement: str) -> int:
+        """Sweeps a bite at a time, each in a transaction of its own, until a bite is not full; how many rows that were."""
+        done = 0
+        with contextlib.suppress(Exception):
+            for _ in range(SWEEP_BITES):
+                async with self.database.write() as session:
+                    found: int = await session.scalar(statement, {"most": SWEEP_BITE})
+                done += found
+                if found < SWEEP_BITE:
+                    break
+        return done
 
 
 async def serve(settings: Settings) -> None:
@@ -167,10 +221,7 @@ def run() -> None:
     """The entry of `mission-root worker`."""
     try:
         settings = load()
-        if settings.crm_write_token is not None:
-            raise Misconfigured(
-                "CRM_WRITE_TOKEN is set, but only the executor may hold a write credential: remove it here."
-            )
+        refuse_write_credentials(settings)
         setup(
             "worker",
             level=settings.log_level,

@@ -1,13 +1,14 @@
 """Events from the colony: in order, each once, whatever was sent twice or came late."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import structlog
 
-from app import approvals, artifacts, ledger, missions
+from app import approvals, artifacts, budgets, ledger, missions, work
 from app.caller import Caller
 from app.canonical import fingerprint
 from app.clock import now
@@ -48,9 +49,6 @@ class Progress:
     """What a batch adds up to."""
 
     stage: str | None = None
-    tokens: int = 0
-    cost_usd: float = 0.0
-    facts: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
 
 
 async def receive(session: WriteSession, caller: Caller, mission_id: Any, batch: EventBatch, lease: timedelta) -> Taken:
@@ -72,6 +70,11 @@ async def receive(session: WriteSession, caller: Caller, mission_id: Any, batch:
 
     mission = await underway(session, caller, mission, lease)
     progress = Progress()
+    used = usage(new)
+    # before the first fact: budgets come before the ledger in the order of locks
+    spent = await budgets.spend(session, caller, mission.id, used) if used != budgets.Amounts() else None
+    if spent and spent.newly_over:
+        await work.add(session, "attempt_timer", mission.id, at=now() + budgets.GRACE)
     for event in new:
         await apply(session, caller, mission, event, progress)
     last = new[-1].seq if new else mission.last_seq
@@ -81,13 +84,11 @@ async def receive(session: WriteSession, caller: Caller, mission_id: Any, batch:
         last_seq=last,
         stage=progress.stage,
         lease_until=until,
-        tokens=progress.tokens,
-        cost_usd=progress.cost_usd,
     )
     if new and isinstance(new[-1], Signal) and new[-1].ends_attempt:
         await end_attempt(session, caller, mission, new[-1])
         return Taken(last, until, stop_reason="the attempt has ended")
-    return Taken(last, until, stop_reason=await overspent(session, caller, mission, progress))
+    return Taken(last, until, stop_reason=overspent(mission, spent))
 
 
 async def underway(session: WriteSession, caller: Caller, mission: Mission, lease: timedelta) -> Mission:
@@ -155,8 +156,6 @@ async def apply(session: WriteSession, caller: Caller, mission: Mission, event: 
                 provider_sha256=fingerprint([event.provider, event.code]).hex(),
             )
         case UsageReported():
-            progress.tokens += event.tokens_in + event.tokens_out
-            progress.cost_usd += event.cost_usd
             await ledger.record(
                 session,
                 caller,
@@ -210,16 +209,22 @@ async def end_attempt(session: WriteSession, caller: Caller, mission: Mission, s
         await missions.note_pending(session, mission.id, [approval], {})
 
 
-async def overspent(session: WriteSession, caller: Caller, mission: Mission, progress: Progress) -> str | None:
-    """Whether what was reported now exceeds the budget; the colony is then told to stop."""
-    tokens, cost = mission.used_tokens + progress.tokens, float(mission.used_cost_usd) + progress.cost_usd
-    if tokens <= mission.budget_tokens and cost <= float(mission.budget_cost_usd):
-        return None
-    if not mission.over_budget:
-        await ledger.record(
-            session, caller, "budget.exceeded", mission.id, used_tokens=tokens, used_cost_usd=round(cost, 4)
-        )
-    return "the mission's budget is used up"
+def usage(events: Sequence[Event]) -> budgets.Amounts:
+    """What a batch reports to have been used."""
+    reported = [event for event in events if isinstance(event, UsageReported)]
+    return budgets.Amounts(
+        tokens=sum(event.tokens_in + event.tokens_out for event in reported),
+        cost_usd=sum((Decimal(str(event.cost_usd)) for event in reported), Decimal(0)),
+    )
+
+
+def overspent(mission: Mission, spent: budgets.Spent | None) -> str | None:
+    """Why the colony is told to stop: tokens, cost or time are used up."""
+    if mission.over_budget or (spent is not None and spent.over):
+        return "the mission's budget is used up"
+    if mission.deadline_at is not None and mission.deadline_at <= now():
+        return "the mission's time is used up"
+    return None
 
 
 def refuse_root_artifacts(events: Sequence[Event]) -> None:

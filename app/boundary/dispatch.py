@@ -14,7 +14,7 @@ from uuid import UUID
 import structlog
 from opentelemetry.trace import SpanKind
 
-from app import ledger, missions, work
+from app import budgets, ledger, missions, work
 from app.approvals.queries import answers
 from app.caller import Caller, system
 from app.clock import now
@@ -264,8 +264,12 @@ async def watch_attempt(database: Database, colony: Colony, item: Item) -> None:
         if out_of_time(mission):
             await missions.fail(session, caller, mission.id, "time_budget", reason="time_budget")
             return  # fail() has dropped this item
+        grace = budgets.over_until(mission.degraded)
+        if grace is not None and grace <= now():
+            await missions.fail(session, caller, mission.id, "time_budget", reason="budget_exhausted")
+            return
         if mission.lease_until > now():
-            await work.again(session, item, min(mission.lease_until, mission.deadline_at))
+            await work.again(session, item, min(mission.lease_until, mission.deadline_at, grace or mission.deadline_at))
             return
     alive = await still_working(database, colony, item, mission)
     async with database.write() as session:
@@ -275,10 +279,10 @@ async def watch_attempt(database: Database, colony: Colony, item: Item) -> None:
             await work.again(session, item, now())  # it moved while we asked: look again
         elif alive:
             until = now() + colony.lease
-            await missions.take_events(
-                session, present, last_seq=present.last_seq, stage=None, lease_until=until, tokens=0, cost_usd=0
+            await missions.take_events(session, present, last_seq=present.last_seq, stage=None, lease_until=until)
+            await work.again(
+                session, item, min(until, mission.deadline_at, budgets.over_until(present.degraded) or until)
             )
-            await work.again(session, item, min(until, mission.deadline_at))
         else:
             await missions.requeue(session, caller, present, colony.max_attempts)
 

@@ -25,6 +25,7 @@ class LimitsAsk(BaseModel):
 
     model_config = ConfigDict(
         extra="forbid",
+        strict=True,
         json_schema_extra={"examples": [{"day_tokens": 2_000_000, "day_cost_usd": 50, "rate_tenant_per_s": 200}]},
     )
     day_tokens: Whole = Field(None, description="Of one UTC day, reserved and used together.")

@@ -135,6 +135,33 @@ class Client:
             return Answer(answer.status_code, body, answer.headers.get("ETag", ""))
         raise refused(answer.status_code, body, f"{method} {path}")
 
+    def download(self, path: str, out: Path, **parameters: Any) -> int:
+        """Streams an answer into a file that appears only when it is whole. Answers its size."""
+        import httpx
+
+        asked = {name: value for name, value in parameters.items() if value}
+        partial = out.with_name(out.name + ".partial")
+        try:
+            with self._http.stream("GET", path, params=asked, headers={"Accept": "*/*"}) as answer:
+                if not answer.is_success:
+                    answer.read()
+                    try:
+                        body = answer.json()
+                    except ValueError:
+                        body = answer.text
+                    raise refused(answer.status_code, body, f"GET {path}")
+                with partial.open("wb") as file:
+                    for chunk in answer.iter_bytes():
+                        file.write(chunk)
+            partial.replace(out)
+        except httpx.HTTPError as problem:
+            raise Failed(f"{self.url} broke off: {problem}.", 7) from problem
+        except OSError as problem:
+            raise Failed(f"{out} cannot be written: {problem}.", 1) from problem
+        finally:
+            partial.unlink(missing_ok=True)
+        return out.stat().st_size
+
     def events(self, mission: str, wait_s: float) -> Iterator[dict[str, Any]]:
         """The mission's events from its first on, as they happen; ends when `wait_s` are over.
 

@@ -10,7 +10,23 @@ from typing import NoReturn
 
 import typer
 
-from app.cli import approvals, demo, identity, ledger, missions, processes, workspace
+from app.cli import (
+    approvals,
+    approvers,
+    budgets,
+    connectors,
+    demo,
+    identity,
+    keys,
+    ledger,
+    missions,
+    policies,
+    principals,
+    processes,
+    rules,
+    webhooks,
+    workspace,
+)
 from app.cli.client import Failed
 from app.embedded import CannotStart
 
@@ -26,10 +42,19 @@ app.command()(processes.up)
 app.command()(demo.demo)
 app.add_typer(missions.app, name="missions")
 app.add_typer(approvals.app, name="approvals")
+app.add_typer(rules.app, name="rules")
+app.add_typer(approvers.app, name="approvers")
+app.add_typer(policies.app, name="policies")
+app.add_typer(connectors.app, name="connectors")
 app.add_typer(workspace.app, name="workspace")
+app.add_typer(budgets.app, name="budgets")
+app.add_typer(webhooks.app, name="webhooks")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(identity.app, name="identity")
-for process in (processes.serve, processes.worker, processes.executor, processes.colony, processes.crm):
+app.add_typer(principals.app, name="principals")
+app.add_typer(keys.app, name="keys")
+app.command()(principals.whoami)
+for process in (processes.serve, processes.registrar, processes.worker, processes.executor, processes.colony, processes.crm):
     app.command(rich_help_panel="Single processes")(process)
 for step in (processes.bootstrap, processes.migrate):
     app.command(rich_help_panel="Database")(step)

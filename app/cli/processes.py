@@ -45,6 +45,11 @@ def worker() -> None:
     _run("app.worker")
 
 
+def registrar() -> None:
+    """Serves and writes who may act: tenants, principals, roles, keys, sessions. On a private address."""
+    _run("app.registrar")
+
+
 def executor() -> None:
     """Executes approved writebacks; the only process that may hold write credentials."""
     _run("app.executor")

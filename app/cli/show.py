@@ -3,7 +3,7 @@
 import json
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 from unicodedata import category
@@ -69,6 +69,14 @@ def rows(*columns: str) -> Table:
     return table
 
 
+def table(columns: Sequence[str], found: Iterable[Sequence[str]]) -> None:
+    """A table of plain texts."""
+    made = rows(*columns)
+    for one in found:
+        made.add_row(*(escape(text) for text in one))
+    out.print(made)
+
+
 def pairs(values: dict[str, Any]) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim", no_wrap=True)
@@ -100,6 +108,66 @@ def instance(up: dict[str, Any], last: str = "Ctrl-C stops everything; the data 
     heading("Databases")
     out.print(pairs(up["databases"]), soft_wrap=True)
     out.print(f"\n{last}", style="dim")
+
+
+def connectors(items: list[dict[str, Any]]) -> None:
+    table = rows("name", "kind", "version", "writes", "readable here", "hosts", "operations")
+    for one in items:
+        halted = "retired" if one["retired"] else "halted" if one["switch"]["halted"] else "on"
+        operations = (one["capabilities"] or {}).get("operations", {})
+        able = ", ".join(f"{kind}: {' '.join(verbs) or 'read'}" for kind, verbs in operations.items())
+        table.add_row(
+            escape(one["name"]),
+            one["kind"],
+            f"v{one['version']}",
+            Text(halted, "green" if halted == "on" else "red"),
+            "yes" if one["readable"] else "no",
+            escape(", ".join(one["hosts"])),
+            escape(able),
+        )
+    out.print(table)
+
+
+def connector(found: dict[str, Any]) -> None:
+    able, switch = found["capabilities"] or {}, found["switch"]
+    shown = {
+        "connector": found["name"],
+        "kind": found["kind"],
+        "version": f"v{found['version']}, {found['created_at']}",
+        "description": found["description"],
+        "retired": "yes" if found["retired"] else "",
+        "hosts": ", ".join(found["hosts"]),
+        "read by": f"{found['read_by']}{'' if found['readable'] else ' (not possible here)'}",
+        "record versions": able.get("version"),
+        "once only": able.get("idempotency"),
+        "verified": able.get("verify"),
+        "operations": "; ".join(f"{kind}: {' '.join(verbs) or 'read'}" for kind, verbs in able.get("operations", {}).items()),
+        "credentials": "  ".join(found["credentials"].values()),
+        "halted": Text(f"since {switch['halted_at']}: {escape(switch['reason'] or '')}", "red") if switch["halted"] else "",
+        "earlier versions": ", ".join(f"v{one['version']} {one['created_at']}" for one in found["history"][1:]),
+    }
+    out.print(pairs(shown))
+    heading("Definition")
+    line(json.dumps(found["definition"], indent=2, ensure_ascii=False))
+
+
+def put_connector(done: dict[str, Any]) -> None:
+    version = f" v{done['version']}" if done["version"] and done["outcome"] != "valid" else ""
+    line(f"{done['name']}{version}: {done['outcome']}")
+    if done["outcome"] != "retired" and done["credentials"]:
+        aside(f"credentials: {done['credentials']['read']} for serve and worker, {done['credentials']['write']} for the executor")
+
+
+def switched(done: dict[str, Any]) -> None:
+    line(f"{done['name']}: {done['outcome']}; {'nothing is written' if done['switch']['halted'] else 'writing goes on'}")
+
+
+def seen_record(seen: dict[str, Any]) -> None:
+    if not seen["ok"]:
+        line(f"not read: {seen['problem']}")
+        return
+    out.print(pairs({"version": seen["version"], "read": f"{seen['age_s']} s ago, in {seen['took_ms']} ms"}))
+    line(json.dumps(seen["fields"], indent=2, ensure_ascii=False))
 
 
 def mission(found: dict[str, Any]) -> None:
@@ -187,6 +255,11 @@ def approval(found: dict[str, Any]) -> None:
         "summary": found.get("summary"),
         "why": found.get("rationale"),
         "approvals": f"{found['approvals']} of {found['required']}",
+        "may decide": ", ".join(found.get("may_decide") or []) + (f" and {extra}" if (extra := found.get("must_hold")) else ""),
+        "glass": Text(f"broken at {glass['broken_at']}" if (glass := found.get("glass")) else "", "red"),
+        "replaces": found.get("predecessor"),
+        "replaced by": found.get("successor_approval"),
+        "ladder": "\n".join(step(one) for one in found.get("ladder") or []),
         "expires": found["expires_at"],
         "SHA-256": found["payload_sha256"],
     }
@@ -202,6 +275,25 @@ def approvals(items: list[dict[str, Any]]) -> None:
         what = f"{payload['operation']} {target(payload)}" if item["subject"] == "writeback" else "the mission"
         table.add_row(item["id"], state(item["state"]), escape(what), item["mission_id"], item["expires_at"][:16])
     out.print(table) if items else line("Nothing waits.")
+
+
+def step(found: dict[str, Any]) -> str:
+    """One step of the ladder: when, what, to whom, and whether it was done."""
+    what = " to ".join(word for word in (found["kind"], found.get("role")) if word)
+    return f"{found['at'][:16]}  {what}" + (f"  (done {found['done_at'][:16]})" if found["done_at"] else "")
+
+
+def rules(items: list[dict[str, Any]]) -> None:
+    table = rows("id", "v", "for", "connector", "operation", "risk", "asks", "life", "ladder")
+    for item in items:
+        ladder = ", ".join(
+            f"{hop['kind']}{' ' + hop['role'] if hop.get('role') else ''} after {hop['after_s'] / 3600:g} h" for hop in item["hops"]
+        )
+        table.add_row(
+            item["id"], str(item["version"]), item["subject"], escape(item["connector"]), escape(item["operation"]), item["risk"],
+            f"{item['required']} {item['approver_role']}", f"{item['life_s'] / 3600:g} h", ladder,
+        )  # fmt: skip
+    out.print(table)
 
 
 def decided(found: dict[str, Any]) -> None:
@@ -228,6 +320,11 @@ def writeback(found: dict[str, Any]) -> None:
 def verdict(found: dict[str, Any]) -> None:
     if found["verified"]:
         line(f"The ledger holds: {found['facts']} facts in {found['subjects']} chains, every link recomputed.")
+    anchored = found.get("anchors") or {"state": "off"}
+    if anchored["state"] == "ok":
+        line(f"{anchored['anchors']} anchors sign {anchored['covered']} of them; {anchored['tail']} came after the newest.")
+    elif anchored["state"] != "failed":
+        line(f"No anchor signs them (state {anchored['state']}).")
 
 
 def ingested(workspace: str, summary: dict[str, Any]) -> None:

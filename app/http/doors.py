@@ -5,6 +5,7 @@ client that sees 2xx can rely on the row; a commit that fails is answered as the
 """
 
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -43,6 +44,7 @@ def reading(action: str) -> Any:
     """A dependency giving Door[ReadSession] to callers who may take `action`."""
 
     async def enter(request: Request, bearer: Bearer) -> AsyncIterator[Door[ReadSession]]:
+        bearer = await presented(request, bearer)
         async with request.app.state.database.read() as session:
             yield await admit(session, request, bearer, action)
 
@@ -53,8 +55,15 @@ def writing(action: str) -> Any:
     """A dependency giving Door[WriteSession] to callers who may take `action`; commits when the route returns."""
 
     async def enter(request: Request, bearer: Bearer) -> AsyncIterator[Door[WriteSession]]:
-        async with request.app.state.database.write() as session:
-            yield await admit(session, request, bearer, action)
+        bearer = await presented(request, bearer)
+        try:
+            async with request.app.state.database.write() as session:
+                yield await admit(session, request, bearer, action)
+        except Problem as refused:
+            if refused.leaves is not None:  # a refusal that took its work back, and still is a fact
+                async with request.app.state.database.write() as session:
+                    await refused.leaves(session)
+            raise
 
     return mark(enter, action)
 
@@ -74,12 +83,76 @@ async def admit(
     return Door(session, caller, request)
 
 
+async def before_lookup(request: Request, bearer: HTTPAuthorizationCredentials | None) -> None:
+    """Guesses are counted before anything is looked up for them. Raises Problem rate_limited."""
+    limits = getattr(request.app.state, "limits", None)
+    if limits is not None and bearer is not None and bearer.credentials:
+        await limits.before_lookup(request, bearer.credentials)
+
+
+async def presented(
+    request: Request, bearer: HTTPAuthorizationCredentials | None
+) -> HTTPAuthorizationCredentials | None:
+    """The bearer as it is looked up: a JWT becomes the session it stands for, before any transaction begins, because others
+    are asked about it. Raises Problem unauthenticated or rate_limited."""
+    exchange = getattr(request.app.state, "exchange", None)
+    if exchange is None or bearer is None or not bearer.credentials:
+        await before_lookup(request, bearer)
+        return bearer
+    shown = exchange.remembered(bearer.credentials)
+    await before_lookup(request, HTTPAuthorizationCredentials(scheme=bearer.scheme, credentials=shown))
+    async with judged(request, shown) as attempt:
+        secret = await exchange(request, shown)
+        if secret is None:
+            raise Problem("unauthenticated", "The API key is unknown, expired or revoked.")
+        if secret != shown:  # a key is judged where it is looked up
+            attempt.found_good(secret)
+    return HTTPAuthorizationCredentials(scheme=bearer.scheme, credentials=secret)
+
+
+@dataclass
+class Attempt:
+    """What became of an attempt to authenticate, as far as it is known."""
+
+    good: bool = False
+    stands_for: str | None = None
+
+    def found_good(self, stands_for: str | None = None) -> None:
+        self.good, self.stands_for = True, stands_for
+
+
+@asynccontextmanager
+async def judged(request: Request, secret: str) -> AsyncIterator[Attempt]:
+    """Around the judging of a counted credential: a bad one stays counted, and one that nobody could judge does not."""
+    limits, attempt = getattr(request.app.state, "limits", None), Attempt()
+    try:
+        yield attempt
+    except Problem as refused:
+        if limits is not None and refused.code == "unauthenticated":
+            limits.failed(secret)
+        elif limits is not None and refused.code != "rate_limited":
+            limits.undecided(request, secret)
+        raise
+    except Exception:
+        if limits is not None:
+            limits.undecided(request, secret)
+        raise
+    if limits is not None and attempt.good:
+        limits.succeeded(request, secret, attempt.stands_for)
+
+
 async def identify(session: ReadSession, request: Request, bearer: HTTPAuthorizationCredentials | None) -> Caller:
     if bearer is None or not bearer.credentials:
         raise Problem("unauthenticated", "The request carries no API key.")
     caller: Caller | None = await request.app.state.authenticate(session, bearer.credentials)
+    limits = getattr(request.app.state, "limits", None)
     if caller is None:
+        if limits is not None:
+            limits.failed(bearer.credentials)
         raise Problem("unauthenticated", "The API key is unknown, expired or revoked.")
     await session.enter(caller.tenant)
     structlog.contextvars.bind_contextvars(tenant_id=str(caller.tenant))
+    if limits is not None:
+        limits.succeeded(request, bearer.credentials)
+        await limits.admit(request, caller)
     return caller

@@ -13,10 +13,11 @@ from fastapi.responses import HTMLResponse
 from fastapi.routing import iter_route_contexts
 from opentelemetry import trace
 from pydantic_core import to_json
+from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.db import unavailable
+from app.db import sqlstate, unavailable
 from app.errors import KINDS, Problem
 
 log = structlog.get_logger("http")
@@ -43,6 +44,7 @@ class RequestIds:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = [*message["headers"], (b"request-id", request_id.encode())]
+                headers += scope["state"].get("rate_headers", ())
                 span = trace.get_current_span().get_span_context()
                 if span.is_valid:
                     parent = f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}"
@@ -141,7 +143,9 @@ def allowed_methods(request: Request) -> list[str]:
 async def on_bug(request: Request, error: Exception) -> Response:
     """A database that is away becomes 503; everything else is ours, logged with its traceback, answered without it."""
     problem = unavailable(error)
-    if problem is None:
+    if problem is None and isinstance(error, DBAPIError) and sqlstate(error) == "RX013":
+        problem = Problem("unauthenticated", "The credential ended while it was used.")  # the wall found nobody behind it
+    elif problem is None:
         log.error("uncaught", path=request.url.path, exc_info=error)
         problem = Problem("internal", "An error that is ours; the request id finds it in the log.")
     else:

@@ -117,19 +117,33 @@ class Limits:
             if not lock.locked():
                 self.counting.pop(name, None)
 
-    def succeeded(self, request: Request, secret: str) -> None:
-        """Gives the attempt back, and remembers the credential: a flood of guesses does not lock out who has been here."""
-        digest = hashlib.sha256(secret.encode()).digest()
-        if self.failures <= 0 or digest in self.proved:
+    def succeeded(self, request: Request, secret: str, stands_for: str | None = None) -> None:
+        """Gives the attempt back, and remembers the credential: a flood of guesses does not lock out who has been here.
+
+        stands_for: the secret that a token was exchanged for; it is as good, and was never counted.
+        """
+        name = hashlib.sha256(secret.encode()).digest()
+        if self.failures <= 0:
             return
+        if name not in self.proved:
+            self.give_back(request, secret)
+        self.pending.pop(name, None)
+        self.proved[name] = None
+        if stands_for is not None:
+            self.proved[hashlib.sha256(stands_for.encode()).digest()] = None
+        while len(self.proved) > MOST_PROVED:
+            self.proved.popitem(last=False)
+
+    def undecided(self, request: Request, secret: str) -> None:
+        """Nobody could say whether the credential is good: that is no guess. What was counted for it is given back, once."""
+        if self.pending.pop(hashlib.sha256(secret.encode()).digest(), None) is not None:
+            self.give_back(request, secret)
+
+    def give_back(self, request: Request, secret: str) -> None:
         for ask in self.attempts(request, secret):
             lease = self.lease(ask)
             lease.tokens += 1
             lease.until = max(lease.until, time.monotonic() + KEPT_S)
-        self.proved[digest] = None
-        self.pending.pop(digest, None)
-        while len(self.proved) > MOST_PROVED:
-            self.proved.popitem(last=False)
 
     def failed(self, secret: str) -> None:
         """A credential that was good is so no longer."""

@@ -21,9 +21,17 @@ class Reply:
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     media_type: str = JSON
+    secrets: tuple[str, ...] = ()  # members that are answered once and never stored
 
     def response(self) -> Response:
         return Response(to_json(self.body), self.status, self.headers, self.media_type)
+
+    def stored_body(self) -> bytes:
+        """What a repeat of the request is answered: the same, except that a secret is not shown twice."""
+        if not self.secrets:
+            return to_json(self.body)
+        left = {name: value for name, value in json.loads(to_json(self.body)).items() if name not in self.secrets}
+        return to_json(left | {"secret_already_shown": True})
 
     def stored_headers(self) -> str:
         return json.dumps({"content-type": self.media_type, **self.headers})

@@ -49,6 +49,8 @@ LINES = "concat(xid::text, '-', id, ' ', subject, ' ', seq, ' ', type, ' ', enco
 AFTER = "tenant = :tenant AND (xid, id) > (CAST(CAST(:xid AS text) AS xid8), :id)"
 NEW = text(f"""SELECT {LINES}, type, at FROM ledger WHERE {AFTER} AND xid < pg_snapshot_xmin(pg_current_snapshot())
   ORDER BY ledger.xid, ledger.id LIMIT :limit""")  # noqa: S608
+WAITING = text(f"""SELECT count(*) AS facts, min(at) AS since FROM (
+  SELECT at FROM ledger WHERE {AFTER} AND type <> 'ledger.anchored' ORDER BY xid, id LIMIT :limit) w""")  # noqa: S608
 UP_TO = text(f"""SELECT {LINES} FROM ledger WHERE {AFTER} AND (xid, id) <= (CAST(CAST(:to_xid AS text) AS xid8), :to_id)
   ORDER BY ledger.xid, ledger.id LIMIT :limit""")  # noqa: S608
 AT = text(f"""SELECT {LINES} FROM ledger
@@ -228,9 +230,15 @@ class Anchorer:
         async with self.database.read() as session:
             await session.enter(item.tenant)
             said = await stated(session)
+            after = (Position.parse(str(said.get("last"))) if said else None) or START
+            waits = await session.first(
+                WAITING, {"tenant": item.tenant, "xid": str(after.xid), "id": after.id, "limit": BATCH}
+            )
+        # before the store is asked: when it is away or contradicts the ledger, what waits is still to be seen
+        self.waiting.pop(item.tenant, None)
+        if waits is not None and waits.facts:
+            self.waiting[item.tenant] = (waits.facts, waits.since)
         before, missing = await self.newest(item.tenant, said)
-        if missing:
-            await self.record(item, missing)  # a crash came between the store and the fact
         async with self.database.read() as session:
             await session.enter(item.tenant)
             await self.still_there(session, before)
@@ -238,9 +246,10 @@ class Anchorer:
             found = await session.rows(
                 NEW, {"tenant": item.tenant, "xid": str(after.xid), "id": after.id, "limit": BATCH}
             )
+        if missing:
+            await self.record(item, missing)  # a crash came between the store and the fact
         told = [row for row in found if row.type != FACT]  # an anchor is no reason for another one
         if not told:
-            self.waiting.pop(item.tenant, None)
             return now() + self.interval
         self.waiting[item.tenant] = (len(told), told[0].at)
         due = told[0].at + self.interval

@@ -65,7 +65,8 @@ async def newest(reading: Reading, tenant: UUID, store: Store | None) -> Anchor 
     async with reading() as session:
         said = await stated(session)
     found = None
-    async for _, anchor in stored(store, tenant, max(int(said["number"]) - 1, 0) if said else 0):
+    number = said.get("number") if said else None
+    async for _, anchor in stored(store, tenant, max(number - 1, 0) if isinstance(number, int) else 0):
         found = anchor
     return found
 
@@ -170,8 +171,6 @@ def line(said: dict[str, Any]) -> bytes:
 
 async def prepare(reading: Reading, tenant: UUID, store: Store | None, keys: Keyring, subject: UUID | None) -> Export:
     """Reads what an export needs from the store, and builds its tree. Raises Problem."""
-    async with reading() as session:
-        to = await session.scalar(NEWEST, {"tenant": tenant})
     anchors: list[Anchor] = []
     successions: list[bytes] = []
     found = None
@@ -185,6 +184,8 @@ async def prepare(reading: Reading, tenant: UUID, store: Store | None, keys: Key
         elif (newest_ := await newest(reading, tenant, store)) is not None:
             anchors = [newest_]
             found = await proofs(reading, tenant, newest_, subject)
+    async with reading() as session:  # after the store: what an anchor covers is then surely there to be told
+        to = await session.scalar(NEWEST, {"tenant": tenant})
     end = Position.parse(to) if to else None
     return Export(reading, tenant, subject, end or START, keys, successions, anchors, found)
 

@@ -11,6 +11,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, MemoryStore, S3Store
 
+MOST = 16 * 2**20  # bytes of an object: several times the entries of the largest anchor
 UNREACHABLE = (BaseError, OSError, TimeoutError)  # what a store that is away raises
 
 
@@ -31,8 +32,11 @@ class Store:
         return True
 
     async def get(self, name: str) -> bytes | None:
+        """None when there is no object of this name, or one that is larger than any of ours."""
         try:
             found = await obstore.get_async(self.objects, name)
+            if found.meta["size"] > MOST:  # whoever reaches the store is not to fill our memory
+                return None
             return bytes(await found.bytes_async())
         except FileNotFoundError:
             return None

@@ -1,8 +1,8 @@
 """Is the record whole? Every chain recomputed where the bytes are stored, then every fact held against its anchor."""
 
 import json
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
@@ -47,40 +47,74 @@ class AnchorState:
     failed: list[dict[str, Any]] = field(default_factory=list)
 
 
+PAGE = 10_000  # facts of a statement and a transaction: neither grows with the ledger
+# One page, in the order of the primary key; what the chain that goes on from the page before ended with is carried in.
 VERIFY = text("""
-  WITH chained AS (
-    SELECT xid, id, subject, seq, type,
-           row_number() OVER chain AS expected,
-           prev = COALESCE(lag(hash) OVER chain, '\\x'::bytea) AS linked,
-           hash = fact_hash(prev, tenant, subject, seq, type, actor, at, body) AS whole,
+  WITH page AS (
+    SELECT * FROM ledger
+    WHERE tenant = :tenant AND (subject, seq) > (CAST(:subject AS uuid), CAST(:seq AS bigint)) ORDER BY subject, seq LIMIT :limit),
+  carried AS (
+    SELECT CAST(:subject AS uuid) AS subject, CAST(:expected AS bigint) AS expected, CAST(:hash AS bytea) AS hash,
+           CAST(CAST(:xid AS text) AS xid8) AS xid, CAST(:id AS bigint) AS id),
+  chained AS (
+    SELECT p.xid, p.id, p.subject, p.seq, p.type, p.hash,
+           row_number() OVER chain + COALESCE(c.expected, 0) AS expected,
+           p.prev = COALESCE(lag(p.hash) OVER chain, c.hash, '\\x'::bytea) AS linked,
+           p.hash = fact_hash(p.prev, p.tenant, p.subject, p.seq, p.type, p.actor, p.at, p.body) AS whole,
            -- no hash of a chain holds its positions: readers must at least meet a chain in its order
-           COALESCE((xid, id) > (lag(xid) OVER chain, lag(id) OVER chain), true)
-             AND xid < pg_snapshot_xmax(pg_current_snapshot()) AS placed
-    FROM ledger WHERE tenant = :tenant
-    WINDOW chain AS (PARTITION BY subject ORDER BY seq))
-  SELECT count(*) AS facts, count(DISTINCT subject) AS subjects,
+           COALESCE((p.xid, p.id) > (COALESCE(lag(p.xid) OVER chain, c.xid), COALESCE(lag(p.id) OVER chain, c.id)), true)
+             AND p.xid < pg_snapshot_xmax(pg_current_snapshot()) AS placed
+    FROM page p LEFT JOIN carried c ON c.subject = p.subject
+    WINDOW chain AS (PARTITION BY p.subject ORDER BY p.seq))
+  SELECT count(*) OVER () AS facts, count(*) FILTER (WHERE expected = 1) OVER () AS subjects,
+         subject, seq, expected, hash, xid::text AS xid, id,
          (SELECT to_jsonb(b) FROM (SELECT subject, seq, type, concat(xid::text, '-', id) AS position,
               CASE WHEN seq <> expected THEN 'a fact before it is missing' WHEN NOT linked THEN 'does not follow its predecessor'
                    WHEN NOT whole THEN 'its content does not match its hash' ELSE 'readers would not meet it in order' END AS finding
             FROM chained WHERE seq <> expected OR NOT linked OR NOT whole OR NOT placed ORDER BY xid, id LIMIT 1) b) AS first_bad
-  FROM chained""")
+  FROM chained ORDER BY chained.subject DESC, chained.seq DESC LIMIT 1""")
+BEGINNING = {"subject": UUID(int=0), "seq": -(2**63), "expected": 0, "hash": b"", "xid": "0", "id": -(2**63)}
 COUNTED = text("""
   SELECT count(*) FILTER (WHERE (xid, id) <= (CAST(CAST(:xid AS text) AS xid8), :id)) AS covered, count(*) AS facts
   FROM ledger WHERE tenant = :tenant""")
 ANCHORED = text("""
   SELECT seq, concat(xid::text, '-', id) AS position, body FROM ledger
-  WHERE tenant = :tenant AND subject = :tenant AND type = 'ledger.anchored' AND seq > :seq ORDER BY seq LIMIT 1000""")
+  WHERE tenant = :tenant AND subject = :tenant AND type = 'ledger.anchored' AND seq > :seq AND seq <= :newest
+  ORDER BY seq LIMIT 1000""")
+NEWEST = text("SELECT max(seq) FROM ledger WHERE tenant = :tenant AND subject = :tenant")
 
 Reading = Callable[[], AbstractAsyncContextManager[ReadSession]]
 
 
 async def verify(session: ReadSession) -> Verdict:
-    """Checks order, links and hashes of all chains of the session's tenant."""
-    row = await session.first(VERIFY, {"tenant": session.tenant})
-    assert row is not None
-    if row.first_bad is not None:
+    """Checks order, links and hashes of all chains of the session's tenant, in the session's one transaction."""
+
+    @asynccontextmanager
+    async def same() -> AsyncIterator[ReadSession]:
+        yield session
+
+    assert session.tenant is not None
+    return await chains(same, session.tenant)
+
+
+async def chains(reading: Reading, tenant: UUID) -> Verdict:
+    """The same, with a session of its own for every page. Facts only come in, at the end of chains: none moves."""
+    facts = subjects = 0
+    found: list[dict[str, object]] = []
+    carried: dict[str, Any] = BEGINNING
+    while True:
+        async with reading() as session:
+            last = await session.first(VERIFY, carried | {"tenant": tenant, "limit": PAGE})
+        if last is None:
+            break
+        facts, subjects = facts + last.facts, subjects + last.subjects
+        if last.first_bad is not None:
+            found.append(last.first_bad)
+        carried = {name: getattr(last, name) for name in BEGINNING}
+    first = min(found, key=where) if found else None
+    if first is not None:
         FAILURES.labels("chain").inc()
-    return Verdict(row.first_bad is None, row.facts, row.subjects, row.first_bad)
+    return Verdict(first is None, facts, subjects, first)
 
 
 async def audit(reading: Reading, tenant: UUID, store: Store | None, keys: Keyring) -> tuple[Verdict, dict[str, Any]]:
@@ -94,8 +128,7 @@ async def audit(reading: Reading, tenant: UUID, store: Store | None, keys: Keyri
         except UNREACHABLE as away:
             checked.state.state = "unavailable"
             checked.fail(0, f"the store cannot be read ({type(away).__name__})")
-    async with reading() as session:
-        verdict = await verify(session)
+    verdict = await chains(reading, tenant)
     found = [one for one in (checked.bad, verdict.first_bad) if one is not None]
     first = min(found, key=where) if found else None
     if checked.bad is not None or checked.state.failed:
@@ -121,6 +154,8 @@ class Check:
             self.state.failed.append({"number": number, "finding": finding})
 
     async def anchors(self, store: Store) -> None:
+        async with self.reading() as session:  # before the store is listed: later ones need not be in that list
+            newest = await session.scalar(NEWEST, {"tenant": self.tenant}) or 0
         keys = self.keys.reached(await statements(store))
         before: Anchor | None = None
         whole = True  # every anchor so far is there and believed
@@ -148,7 +183,7 @@ class Check:
             self.state.anchors += 1
         for one in revoked:
             self.fail(one, "is signed by a key that was revoked, and no later anchor covers it")
-        await self.facts(digests)
+        await self.facts(digests, newest)
         await self.rest(before)
 
     def unfit(self, name: str, number: int, anchor: Anchor | None, keys: Keyring) -> str | None:
@@ -204,18 +239,18 @@ class Check:
         part = next((n for n in range(same) if told[n] != lines[n]), same)
         self.bad = difference(told[part] if part < len(told) else None, lines[part] if part < len(lines) else None)
 
-    async def facts(self, digests: dict[int, str]) -> None:
+    async def facts(self, digests: dict[int, str], newest: int) -> None:
         """What the ledger says of its anchors: one that it states and the store has lost was taken away."""
         seq = 0
         while True:
             async with self.reading() as session:
-                page = await session.rows(ANCHORED, {"tenant": self.tenant, "seq": seq})
+                page = await session.rows(ANCHORED, {"tenant": self.tenant, "seq": seq, "newest": newest})
             for row in page:
                 seq = row.seq
                 try:
                     said = json.loads(row.body)
                     number, digest = int(said["number"]), str(said["anchor"])
-                except (ValueError, TypeError, KeyError):
+                except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
                     continue  # its chain says that it was changed
                 if digests.get(number) == digest:
                     continue

@@ -20,6 +20,7 @@ from app.missions.actions import (
     take_events,
     taken_by_colony,
     to_executing,
+    to_waiting,
     undegrade,
 )
 from app.missions.api import router
@@ -55,6 +56,7 @@ __all__ = [
     "take_events",
     "taken_by_colony",
     "to_executing",
+    "to_waiting",
     "undegrade",
     "view",
 ]

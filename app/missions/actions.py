@@ -17,7 +17,7 @@ from app.missions.queries import Mission, find
 
 TAKE_EVENTS = text("""
   UPDATE mission SET last_seq = :last_seq, stage = COALESCE(:stage, stage), lease_until = :lease_until,
-    used_tokens = used_tokens + :tokens, used_cost_usd = used_cost_usd + :cost_usd, degraded = NULL
+    degraded = CASE WHEN degraded ->> 'code' = 'budget_exhausted' THEN degraded END
   WHERE tenant = :tenant AND id = :id""")
 DEGRADE = text("""
   UPDATE mission SET degraded = CAST(:degraded AS jsonb) WHERE tenant = :tenant AND id = :id AND state = 'accepted'
@@ -51,8 +51,6 @@ async def take_events(
     last_seq: int,
     stage: str | None,
     lease_until: datetime,
-    tokens: int,
-    cost_usd: float,
 ) -> None:
     """Notes how far the current attempt has got; any word from the colony extends the lease."""
     await session.execute(
@@ -63,8 +61,6 @@ async def take_events(
             "last_seq": last_seq,
             "stage": stage,
             "lease_until": lease_until,
-            "tokens": tokens,
-            "cost_usd": cost_usd,
         },
     )
 
@@ -78,6 +74,8 @@ async def into_review(session: WriteSession, caller: Caller, mission: UUID) -> N
 
 async def requeue(session: WriteSession, caller: Caller, mission: Mission, max_attempts: int) -> Moved:
     """The attempt is lost: back to accepted as the next attempt, or failed when there were enough."""
+    if mission.over_budget:  # another attempt could do nothing
+        return await fail(session, caller, mission.id, "attempts", reason="budget_exhausted")
     if mission.attempt >= max_attempts:
         return await fail(session, caller, mission.id, "attempts", reason="attempts_exhausted")
     moved = await move(
@@ -144,6 +142,21 @@ async def note_pending(session: WriteSession, mission: UUID, pending: list[UUID]
 async def to_executing(session: WriteSession, caller: Caller, mission: UUID, tally: dict[str, int]) -> None:
     """Everything is decided and something is approved: its writebacks are carried out."""
     await move(session, caller, mission, "executing", "decided", pending_approvals=[], writebacks=json.dumps(tally))
+
+
+async def to_waiting(
+    session: WriteSession, caller: Caller, mission: UUID, pending: list[UUID], tally: dict[str, int]
+) -> None:
+    """Something that had been decided goes back to a human: a writeback was revised, or is stale."""
+    await move(
+        session,
+        caller,
+        mission,
+        "awaiting_approval",
+        "asked_again",
+        pending_approvals=pending,
+        writebacks=json.dumps(tally),
+    )
 
 
 async def complete(

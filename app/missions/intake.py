@@ -7,16 +7,18 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from app import ledger, work
 from app.artifacts import store
+from app.budgets.actions import not_admitted
 from app.caller import Caller
 from app.clock import new_id
 from app.db import ReadSession, WriteSession
 from app.errors import Problem
 from app.missions.normalize import Defaults, build, reaches_public
 from app.missions.types import MissionType, find_type
-from app.policy import PolicyDecision, Verdict, decide, evaluate
+from app.policy import PolicyDecision, Verdict, consult, decide
 from app.telemetry import MISSIONS, traceparent
 from colony_client.artifacts import MissionEnvelope
 
@@ -85,9 +87,9 @@ class Requested:
 
 
 INSERT = text("""
-  INSERT INTO mission (tenant, id, mission_type, type_version, mode, state, origin_surface, risk_level, sensitivity_class, requested_by,
+  INSERT INTO mission (tenant, id, mission_type, type_version, mode, state, origin_surface, risk_level, sensitivity_class, presented,
     workspace, contract_hash, labels, traceparent, budget_time_ms, budget_tokens, budget_cost_usd)
-  VALUES (:tenant, :id, :mission_type, :type_version, :mode, 'accepted', :origin_surface, :risk_level, :sensitivity_class, :requested_by,
+  VALUES (:tenant, :id, :mission_type, :type_version, :mode, 'accepted', :origin_surface, :risk_level, :sensitivity_class, :presented,
     :workspace, :contract_hash, CAST(:labels AS jsonb), :traceparent, :time_ms, :tokens, :cost_usd)""")
 
 
@@ -100,11 +102,11 @@ async def request(session: WriteSession, caller: Caller, ask: Ask, intake: Intak
     kind = await known_type(session, ask)
     mission = new_id()
     envelope = build(ask, kind, caller, submitting_role(caller), mission, intake.defaults)
-    context = admission(envelope)
-    denied = evaluate(str(caller.principal), "mission.create", kind.name, context).effect == "deny"
-    decision = await decide(session, caller, "mission.create", kind.name, context, None if denied else mission)
+    decision = await decide(
+        session, caller, "mission.create", kind.name, admission(envelope), mission, makes_mission=True
+    )
     verdict = decision.verdict
-    if denied:
+    if verdict.effect == "deny":
         await ledger.record(
             session,
             caller,
@@ -116,8 +118,9 @@ async def request(session: WriteSession, caller: Caller, ask: Ask, intake: Intak
             mission_type=kind.name,
         )
         return Requested(None, envelope, decision)
-    await session.execute(
-        INSERT,
+    await insert(
+        session,
+        caller,
         {
             "tenant": caller.tenant,
             "id": mission,
@@ -127,7 +130,7 @@ async def request(session: WriteSession, caller: Caller, ask: Ask, intake: Intak
             "origin_surface": envelope.origin_surface,
             "risk_level": envelope.risk_level,
             "sensitivity_class": envelope.sensitivity_class,
-            "requested_by": caller.principal,
+            "presented": caller.secret,  # the wall finds out itself whose mission this is
             "workspace": ask.inputs.get("workspace", "default"),
             "contract_hash": bytes.fromhex(envelope.contract_hash),
             "labels": json.dumps(ask.labels),
@@ -159,11 +162,19 @@ async def request(session: WriteSession, caller: Caller, ask: Ask, intake: Intak
     return Requested(mission, envelope, decision)
 
 
+async def insert(session: WriteSession, caller: Caller, row: dict[str, Any]) -> None:
+    """The mission with its budget held, or Problem budget_exhausted and nothing of it."""
+    try:
+        await session.execute(INSERT, row)
+    except DBAPIError as error:
+        raise not_admitted(error, caller) or error from None
+
+
 async def rehearse(session: ReadSession, caller: Caller, ask: Ask, intake: Intake) -> tuple[MissionEnvelope, Verdict]:
     """Every check of a request, and nothing kept: the envelope it would have and what policy would say."""
     kind = await known_type(session, ask)
     envelope = build(ask, kind, caller, submitting_role(caller), new_id(), intake.defaults)
-    return envelope, evaluate(str(caller.principal), "mission.create", kind.name, admission(envelope))
+    return envelope, await consult(session, caller, "mission.create", kind.name, admission(envelope))
 
 
 async def known_type(session: ReadSession, ask: Ask) -> MissionType:
@@ -188,6 +199,5 @@ def admission(envelope: MissionEnvelope) -> dict[str, Any]:
         "risk_level": envelope.risk_level,
         "sensitivity_class": envelope.sensitivity_class,
         "environment": envelope.environment,
-        "mission_type": envelope.mission_type,
         "public_tools": reaches_public(envelope.tools),
     }

@@ -8,6 +8,8 @@
        └─ policy asks ───────────────────────────▶        │   └──── approved, claimed ────────▲
                                                           └─ rejected, expired (intake) ▶ denied
 
+    What is stale or was revised is asked about again: executing ──asked again──▶ awaiting_approval.
+
     Any state that is not closed: fail (operator, blocked, review, attempts, time) ▶ failed · cancel ▶ cancelled.
 
 Every move is one guarded UPDATE and one fact. A closed mission never moves; Postgres refuses it too.
@@ -57,6 +59,7 @@ MOVES: dict[tuple[State, State], tuple[str, ...]] = {
     ("awaiting_approval", "completed"): ("settled",),
     ("awaiting_approval", "denied"): ("rejected", "expired"),
     ("executing", "completed"): ("settled",),
+    ("executing", "awaiting_approval"): ("asked_again",),
     ("running", "failed"): ("blocked",),
     ("in_review", "failed"): ("review",),
     ("awaiting_approval", "failed"): ("rejected", "expired"),

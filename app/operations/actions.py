@@ -2,20 +2,41 @@
 
 from uuid import UUID
 
-from app import approvals, missions
+from app import approvals, missions, policy
 from app.caller import Caller
 from app.db import WriteSession
+from app.policy import PolicyDecision
 
 
-async def cancel(session: WriteSession, caller: Caller, mission_id: UUID, reason: str) -> None:
-    """Stops a mission: what has not left does not leave. Raises Problem not_found or wrong_state."""
-    await missions.lock(session, mission_id)
+async def cancel(
+    session: WriteSession, caller: Caller, mission_id: UUID, reason: str, environment: str
+) -> PolicyDecision | None:
+    """Stops a mission: what has not left does not leave. Raises Problem not_found or wrong_state.
+
+    Answers policy's denial when there is one; nothing was stopped then.
+    """
+    if denied := await admit(session, caller, "cancel", mission_id, environment):
+        return denied
     await missions.cancel(session, caller, mission_id, reason)
     await approvals.cancel_open(session, caller, mission_id)
+    return None
 
 
-async def fail(session: WriteSession, caller: Caller, mission_id: UUID, reason: str) -> None:
+async def fail(
+    session: WriteSession, caller: Caller, mission_id: UUID, reason: str, environment: str
+) -> PolicyDecision | None:
     """Marks a mission as failed by an operator's judgement; otherwise like cancel."""
-    await missions.lock(session, mission_id)
+    if denied := await admit(session, caller, "fail", mission_id, environment):
+        return denied
     await missions.fail(session, caller, mission_id, "operator", reason="operator", note=reason)
     await approvals.cancel_open(session, caller, mission_id)
+    return None
+
+
+async def admit(
+    session: WriteSession, caller: Caller, what: str, mission_id: UUID, environment: str
+) -> PolicyDecision | None:
+    """Locks the mission and asks policy whether the caller may do this to it."""
+    mission = await missions.lock(session, mission_id)
+    facts = {"own": mission.requested_by == caller.principal, "environment": environment}
+    return await policy.admit(session, caller, f"operate.mission.{what}", str(mission_id), facts, mission_id)

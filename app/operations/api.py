@@ -6,15 +6,18 @@ from uuid import UUID
 from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from app import ledger
 from app.caller import Caller
 from app.db import ReadSession, WriteSession
 from app.errors import Problem
 from app.http import Door, Reply, Routes, etag, once, reading, require_version, writing
+from app.http.replies import problem_reply
 from app.missions import MissionView, find
 from app.missions.queries import views
 from app.operations.actions import cancel, fail
 from app.operations.health import components
 from app.operations.liveness import violators
+from app.policy import refusal
 
 router = Routes(tags=["operations"])
 
@@ -70,7 +73,9 @@ async def end(
         require_version(request, found.version, (await views(door.session, [found]))[0])
         if own_only(door.caller) and found.requested_by != door.caller.principal:
             raise Problem("forbidden", "A submitter ends only missions of their own.", action=route)
-        await verb(door.session, door.caller, mission_id, ask.reason)
+        environment = request.app.state.settings.environment
+        if denied := await verb(door.session, door.caller, mission_id, ask.reason, environment):
+            return problem_reply(request, refusal(denied))
         ended = await find(door.session, mission_id)
         assert ended is not None
         return Reply((await views(door.session, [ended]))[0], headers={"ETag": etag(ended.version)})
@@ -95,6 +100,7 @@ class StatusView(BaseModel):
 async def get_status(request: Request, door: Annotated[Door[ReadSession], reading("status.read")]) -> Response:
     """Components as this process sees them, and violators of the liveness invariant in the caller's tenant."""
     stuck = await violators(door.session)
+    await ledger.look(door.session, request.app.state.settings, request.app.state.components["anchors"])
     await door.session.connection.close()  # nothing outside Postgres is asked while a transaction is open
     found = await components(request.app.state)
     worst = "degraded" if stuck or any(one["state"] in ("down", "degraded") for one in found) else "ok"

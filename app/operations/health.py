@@ -60,7 +60,12 @@ async def components(state: Any) -> list[dict[str, object]]:
     else:
         database.failed("no answer, or another schema")
     await look_at_colony(state.colony, colony, state.settings.colony_enabled)
-    return [database.view(), colony.view()]
+    registrar: Component = state.components["registrar"]
+    if await state.upstream.ready(PROBE_S):
+        registrar.succeeded()
+    else:
+        registrar.failed("no answer")
+    return [database.view(), colony.view(), registrar.view(), state.components["anchors"].view()]
 
 
 async def look_at_colony(client: ColonyClient, component: Component, enabled: bool) -> None:

@@ -1,5 +1,6 @@
 """The data folder: one supervisor at a time, and the ports and secrets that the next run takes up again."""
 
+import base64
 import secrets
 import socket
 from dataclasses import dataclass
@@ -9,7 +10,10 @@ from typing import Any
 from app.embedded import CannotStart, EmbeddedPostgres, hold, make_folder, read_private, write_private
 
 USUAL_PORT = 8080  # the public door when nobody asked for another and it is free
-PORTS = ("public", "internal", "metrics", "worker_metrics", "executor_metrics", "colony", "crm", "postgres")
+PORTS = (
+    "public", "internal", "metrics", "worker_metrics", "executor_metrics", "registrar", "registrar_metrics", "colony", "crm",
+    "postgres",
+)  # fmt: skip
 DATABASE_ROLES = ("registrar", "api", "worker", "reader", "executor", "auditor")
 PEOPLE = (
     "submitter",
@@ -101,9 +105,12 @@ def settle_secrets(path: Path, server: EmbeddedPostgres) -> dict[str, Any]:
     people = {name: f"mr_{secrets.token_hex(4)}_{secrets.token_urlsafe(32)}" for name in PEOPLE}
     fresh = {
         "colony_key": f"local:{secrets.token_urlsafe(32)}",
+        "registrar_key": f"local:{secrets.token_urlsafe(32)}",
         "root_signing_key": f"local:{secrets.token_urlsafe(32)}",
+        "webhook_sealing_key": f"local:{secrets.token_urlsafe(32)}",
         "crm_read_token": secrets.token_urlsafe(32),
         "crm_write_token": secrets.token_urlsafe(32),
+        "anchor_signing_key": f"local:{base64.b64encode(secrets.token_bytes(32)).decode()}",
     }
     settled = {
         **fresh,

@@ -1,4 +1,4 @@
-"""A whole instance: from an empty folder to five ready processes, and back to nothing running."""
+"""A whole instance: from an empty folder to six ready processes, and back to nothing running."""
 
 import asyncio
 import contextlib
@@ -41,6 +41,7 @@ class Instance:
                 "serve": f"{ports['metrics']}/metrics",
                 "worker": f"{ports['worker_metrics']}/metrics",
                 "executor": f"{ports['executor_metrics']}/metrics",
+                "registrar": f"{ports['registrar_metrics']}/metrics",
             },
             "keys": self.folder.secrets["api_keys"],
             "databases": {
@@ -67,7 +68,7 @@ async def running(data_dir: Path, port: int | None, say: Callable[[str], None]) 
     instance = Instance(folder, say)
     try:
         await _database(folder, say)
-        say("Starting the root, its worker and executor, the colony and the sample CRM.")
+        say("Starting the root, its registrar, worker and executor, the colony and the sample CRM.")
         async with asyncio.TaskGroup() as group:
             watching = group.create_task(instance.watch.run())
             await instance.watch.all_ready.wait()

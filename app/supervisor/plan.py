@@ -4,7 +4,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from app.settings import Settings
+from app.ledger.keys import public_text, signer
+from app.settings import CREDENTIAL, Settings
 from app.supervisor.folder import Folder
 
 # What any program needs from its surroundings; nothing else of the caller's environment reaches a process unasked.
@@ -37,7 +38,7 @@ class Process:
 
 
 def processes(folder: Folder, surroundings: Mapping[str, str] = os.environ) -> list[Process]:
-    """The five processes beside PostgreSQL. The database's superuser is known to none of them."""
+    """The six processes beside PostgreSQL. The database's superuser is known to none of them."""
     ports, secrets, url = folder.ports, folder.secrets, folder.database_url
     root = _given(surroundings, *_root_tuning()) | {
         "CRM_BASE_URL": f"http://127.0.0.1:{ports['crm']}",
@@ -50,19 +51,38 @@ def processes(folder: Folder, surroundings: Mapping[str, str] = os.environ) -> l
         "COLONY_SERVICE_API_KEY": secrets["colony_key"],
         "CALLBACK_BASE_URL": f"http://127.0.0.1:{ports['internal']}",
         "ROOT_SIGNING_KEY": secrets["root_signing_key"],
+        "WEBHOOK_SEALING_KEY": secrets["webhook_sealing_key"],
         "CRM_READ_TOKEN": secrets["crm_read_token"],
+        **_credentials(surroundings, "_READ"),
+        "ANCHOR_STORE": str(folder.path / "anchors"),
+        "ANCHOR_PUBLIC_KEYS": public_text(signer(secrets["anchor_signing_key"]).public()),
     }
     serve = mission | {
         "HOST": "127.0.0.1",
         "PORT": str(ports["public"]),
         "INTERNAL_PORT": str(ports["internal"]),
         "METRICS_PORT": str(ports["metrics"]),
+        "REGISTRAR_BASE_URL": f"http://127.0.0.1:{ports['registrar']}",
+        "REGISTRAR_KEY": secrets["registrar_key"],
     }
-    worker = mission | {"WORKER_DATABASE_URL": url("worker"), "WORKER_METRICS_PORT": str(ports["worker_metrics"])}
+    worker = mission | {
+        "WORKER_DATABASE_URL": url("worker"),
+        "WORKER_METRICS_PORT": str(ports["worker_metrics"]),
+        "ANCHOR_SIGNING_KEY": secrets["anchor_signing_key"],
+    }
+    registrar = _given(surroundings, *_root_tuning(), "OIDC_JWKS_URL") | {
+        "HOST": "127.0.0.1",
+        "REGISTRAR_DATABASE_URL": url("registrar"),
+        "REGISTRAR_PORT": str(ports["registrar"]),
+        "REGISTRAR_METRICS_PORT": str(ports["registrar_metrics"]),
+        "REGISTRAR_KEY": secrets["registrar_key"],
+        "DATABASE_ROLE_PREFIX": "mission_root",
+    }
     executor = root | {
         "EXECUTOR_DATABASE_URL": url("executor"),
         "EXECUTOR_METRICS_PORT": str(ports["executor_metrics"]),
         "CRM_WRITE_TOKEN": secrets["crm_write_token"],
+        **_credentials(surroundings, "_WRITE"),
     }
     colony = _given(surroundings, *COLONY_TUNING) | {
         "PORT": str(ports["colony"]),
@@ -78,6 +98,7 @@ def processes(folder: Folder, surroundings: Mapping[str, str] = os.environ) -> l
     return [
         Process("crm", "sample_crm.main", crm, _at(ports["crm"], "/health"), stops=2),
         Process("colony", "colony.main", colony, _at(ports["colony"], "/health"), stops=2),
+        Process("registrar", "app.registrar", registrar, _at(ports["registrar"], "/readyz"), stops=1),
         Process("serve", "app.main", serve, _at(ports["public"], "/readyz"), stops=1),
         Process("worker", "app.worker", worker, _at(ports["worker_metrics"], "/metrics"), stops=1),
         Process("executor", "app.executor", executor, _at(ports["executor_metrics"], "/metrics"), stops=1),
@@ -90,6 +111,11 @@ def _at(port: int, path: str) -> str:
 
 def _given(surroundings: Mapping[str, str], *names: str) -> dict[str, str]:
     return {name: surroundings[name] for name in (*SURROUNDINGS, *names) if name in surroundings}
+
+
+def _credentials(surroundings: Mapping[str, str], use: str) -> dict[str, str]:
+    """The credentials of connectors of one's own that the surroundings hold, for one use."""
+    return {name: value for name, value in surroundings.items() if CREDENTIAL.fullmatch(name) and name.endswith(use)}
 
 
 def _root_tuning() -> list[str]:

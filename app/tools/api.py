@@ -1,17 +1,19 @@
 """The tool door of the internal API."""
 
 import json
+from datetime import timedelta
 from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import ValidationError
 
-from app import ledger, missions, policy
+from app import budgets, ledger, missions, policy
 from app.artifacts import note_readings
 from app.boundary.door import Signed, signed, token
 from app.caller import Caller
 from app.canonical import fingerprint
+from app.clock import now
 from app.errors import Problem
 from app.http import Reply
 from app.http.edge import entry
@@ -19,11 +21,14 @@ from app.missions import Mission
 from app.tools.builtin import TOOLS, Context, Result, said_no
 from app.writebacks.connectors import ConnectorError
 from colony_client import tokens
+from colony_client.artifacts import MissionEnvelope
 from colony_client.contract import ToolAnswer, ToolCall
 from colony_client.errors import BadBody
 from colony_client.wire import read_model
 
 router = APIRouter(tags=["tools"])
+NOTHING = budgets.Amounts()
+CALL_LIFE = timedelta(minutes=2)  # longer than any tool may take; a crash in between is put right after this
 
 
 @router.post(
@@ -39,6 +44,7 @@ async def call_tool(
 ) -> Response:
     """Policy, then the tool, then the note of what was shown. Sessions are short; none is open while a target is asked."""
     said = token(request, mission_id)
+    await request.app.state.limits.admit_mission(request, said.tenant, mission_id)
     caller, database = call.caller(said.tenant), request.app.state.database
     arguments = read_arguments(call.body)
     async with database.write() as session:
@@ -47,23 +53,40 @@ async def call_tool(
         check_attempt(mission, said)
         assert mission is not None
         envelope = await missions.envelope(session, mission_id)
-        refusal = await judge(session, caller, mission, tool, envelope.tools)
+        refusal = await judge(session, caller, mission, tool, envelope, arguments)
+        # counted, and refused where nothing is left; a tool costs no tokens
+        reservation = None
+        if refusal is None:
+            reservation = await budgets.reserve(
+                session, caller, mission_id, NOTHING, f"tool:{tool}"[:80], life=CALL_LIFE
+            )
     if refusal is not None:
         raise refusal
+    assert reservation is not None
+    async with budgets.charge(database, caller, mission_id, reservation) as hold:
+        result = await run(request, said, mission, tool, arguments)
+        async with database.write() as session:
+            await session.enter(said.tenant)
+            await hold.settle(session)
+            await note(session, caller, mission, tool, arguments, result)
+    return Reply({"result": result.value}).response()
+
+
+async def run(
+    request: Request, said: tokens.MissionToken, mission: Mission, tool: str, arguments: dict[str, Any]
+) -> Result:
+    """The tool itself, with arguments that fit it."""
     known = TOOLS[tool]
     try:
         asked = known.arguments.model_validate(arguments)
     except ValidationError as refused:
         found = [entry(("body", "arguments", *item["loc"]), item["msg"]) for item in refused.errors()[:20]]
         raise Problem("validation", f"{found[0].get('pointer')}: {found[0]['detail']}", errors=found) from None
+    state = request.app.state
     try:
-        result = await known.run(Context(database, request.app.state.settings, said.tenant, mission), asked)
+        return await known.run(Context(state.database, state.settings, said.tenant, mission, state.root.nudger), asked)
     except ConnectorError as error:
         raise said_no(error) from None
-    async with database.write() as session:
-        await session.enter(said.tenant)
-        await note(session, caller, mission, tool, arguments, result)
-    return Reply({"result": result.value}).response()
 
 
 def read_arguments(body: bytes) -> dict[str, Any]:
@@ -86,29 +109,43 @@ def check_attempt(mission: Mission | None, said: tokens.MissionToken) -> None:
     if mission.state not in ("accepted", "dispatched", "running"):
         raise Problem("mission_closed", f"The mission is {mission.state}.")
     if mission.over_budget:
-        raise Problem("budget_exhausted", "The mission's budget is used up.")
+        raise Problem("budget_exhausted", "The mission's budget is used up.", account="mission")
+    if mission.deadline_at is not None and mission.deadline_at <= now():
+        raise Problem("budget_exhausted", "The mission's time is used up.", account="mission", lacking=["time_ms"])
 
 
-async def judge(session: Any, caller: Caller, mission: Mission, tool: str, listed: list[str]) -> Problem | None:
-    """Asks policy and records a denial; the transaction commits either way."""
+async def judge(
+    session: Any, caller: Caller, mission: Mission, tool: str, envelope: MissionEnvelope, arguments: dict[str, Any]
+) -> Problem | None:
+    """Asks policy and records what it says; a denial is a fact too. The transaction commits either way."""
     known = TOOLS.get(tool)
     if known is None:
         return Problem("not_found", f"There is no tool {tool}.")
     context = {
         "access": known.access,
         "reach": known.reach,
-        "listed": tool in listed,
+        "listed": tool in envelope.tools,
+        "own_workspace": not isinstance(asked := arguments.get("workspace"), str) or asked == mission.workspace,
         "sensitivity_class": mission.sensitivity_class,
         "mode": mission.mode,
+        "environment": envelope.environment,
     }
-    verdict = policy.evaluate(str(mission.requested_by), "tool.call", tool, context)
-    if verdict.effect == "allow":
-        return None
-    decision = await policy.decide(session, caller, "tool.call", tool, context, mission.id)
-    await ledger.record(
-        session, caller, "tool.denied", mission.id, tool=tool, policy_decision=decision.id, rule=verdict.rule
+    decision = await policy.decide(
+        session, caller, "tool.call", tool, context, mission.id, requester=mission.requested_by
     )
-    return Problem("denied_by_policy", verdict.reason, rule=verdict.rule, would_change=verdict.would_change)
+    if decision.verdict.effect == "allow":
+        return None
+    await ledger.record(
+        session,
+        caller,
+        "tool.denied",
+        mission.id,
+        tool=tool,
+        policy_decision=decision.id,
+        rule=decision.verdict.rule,
+        policy_version=decision.verdict.policy_version,
+    )
+    return policy.refusal(decision)
 
 
 async def note(

@@ -2,24 +2,24 @@
 
 import json
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app import workspaces
+from app import workspaces, writebacks
 from app.artifacts import keep_blob
 from app.canonical import canonical
 from app.db import Database
 from app.errors import Problem
 from app.missions import Mission
+from app.nudge import Nudger
 from app.settings import Settings
-from app.writebacks.connectors import ConnectorError, Observed, RecordMissing, Refused
-from app.writebacks.connectors.registry import reader
+from app.writebacks.connectors import ConnectorError, NotConfigured, Observed, Reader, RecordMissing, Refused
 from colony_client.artifacts import ToolName
 
-CRM = "sample_crm"
-Kind = Literal["lead", "activity"]
+CRM = "sample_crm"  # the connector that is meant when none is named
 
 
 @dataclass
@@ -39,6 +39,7 @@ class Context:
     settings: Settings
     tenant: Any
     mission: Mission
+    nudger: Nudger | None = None
 
 
 class Arguments(BaseModel):
@@ -63,14 +64,16 @@ class OutlineArguments(Arguments):
 
 
 class CrmListArguments(Arguments):
-    kind: Kind
+    connector: str = Field(CRM, pattern=r"^[a-z][a-z0-9_]{0,62}$")
+    kind: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,63}$")
     limit: int = Field(50, ge=1, le=200)
     cursor: str | None = Field(None, max_length=500)
     lead_id: str | None = Field(None, min_length=1, max_length=63)
 
 
 class CrmReadArguments(Arguments):
-    kind: Kind
+    connector: str = Field(CRM, pattern=r"^[a-z][a-z0-9_]{0,62}$")
+    kind: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,63}$")
     id: str = Field(min_length=1, max_length=200)
 
 
@@ -113,40 +116,35 @@ async def outline(context: Context, asked: OutlineArguments) -> Result:
 
 
 def chosen(context: Context, asked: str | None) -> str:
-    """A mission reads its own workspace and no other."""
-    if asked is not None and asked != context.mission.workspace:
-        raise Problem(
-            "denied_by_policy",
-            f"The mission works in workspace {context.mission.workspace}.",
-            rule="tools.own_workspace",
-        )
+    """A mission reads its own workspace: policy has refused to go on with any other."""
+    assert asked in (None, context.mission.workspace)
     return context.mission.workspace
 
 
 async def crm_list(context: Context, asked: CrmListArguments) -> Result:
-    """Records of the connected CRM, each with the snapshot that can be cited."""
+    """Records of a connected system, each with the snapshot that can be cited."""
     filters = {"lead_id": asked.lead_id} if asked.lead_id else None
-    async with reading_crm(context) as target:
+    async with reading(context, asked.connector) as target:
         page = await target.list(asked.kind, asked.limit, asked.cursor, filters)
-    result = await snapshots(context, list(page.items))
+    result = await snapshots(context, asked.connector, list(page.items))
     result.value = {"records": result.value, "next_cursor": page.next_cursor}
     return result
 
 
 async def crm_read(context: Context, asked: CrmReadArguments) -> Result:
-    """One record of the connected CRM."""
-    async with reading_crm(context) as target:
+    """One record of a connected system."""
+    async with reading(context, asked.connector) as target:
         observed = await target.read(asked.kind, asked.id)
-    result = await snapshots(context, [observed])
+    result = await snapshots(context, asked.connector, [observed])
     result.value = result.value[0]
     return result
 
 
-def reading_crm(context: Context) -> Any:
-    return reader(CRM, context.settings)
+def reading(context: Context, connector: str) -> AbstractAsyncContextManager[Reader]:
+    return writebacks.reading(context.database, context.settings, context.tenant, connector, context.nudger)
 
 
-async def snapshots(context: Context, observed: list[Observed]) -> Result:
+async def snapshots(context: Context, connector: str, observed: list[Observed]) -> Result:
     """Keeps what was read as it was read: the stored bytes are what citations point into."""
     values: list[dict[str, Any]] = []
     shown: list[tuple[bytes, str, str | None]] = []
@@ -155,7 +153,7 @@ async def snapshots(context: Context, observed: list[Observed]) -> Result:
         for one in observed:
             data = canonical({"kind": one.kind, "id": one.record_id, "version": one.version, "fields": one.value})
             digest = await keep_blob(session, context.tenant, data)
-            document = f"{CRM}/{one.kind}/{one.record_id}"
+            document = f"{connector}/{one.kind}/{one.record_id}"
             shown.append((digest, document, one.version))
             values.append(
                 {
@@ -196,4 +194,6 @@ def said_no(error: ConnectorError) -> Problem:
         return Problem("not_found", error.reason)
     if isinstance(error, Refused):
         return Problem("validation", error.reason)
+    if isinstance(error, NotConfigured):  # asking again would not change that
+        return Problem("not_found", error.reason)
     return Problem("upstream_unavailable", error.reason, retry_after=2)

@@ -21,4 +21,4 @@ def upgrade() -> None:
         statements = part.read_text().replace("{prefix}", prefix)
         # asyncpg's simple query protocol takes a whole script at once; SQLAlchemy's prepared path does not.
         await_only(driver.execute(statements))
-    op.execute(f'GRANT SELECT ON migration TO "{prefix}_api", "{prefix}_worker"')
+    op.execute(f'GRANT SELECT ON migration TO "{prefix}_api", "{prefix}_worker", "{prefix}_registrar"')

@@ -48,6 +48,8 @@ async def test_limits_are_versions_that_an_admin_sets(world: World) -> None:
     problem(await world.admin.put("/v1/budgets", json={}), "precondition_required")
     problem(await put(world, day_tokens=-1), "validation")
     problem(await put(world, day_token=1), "validation")
+    problem(await put(world, day_tokens=True), "validation")
+    problem(await put(world, day_cost_usd="50"), "validation")
     made = await put(world, day_tokens=1_000, total_cost_usd=2.5, rate_tenant_per_s=10)
     assert (made.status_code, made.headers["etag"]) == (200, '"v1"'), made.text
     said = made.json()

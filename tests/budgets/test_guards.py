@@ -1,5 +1,6 @@
 """What the schema itself refuses about budgets and rates, whoever asks."""
 
+import asyncio
 import json
 from decimal import Decimal
 from typing import Any
@@ -444,3 +445,44 @@ async def test_two_missions_that_meet_in_the_day_are_both_counted(ground: Ground
 async def spend_elsewhere(ground: Ground, mission: UUID, tokens: int) -> None:
     async with ground.within("api", connection=await ground.connect("api")) as connection:
         await connection.fetchrow(SPEND, ground.tenant, mission, tokens, Decimal(0))
+
+
+async def test_what_is_no_number_is_neither_reserved_nor_spent(ground: Ground) -> None:
+    """NaN is greater than everything to Postgres: once in an account it would never leave it."""
+    mission, nan = await running(ground), Decimal("NaN")
+    await ground.refused("RX005", "api", RESERVE, ground.tenant, mission, 1, nan, "1 minute")
+    await ground.refused("RX005", "api", SPEND, ground.tenant, mission, 1, nan)
+    held = (await reserve(ground, mission))["reservation"]
+    await ground.refused("RX005", "api", SETTLE, ground.tenant, held, 1, nan)
+    await ground.refused("RX005", "api", "SELECT * FROM settle_budget($1, $2, 1, 0, 0, NULL)", ground.tenant, held)
+
+
+async def test_the_reconciler_takes_no_account_out_of_order(ground: Ground) -> None:
+    """Day before tenant: a second day taken after the tenant's account would meet somebody who comes the right way."""
+    first, second = await running(ground), await running(ground)
+    await limit(ground, day_tokens=1000)
+    for mission in (first, second):
+        assert (await reserve(ground, mission, 10, "10 milliseconds"))["reservation"]
+    async with ground.within("admin") as admin:
+        await admin.execute("ALTER TABLE budget_reservation DISABLE TRIGGER budget_reservation_guard")
+        await admin.execute("UPDATE budget_reservation SET day = day - 1 WHERE mission = $1", second)
+        await admin.execute("ALTER TABLE budget_reservation ENABLE ALWAYS TRIGGER budget_reservation_guard")
+        await admin.execute(
+            """INSERT INTO budget_account (tenant, scope, key, reserved_tokens)
+               SELECT tenant, scope, (key::date - 1)::text, 10 FROM budget_account WHERE tenant = $1 AND scope = 'tenant_day'""",
+            ground.tenant,
+        )
+    lock = (
+        "SELECT 1 FROM budget_account WHERE tenant = $1 AND scope = $2 AND ($3 OR key < current_date::text) FOR UPDATE"
+    )
+    other = await ground.connect("admin")
+    await other.execute("SET lock_timeout = '3s'")
+    async with other.transaction():
+        await other.execute(lock, ground.tenant, "tenant_day", False)
+        reconciling = asyncio.create_task(ground.run("worker", "SELECT reconcile_budgets(1000)"))
+        async with ground.within("owner") as owner:
+            await owner.execute("SELECT pg_sleep(0.5)")
+        await other.execute(lock, ground.tenant, "tenant", True)
+    await reconciling
+    await ground.run("worker", "SELECT reconcile_budgets(1000)")
+    assert (await account(ground, "tenant"))["reserved_tokens"] == 0

@@ -39,7 +39,7 @@ class Root:
                 self.end_headers()
                 self.wfile.write(content)
 
-            do_GET = do_POST = do_PUT = answer
+            do_GET = do_POST = do_PUT = do_DELETE = answer
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -244,6 +244,44 @@ def test_a_decision_needs_the_hash_that_was_seen(root: Root, command: Callable[.
         "as typed, not as read"
     )
     assert headers["If-Match"] == '"v1"'
+
+
+def test_what_else_a_person_does_to_an_approval_names_what_was_seen(root: Root, command: Callable[..., Ended]) -> None:
+    root.answers["GET /v1/approvals/a1"] = (200, {"ETag": '"v1"'}, APPROVAL)
+    root.answers["POST /v1/approvals/a1/break-glass"] = (201, {}, {"state": "pending", "expires_at": "2030-01-01T00:15:00Z"})
+    root.answers["POST /v1/approvals/a1/revisions"] = (201, {}, {"approval_id": "a2"})
+    root.answers["POST /v1/approvals/a1/cancel"] = (200, {}, {"state": "cancelled"})
+    sha256, why = "ab" * 32, ("--reason", "it burns")
+    assert command("approvals", "break-glass", "a1", *why)[0] == 2, "nobody can be asked here"
+    assert command("approvals", "revise", "a1", "--changes", "{", *why, "--payload-sha256", sha256)[0] == 2
+    assert [asked for asked, *_ in root.asked if asked.startswith("POST")] == []
+    for verb, options, body in (
+        ("break-glass", ("--payload-sha256", sha256), {"payload_sha256": sha256, "reason": "it burns"}),
+        ("cancel", (), {"reason": "it burns"}),
+        ("revise", ("--payload-sha256", sha256, "--changes", '{"score": 70}'),
+         {"payload_sha256": sha256, "changes": {"score": 70}, "reason": "it burns"}),
+    ):  # fmt: skip
+        exit_code, out, err = command("approvals", verb, "a1", *why, *options)
+        assert exit_code == 0 and out, err
+        _, _, headers, sent = root.asked[-1]
+        assert (headers["If-Match"], json.loads(sent)) == ('"v1"', body)
+
+
+def test_a_rule_that_was_shown_can_be_put_back(root: Root, command: Callable[..., Ended], tmp_path: Path) -> None:
+    rule = {"id": "r1", "version": 2, "subject": "writeback", "required": 2, "life_s": 60, "created_by": None, "created_at": "x"}
+    root.answers["GET /v1/approval-rules/r1"] = (200, {"ETag": '"v2"'}, rule | {"history": []})
+    root.answers["PUT /v1/approval-rules/r1"] = (200, {}, rule | {"version": 3})
+    root.answers["POST /v1/approval-rules"] = (201, {}, rule)
+    _, out, _ = command("rules", "show", "r1")
+    (tmp_path / "rule.json").write_text(out)
+    assert command("rules", "put", str(tmp_path / "rule.json"), "--id", "r1", "--validate-only")[0] == 0
+    asked, query, headers, sent = root.asked[-1]
+    assert (asked, query, headers["If-Match"]) == ("PUT /v1/approval-rules/r1", "validate_only=true", '"v2"')
+    assert json.loads(sent) == {"subject": "writeback", "required": 2, "life_s": 60}
+    assert command("rules", "put", str(tmp_path / "rule.json"))[0] == 0
+    assert root.asked[-1][0] == "POST /v1/approval-rules"
+    (tmp_path / "rule.json").write_text("[]")
+    assert command("rules", "put", str(tmp_path / "rule.json"))[0] == 2
 
 
 def test_ledger_verify_fails_when_the_ledger_does(root: Root, command: Callable[..., Ended]) -> None:

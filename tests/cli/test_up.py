@@ -1,5 +1,6 @@
 """`mission-root up` for real: what it prints, what it survives, what it leaves."""
 
+import asyncio
 import json
 import os
 import queue
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import httpx
 import pytest
 
@@ -28,7 +30,7 @@ KEYS = {
     "product_owner",
     "admin",
 }
-PROCESSES = {"serve", "worker", "executor", "colony", "crm", "postgres"}
+PROCESSES = {"serve", "registrar", "worker", "executor", "colony", "crm", "postgres"}
 
 
 class Up:
@@ -199,3 +201,50 @@ def test_a_folder_that_cannot_be_written_is_one_readable_sentence(tmp_path: Path
     (tmp_path / "file").write_text("")
     code, said = refused("--data-dir", str(tmp_path / "file"))
     assert code == 1 and f"The folder {tmp_path / 'file'} cannot be written" in said
+
+
+def test_the_ledger_is_anchored_in_the_data_folder_and_a_changed_row_is_named(
+    up: Callable[..., Up], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Changed by the database's owner, with every hash after it made to fit: only the anchors can tell."""
+    monkeypatch.setenv("ANCHOR_INTERVAL_S", "0.5")
+    told = up().told
+    base, keys = told["base_url"], told["keys"]
+    ask = {"mission_type": "oracle_advisory", "user_goal": "Is anything here?", "inputs": {}}
+    made = httpx.post(f"{base}/v1/missions", json=ask, headers={"Authorization": f"Bearer {keys['submitter']}"})
+    assert made.status_code == 202, made.text
+
+    def verified() -> tuple[int, dict[str, Any], str]:
+        words = ["ledger", "verify", "--anchors", "--json", "--url", base, "--api-key", keys["auditor"]]
+        done = subprocess.run([*COMMAND, *words], capture_output=True, text=True, check=False)
+        return done.returncode, json.loads(done.stdout), done.stderr
+
+    def covered() -> bool:
+        code, verdict, _ = verified()
+        return code == 0 and verdict["anchors"]["state"] == "ok" and verdict["anchors"]["tail"] <= 1
+
+    until(covered)
+    folder = Path(told["data_dir"], "anchors")
+    assert list(folder.glob("*/anchors/000000000001.json")) and folder.stat().st_mode & 0o777 == 0o700
+    changed = asyncio.run(rewrite(told["databases"]["owner"], made.json()["id"]))
+    code, verdict, said = verified()
+    assert code == 1 and "Traceback" not in said
+    bad = verdict["first_bad"]
+    assert (bad["subject"], bad["seq"], bad["type"], bad["finding"]) == (*changed, "is not what was anchored")
+
+
+async def rewrite(owner_url: str, mission: str) -> tuple[str, int, str]:
+    """Another actor for the second fact of a mission; answers which fact that is."""
+    owner = await asyncpg.connect(owner_url)
+    try:
+        await owner.execute("ALTER TABLE ledger DISABLE TRIGGER USER")
+        await owner.execute("UPDATE ledger SET actor = 'system:nobody' WHERE subject = $1 AND seq = 2", mission)
+        for seq in range(2, 1 + await owner.fetchval("SELECT max(seq) FROM ledger WHERE subject = $1", mission)):
+            await owner.execute(
+                """UPDATE ledger l SET prev = p.hash, hash = fact_hash(p.hash, l.tenant, l.subject, l.seq, l.type, l.actor, l.at, l.body)
+                   FROM ledger p WHERE l.subject = $1 AND l.seq = $2 AND p.subject = $1 AND p.seq = $2 - 1""",
+                mission, seq,
+            )  # fmt: skip
+        return mission, 2, await owner.fetchval("SELECT type FROM ledger WHERE subject = $1 AND seq = 2", mission)
+    finally:
+        await owner.close()

@@ -10,6 +10,10 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from standardwebhooks import Webhook
 
 from app import ledger, outbound
@@ -524,3 +528,23 @@ async def test_test_messages_are_bounded_and_redelivery_is_about_ones_own(world:
     assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, "/deliveries/0")
     pending = await world.admin.post(f"/v1/webhooks/{made['id']}/redeliver", json={"deliveries": [id]})
     assert pending.json() == {"deliveries": 0}, "it is on its way already"
+
+
+async def test_a_receiver_learns_nothing_of_our_traces_and_they_nothing_of_its_address(world: World) -> None:
+    """Addresses of webhooks may hold secrets of their own; spans go to whoever keeps the traces."""
+    spans = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    instrumentor = HTTPXClientInstrumentor()
+    instrumentor.instrument(tracer_provider=provider)
+    try:
+        async with receiving() as receiver:
+            await subscribe(world, receiver.url, types=["mission.accepted"])
+            await world.create()
+            spans.clear()
+            await turn(world)
+            [(headers, _)] = receiver.got
+    finally:
+        instrumentor.uninstrument()
+    assert "traceparent" not in headers
+    assert not [span.name for span in spans.get_finished_spans() if receiver.url in str(dict(span.attributes or {}))]

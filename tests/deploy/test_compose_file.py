@@ -2,19 +2,22 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from app.executor import Executor
+from app.ledger.keys import public_text, signer
 from app.main import Root
+from app.registrar import Registrar
 from app.settings import Misconfigured
 from app.settings import Settings as RootSettings
 from app.worker import Worker
 from colony.desk import Desk
 from colony.settings import Settings as ColonySettings
 from sample_crm.settings import from_environment
-from tests.deploy.compose import TEXT, VARIABLE, Unset, filled_in, image_environment, made_up_secrets
+from tests.deploy.compose import DOCKERFILE, TEXT, VARIABLE, Unset, filled_in, image_environment, made_up_secrets
 
 SECRET = re.compile(r"PASSWORD|TOKEN|KEY|SECRET")
 SECRETS = made_up_secrets()
@@ -30,10 +33,10 @@ def holders(variable: str) -> set[str]:
 
 def test_the_services_are_those_of_the_house() -> None:
     assert set(SERVICES) == {
-        "postgres", "roles", "schema", "identity", "root", "worker", "executor", "colony", "crm",
+        "postgres", "roles", "schema", "identity", "root", "registrar", "worker", "executor", "colony", "crm",
     }  # fmt: skip
-    assert {name: SERVICES[name]["command"] for name in ("root", "worker", "executor", "colony", "crm")} == {
-        "root": ["serve"], "worker": ["worker"], "executor": ["executor"], "colony": ["colony"], "crm": ["crm"],
+    assert {name: SERVICES[name]["command"] for name in ("root", "registrar", "worker", "executor", "colony", "crm")} == {
+        "root": ["serve"], "registrar": ["registrar"], "worker": ["worker"], "executor": ["executor"], "colony": ["colony"], "crm": ["crm"],
     }  # fmt: skip
     assert (SERVICES["roles"]["command"], SERVICES["schema"]["command"]) == (["bootstrap"], ["migrate"])
 
@@ -67,14 +70,18 @@ def test_nothing_secret_is_written_into_the_file() -> None:
         ("CRM_WRITE_TOKEN", {"executor", "crm"}),  # the CRM checks it
         ("EXECUTOR_DATABASE_URL", {"executor", "roles"}),  # roles sets its password
         ("ADMIN_DATABASE_URL", {"roles", "schema"}),
-        ("REGISTRAR_DATABASE_URL", {"identity", "roles"}),
+        ("REGISTRAR_DATABASE_URL", {"identity", "registrar", "roles"}),
+        ("REGISTRAR_KEY", {"root", "registrar"}),
         ("DATABASE_URL", {"root", "roles"}),
         ("READER_DATABASE_URL", {"root", "roles"}),
         ("WORKER_DATABASE_URL", {"worker", "roles"}),
         ("ROOT_SIGNING_KEY", {"root", "worker"}),
+        ("WEBHOOK_SEALING_KEY", {"root", "worker"}),
+        ("ANCHOR_SIGNING_KEY", {"worker"}),
+        ("ANCHOR_PUBLIC_KEYS", {"root", "worker"}),
         ("COLONY_SERVICE_API_KEY", {"root", "worker"}),
         ("ROOT_API_KEY", {"colony"}),
-        ("CRM_READ_TOKEN", {"root", "crm"}),
+        ("CRM_READ_TOKEN", {"root", "worker", "crm"}),
         ("POSTGRES_PASSWORD", {"postgres"}),
     ],
 )
@@ -87,9 +94,24 @@ def test_a_value_of_a_credential_is_nowhere_else_under_another_name() -> None:
         ("CRM_WRITE_TOKEN", {"executor", "crm"}),
         ("EXECUTOR_DATABASE_PASSWORD", {"executor", "roles"}),
         ("POSTGRES_PASSWORD", {"postgres", "roles", "schema"}),
+        ("ANCHOR_SIGNING_KEY", {"worker"}),
     ):
         value = SECRETS[secret]
         assert {name for name, one in ENVIRONMENTS.items() if any(value in said for said in one.values())} == allowed
+
+
+def test_anchors_are_written_by_the_worker_and_only_read_by_the_root() -> None:
+    mounted = {name: one["volumes"] for name, one in SERVICES.items() if "anchors" in str(one.get("volumes"))}
+    assert mounted == {"root": ["anchors:/anchors:ro"], "worker": ["anchors:/anchors"]}
+    assert all(ENVIRONMENTS[name]["ANCHOR_STORE"] == "/anchors" for name in mounted) and "anchors" in COMPOSE["volumes"]
+    final = DOCKERFILE.rpartition("\nFROM ")[2]  # a new volume takes the folder's owner from the image
+    assert re.search(r"install --directory --owner mission-root [^\n]* /anchors\n", final)
+
+
+def test_the_public_half_of_the_signing_key_is_made_up_with_it() -> None:
+    for _ in range(20):
+        made = made_up_secrets()
+        assert public_text(signer(made["ANCHOR_SIGNING_KEY"]).public()) == made["ANCHOR_PUBLIC_KEYS"]
 
 
 def test_only_the_public_api_is_published_and_only_to_this_machine() -> None:
@@ -102,9 +124,9 @@ def test_only_the_public_api_is_published_and_only_to_this_machine() -> None:
 def test_the_colony_reaches_neither_database_nor_crm_nor_the_world() -> None:
     networks = {name: set(one["networks"]) for name, one in SERVICES.items()}
     assert networks["colony"] == {"boundary"} and networks["executor"] == {"database", "crm"}
-    assert [name for name, one in networks.items() if "outside" in one] == ["root"]
+    assert {name for name, one in networks.items() if "outside" in one} == {"root", "registrar", "worker"}
     closed = {name for name, options in COMPOSE["networks"].items() if options and options.get("internal")}
-    assert closed == {"database", "boundary", "crm"}
+    assert closed == {"database", "boundary", "registrar", "crm"}
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -117,6 +139,7 @@ def test_every_lasting_process_is_asked_whether_it_is_well() -> None:
     assert SERVICES["postgres"]["healthcheck"]["test"][1] == "pg_isready"
     asked = {name: ENVIRONMENTS[name].get("HEALTH_URL", image_environment()["HEALTH_URL"]) for name in OURS}
     ports = {"root": "PORT", "worker": "WORKER_METRICS_PORT", "executor": "EXECUTOR_METRICS_PORT", "colony": "PORT"}
+    ports["registrar"] = "REGISTRAR_PORT"
     for name, port in {**ports, "crm": "CRM_PORT"}.items():
         assert f":{ENVIRONMENTS[name][port]}/" in asked[name], name
 
@@ -161,6 +184,7 @@ def test_every_variable_is_one_that_its_process_reads(name: str) -> None:
 NO_FILE: dict[str, Any] = {"_env_file": None}
 PROCESSES: dict[str, Callable[[], Any]] = {
     "root": lambda: Root(RootSettings(**NO_FILE)),
+    "registrar": lambda: Registrar(RootSettings(**NO_FILE)),
     "worker": lambda: Worker(RootSettings(**NO_FILE)),
     "executor": lambda: Executor(RootSettings(**NO_FILE)),
     "colony": lambda: Desk(ColonySettings()),  # type: ignore[call-arg]  # all of it comes from the environment
@@ -175,13 +199,20 @@ def enter(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(PROCESSES))
-async def test_a_process_accepts_the_environment_it_is_given(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    enter(monkeypatch, image_environment() | ENVIRONMENTS[name])
+async def test_a_process_accepts_the_environment_it_is_given(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stores = {"ANCHOR_STORE": str(tmp_path)} if "ANCHOR_STORE" in ENVIRONMENTS[name] else {}
+    enter(monkeypatch, image_environment() | ENVIRONMENTS[name] | stores)
     PROCESSES[name]()
 
 
-@pytest.mark.parametrize("stray", ["CRM_WRITE_TOKEN", "EXECUTOR_DATABASE_URL"])
-async def test_the_root_would_refuse_a_credential_of_the_executor(stray: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    enter(monkeypatch, ENVIRONMENTS["root"] | {stray: ENVIRONMENTS["executor"][stray]})
+@pytest.mark.parametrize("stray", ["CRM_WRITE_TOKEN", "EXECUTOR_DATABASE_URL", "ANCHOR_SIGNING_KEY"])
+async def test_the_root_would_refuse_a_credential_of_another_process(
+    stray: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    holder = next(name for name in ("executor", "worker") if stray in ENVIRONMENTS[name])
+    given = ENVIRONMENTS["root"] | {"ANCHOR_STORE": str(tmp_path), stray: ENVIRONMENTS[holder][stray]}
+    enter(monkeypatch, given)
     with pytest.raises(Misconfigured, match=stray):
         PROCESSES["root"]()

@@ -54,6 +54,8 @@ class Here:
     def moved(self, value: str) -> str:
         if value == "/data/crm.sqlite":
             return str(self.folder / "crm.sqlite")
+        if value == "/anchors":
+            return str(self.folder / "anchors")
         services, ports = "|".join(self.services), "|".join(self.ports)
         local = re.sub(rf"(?<=[/@])({services}):(?=({ports})\b)", "127.0.0.1:", value).replace("0.0.0.0", "127.0.0.1")
         return re.sub(r"(?<![\w.-])(\d{4})(?![\w.-])", lambda port: self.ports.get(port[1], port[1]), local)
@@ -92,6 +94,12 @@ def ask_about_leads(url: str, key: str) -> dict[str, Any]:
         return await_state(client, client.post("/v1/missions", ask).body["id"], 60, {*ENDED, "awaiting_approval"})
 
 
+def connect_crm(url: str, key: str) -> None:
+    """A tenant has no connector before its admin declares one."""
+    with Client(url, key) as client:
+        client.call("PUT", "/v1/connectors/sample_crm", b'{"kind": "sample_crm"}', {"Content-Type": "application/json"})
+
+
 @pytest.fixture
 def here(tmp_path: Path) -> Any:
     made = Here(tmp_path)
@@ -109,14 +117,17 @@ async def test_a_mission_completes_under_the_environments_of_compose(here: Here)
     made = here.once(
         "identity", "create-principal", "acme", "backend", "--kind", "service", "--role", "submitter", "--json"
     )
+    admin = here.once("identity", "create-principal", "acme", "adam", "--role", "admin", "--json")
     watch = Watch(here.processes(), here.server, here.folder / "logs", print)
     running = asyncio.create_task(watch.run())
     try:
         ready = asyncio.create_task(watch.all_ready.wait())
         await asyncio.wait({running, ready}, return_when=asyncio.FIRST_COMPLETED, timeout=60)
         assert not running.done() or not running.exception(), running.exception()
+        url = f"http://127.0.0.1:{here.ports['8080']}"
+        await asyncio.to_thread(connect_crm, url, json.loads(admin)["key"])
         ended = await asyncio.to_thread(
-            ask_about_leads, f"http://127.0.0.1:{here.ports['8080']}", json.loads(made)["key"]
+            ask_about_leads, url, json.loads(made)["key"]
         )
         # the CRM was read with the read token, and its proposals passed the review
         assert ended["state"] == "awaiting_approval" and len(ended["pending_approvals"]) >= 2

@@ -65,8 +65,9 @@ async def test_unknown_paths_and_wrong_methods(world: World) -> None:
         ):
             for method in ("GET", "POST", "DELETE"):
                 problem(await client.request(method, path), "not_found")
-        allowed = {"/v1/missions": "GET, POST", "/v1/policies/evaluate": "POST", "/livez": "GET", "/v1/events": "GET"}
+        allowed = {"/v1/missions": "GET, POST", "/livez": "GET", "/v1/events": "GET"}
         allowed |= {"/v1/workspaces/a/documents": "DELETE, GET, PUT", "/v1/mission-types/abc": "GET, PUT"}
+        allowed |= {"/v1/policies/abc": "DELETE, GET, PUT", "/v1/policies/abc/preview": "POST"}
         for path, methods in allowed.items():
             for method in {"GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"} - set(methods.split(", ")):
                 answer = await client.request(method, path)

@@ -108,3 +108,22 @@ async def test_a_fact_is_a_small_json_object_of_a_plain_type_by_a_named_actor(gr
         await ground.refused("ledger_actor_check", "api", WRITE, *fact(actor=actor))
     for actor in ("anna", "human:x"):
         await ground.refused("RX003", "api", WRITE, *fact(actor=actor))
+
+POISONS = {
+    "nested deeper than a reader goes": '{"a":' + "[" * 4000 + "]" * 4000 + "}",
+    "a whole number of 5,000 digits": '{"n":' + "1" * 5000 + "}",
+    "a number that is infinite to many": '{"n":1e999}',
+    "half of a character": '{"a":"\\ud800"}',
+    "a name that is half of a character": '{"\\udc00":1}',
+    "a zero character": '{"a":"\\u0000"}',
+}
+
+
+@pytest.mark.parametrize("poison", POISONS)
+async def test_no_body_stops_the_readers_of_the_ledger(ground: Ground, poison: str) -> None:
+    """Each is a JSON object to Postgres, and a crash to who parses or answers it."""
+    body = POISONS[poison].encode()
+    for role, actor in (("api", "system:api"), ("worker", "system:worker")):
+        await ground.refused("RX005", role, WRITE, ground.tenant, uuid4(), "test.said", actor, body)
+    fits = b'{"a":{"b":[{"c":[1,-2.5,true,null,9007199254740991]}]},"d":"\\u00e9 1e999"}'
+    await ground.run("api", WRITE, ground.tenant, uuid4(), "test.said", "system:api", fits)

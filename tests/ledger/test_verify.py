@@ -48,7 +48,8 @@ async def delete(admin: asyncpg.Connection, one: UUID, _: UUID) -> None:
 
 async def delete_and_close_up(admin: asyncpg.Connection, one: UUID, _: UUID) -> None:
     await delete(admin, one, _)
-    await admin.execute("UPDATE ledger SET seq = seq - 1 WHERE subject = $1 AND seq > 3", one)
+    await admin.execute("UPDATE ledger SET seq = -seq WHERE subject = $1 AND seq > 3", one)
+    await admin.execute("UPDATE ledger SET seq = -seq - 1 WHERE subject = $1 AND seq < 0", one)
 
 
 async def delete_the_first(admin: asyncpg.Connection, one: UUID, _: UUID) -> None:

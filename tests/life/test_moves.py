@@ -42,7 +42,8 @@ CLOSINGS = {
 DUTIES = {
     "ask": ("policy_asks",), "dispatch": ("dispatch", "refused", "time_budget"),
     "attempt_timer": ("lease_lost", "attempts", "time_budget"), "review": ("reviewed", "proposals", "review"),
-    "progress": ("settled",), "approval_timer": CLOSINGS["expired"], "colony_cancel": (), "execute": (),
+    "progress": ("settled", "asked_again"), "approval_timer": CLOSINGS["expired"], "colony_cancel": (), "execute": (),
+    "webhook_send": (), "anchor": (), "connector_read": (),
 }  # fmt: skip
 VERBS = {"cancelMission": ("operator",), "failMission": ("operator",)}
 COLONY_SPEAKS = ("first_event",)
@@ -71,6 +72,22 @@ async def all_claimed_and_done(life: Life) -> None:
     for writeback in await life.writebacks():
         await life.settle(await life.claim(writeback["id"]), writeback["id"], "succeeded")
     await life.world.run_work("progress")
+
+
+async def all_claimed_and_stale(life: Life) -> None:
+    for writeback in await life.writebacks():
+        await life.settle(await life.claim(writeback["id"]), writeback["id"], "stale")
+    await life.world.run_work("progress")
+
+
+async def revises_one(life: Life) -> None:
+    [approval, *_] = await life.approvals("approved")
+    answer = await life.world.operator.post(
+        f"/v1/approvals/{approval['id']}/revisions",
+        json={"payload_sha256": approval["payload_sha256"], "changes": {"status": "other"}, "reason": "as the test says"},
+        headers={"If-Match": f'"v{approval["version"]}"'},
+    )
+    assert answer.status_code == 201, answer.text
 
 
 async def rejects_all(life: Life) -> None:
@@ -138,6 +155,10 @@ DRIVERS: dict[Arrow, list[tuple[Start, Callable[[Life], Awaitable[Any]]]]] = {
     ("awaiting_approval", "failed", "rejected"): [(escalated, lambda life: life.decide("reject"))],
     ("awaiting_approval", "failed", "expired"): [(escalated, outlive_pending)],
     ("executing", "completed", "settled"): [(at("executing"), all_claimed_and_done)],
+    ("executing", "awaiting_approval", "asked_again"): [
+        (at("executing"), all_claimed_and_stale),
+        (at("executing"), revises_one),
+    ],
     **{(state, "cancelled", "operator"): [(at(state), verb("cancel"))] for state in OPEN},
     **{(state, "failed", "operator"): [(at(state), verb("fail"))] for state in OPEN},
     **{(state, "failed", "attempts"): [(at(state), last_attempt_is_lost)] for state in ("dispatched", "running")},

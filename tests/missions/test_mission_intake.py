@@ -117,6 +117,7 @@ async def test_one_transaction_keeps_everything(world: World) -> None:
     after = await census(world)
     assert {name: after[name] - before[name] for name in after if after[name] != before[name]} == {
         "mission": 1, "artifact": 1, "policy_decision": 1, "work": 1, "ledger": 2,
+        "policy_set": 1,  # with the tenant's first decision: the rules that its decisions name
     }  # fmt: skip
     accepted, stored = await world.facts(made["id"])
     assert (accepted["type"], stored["type"]) == ("mission.accepted", "artifact.stored")
@@ -219,11 +220,11 @@ async def test_a_denial_is_told_and_recorded(world: World) -> None:
     assert said["rule"] == "admission.restricted_stays_inside"
     assert said["would_change"] and said["policy_version"]
     after = await census(world)
-    assert {name for name in after if after[name] != before[name]} == {"policy_decision", "ledger"}
+    assert {name for name in after if after[name] != before[name]} == {"policy_decision", "policy_set", "ledger"}
     refused = (await world.facts(await world.tenant()))[-1]
     assert refused["type"] == "mission.refused"
     assert said["policy_decision"] in refused["body"] and said["rule"] in refused["body"]
-    decision = await (await inspector(world)).fetchrow("SELECT * FROM policy_decision")
+    decision = await (await inspector(world)).fetchrow("SELECT * FROM policy_decision ORDER BY id DESC LIMIT 1")
     assert (decision["effect"], decision["mission"], str(decision["id"])) == ("deny", None, said["policy_decision"])
 
 

@@ -31,12 +31,14 @@ def knowing(plan: dict[str, Process], secret: str) -> set[str]:
 def test_each_secret_reaches_only_whom_it_is_for(folder: Folder, plan: dict[str, Process]) -> None:
     secrets, passwords = folder.secrets, folder.secrets["database_passwords"]
     assert knowing(plan, folder.server.password()) == set(), "the superuser is nobody's"
-    assert knowing(plan, passwords["registrar"]) == set()
+    assert knowing(plan, passwords["registrar"]) == {"registrar"}
+    assert knowing(plan, secrets["registrar_key"]) == {"serve", "registrar"}
     assert knowing(plan, passwords["executor"]) == {"executor"}
     assert knowing(plan, passwords["worker"]) == {"worker"}
     assert knowing(plan, secrets["crm_write_token"]) == {"executor", "crm"}
     assert knowing(plan, secrets["colony_key"]) == {"serve", "worker", "colony"}
     assert knowing(plan, secrets["root_signing_key"]) == {"serve", "worker"}
+    assert knowing(plan, secrets["webhook_sealing_key"]) == {"serve", "worker"}
     assert not any(knowing(plan, key) for key in secrets["api_keys"].values())
     assert not any(name.endswith("DATABASE_URL") for name in [*plan["colony"].environment, *plan["crm"].environment])
 
@@ -94,3 +96,10 @@ def test_a_folder_has_one_supervisor(tmp_path: Path) -> None:
     open_folder(tmp_path / "data", None)
     with pytest.raises(CannotStart, match="in use by another running instance"):
         open_folder(tmp_path / "data", None)
+
+
+def test_connectors_credentials_reach_who_may_hold_them(folder: Folder) -> None:
+    keys = {"CONNECTOR_DEMO__ERP_READ": "read-key", "CONNECTOR_DEMO__ERP_WRITE": "write-key", "CONNECTOR_DEMO__ERP_OTHER": "other-key"}
+    plan = {one.name: one for one in processes(folder, SHELL | keys)}
+    assert knowing(plan, "read-key") == {"serve", "worker"} and knowing(plan, "write-key") == {"executor"}
+    assert knowing(plan, "other-key") == set()

@@ -228,7 +228,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("workspace.read", {"source": "0" * 64, "end": 0}, "/arguments/end"),
     ("workspace.outline", {"everything": True}, "/arguments/everything"),
     ("crm.list", {}, "/arguments/kind"),
-    ("crm.list", {"kind": "password"}, "/arguments/kind"),
+    ("crm.list", {"kind": "pass/word"}, "/arguments/kind"),
     ("crm.list", {"kind": "lead", "limit": 201}, "/arguments/limit"),
     ("crm.read", {"kind": "lead"}, "/arguments/id"),
     ("crm.read", {"kind": "lead", "id": "x" * 201}, "/arguments/id"),

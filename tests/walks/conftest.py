@@ -93,7 +93,8 @@ def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
             ).raise_for_status()
     made.sql(
         """INSERT INTO approval_rule (tenant, id, version, subject, connector, operation, risk, required, life, undo_window)
-           SELECT tenant, id, version + 1, subject, connector, operation, risk, required, life, '0' FROM approval_rule"""
+           SELECT tenant, id, version + 1, subject, connector, operation, risk, required, life, '0' FROM approval_rule
+           WHERE NOT break_glass"""
     )
     yield made
     up.send_signal(signal.SIGTERM)

@@ -11,10 +11,14 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from app.signed import public_bytes
 
 OWNER = "mission_root_owner"
 DENIED = "42501"  # insufficient_privilege: no grant, or row-level security says no
 LEASE = timedelta(seconds=20)
+SWITCH = "SELECT outcome FROM switch_connector($1, $2, $3, $4, 'as the test says')"
 
 # name: kind, roles, owner
 PEOPLE: dict[str, tuple[str, tuple[str, ...], str | None]] = {
@@ -27,6 +31,9 @@ PEOPLE: dict[str, tuple[str, tuple[str, ...], str | None]] = {
     "subagent": ("agent", ("submitter",), "agent"),
     "machine": ("service", ("operator",), None),
     "robot": ("agent", ("operator",), None),
+    "gwen": ("human", ("break_glass",), None),
+    "gus": ("human", ("break_glass", "operator"), None),
+    "paul": ("human", ("product_owner", "operator"), None),
 }
 # connector: (required, deny_threshold, life, undo_window); any other connector has the rules every tenant is born with
 RULES = {
@@ -58,6 +65,7 @@ class Ground:
         self.stack = AsyncExitStack()
         self.held: dict[str, asyncpg.Connection] = {}
         self.tenant = uuid4()
+        self.connectors: dict[str, int] = {}  # name: version
         self.ids = {name: uuid4() for name in PEOPLE}
         self.secrets = {name: f"secret-of-{name}-{uuid4()}" for name in PEOPLE}
 
@@ -119,18 +127,37 @@ class Ground:
                 "INSERT INTO api_key (tenant, principal, prefix, secret_sha256) VALUES ($1, $2, 'mr_prefix', $3)",
                 [(self.tenant, ids[n], hashlib.sha256(s.encode()).digest()) for n, s in self.secrets.items()],
             )
-            await registrar.executemany(
-                """INSERT INTO approval_rule (tenant, id, version, subject, connector, risk, required, deny_threshold, life, undo_window)
-                   VALUES ($1, $2, 1, 'writeback', $3, '*', $4, $5, $6::text::interval, $7::text::interval)""",
-                [(self.tenant, uuid4(), connector, *rule) for connector, rule in RULES.items()],
-            )
+        for connector, (required, deny_threshold, life, undo_window) in RULES.items():
+            await self.rule(connector, required=required, deny_threshold=deny_threshold, life=life, undo_window=undo_window)
 
-    async def mission(self, requested_by: str = "asker", risk: str = "low", **more: Any) -> UUID:
+    async def rule(self, connector: str, rule: UUID | None = None, version: int | None = None, **more: Any) -> UUID:
+        """A rule for a connector, or the version after one, as its policy owner writes it."""
+        rule = rule or uuid4()
+        body = {
+            "subject": "writeback", "connector": connector, "operation": "*", "risk": "*", "required": 1, "deny_threshold": 1,
+            "approver_role": "operator", "life": "1 hour", "undo_window": "0", "comment_required": False,
+            "may_escalate_to": [], "hops": [], "break_glass": False,
+        } | more  # fmt: skip
+        [row] = await self.run(
+            "api", "SELECT * FROM put_rule($1, $2, $3, $4, $5)",
+            self.tenant, self.secrets["adam"], rule, version, json.dumps(body),
+        )  # fmt: skip
+        assert row["outcome"] in ("created", "changed"), dict(row)
+        return rule
+
+    async def key(self, who: str) -> None:
+        """An API key for a principal that was made later, with the secret the ground knows it by."""
+        await self.run(
+            "registrar", "INSERT INTO api_key (tenant, principal, prefix, secret_sha256) VALUES ($1, $2, 'mr_prefix', $3)",
+            self.tenant, self.ids[who], hashlib.sha256(self.secrets[who].encode()).digest(),
+        )  # fmt: skip
+
+    async def mission(self, by: str = "asker", risk: str = "low", **more: Any) -> UUID:
         mission = uuid4()
         columns = {
             "tenant": self.tenant, "id": mission, "mission_type": "oracle_advisory", "type_version": 1, "mode": "assisted",
             "state": "awaiting_approval", "origin_surface": "test", "risk_level": risk, "sensitivity_class": "internal",
-            "requested_by": self.ids[requested_by], "workspace": "default", "contract_hash": bytes(32),
+            "presented": self.secrets[by], "workspace": "default", "contract_hash": bytes(32),
             "budget_time_ms": 1000, "budget_tokens": 1, "budget_cost_usd": 1,
         } | more  # fmt: skip
         await self.run("api", insert("mission", columns), *columns.values())
@@ -146,10 +173,22 @@ class Ground:
         )  # fmt: skip
         return artifact
 
+    async def connector(self, name: str, **definition: Any) -> int:
+        """A connector of the tenant, or its next version when something is said of it; answers which version there is."""
+        if name not in self.connectors or definition:
+            [row] = await self.run(
+                "api", "SELECT * FROM put_connector($1, $2, $3, $4, 'sample_crm', $5)",
+                self.tenant, self.secrets["adam"], name, self.connectors.get(name), json.dumps(definition),
+            )  # fmt: skip
+            assert row["outcome"] in ("created", "changed"), dict(row)
+            self.connectors[name] = row["version"]
+        return self.connectors[name]
+
     async def propose(self, **more: Any) -> tuple[UUID, dict[str, Any]]:
         """A mission and its writeback, not yet before anybody; more replaces columns. Answers id and columns."""
         requested_by = more.pop("by", "asker")
         payload_of = more.pop("connector", "crm")
+        await self.connector(payload_of)
         mission = more.pop("mission", None) or await self.mission(requested_by, more.pop("mission_risk", "low"))
         writeback = uuid4()
         columns: dict[str, Any] = {
@@ -181,8 +220,9 @@ class Ground:
         """A decision as the api role hands it over; answers the outcome."""
         values = {"approval": asked.approval, "version": await self.version(asked), "sha256": asked.sha256} | more
         outcome: str = await self.value(
-            "api", "SELECT outcome FROM decide($1, $2, $3, $4, $5, $6, $7)", self.tenant, values["approval"],
+            "api", "SELECT outcome FROM decide($1, $2, $3, $4, $5, $6, $7, $8)", self.tenant, values["approval"],
             self.secrets.get(who, who) if who else None, values["version"], values["sha256"], verdict, comment,
+            values.get("signature"),
         )  # fmt: skip
         return outcome
 
@@ -206,21 +246,58 @@ class Ground:
             "executor", "SELECT settle($1, $2, $3, $4, $5, $6)", self.tenant, asked.writeback, fence, state, receipt, observed
         )  # fmt: skip
 
-    async def close(self, asked: Asked, state: str | None = "cancelled") -> str | None:
+    async def close(self, asked: Asked, state: str | None = "cancelled", who: str | None = "cora") -> str | None:
         return await self.value(
-            "api", "SELECT close_approval($1, $2, $3, 'system:test')", self.tenant, asked.approval, state
-        )
+            "api", "SELECT close_approval($1, $2, $3, $4)", self.tenant, asked.approval, state,
+            self.secrets.get(who, who) if who else None,
+        )  # fmt: skip
 
     async def state(self, asked: Asked) -> str:
         return await self.value("admin", "SELECT state FROM writeback_state WHERE id = $1", asked.writeback)
 
     async def halt(self, connector: str = "crm", halted: bool = True) -> None:
+        if connector != "*":
+            await self.connector(connector)
+        said = await self.value("api", SWITCH, self.tenant, self.secrets["adam"], connector, halted)
+        assert said in ("halted", "resumed", "unchanged"), said
+
+    async def session(self, who: str, ends: timedelta = timedelta(hours=1)) -> str:
+        """A session of somebody, as the registrar opens it; answers its secret."""
+        secret = f"session-of-{who}-{uuid4()}"
         await self.run(
             "registrar",
-            """INSERT INTO connector_switch VALUES ($1, $2, CASE WHEN $3 THEN clock_timestamp() END)
-               ON CONFLICT (tenant, connector) DO UPDATE SET halted_at = excluded.halted_at""",
-            self.tenant, connector, halted,
+            """INSERT INTO session (tenant, principal, secret_sha256, origin, expires_at)
+               VALUES ($1, $2, $3, 'oidc', clock_timestamp() + $4)""",
+            self.tenant, self.ids[who], hashlib.sha256(secret.encode()).digest(), ends,
         )  # fmt: skip
+        return secret
+
+    async def approver_key(self, who: str, confirmed: bool = True) -> tuple[UUID, Ed25519PrivateKey]:
+        """A signing key of somebody, asked for by them and confirmed by an admin."""
+        private = Ed25519PrivateKey.generate()
+        key: UUID = await self.value(
+            "registrar", "SELECT request_approver_key($1, $2, $3, $4)",
+            self.tenant, self.secrets[who], self.ids[who], public_bytes(private),
+        )  # fmt: skip
+        if confirmed:
+            confirm = "SELECT confirm_approver_key($1, $2, $3)"
+            assert await self.value("registrar", confirm, self.tenant, self.secrets["adam"], key) is True
+        return key, private
+
+    async def risk_floor(self, connector: str, operation: str, risk: str, who: str = "adam") -> int:
+        return await self.value(
+            "registrar", "SELECT put_risk_floor($1, $2, $3, $4, $5)",
+            self.tenant, self.secrets[who], connector, operation, risk,
+        )  # fmt: skip
+
+    async def webhook(self) -> UUID:
+        """A webhook with one secret."""
+        webhook = uuid4()
+        await self.run("api", """INSERT INTO webhook (tenant, id, url, types, created_by, after_xid, after_id)
+                       VALUES ($1, $2, 'https://example.com', '{*}', $3, '0', 0)""", self.tenant, webhook, self.ids["adam"])  # fmt: skip
+        await self.run("api", "INSERT INTO webhook_secret (tenant, id, webhook, kind, sealed) VALUES ($1, $2, $3, 'v1', $4)",
+                       self.tenant, uuid4(), webhook, bytes(60))  # fmt: skip
+        return webhook
 
     async def revoke(self, who: str, role: str = "operator") -> None:
         await self.run(

@@ -30,33 +30,56 @@ from tests.walls.test_constraints import WALL
 
 MODULES = (
     "walls.test_what_is_approved", "walls.test_who_decides", "walls.test_execution", "walls.test_immutable",
-    "walls.test_constraints", "walls.test_tenants", "ledger.test_facts",
+    "walls.test_constraints", "walls.test_tenants", "walls.test_proof", "walls.test_delegation",
+    "walls.test_policies", "walls.test_webhooks", "walls.test_connectors", "ledger.test_facts", "budgets.test_guards",
+    "walls.test_ladder", "walls.test_interventions",
 )  # fmt: skip
 CATALOG = ("walls.test_catalog", "walls.test_roles")
 # A list of what there is notices everything and proves nothing.
 LISTS = {"test_every_constraint_of_the_wall_has_its_row_above"}
 # Functions that guard: their refusals, forced values, conditions, checks and locks are taken away one by one.
 GUARDS = (
-    "guard_role_grant", "guard_principal", "guard_api_key", "chain_fact", "guard_mission", "guard_writeback", "guard_approval",
+    "guard_role_grant", "guard_delegation", "guard_tenant", "guard_principal", "guard_api_key", "guard_session", "guard_oidc_identity",
+    "principal_of_subject", "took_part", "chain_fact", "guard_mission", "guard_writeback", "guard_approval",
     "guard_decision", "guard_execution", "require_present", "require_tenant", "entitled", "owns", "principal_of", "authenticate", "decide",
     "close_approval", "claim", "settle", "finish_executor_work", "order_switch", "take_work",
+    "presented_by", "prove_requester", "guard_approver_key", "presenter", "request_approver_key", "confirm_approver_key",
+    "revoke_approver_key", "approver_keys", "put_risk_floor", "waive_signatures", "raised_risk", "signed_decisions", "guard_rule",
+    "restore_executor_work", "put_connector", "switch_connector", "connector_account", "ask_connector_read", "connector_read_of",
+    "answer_connector_read",
+    "guard_budget_reservation", "guard_budget_account", "move_budget", "reserve_budget", "end_budget", "settle_budget", "release_budget",
+    "spend_budget", "hold_for_mission", "let_go_of_mission", "give_back", "put_budget_limits", "take_tokens", "put_policy",
+    "guard_webhook", "guard_webhook_secret", "guard_webhook_delivery", "waiting_webhooks",
+    "is_ladder", "guard_notice", "entitled_to", "votes", "lay_ladder", "give_notice", "next_step", "climb",
+    "restore_approval_timers", "see_notice", "break_glass", "withdraw", "ask_again", "revise", "renew", "stricter", "put_rule",
 )  # fmt: skip
+# Who is likeliest to notice, so that a run need not ask everybody.
+ASK_FIRST = {
+    **dict.fromkeys(("climb", "lay_ladder", "give_notice", "next_step", "restore_approval_timers", "see_notice", "guard_notice"),
+                    ("walls.test_ladder",)),
+    **dict.fromkeys(("is_ladder", "guard_rule", "put_rule", "break_glass", "withdraw", "ask_again", "revise", "renew", "stricter", "votes",
+                     "entitled_to", "took_part"), ("walls.test_interventions", "walls.test_ladder")),
+}  # fmt: skip
 PIECES = {
     "refusal": r"RAISE EXCEPTION [^;]+;",
     "forced value": r"NEW\.\w+ := [^;]+;",
-    "condition": r"(?<=WHEN )(?!SQLSTATE)(?:(?!\bWHEN\b|\bTHEN\b).)+(?= THEN)",
+    "condition": r"(?<=WHEN )(?!SQLSTATE|[a-z_]+_violation)(?:(?!\bWHEN\b|\bTHEN\b).)+(?= THEN)",
     "check": r"PERFORM (?:public\.)?(?:require_tenant|require_present)\([^;]*;",
     "early end": r"(?<=IF )(?:(?!\bIF\b|\bTHEN\b).)+(?= THEN RETURN)",
     "durability": r"PERFORM set_config\([^;]*;",
     "lock": r"FOR (?:NO KEY )?(?:SHARE|UPDATE)\b(?! SKIP)",
-    "live": r"AND (?:p|t|k|g)\.(?:suspended_at|revoked_at) IS NULL",
-    "in time": r"AND \(\w\.expires_at IS NULL OR \w\.expires_at > clock_timestamp\(\)\)",
+    "live": r"AND (?:p|t|k|g|s|d|i)\.(?:suspended_at|revoked_at|unlinked_at) IS NULL",
+    "in time": r"AND (?:\(\w\.expires_at IS NULL OR \w\.expires_at > clock_timestamp\(\)\)|s\.expires_at > clock_timestamp\(\))",
     "bound": r"LEAST\(p_lease, interval '15 minutes'\)",
 }
 INSTEAD = {"condition": "false", "early end": "false", "lock": "", "live": "", "in time": "", "bound": "p_lease"}
 
 # survivor: what holds when it is gone
 REDUNDANT = {
+    "break_glass, condition 3: clock_timestamp() >= a.expires_at": "guard_approval() breaks no glass late; the answer is the same",
+    "break_glass, condition 8: COALESCE(p_reason, '') !~ '[^[:space:]]'": "decide() wants its vote's reason, and all is undone",
+    "climb, early end 1: a.id IS NULL": "of no approval there is no next step",
+    "break_glass, condition 9: a.payload_sha256 IS DISTINCT FROM p_sha256": "decide() compares the hash too, and all is undone",
     "decide, condition 4: clock_timestamp() >= a.expires_at": "guard_decision() refuses it too, and decide() answers the same",
 }
 
@@ -108,6 +131,10 @@ async def mutations(admin: asyncpg.Connection) -> list[Mutation]:
         unforced = f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY"
         found.append(Mutation(f"row security of {table} not forced", unforced, ("walls.test_catalog",)))
         found.append(Mutation(f"policy of {table} open", f"ALTER POLICY own_tenant ON {table} USING (true)", first))
+    for table, policy in await admin.fetch(
+        "SELECT tablename, policyname FROM pg_policies WHERE schemaname = 'public' AND permissive = 'RESTRICTIVE' ORDER BY 1, 2"
+    ):
+        found.append(Mutation(f"policy {policy} of {table} gone", f"DROP POLICY {policy} ON {table}", ("walls.test_proof",)))
     for function, definer in await admin.fetch(
         """SELECT p.oid::regprocedure::text, p.prosecdef FROM pg_proc p WHERE p.pronamespace = 'public'::regnamespace
              AND NOT EXISTS (SELECT 1 FROM pg_depend d WHERE d.objid = p.oid AND d.deptype = 'e') ORDER BY 1"""
@@ -143,7 +170,7 @@ def pieces(name: str, source: str) -> Iterator[Mutation]:
         for number, piece in enumerate(re.finditer(pattern, source, re.DOTALL), 1):
             less = source[: piece.start()] + INSTEAD.get(kind, "NULL;") + source[piece.end() :]
             said = " ".join(piece.group().split())[:90]
-            yield Mutation(f"{name}, {kind} {number}: {said}", less)
+            yield Mutation(f"{name}, {kind} {number}: {said}", less, ASK_FIRST.get(name, ()))
 
 
 Check = tuple[str, Callable[[Ground], Awaitable[None]]]

@@ -1,5 +1,6 @@
 """Each constraint of the wall stands alone: a row that breaks it and nothing else is refused by it and nothing else."""
 
+import hashlib
 import json
 from typing import Any
 from uuid import uuid4
@@ -11,13 +12,21 @@ from tests.walls.ground import Ground
 from tests.walls.test_immutable import furnished
 
 WALL = (
-    "tenant", "principal", "role_grant", "api_key", "ledger", "mission", "artifact", "approval_rule", "connector_switch", "writeback",
-    "approval", "decision", "execution",
+    "tenant", "principal", "role_grant", "api_key", "session", "approver_key", "oidc_identity", "risk_floor",
+    "ledger", "mission", "artifact", "approval_rule", "connector", "connector_switch", "notice", "writeback",
+    "approval", "decision", "execution", "policy", "policy_set",
 )  # fmt: skip
 
 # One row per constraint of the wall: the columns that break it and nothing else, in a copy of a good row. The triggers are
 # off, so that the constraint stands alone; FRESH stands for a new id, @name for one of the test's.
 FRESH = "fresh"
+
+
+def manifest_of(baseline: bytes, more: str = "") -> str:
+    """The manifest of a policy set with that shipped text."""
+    return "\\x" + (f'{{"baseline": "{hashlib.sha256(baseline).hexdigest()}"}}' + more).encode().hex()
+
+
 BREAKS: dict[str, dict[str, Any] | None] = {
     "tenant_pkey": {"name": FRESH}, "tenant_name_key": {"id": FRESH}, "tenant_name_check": {"id": FRESH, "name": ""},
     "principal_pkey": {"name": FRESH}, "principal_tenant_name_key": {"id": FRESH},
@@ -30,6 +39,41 @@ BREAKS: dict[str, dict[str, Any] | None] = {
     "api_key_pkey": {"secret_sha256": "\\x" + "ab" * 32}, "api_key_secret": {"id": FRESH},
     "api_key_prefix_check": {"id": FRESH, "prefix": "short"}, "api_key_secret_sha256_check": {"id": FRESH, "secret_sha256": "\\xab"},
     "api_key_tenant_principal_fkey": {"id": FRESH, "principal": FRESH, "secret_sha256": "\\x" + "ab" * 32},
+    "tenant_operator": {"id": FRESH, "name": FRESH, "operator": True},
+    "role_grant_tenant_id_role_key": None, "role_grant_delegation": {"id": FRESH, "delegated_from": FRESH},
+    "role_grant_tenant_granted_by_fkey": {"id": FRESH, "role": "colony", "granted_by": FRESH},
+    "role_grant_tenant_delegated_from_role_fkey":
+        {"id": FRESH, "role": "colony", "granted_by": "@anna", "delegated_from": FRESH, "expires_at": "2099-01-01"},
+    "session_token_sha256_check": {"id": FRESH, "secret_sha256": "\\x" + "ab" * 32, "token_sha256": "\\xab"},
+    "oidc_identity_pkey": {"subject": FRESH}, "oidc_identity_live": {"id": FRESH},
+    "oidc_identity_issuer_check": {"id": FRESH, "issuer": "x"}, "oidc_identity_subject_check": {"id": FRESH, "subject": ""},
+    "oidc_identity_tenant_principal_fkey": {"id": FRESH, "subject": FRESH, "principal": FRESH},
+    "session_pkey": {"secret_sha256": "\\x" + "ab" * 32}, "session_secret": {"id": FRESH}, "session_origin_check": {"origin": "x"},
+    "session_secret_sha256_check": {"id": FRESH, "secret_sha256": "\\xab"},
+    "session_tenant_principal_fkey": {"id": FRESH, "principal": FRESH, "secret_sha256": "\\x" + "ab" * 32},
+    "approver_key_pkey": {"public_key": "\\x" + "cd" * 32}, "approver_key_tenant_public_key_key": {"id": FRESH},
+    "approver_key_public_key_check": {"id": FRESH, "public_key": "\\xab"},
+    "approver_key_confirmed": {"confirmed_at": None}, "approver_key_revoked": {"revoked_at": "epoch"},
+    "approver_key_two_people": {"confirmed_by": "@anna"},
+    "approver_key_tenant_principal_fkey": {"id": FRESH, "public_key": "\\x" + "cd" * 32, "principal": FRESH},
+    "approver_key_tenant_requested_by_fkey": {"id": FRESH, "public_key": "\\x" + "cd" * 32, "requested_by": FRESH},
+    "approver_key_tenant_confirmed_by_fkey": {"id": FRESH, "public_key": "\\x" + "cd" * 32, "confirmed_by": FRESH},
+    "approver_key_tenant_revoked_by_fkey":
+        {"id": FRESH, "public_key": "\\x" + "cd" * 32, "revoked_by": FRESH, "revoked_at": "epoch"},
+    "risk_floor_pkey": {}, "risk_floor_connector_check": {"connector": ""}, "risk_floor_operation_check": {"operation": ""},
+    "risk_floor_version_check": {"version": 0}, "risk_floor_risk_check": {"risk": "none"}, "risk_floor_tenant_fkey": {"tenant": FRESH},
+    "risk_floor_tenant_created_by_fkey": {"version": 9, "created_by": FRESH},
+    "mission_presented": {"id": FRESH, "presented": "a secret"}, "decision_signature_check": {"signature": "\\x" + "20" * 4097},
+    "approval_rule_check": {"subject": "mission", "signature_required": True},
+    "policy_pkey": {"change": 99}, "policy_tenant_change_key": {"version": 99}, "policy_name_check": {"name": "X", "change": 99},
+    "policy_version_check": {"version": 0, "change": 99}, "policy_change_check": {"version": 99, "change": 0},
+    "policy_text_check": {"version": 99, "change": 99, "text": "\\x" + "20" * 65_537},
+    "policy_check": {"version": 99, "change": 99, "retired": True}, "policy_tenant_fkey": {"tenant": FRESH},
+    "policy_tenant_created_by_fkey": {"version": 99, "change": 99, "created_by": FRESH},
+    "policy_set_pkey": {}, "policy_set_tenant_fkey": {"id": FRESH, "tenant": FRESH},
+    "policy_set_baseline": {"id": FRESH, "baseline": "\\x7832"},
+    "policy_set_baseline_check": {"id": FRESH, "baseline": "\\x", "manifest": manifest_of(b"")},
+    "policy_set_manifest_check": {"id": FRESH, "manifest": manifest_of(b"x1", " " * 32_768)},
     "ledger_pkey": {"id": -1}, "ledger_position": {"seq": 999}, "ledger_type_check": {"seq": 999, "id": -1, "type": "Approved"},
     "ledger_actor_check": {"seq": 999, "id": -1, "actor": "@anna"}, "ledger_hash_check": {"seq": 999, "id": -1, "hash": "\\x00"},
     "ledger_body_check": {"seq": 999, "id": -1, "body": "\\x" + "20" * 8193}, "ledger_tenant_fkey": {"tenant": FRESH},
@@ -49,12 +93,30 @@ BREAKS: dict[str, dict[str, Any] | None] = {
     "approval_rule_required_check": {"required": 0}, "approval_rule_deny_threshold_check": {"deny_threshold": 0},
     "approval_rule_life_check": {"life": "31 days"}, "approval_rule_undo_window_check": {"undo_window": "2 hours"},
     "approval_rule_tenant_fkey": {"tenant": FRESH},
-    "connector_switch_pkey": {}, "connector_switch_tenant_fkey": {"tenant": FRESH},
+    "approval_rule_connector_check": {"connector": ""}, "approval_rule_operation_check": {"operation": ""},
+    "approval_rule_approver_role_check": {"approver_role": "king"}, "approval_rule_glass_role": {"approver_role": "break_glass"},
+    "approval_rule_glass": {"approver_role": "break_glass", "break_glass": True},
+    "approval_rule_may_escalate_to_check": {"may_escalate_to": ["king"]}, "approval_rule_ladder": {"hops": [1]},
+    "approval_rule_tenant_created_by_fkey": {"id": FRESH, "created_by": FRESH},
+    "notice_pkey": {"step": 9}, "notice_once": {"id": FRESH}, "notice_kind_check": {"kind": "shout"},
+    "notice_tenant_principal_fkey": {"id": FRESH, "principal": FRESH},
+    "notice_tenant_approval_fkey": {"id": FRESH, "approval": FRESH},
+    "connector_pkey": {}, "connector_name_check": {"name": "Their CRM"}, "connector_version_check": {"version": 0},
+    "connector_kind_check": {"kind": "shell"}, "connector_definition_check": {"definition": []},
+    "connector_account_check": {"account": "CRM"},
+    "connector_tenant_fkey": {"tenant": FRESH}, "connector_tenant_created_by_fkey": {"version": 9, "created_by": FRESH},
+    "connector_switch_pkey": {}, "connector_switch_tenant_fkey": {"tenant": FRESH}, "connector_switch_reason_check": {"reason": ""},
+    "connector_switch_tenant_changed_by_fkey": {"connector": "spare", "changed_by": FRESH},
     "writeback_pkey": {"proposal": FRESH}, "writeback_tenant_id_mission_key": None,
-    "writeback_tenant_id_payload_sha256_requested_by_key": None, "writeback_tenant_proposal_key": {"id": FRESH},
+    "writeback_tenant_id_payload_sha256_requested_by_key": None, "writeback_tenant_proposal_revision_key": {"id": FRESH},
+    "writeback_check": {"edited_by": "@anna"}, "writeback_check1": {"revision": 2},
+    "writeback_revision_check": {"revision": 0, "predecessor": FRESH},
+    "writeback_tenant_edited_by_fkey":
+        {"id": FRESH, "proposal": "@spare", "revision": 2, "predecessor": "@spare_writeback", "edited_by": FRESH},
     "writeback_risk_check": {"risk": "none"}, "writeback_payload_check": {"payload": "\\x7b"},
     "writeback_tenant_mission_requested_by_fkey": {"id": FRESH, "proposal": "@spare", "requested_by": "@anna"},
     "writeback_tenant_proposal_fkey": {"id": FRESH, "proposal": FRESH},
+    "writeback_tenant_connector_connector_version_fkey": {"id": FRESH, "proposal": "@spare", "connector_version": 999},
     "writeback_tenant_predecessor_fkey": {"id": FRESH, "proposal": "@spare", "predecessor": FRESH},
     "approval_pkey": {"writeback": "@spare_writeback"}, "approval_per_writeback": {"id": FRESH},
     "approval_per_question":
@@ -68,7 +130,15 @@ BREAKS: dict[str, dict[str, Any] | None] = {
     "approval_tenant_mission_requested_by_fkey":
         {"id": FRESH, "subject": "mission", "writeback": None, "question_sha256": "@other", "payload_sha256": "@other",
          "requested_by": "@anna"},
-    "approval_tenant_rule_rule_version_required_deny_threshold_fkey": {"id": FRESH, "writeback": "@spare_writeback", "required": 2},
+    "approval_under_rule": {"id": FRESH, "writeback": "@spare_writeback", "deny_threshold": 2},
+    "approval_tightened": {"rule_required": 2}, "approval_required_check": {"required": 10},
+    "approval_note_check": {"note": "x" * 2001}, "approval_glass": {"glass_broken_at": "epoch"},
+    "approval_tenant_glass_broken_by_fkey":
+        {"id": FRESH, "writeback": "@spare_writeback", "glass_broken_by": FRESH, "glass_broken_at": "epoch", "was_rule": "@rule",
+         "was_rule_version": 1},
+    "approval_tenant_was_rule_was_rule_version_fkey":
+        {"id": FRESH, "writeback": "@spare_writeback", "glass_broken_by": "@anna", "glass_broken_at": "epoch", "was_rule": FRESH,
+         "was_rule_version": 1},
     "approval_tenant_writeback_mission_fkey": {"id": FRESH, "writeback": "@elsewhere_writeback"},
     "approval_tenant_writeback_payload_sha256_requested_by_fkey":
         {"id": FRESH, "writeback": "@spare_writeback", "payload_sha256": "\\xab"},
@@ -89,6 +159,7 @@ async def test_every_constraint_of_the_wall_stands_alone(ground: Ground) -> None
     asked = (await furnished(ground))["asked"]
     named = {name: str(id) for name, id in ground.ids.items()} | {"payload": "\\x" + asked.sha256.hex()}
     named["spare"] = str(await ground.proposal(asked.mission))
+    named["rule"] = str(await ground.value("admin", "SELECT rule FROM approval WHERE id = $1", asked.approval))
     named["spare_writeback"] = str((await ground.propose(mission=asked.mission))[0])
     named["elsewhere_writeback"] = str((await ground.propose(payload=asked.payload))[0])
     for name in ("question", "other"):
@@ -101,16 +172,23 @@ async def test_every_constraint_of_the_wall_stands_alone(ground: Ground) -> None
             )
     named["elsewhere"] = str(uuid4())
     await ground.run(
-        "admin", "INSERT INTO tenant (id, name) VALUES ($1::text::uuid, $1)", named["elsewhere"], tenant=named["elsewhere"]
+        "admin", """INSERT INTO tenant (id, name, operator)
+                    SELECT $1::text::uuid, $1, NOT EXISTS (SELECT 1 FROM tenant WHERE operator)""",
+        named["elsewhere"], tenant=named["elsewhere"],
     )  # fmt: skip
     good = {
         "tenant": f"id = '{ground.tenant}'", "connector_switch": f"tenant = '{ground.tenant}'",
+        "connector": f"tenant = '{ground.tenant}' AND name = 'crm'",
         "principal": f"id = '{named['asker']}'", "role_grant": f"principal = '{named['ben']}'",
-        "api_key": f"principal = '{named['anna']}'", "ledger": f"subject = '{asked.mission}' AND seq = 1",
+        "api_key": f"principal = '{named['anna']}'", "session": f"principal = '{named['anna']}'",
+        "oidc_identity": f"principal = '{named['anna']}'",
+        "approver_key": f"principal = '{named['anna']}'", "risk_floor": f"tenant = '{ground.tenant}'",
+        "ledger": f"subject = '{asked.mission}' AND seq = 1",
         "mission": f"id = '{asked.mission}'", "artifact": f"mission = '{asked.mission}'",
         "approval_rule": f"tenant = '{ground.tenant}' AND connector = 'crm'", "writeback": f"id = '{asked.writeback}'",
-        "approval": f"id = '{asked.approval}'", "decision": f"approval = '{asked.approval}'",
-        "execution": f"writeback = '{asked.writeback}'",
+        "approval": f"id = '{asked.approval}'", "notice": f"approval = '{asked.approval}'", "decision": f"approval = '{asked.approval}'",
+        "execution": f"writeback = '{asked.writeback}'", "policy": f"tenant = '{ground.tenant}'",
+        "policy_set": f"tenant = '{ground.tenant}'",
     }  # fmt: skip
     admin = await ground.of("admin")
     for name, breaks in BREAKS.items():

@@ -28,7 +28,7 @@ async def test_nothing_is_claimed_before_it_is_approved(ground: Ground) -> None:
 
 async def test_work_that_was_added_early_is_harmless(ground: Ground) -> None:
     asked = await ground.ask()
-    await ground.run("api", "INSERT INTO work (tenant, kind, subject, queue) VALUES ($1, 'execute', $2, 'executor')",
+    await ground.run("admin", "INSERT INTO work (tenant, kind, subject, queue) VALUES ($1, 'execute', $2, 'executor')",
                      ground.tenant, asked.writeback)  # fmt: skip
     executor = await ground.of("executor")
     taken = await executor.fetch("SELECT * FROM take_executor_work(500, '1 minute')")
@@ -108,7 +108,7 @@ async def test_nothing_is_claimed_within_the_undo_window(ground: Ground) -> None
     assert timedelta(minutes=59) < left <= timedelta(hours=1)
     await ground.refused("RX007", "owner", DIRECT, asked.approval)
     await ground.refused("RX001", "owner", "UPDATE approval SET not_before = 'epoch' WHERE id = $1", asked.approval)
-    usual = await ground.approved("any other connector")
+    usual = await ground.approved("any_other")
     left = (await ground.claim(usual))["not_before"] - await ground.value("admin", "SELECT clock_timestamp()")
     assert timedelta(seconds=8) < left <= timedelta(seconds=10)
 
@@ -158,7 +158,7 @@ async def test_a_halted_connector_sends_nothing_more(ground: Ground) -> None:
 
 async def test_no_claim_follows_a_halt_that_is_committed(ground: Ground) -> None:
     asked = await ground.approved()
-    halt = ("registrar", "INSERT INTO connector_switch VALUES ($1, 'crm', clock_timestamp())", (ground.tenant,))
+    halt = ("api", "SELECT switch_connector($1, $2, 'crm', true, 'a test')", (ground.tenant, ground.secrets["anna"]))
     with pytest.raises(asyncpg.PostgresError, match="writebacks are halted"):
         await ground.overtaken(halt, ground.claim(asked))
     assert await ground.run("admin", "SELECT 1 FROM execution WHERE writeback = $1", asked.writeback) == []
@@ -167,16 +167,16 @@ async def test_no_claim_follows_a_halt_that_is_committed(ground: Ground) -> None
 async def test_a_claim_waits_for_whatever_takes_its_permission_away(ground: Ground) -> None:
     for statement, why in (
         ("UPDATE mission SET state = 'cancelled', closed_at = now() WHERE id = $1", "mission_cancelled"),
-        ("SELECT close_approval($2, $1, 'cancelled', 'system:test')", "cancelled"),
+        ("SELECT close_approval($2, $1, 'cancelled', NULL)", "cancelled"),
     ):
         asked = await ground.approved()
         args = (asked.mission,) if "UPDATE" in statement else (asked.approval, ground.tenant)
-        row = await ground.overtaken(("api", statement, args), ground.claim(asked))
+        row = await ground.overtaken(("worker", statement, args), ground.claim(asked))
         assert (row["outcome"], row["why"], row["payload"]) == ("refused", why, None)
         asked = await ground.approved()
         args = (asked.mission,) if "UPDATE" in statement else (asked.approval, ground.tenant)
         code = "RX011" if "UPDATE" in statement else "RX007"
-        await ground.overtaken(("api", statement, args), ground.refused(code, "owner", DIRECT, asked.approval))
+        await ground.overtaken(("worker", statement, args), ground.refused(code, "owner", DIRECT, asked.approval))
     asked = await ground.approved()
     suspend = ("registrar", "UPDATE tenant SET suspended_at = clock_timestamp() WHERE id = $1", (ground.tenant,))
     await ground.overtaken(suspend, ground.refused("RX011", "owner", DIRECT, asked.approval))
@@ -280,7 +280,7 @@ async def test_no_lease_is_for_ever(ground: Ground) -> None:
         left = "SELECT lease_until - clock_timestamp() FROM execution WHERE writeback = $1"
         assert await ground.value("admin", left, asked.writeback) <= timedelta(minutes=15)
     await ground.run(
-        "api", "INSERT INTO work (tenant, kind, subject, queue) VALUES ($1, 'execute', $1, 'executor')", ground.tenant
+        "admin", "INSERT INTO work (tenant, kind, subject, queue) VALUES ($1, 'execute', $1, 'executor')", ground.tenant
     )
     executor = await ground.of("executor")
     await executor.fetch("SELECT * FROM take_executor_work(500, '100 years')")
@@ -291,7 +291,7 @@ async def test_no_lease_is_for_ever(ground: Ground) -> None:
 async def test_the_executor_ends_its_own_work_by_fence(ground: Ground) -> None:
     for kind, queue in (("execute", "executor"), ("review", "worker")):
         add = "INSERT INTO work (tenant, kind, subject, queue) VALUES ($1, $2, $1, $3)"
-        await ground.run("api", add, ground.tenant, kind, queue)
+        await ground.run("admin", add, ground.tenant, kind, queue)
     executor = await ground.of("executor")
     await executor.fetch("SELECT * FROM take_executor_work(500, '1 minute')")
     later = datetime.now(UTC) + timedelta(hours=1)
@@ -311,7 +311,7 @@ async def test_the_executor_ends_its_own_work_by_fence(ground: Ground) -> None:
     assert await next_at() == later
     # wanted again while it was held: neither ended nor put off
     await ground.run(
-        "api",
+        "owner",
         "UPDATE work SET wanted = wanted + 1, next_at = now() WHERE tenant = $1 AND kind = 'execute'",
         ground.tenant,
     )

@@ -10,11 +10,14 @@ from tests.walls.ground import Ground
 
 # Tables of the record: nothing deletes or truncates them, not even the superuser without taking the guard down first.
 KEPT = (
-    "tenant", "principal", "role_grant", "api_key", "ledger", "mission", "mission_type", "artifact", "policy_decision",
-    "quarantine", "approval_rule", "connector_switch", "writeback", "approval", "decision", "execution",
+    "tenant", "principal", "role_grant", "api_key", "session", "approver_key", "oidc_identity", "risk_floor",
+    "ledger", "mission", "mission_type", "artifact", "policy_decision",
+    "policy", "policy_set", "quarantine", "approval_rule", "notice", "connector", "connector_switch",
+    "writeback", "approval", "decision", "execution", "webhook", "webhook_secret",
 )  # fmt: skip
 WRITTEN_ONCE = (
-    "ledger", "mission_type", "artifact", "policy_decision", "quarantine", "approval_rule", "writeback", "decision",
+    "ledger", "mission_type", "artifact", "policy_decision", "policy", "policy_set", "quarantine", "approval_rule", "connector",
+    "writeback", "decision", "risk_floor",
 )  # fmt: skip
 
 
@@ -25,14 +28,28 @@ async def furnished(ground: Ground) -> dict[str, Any]:
     await ground.decide(rejected, "anna", "reject")
     await ground.claim(asked)
     await ground.halt("elsewhere")
+    await ground.session("anna")
+    await ground.approver_key("anna")
+    await ground.run("registrar", """INSERT INTO oidc_identity (tenant, principal, issuer, subject)
+                     VALUES ($1, $2, 'https://id.example', $3)""", ground.tenant, ground.ids["anna"], f"anna-{ground.tenant}")
+    await ground.risk_floor("elsewhere", "*", "medium")
     await ground.run("api", "INSERT INTO mission_type (tenant, name, version, definition, created_by) VALUES ($1, 'type', 1, '{}', $2)",
                      ground.tenant, ground.ids["adam"])  # fmt: skip
     await ground.run("api", "INSERT INTO quarantine (tenant, mission, origin, problem, bytes) VALUES ($1, $2, 'callback', 'x', 'x')",
                      ground.tenant, asked.mission)  # fmt: skip
     await ground.run("api", """INSERT INTO policy_decision (tenant, id, mission, principal, action, resource, effect, rule, policy_version,
-                       reason, inputs_sha256) VALUES ($1, $2, $3, $4, 'a', 'r', 'ask', 'x', '1', 'x', sha256('x'))""",
+                       reason, inputs) VALUES ($1, $2, $3, $4, 'a', 'r', 'ask', 'x', '1', 'x', '{}')""",
                      ground.tenant, uuid4(), asked.mission, ground.ids["anna"])  # fmt: skip
-    return {"asked": asked, "rejected": rejected}
+    await ground.run("api", """INSERT INTO policy_set (tenant, manifest, baseline)
+                       VALUES ($1, convert_to('{"baseline": "' || encode(sha256('x1'), 'hex') || '"}', 'UTF8'), 'x1')""", ground.tenant)
+    await ground.run("api", "SELECT * FROM put_policy($1, $2, 'own', 'x', 0)", ground.tenant, ground.secrets["adam"])
+    await ground.run("owner", """INSERT INTO notice (tenant, principal, approval, kind, step)
+                     VALUES ($1, $2, $3, 'reminder', 1)""", ground.tenant, ground.ids["anna"], asked.approval)  # fmt: skip
+    webhook = await ground.webhook()
+    await ground.run("api", """INSERT INTO webhook_delivery (tenant, id, webhook, message, type)
+                     VALUES ($1, $2, $3, 'test_1', 'webhook.tested')""",
+                     ground.tenant, uuid4(), webhook)  # fmt: skip
+    return {"asked": asked, "rejected": rejected, "webhook": webhook}
 
 
 async def test_nothing_of_the_record_is_deleted_or_emptied(ground: Ground) -> None:
@@ -162,6 +179,20 @@ async def test_who_may_act_changes_only_by_ending(ground: Ground) -> None:
     for change in ("revoked_at = NULL", "expires_at = '2029-01-01'"):
         await ground.refused("RX001", "registrar", f"UPDATE api_key SET {change} WHERE principal = $1", anna)
 
+    await ground.session("anna")
+    for change in (
+        "principal = gen_random_uuid()",
+        "secret_sha256 = sha256('x')",
+        "origin = 'console'",
+        "created_at = 'epoch'",
+        "expires_at = 'infinity'",
+    ):
+        await ground.refused("RX001", "owner", f"UPDATE session SET {change} WHERE principal = $1", anna)
+    await ground.run("registrar", "UPDATE session SET expires_at = clock_timestamp() WHERE principal = $1", anna)
+    await ground.run("registrar", "UPDATE session SET revoked_at = clock_timestamp() WHERE principal = $1", anna)
+    for change in ("revoked_at = NULL", "expires_at = 'epoch'"):
+        await ground.refused("RX001", "registrar", f"UPDATE session SET {change} WHERE principal = $1", anna)
+
 
 async def test_the_guards_hold_in_replication_mode(ground: Ground) -> None:
     """Where foreign keys and ordinary triggers are off, the wall's own triggers still judge."""
@@ -175,6 +206,12 @@ async def test_the_guards_hold_in_replication_mode(ground: Ground) -> None:
         ("UPDATE role_grant SET role = 'operator' WHERE principal = $1 AND role = 'admin'", (ground.ids["adam"],)),
         ("UPDATE principal SET kind = 'human' WHERE id = $1", (ground.ids["machine"],)),
         ("UPDATE api_key SET principal = $1", (ground.ids["anna"],)),
+        ("UPDATE session SET principal = $1", (ground.ids["anna"],)),
+        ("UPDATE approver_key SET confirmed_by = $1", (ground.ids["anna"],)),
+        ("INSERT INTO approver_key (tenant, principal, public_key, requested_by) SELECT tenant, id, sha256('x'), id FROM principal "
+         "WHERE id = $1", (ground.ids["machine"],)),
+        ("""INSERT INTO mission SELECT (jsonb_populate_record(m, jsonb_build_object('id', gen_random_uuid(), 'requested_by', $2::uuid))).*
+            FROM mission m WHERE m.id = $1""", (asked.mission, ground.ids["anna"])),
         ("""INSERT INTO decision (tenant, approval, approver, requested_by, payload_sha256, verdict)
             SELECT tenant, id, $2, requested_by, payload_sha256, 'approve' FROM approval WHERE id = $1""",
          (asked.approval, ground.ids["machine"])),
@@ -192,4 +229,4 @@ async def test_the_guards_hold_in_replication_mode(ground: Ground) -> None:
     async with ground.within("admin", tenant) as admin:
         await admin.execute("SET LOCAL session_replication_role = replica")
         await admin.execute("INSERT INTO tenant (id, name) VALUES ($1, $2)", tenant, str(tenant))
-    assert await ground.value("admin", "SELECT count(*) FROM approval_rule WHERE tenant = $1", tenant) == 4
+    assert await ground.value("admin", "SELECT count(*) FROM approval_rule WHERE tenant = $1", tenant) == 6

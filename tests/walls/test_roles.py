@@ -11,23 +11,33 @@ from tests.walls.ground import DENIED, Ground
 # s select, i insert, u update, d delete, g usage; columns in parentheses. A role that is not named may do nothing, which is
 # what the executor may do with every table.
 TALLY = "answer_status attempt closed_at deadline_at degraded last_seq lease_until pending_approvals reason reason_note stage state"
-MOVES = f"u({TALLY} used_cost_usd used_tokens writebacks)"
+MOVES = f"u({TALLY} writebacks)"
 FACT = "i(actor body subject tenant type)"
 PROPOSE = "i(id mission payload proposal requested_by risk tenant)"
-OPEN = "i(id mission payload_sha256 question_sha256 requested_by subject tenant writeback)"
+OPEN = "i(id mission obligations payload_sha256 question_sha256 requested_by subject tenant writeback)"
+DELIVERY, TRIED = "i(id message next_at seq subject tenant type webhook)", "u(last_tries next_at settled_at state tries)"
+RULES = "i(baseline manifest tenant)"
 ANSWER = "i(body fingerprint headers key principal route status tenant)"
 GRANTS: dict[str, dict[str, str]] = {
     # who may act: written by the registrar alone, unseen by whoever serves missions
     "tenant": {"registrar": "i s u(suspended_at)", "auditor": "s"},
-    "principal": {"registrar": "i s u(suspended_at)", "auditor": "s"},
+    "principal": {"registrar": "i s u(sessions_from suspended_at)", "auditor": "s"},
+    "oidc_identity": {"registrar": "i s u(unlinked_at)", "auditor": "s"},
     "role_grant": {"registrar": "i s u(revoked_at)", "auditor": "s"},
     "api_key": {"registrar": "i s u(expires_at revoked_at)"},
+    "session": {"registrar": "i s u(expires_at revoked_at)"},
+    # with which keys approvers sign, and how risky a change is at least: written by functions that want people's secrets
+    "approver_key": {"registrar": "s", "auditor": "s"},
+    "risk_floor": {"api": "s", "worker": "s", "registrar": "s", "auditor": "s"},
     # the record
     "ledger": {"api": f"{FACT} s", "worker": f"{FACT} s", "registrar": f"{FACT} s", "auditor": "s"},
     "ledger_id": {"api": "g", "worker": "g", "registrar": "g"},
     # the wall
-    "approval_rule": {"registrar": "i s", "api": "s", "worker": "s", "auditor": "s"},
-    "connector_switch": {"registrar": "i s u(halted_at)", "api": "s", "worker": "s", "auditor": "s"},
+    "approval_rule": {"api": "s", "worker": "s", "auditor": "s"},
+    "notice": {"api": "s", "auditor": "s"},
+    "connector": {"api": "s", "worker": "s", "auditor": "s"},
+    "connector_switch": {"api": "s", "worker": "s", "auditor": "s"},
+    "connector_read": {"api": "s", "worker": "s"},
     "writeback": {"api": f"{PROPOSE} s", "worker": f"{PROPOSE} s", "auditor": "s"},
     "approval": {"api": f"{OPEN} s", "worker": f"{OPEN} s", "auditor": "s"},
     "decision": {"api": "s", "worker": "s", "auditor": "s"},
@@ -40,30 +50,65 @@ GRANTS: dict[str, dict[str, str]] = {
     "reading": {"api": "i s", "worker": "i s", "auditor": "s"},
     "quarantine": {"api": "i s", "worker": "i s", "auditor": "s"},
     "policy_decision": {"api": "i s", "worker": "i s", "auditor": "s"},
+    "policy": {"api": "s", "worker": "s", "auditor": "s"},
+    "policy_set": {"api": f"{RULES} s", "worker": f"{RULES} s", "auditor": "s"},
     "work": {"api": "d i s u", "worker": "d i s u"},
-    "idempotency": {"api": f"{ANSWER} s"},
+    "idempotency": {"api": f"{ANSWER} s", "registrar": f"{ANSWER} s"},
+    # where facts are delivered: sealed secrets are read by who signs with them
+    "webhook": {
+        "api": "i(after_id after_xid created_by description id tenant types url) s "
+        "u(blocked_until description failing_since failures state types url)",
+        "worker": "s u(after_id after_xid blocked_until failing_since failures state)",
+        "auditor": "s",
+    },
+    "webhook_secret": {
+        "api": "i(id kind public_key sealed tenant webhook) s(created_at expires_at id kind public_key tenant webhook) u(expires_at)",
+        "worker": "s",
+        "auditor": "s(created_at expires_at id kind public_key tenant webhook)",
+    },
+    "webhook_delivery": {
+        "api": f"{DELIVERY} s {TRIED}",
+        "worker": f"{DELIVERY} s {TRIED}",
+        "auditor": "s",
+    },
+    # what may be used, and how often: moved by functions only
+    "budget_limit": {"api": "s", "worker": "s", "auditor": "s"},
+    "budget_account": {"api": "s", "worker": "s", "auditor": "s"},
+    "budget_reservation": {"api": "s", "worker": "s", "auditor": "s"},
     "nonce": {"api": "i(kid nonce)"},
     # what is known
     "blob": {"api": "i s", "worker": "i s", "auditor": "s"},
     "workspace": {"api": "i s", "worker": "s", "auditor": "s"},
     "document": {"api": "i s u(retired_at state)", "worker": "s", "auditor": "s"},
     "passage": {"api": "d i s"},
-    "migration": {"api": "s", "worker": "s"},
+    "migration": {"api": "s", "worker": "s", "registrar": "s"},
 }
 # Which functions a role may call. Everything else is called by triggers and by these.
 CALLS: dict[str, set[str]] = {
     "api": {
-        "authenticate", "decide", "close_approval", "choose_rule", "tenant_of_mission", "search_passages", "search_lexemes",
+        "reserve_budget", "settle_budget", "release_budget", "spend_budget", "put_budget_limits", "take_tokens",
+        "put_policy", "authenticate", "decide", "close_approval", "choose_rule", "approver_keys",
+        "put_connector", "switch_connector", "ask_connector_read",
+        "put_rule", "fitting_rules", "lay_ladder", "break_glass", "withdraw", "revise", "renew", "see_notice",
+        "raised_risk", "tenant_of_mission", "search_passages", "search_lexemes",
         "passage_lexemes", "fact_hash", "current_tenant", "require_tenant", "require_present",
     },
     "worker": {
-        "take_worker_work", "next_worker_work", "sweep_expired", "close_approval", "choose_rule", "fact_hash", "current_tenant",
+        "waiting_webhooks", "sweep_webhook_deliveries", "ask_connector_read", "sweep_connector_reads",
+        "reconcile_budgets", "sweep_rates",
+        "take_worker_work", "next_worker_work", "sweep_expired", "restore_executor_work", "restore_anchor_work",
+        "raised_risk", "close_approval", "choose_rule", "fact_hash", "current_tenant",
+        "fitting_rules", "lay_ladder", "climb", "restore_approval_timers",
         "require_tenant", "require_present",
     },
     "executor": {
+        "take_read_work", "connector_read_of", "answer_connector_read",
         "take_executor_work", "next_executor_work", "finish_executor_work", "claim", "settle", "current_tenant", "require_tenant",
     },
-    "registrar": {"tenant_by_name", "fact_hash", "current_tenant"},
+    "registrar": {
+        "put_connector", "take_tokens", "authenticate", "principal_of_subject", "visible_tenants", "tenant_by_name", "fact_hash",
+        "current_tenant", "request_approver_key", "confirm_approver_key", "revoke_approver_key", "put_risk_floor", "waive_signatures",
+    },
     "auditor": {"fact_hash", "current_tenant"},
     "reader": {"read_ledger", "current_tenant"},
 }  # fmt: skip
@@ -187,20 +232,26 @@ async def test_no_role_gets_out_of_its_place(ground: Ground, role: str) -> None:
 
 async def test_whoever_serves_missions_cannot_see_or_make_who_may_act(ground: Ground) -> None:
     for role in ("api", "worker", "executor", "reader"):
-        for table in ("tenant", "principal", "role_grant", "api_key"):
+        for table in ("tenant", "principal", "role_grant", "api_key", "session", "approver_key", "oidc_identity"):
             await ground.refused(DENIED, role, f"SELECT * FROM {table}")
             await ground.refused(DENIED, role, f"INSERT INTO {table} DEFAULT VALUES")
             await ground.refused(DENIED, role, f"DELETE FROM {table}")
-    await ground.refused(DENIED, "auditor", "SELECT * FROM api_key")
-    for role in ("worker", "executor", "reader", "auditor", "registrar"):
+    for table in ("api_key", "session"):
+        await ground.refused(DENIED, "auditor", f"SELECT * FROM {table}")
+    for role in ("worker", "executor", "reader", "auditor"):
         await ground.refused(DENIED, role, "SELECT * FROM authenticate(sha256('x'))")
+    for role in ("worker", "executor", "reader", "auditor", "api"):
+        await ground.refused(DENIED, role, "SELECT * FROM principal_of_subject('https://id.example', 'x')")
+        await ground.refused(DENIED, role, "SELECT * FROM visible_tenants()")
+    for role in ("worker", "executor", "reader", "auditor", "registrar"):
         await ground.refused(DENIED, role, "SELECT * FROM decide($1, $1, 'x', 1, 'x', 'approve', '')", ground.tenant)
     for role in ("api", "worker", "reader", "auditor", "registrar"):
         await ground.refused(DENIED, role, "SELECT * FROM claim($1, $1, '1 s')", ground.tenant)
         await ground.refused(DENIED, role, "SELECT settle($1, $1, 1, 'succeeded', NULL, NULL)", ground.tenant)
     for role in LOGIN_ROLES:
         for call in (
-            "entitled($1, $1, 'operator')", "owns($1, $1, $1)", "principal_of($1, 'x')", "tell_mission($1, $1)",
+            "entitled($1, $1, 'operator')", "owns($1, $1, $1)", "principal_of($1, 'x')", "presenter($1, 'x')", "tell_mission($1, $1)",
+            "want_work($1, 'execute', $1, 'executor', now())",
             "wall_fact($1, $1, 'approval.decided', 'system:x', '{}')",
         ):  # fmt: skip
             await ground.refused(DENIED, role, f"SELECT {call}", ground.tenant)

@@ -40,10 +40,14 @@ async def furnish(ground: Ground) -> None:
         ("""INSERT INTO passage (tenant, workspace, document, ordinal, start_byte, end_byte, heading, body)
             VALUES ($1, $1, $1, 0, 0, 4, 'd', 'text')""", (tenant,)),
         ("INSERT INTO work (tenant, kind, subject, queue) VALUES ($1, 'review', $1, 'worker')", (tenant,)),
+        ("SELECT put_budget_limits($1, $2, 0, '{\"day_tokens\": 1000000}')", (tenant, ground.secrets["adam"])),
         ("""INSERT INTO idempotency (tenant, principal, route, key, fingerprint, status, headers, body)
             VALUES ($1, $1, 'r', 'k', $2, 200, '{}', '')""", (tenant, digest)),
     ):  # fmt: skip
         await ground.run("api", statement, *args)
+    await ground.mission()  # under the limits just set: it holds a reservation
+    await ground.connector("unread", read_by="executor")
+    await ground.run("api", "SELECT ask_connector_read($1, 'unread', 'lead', 'L-1')", tenant)
 
 
 async def test_rows_are_seen_and_touched_within_their_tenant_only(ground: Ground) -> None:
@@ -99,8 +103,11 @@ async def test_rows_are_added_within_their_tenant_only(ground: Ground) -> None:
                 row = await ground.run(
                     "admin", f"SELECT {', '.join(columns)} FROM {table} WHERE {key} = $1 LIMIT 1", ground.tenant
                 )
-                row = row if table != "ledger" else [{**row[0], "type": "mission.running"}]
                 values = dict(row[0])
+                if table == "ledger":
+                    values |= {"type": "mission.running", "actor": f"system:{role}"}
+                if table == "mission":
+                    values["presented"] = ground.secrets["asker"]  # a true secret, of the tenant that was not entered
                 names, places = ", ".join(values), ", ".join(f"${n}" for n in range(1, len(values) + 1))
                 with pytest.raises(asyncpg.PostgresError) as refused:
                     await other.run(role, f"INSERT INTO {table} ({names}) VALUES ({places})", *values.values())
@@ -129,10 +136,25 @@ async def test_a_function_works_in_the_tenant_that_was_entered_only(ground: Grou
                 ground.secrets["anna"],
                 asked.sha256,
             ),
-            ("SELECT close_approval($1, $2, 'cancelled', 'system:test')", asked.approval),
+            ("SELECT * FROM approver_keys($1, $2)", ground.ids["anna"]),
             ("SELECT * FROM search_passages($1, 'default', 'anything', 5)",),
+            ("SELECT * FROM break_glass($1, $2, $3, 2, $4, 'x')", asked.approval, ground.secrets["gwen"], asked.sha256),
+            ("SELECT * FROM withdraw($1, $2, $3, 2, 'x')", asked.approval, ground.secrets["anna"]),
+            (
+                "SELECT * FROM revise($1, $2, $3, 2, $4, $5, 'x', NULL)",
+                asked.approval,
+                ground.secrets["anna"],
+                asked.sha256,
+                asked.payload,
+            ),
+            ("SELECT * FROM renew($1, $2, $3, $4, NULL)", asked.writeback, ground.secrets["anna"], asked.payload),
+            ("SELECT * FROM put_rule($1, $2, gen_random_uuid(), NULL, '{}')", ground.secrets["adam"]),
+            ("SELECT * FROM see_notice($1, gen_random_uuid(), $2)", ground.secrets["anna"]),
         ),
-        "worker": (("SELECT close_approval($1, $2, 'cancelled', 'system:test')", asked.approval),),
+        "worker": (
+            ("SELECT close_approval($1, $2, 'cancelled', NULL)", asked.approval),
+            ("SELECT climb($1, $2)", asked.approval),
+        ),
         "executor": (
             ("SELECT * FROM claim($1, $2, $3)", asked.writeback, timedelta(seconds=1)),
             ("SELECT settle($1, $2, 1, 'failed', NULL, NULL)", asked.writeback),
@@ -151,7 +173,10 @@ async def test_a_function_works_in_the_tenant_that_was_entered_only(ground: Grou
                     outcome = await other.run(role, statement, other.tenant, *args)  # our ids, their tenant: not there
                 except asyncpg.PostgresError as error:
                     raise AssertionError(f"{statement}: {error}") from error
-                assert not outcome or outcome[0][0] in (None, False, "not_found", "refused"), (statement, outcome)
+                assert not outcome or outcome[0][0] in (None, False, "not_found", "refused", "unauthenticated"), (
+                    statement,
+                    outcome,
+                )
     assert await ground.state(asked) == "approved"
 
 

@@ -89,7 +89,7 @@ async def test_what_is_read_beside_the_payload_is_the_missions_own_proposal(grou
 async def test_a_proposal_becomes_one_writeback(ground: Ground) -> None:
     _, columns = await ground.propose()
     again = columns | {"id": uuid4()}
-    await ground.refused("writeback_tenant_proposal_key", "api", insert("writeback", again), *again.values())
+    await ground.refused("writeback_tenant_proposal_revision_key", "api", insert("writeback", again), *again.values())
 
 
 async def test_a_decision_binds_what_was_seen(ground: Ground) -> None:
@@ -138,7 +138,7 @@ async def test_the_rule_that_fits_best_is_taken_in_its_newest_version(ground: Gr
     ) -> object:
         id = id or uuid4()
         await ground.run(
-            "registrar",
+            "owner",
             """INSERT INTO approval_rule (tenant, id, version, subject, connector, operation, risk, required, life, undo_window)
                VALUES ($1, $2, $3, 'writeback', $4, $5, $6, $7, '1 hour', '0')""",
             ground.tenant, id, version, connector, operation, risk, required,

@@ -11,7 +11,7 @@ import pytest
 
 from tests.walls.ground import Asked, Ground
 
-CLOSE = "SELECT close_approval($1, $2, 'cancelled', 'system:test')"
+CLOSE = "SELECT close_approval($1, $2, 'cancelled', NULL)"
 DIRECT = """INSERT INTO decision (tenant, approval, approver, requested_by, payload_sha256, verdict)
             SELECT tenant, id, $2, requested_by, payload_sha256, 'approve' FROM approval WHERE id = $1"""
 
@@ -70,7 +70,8 @@ async def test_a_long_line_of_agents_still_leads_to_its_owner(ground: Ground) ->
             ground.tenant, agent, f"agent {number}", last,
         )  # fmt: skip
         last = agent
-    ground.ids["last"] = last
+    ground.ids["last"], ground.secrets["last"] = last, f"secret-of-last-{last}"
+    await ground.key("last")
     asked = await ground.ask(by="last")
     assert await ground.decide(asked, "anna") == "own_request"
 
@@ -246,7 +247,7 @@ async def test_a_decision_waits_for_the_end_of_its_mission(ground: Ground) -> No
     first = ("api", "UPDATE mission SET state = 'cancelled', closed_at = now() WHERE id = $1", (asked.mission,))
     assert await ground.overtaken(first, ground.decide(asked, "anna", version=1)) == "mission_closed"
     asked = await ground.ask()  # closing queues up there too: whoever holds the mission may want the approval next
-    first = ("api", "UPDATE mission SET used_tokens = 1 WHERE id = $1", (asked.mission,))
+    first = ("api", "UPDATE mission SET stage = 'x' WHERE id = $1", (asked.mission,))
     assert await ground.overtaken(first, ground.value("worker", CLOSE, ground.tenant, asked.approval)) == "cancelled"
 
 
@@ -297,7 +298,7 @@ async def test_a_transaction_that_froze_its_view_is_judged_by_nobody(ground: Gro
         for role, statement, args in (
             ("api", "SELECT * FROM decide($1, $2, $3, 1, $4, 'approve', '')",
              (ground.tenant, asked.approval, ground.secrets["anna"], asked.sha256)),
-            ("api", "SELECT close_approval($1, $2, 'cancelled', 'system:test')", (ground.tenant, asked.approval)),
+            ("worker", CLOSE, (ground.tenant, asked.approval)),
             ("executor", "SELECT * FROM claim($1, $2, interval '1 s')", (ground.tenant, approved.writeback)),
             ("api", """INSERT INTO approval (tenant, id, mission, subject, writeback, requested_by, payload_sha256)
                        VALUES ($1, $2, $3, 'writeback', $2, $4, $5)""",

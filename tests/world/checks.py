@@ -44,15 +44,16 @@ def problem(answer: httpx.Response, code: str) -> dict[str, Any]:
 def impersonal(answer: httpx.Response) -> tuple[int, dict[str, Any], dict[str, str]]:
     """An answer without what differs between two requests of the same kind: what two cases must have in common."""
     said = {name: value for name, value in answer.json().items() if name not in ("request_id", "instance")}
-    headers = {k: v for k, v in answer.headers.items() if k not in ("request-id", "traceparent", "date")}
+    personal = ("request-id", "traceparent", "date", "ratelimit", "ratelimit-policy")
+    headers = {k: v for k, v in answer.headers.items() if k not in personal}
     return answer.status_code, said, headers
 
 
 async def census(world: World) -> dict[str, int]:
-    """How many rows each table holds, whoever they belong to. Nonces are left out: they are spent, not stored."""
+    """How many rows each table holds, whoever they belong to. Nonces and rates are left out: they are spent, not stored."""
     connection = await inspector(world)
     tables = await connection.fetch(
-        "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'nonce'"
+        "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename NOT IN ('nonce', 'rate_bucket')"
     )
     return {name: await connection.fetchval(f"SELECT count(*) FROM {name}") for (name,) in tables}
 

@@ -45,6 +45,8 @@ CREATE TABLE budget_account (        -- limit_*: the limit it was last moved und
   CONSTRAINT budget_account_time CHECK (settled_time_ms + reserved_time_ms <= limit_time_ms)
 );
 
+CREATE INDEX budget_account_newest ON budget_account (tenant, opened_at DESC, key) WHERE scope = 'mission';
+
 CREATE TABLE budget_reservation (    -- purpose 'mission': a whole mission's budget, held in its day and its tenant until it ends
   tenant uuid NOT NULL,
   id uuid NOT NULL DEFAULT gen_random_uuid(),
@@ -69,7 +71,7 @@ CREATE TABLE budget_reservation (    -- purpose 'mission': a whole mission's bud
 );
 CREATE UNIQUE INDEX budget_reservation_of_mission ON budget_reservation (tenant, mission) WHERE purpose = 'mission';
 CREATE INDEX budget_reservation_open ON budget_reservation (expires_at) WHERE state = 'reserved';
-CREATE INDEX budget_reservation_ended ON budget_reservation (ended_at) WHERE ended_at IS NOT NULL;
+CREATE INDEX budget_reservation_ended ON budget_reservation (ended_at) WHERE ended_at IS NOT NULL AND purpose <> 'mission';
 
 -- A reservation ends once, and only its use grows before that.
 CREATE FUNCTION guard_budget_reservation() RETURNS trigger LANGUAGE plpgsql
@@ -255,7 +257,7 @@ DECLARE above boolean; today date := budget_day();
 BEGIN
   PERFORM require_tenant(p_tenant);
   IF p_purpose IS NULL OR p_purpose = 'mission' OR p_life IS NULL OR p_tokens IS NULL OR p_cost IS NULL OR p_time IS NULL
-     OR p_tokens < 0 OR p_cost < 0 OR p_time < 0 THEN
+     OR p_tokens < 0 OR p_cost < 0 OR p_cost = 'NaN' OR p_time < 0 THEN
     RAISE EXCEPTION 'wall: that is nothing to reserve' USING ERRCODE = 'RX005';
   END IF;
   PERFORM 1 FROM public.mission x WHERE x.tenant = p_tenant AND x.id = p_mission
@@ -287,7 +289,8 @@ CREATE FUNCTION end_budget(p_tenant uuid, p_reservation uuid, p_state text, s_to
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, pg_temp AS $$
 DECLARE r public.budget_reservation;
 BEGIN
-  IF s_tokens IS NULL OR s_cost IS NULL OR s_time IS NULL OR s_tokens < 0 OR s_cost < 0 OR s_time < 0 OR p_calls_ms < 0 THEN
+  IF s_tokens IS NULL OR s_cost IS NULL OR s_time IS NULL OR p_calls_ms IS NULL
+     OR s_tokens < 0 OR s_cost < 0 OR s_cost = 'NaN' OR s_time < 0 OR p_calls_ms < 0 THEN
     RAISE EXCEPTION 'wall: that is no use' USING ERRCODE = 'RX005';
   END IF;
   SELECT * INTO r FROM public.budget_reservation x WHERE x.tenant = p_tenant AND x.id = p_reservation AND x.purpose <> 'mission';
@@ -344,7 +347,7 @@ CREATE FUNCTION spend_budget(p_tenant uuid, p_mission uuid, p_tokens bigint, p_c
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
 BEGIN
   PERFORM require_tenant(p_tenant);
-  IF p_tokens IS NULL OR p_cost IS NULL OR p_tokens < 0 OR p_cost < 0 THEN
+  IF p_tokens IS NULL OR p_cost IS NULL OR p_tokens < 0 OR p_cost < 0 OR p_cost = 'NaN' THEN
     RAISE EXCEPTION 'wall: that is no use' USING ERRCODE = 'RX005';
   END IF;
   PERFORM 1 FROM public.mission x WHERE x.tenant = p_tenant AND x.id = p_mission FOR NO KEY UPDATE;
@@ -437,8 +440,12 @@ CREATE FUNCTION reconcile_budgets(p_limit int) RETURNS int
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
 DECLARE r record; n int := 0; was text := current_setting('app.tenant', true);
 BEGIN
-  FOR r IN SELECT x.tenant, x.id, x.mission, x.purpose FROM public.budget_reservation x
-           WHERE x.state = 'reserved' AND x.expires_at <= clock_timestamp() ORDER BY x.expires_at LIMIT p_limit LOOP
+  -- Of what is held above, one day of a tenant at a time: the tenant's account is taken after it, and then no other day's.
+  FOR r IN SELECT y.tenant, y.id, y.mission FROM (
+             SELECT x.tenant, x.id, x.mission, x.expires_at, x.held_above, x.day,
+                    min(x.day) FILTER (WHERE x.held_above) OVER (PARTITION BY x.tenant) AS first_day
+             FROM public.budget_reservation x WHERE x.state = 'reserved' AND x.expires_at <= clock_timestamp()) y
+           WHERE NOT y.held_above OR y.day = y.first_day ORDER BY y.tenant, y.expires_at LIMIT p_limit LOOP
     PERFORM set_config('app.tenant', r.tenant::text, true);
     PERFORM 1 FROM public.mission m WHERE m.tenant = r.tenant AND m.id = r.mission FOR NO KEY UPDATE SKIP LOCKED;
     IF NOT FOUND THEN CONTINUE; END IF;            -- somebody is at it; next time
