@@ -88,7 +88,9 @@ KINDS: dict[str, Kind] = {
         "The last lasting grant of the role admin is not revoked, and whoever holds it is not suspended.",
         ("Give another principal the role admin first.",),
     ),
-    "taken": Kind(409, "Already taken", "The name, role or subject is in use.", ("Choose another, or end the other first.",)),
+    "taken": Kind(
+        409, "Already taken", "The name, role or subject is in use.", ("Choose another, or end the other first.",)
+    ),
     # concurrency
     "precondition_required": Kind(
         428,

@@ -27,7 +27,9 @@ STAGE_SECONDS = Histogram(
 PROVIDER_FAILURES = Counter("mission_root_provider_failures", "Provider failures a colony reported.", ["code"])
 DECISIONS = Counter("mission_root_decisions", "Human decisions by what came of them.", ["outcome"])
 POLICY = Counter("mission_root_policy_decisions", "Policy decisions by action and effect.", ["action", "effect"])
-BLOCKS = Counter("mission_root_policy_blocks", "Denials by action and rule; rules of tenants count together.", ["action", "rule"])
+BLOCKS = Counter(
+    "mission_root_policy_blocks", "Denials by action and rule; rules of tenants count together.", ["action", "rule"]
+)
 WRITEBACKS = Counter("mission_root_writebacks", "Executions by how they were settled.", ["state"])
 QUARANTINED = Counter("mission_root_quarantined_payloads", "Payloads refused at the boundary and kept.", ["origin"])
 WEBHOOKS = Counter("mission_root_webhook_tries", "Tries to deliver a webhook by what came of them.", ["outcome"])

@@ -21,7 +21,7 @@ from sqlalchemy.exc import DBAPIError
 from app import ledger
 from app.caller import Caller
 from app.clock import iso, now
-from app.db import Database, WriteSession, sqlstate
+from app.db import Database, ReadSession, WriteSession, sqlstate
 from app.errors import Problem
 
 log = structlog.get_logger("budgets")
@@ -37,6 +37,7 @@ SETTLE = text("""SELECT is_over, was_over FROM settle_budget(:tenant, :reservati
 RELEASE = text("SELECT release_budget(:tenant, :reservation)")
 SPEND = text("""SELECT is_over, was_over, used_tokens, used_cost_usd
                 FROM spend_budget(:tenant, :mission, :tokens, CAST(:cost_usd AS numeric))""")
+WOULD_LACK = text("SELECT budget_would_lack(:tenant, :tokens, CAST(:cost_usd AS numeric), :time_ms)")
 PUT = text("SELECT outcome, version FROM put_budget_limits(:tenant, :secret, :version, CAST(:limits AS jsonb))")
 
 
@@ -105,6 +106,13 @@ def not_admitted(error: DBAPIError, caller: Caller) -> Problem | None:
 
     refused.leaves = leave
     return refused
+
+
+async def foresee(session: ReadSession, amounts: Amounts) -> None:
+    """Raises Problem budget_exhausted where a new mission with this budget would meet it; nothing is held."""
+    lacking = await session.scalar(WOULD_LACK, {"tenant": session.tenant, **amounts.parameters()})
+    if lacking is not None:
+        raise refusal(lacking if isinstance(lacking, dict) else json.loads(lacking))
 
 
 async def reserve(

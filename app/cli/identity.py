@@ -19,7 +19,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON."
 @app.command("create-tenant")
 def create_tenant(
     name: Tenant,
-    operator: Annotated[bool, typer.Option("--operator", help="Its admins look after all tenants; one per installation.")] = False,
+    operator: Annotated[
+        bool, typer.Option("--operator", help="Its admins look after all tenants; one per installation.")
+    ] = False,
     json_: AsJson = False,
 ) -> None:
     """Make a tenant. It is born with approval rules."""

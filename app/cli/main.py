@@ -54,7 +54,14 @@ app.add_typer(identity.app, name="identity")
 app.add_typer(principals.app, name="principals")
 app.add_typer(keys.app, name="keys")
 app.command()(principals.whoami)
-for process in (processes.serve, processes.registrar, processes.worker, processes.executor, processes.colony, processes.crm):
+for process in (
+    processes.serve,
+    processes.registrar,
+    processes.worker,
+    processes.executor,
+    processes.colony,
+    processes.crm,
+):
     app.command(rich_help_panel="Single processes")(process)
 for step in (processes.bootstrap, processes.migrate):
     app.command(rich_help_panel="Database")(step)

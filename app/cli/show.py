@@ -141,9 +141,13 @@ def connector(found: dict[str, Any]) -> None:
         "record versions": able.get("version"),
         "once only": able.get("idempotency"),
         "verified": able.get("verify"),
-        "operations": "; ".join(f"{kind}: {' '.join(verbs) or 'read'}" for kind, verbs in able.get("operations", {}).items()),
+        "operations": "; ".join(
+            f"{kind}: {' '.join(verbs) or 'read'}" for kind, verbs in able.get("operations", {}).items()
+        ),
         "credentials": "  ".join(found["credentials"].values()),
-        "halted": Text(f"since {switch['halted_at']}: {escape(switch['reason'] or '')}", "red") if switch["halted"] else "",
+        "halted": Text(f"since {switch['halted_at']}: {escape(switch['reason'] or '')}", "red")
+        if switch["halted"]
+        else "",
         "earlier versions": ", ".join(f"v{one['version']} {one['created_at']}" for one in found["history"][1:]),
     }
     out.print(pairs(shown))
@@ -155,11 +159,15 @@ def put_connector(done: dict[str, Any]) -> None:
     version = f" v{done['version']}" if done["version"] and done["outcome"] != "valid" else ""
     line(f"{done['name']}{version}: {done['outcome']}")
     if done["outcome"] != "retired" and done["credentials"]:
-        aside(f"credentials: {done['credentials']['read']} for serve and worker, {done['credentials']['write']} for the executor")
+        aside(
+            f"credentials: {done['credentials']['read']} for serve and worker, {done['credentials']['write']} for the executor"
+        )
 
 
 def switched(done: dict[str, Any]) -> None:
-    line(f"{done['name']}: {done['outcome']}; {'nothing is written' if done['switch']['halted'] else 'writing goes on'}")
+    line(
+        f"{done['name']}: {done['outcome']}; {'nothing is written' if done['switch']['halted'] else 'writing goes on'}"
+    )
 
 
 def seen_record(seen: dict[str, Any]) -> None:
@@ -255,7 +263,8 @@ def approval(found: dict[str, Any]) -> None:
         "summary": found.get("summary"),
         "why": found.get("rationale"),
         "approvals": f"{found['approvals']} of {found['required']}",
-        "may decide": ", ".join(found.get("may_decide") or []) + (f" and {extra}" if (extra := found.get("must_hold")) else ""),
+        "may decide": ", ".join(found.get("may_decide") or [])
+        + (f" and {extra}" if (extra := found.get("must_hold")) else ""),
         "glass": Text(f"broken at {glass['broken_at']}" if (glass := found.get("glass")) else "", "red"),
         "replaces": found.get("predecessor"),
         "replaced by": found.get("successor_approval"),
@@ -287,7 +296,8 @@ def rules(items: list[dict[str, Any]]) -> None:
     table = rows("id", "v", "for", "connector", "operation", "risk", "asks", "life", "ladder")
     for item in items:
         ladder = ", ".join(
-            f"{hop['kind']}{' ' + hop['role'] if hop.get('role') else ''} after {hop['after_s'] / 3600:g} h" for hop in item["hops"]
+            f"{hop['kind']}{' ' + hop['role'] if hop.get('role') else ''} after {hop['after_s'] / 3600:g} h"
+            for hop in item["hops"]
         )
         table.add_row(
             item["id"], str(item["version"]), item["subject"], escape(item["connector"]), escape(item["operation"]), item["risk"],
@@ -322,7 +332,9 @@ def verdict(found: dict[str, Any]) -> None:
         line(f"The ledger holds: {found['facts']} facts in {found['subjects']} chains, every link recomputed.")
     anchored = found.get("anchors") or {"state": "off"}
     if anchored["state"] == "ok":
-        line(f"{anchored['anchors']} anchors sign {anchored['covered']} of them; {anchored['tail']} came after the newest.")
+        line(
+            f"{anchored['anchors']} anchors sign {anchored['covered']} of them; {anchored['tail']} came after the newest."
+        )
     elif anchored["state"] != "failed":
         line(f"No anchor signs them (state {anchored['state']}).")
 

@@ -144,7 +144,9 @@ async def on_bug(request: Request, error: Exception) -> Response:
     """A database that is away becomes 503; everything else is ours, logged with its traceback, answered without it."""
     problem = unavailable(error)
     if problem is None and isinstance(error, DBAPIError) and sqlstate(error) == "RX013":
-        problem = Problem("unauthenticated", "The credential ended while it was used.")  # the wall found nobody behind it
+        problem = Problem(
+            "unauthenticated", "The credential ended while it was used."
+        )  # the wall found nobody behind it
     elif problem is None:
         log.error("uncaught", path=request.url.path, exc_info=error)
         problem = Problem("internal", "An error that is ours; the request id finds it in the log.")

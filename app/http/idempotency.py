@@ -52,6 +52,11 @@ async def once(door: Door[WriteSession], route: str, run: Callable[[], Awaitable
     await door.session.execute(
         KEEP,
         scope
-        | {"fingerprint": asked, "status": reply.status, "body": reply.stored_body(), "headers": reply.stored_headers()},
+        | {
+            "fingerprint": asked,
+            "status": reply.status,
+            "body": reply.stored_body(),
+            "headers": reply.stored_headers(),
+        },
     )
     return answer

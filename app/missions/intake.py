@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -11,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from app import ledger, work
 from app.artifacts import store
-from app.budgets.actions import not_admitted
+from app.budgets.actions import Amounts, foresee, not_admitted
 from app.caller import Caller
 from app.clock import new_id
 from app.db import ReadSession, WriteSession
@@ -171,10 +172,17 @@ async def insert(session: WriteSession, caller: Caller, row: dict[str, Any]) -> 
 
 
 async def rehearse(session: ReadSession, caller: Caller, ask: Ask, intake: Intake) -> tuple[MissionEnvelope, Verdict]:
-    """Every check of a request, and nothing kept: the envelope it would have and what policy would say."""
+    """Every check of a request, and nothing kept: the envelope it would have and what policy would say.
+
+    Raises Problem `validation`, and `budget_exhausted` when the request itself would.
+    """
     kind = await known_type(session, ask)
     envelope = build(ask, kind, caller, submitting_role(caller), new_id(), intake.defaults)
-    return envelope, await consult(session, caller, "mission.create", kind.name, admission(envelope))
+    verdict = await consult(session, caller, "mission.create", kind.name, admission(envelope))
+    if verdict.effect != "deny":
+        budget = envelope.budget
+        await foresee(session, Amounts(budget.tokens, Decimal(str(budget.cost_usd)), budget.time_ms))
+    return envelope, verdict
 
 
 async def known_type(session: ReadSession, ask: Ask) -> MissionType:

@@ -57,9 +57,12 @@ async def call_tool(
         # counted, and refused where nothing is left; a tool costs no tokens
         reservation = None
         if refusal is None:
-            reservation = await budgets.reserve(
-                session, caller, mission_id, NOTHING, f"tool:{tool}"[:80], life=CALL_LIFE
-            )
+            try:
+                reservation = await budgets.reserve(
+                    session, caller, mission_id, NOTHING, f"tool:{tool}"[:80], life=CALL_LIFE
+                )
+            except Problem as refused:  # an answer of Postgres, not an error: what was decided is kept
+                refusal = await left_over(session, caller, mission_id, refused)
     if refusal is not None:
         raise refusal
     assert reservation is not None
@@ -146,6 +149,20 @@ async def judge(
         policy_version=decision.verdict.policy_version,
     )
     return policy.refusal(decision)
+
+
+async def left_over(session: Any, caller: Caller, mission: UUID, refused: Problem) -> Problem:
+    """The refusal of a call for which too little is left, with its fact."""
+    if refused.code == "budget_exhausted":
+        await ledger.record(
+            session,
+            caller,
+            "budget.refused",
+            mission,
+            account=refused.members["account"],
+            lacking=refused.members["lacking"],
+        )
+    return refused
 
 
 async def note(

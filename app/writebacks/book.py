@@ -19,7 +19,16 @@ from app.db import Database, ReadSession, WriteSession
 from app.errors import Problem
 from app.nudge import Nudger, wait
 from app.work import READS
-from app.writebacks.connectors import NotConfigured, Observed, Page, Payload, Reader, ReadFailed, RecordMissing, Refused
+from app.writebacks.connectors import (
+    NotConfigured,
+    Observed,
+    Page,
+    Payload,
+    Reader,
+    ReadFailed,
+    RecordMissing,
+    Refused,
+)
 from app.writebacks.connectors.registry import ConnectorSettings, Definition, reader
 
 NEWEST = text("""

@@ -53,6 +53,7 @@ CALLABLE = {
     "ask_connector_read": "asks the executor for a look at a record, which it may show anyway",
     "authenticate": "wants the SHA-256 of a secret",
     "break_glass": "wants a secret",
+    "budget_would_lack": "reads",
     "choose_rule": "reads",
     "close_approval": "wants a secret",
     "current_tenant": "reads",

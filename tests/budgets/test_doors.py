@@ -14,7 +14,7 @@ from app.db import Database
 from app.errors import Problem
 from colony_client.errors import Refused
 from tests.world import World
-from tests.world.checks import fact_types, inspector, problem
+from tests.world.checks import census, fact_types, inspector, problem
 from tests.world.life import begin, due, under_way
 
 ASK = {"mission_type": "oracle_advisory", "user_goal": "What is there?"}
@@ -91,6 +91,46 @@ async def test_a_mission_that_does_not_fit_is_refused_with_a_fact_and_may_be_ask
     assert again.status_code == 202, "a refusal that time heals is not kept under the key"
     now = (await usage(world))["today"]["tokens"]
     assert now == {"used": 0, "reserved": 300, "limit": 500, "left": 200}
+
+
+@pytest.mark.parametrize(
+    "limits", [{"day_tokens": 500}, {"total_tokens": 500}, {"day_cost_usd": 0.5}, {"total_time_ms": 90_000}]
+)
+async def test_a_rehearsal_says_what_the_request_would_meet(world: World, limits: dict[str, float]) -> None:
+    body = {**ASK, "budget": {"tokens": 300, "cost_usd": 0.3, "time_ms": 60_000}}
+
+    async def rehearse(**more: Any) -> httpx.Response:
+        return await world.submitter.post("/v1/missions?validate_only=true", json=body | more)
+
+    assert (await put(world, **limits)).status_code == 200
+    assert (await rehearse()).status_code == 200
+    assert (await world.submitter.post("/v1/missions", json=body)).status_code == 202
+    before = await census(world)
+    foretold = problem(await rehearse(), "budget_exhausted")
+    assert await census(world) == before, "nothing is held and nothing is noted"
+    said = problem(await world.submitter.post("/v1/missions", json=body), "budget_exhausted")
+    assert [said[name] for name in ("account", "lacking", "left", "renews_at", "detail")] == [
+        foretold[name] for name in ("account", "lacking", "left", "renews_at", "detail")
+    ]
+    less = {"tokens": 200, "cost_usd": 0.2, "time_ms": 30_000}
+    assert (await rehearse(budget=less)).json()["valid"] is True, "just what is left"
+    assert (await world.submitter.post("/v1/missions", json=body | {"budget": less})).status_code == 202
+
+
+async def test_a_call_that_the_day_has_no_room_for_leaves_decision_and_fact(world: World) -> None:
+    life = await under_way(world, budget={"tokens": 100})
+    assert (await put(world, day_tokens=1_000)).status_code == 200
+    await life.say(used(100))
+    assert (await put(world, seen=1, day_tokens=50)).status_code == 200
+    for _ in range(2):
+        with pytest.raises(Refused) as refused:
+            await world.colony.tool(life.dispatch, "workspace.outline")
+        assert refused.value.code == "budget_exhausted"
+    facts = [body for _, body in await life.facts("budget.refused")]
+    assert facts == [{"account": "tenant_day", "lacking": ["tokens"]}] * 2
+    connection = await inspector(world)
+    assert await connection.fetchval("SELECT count(*) FROM policy_decision WHERE action = 'tool.call'") == 2
+    assert await connection.fetchval("SELECT count(*) FROM budget_reservation WHERE purpose LIKE 'tool:%'") == 0
 
 
 async def test_use_is_counted_with_and_without_limits(world: World) -> None:

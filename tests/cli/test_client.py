@@ -248,7 +248,11 @@ def test_a_decision_needs_the_hash_that_was_seen(root: Root, command: Callable[.
 
 def test_what_else_a_person_does_to_an_approval_names_what_was_seen(root: Root, command: Callable[..., Ended]) -> None:
     root.answers["GET /v1/approvals/a1"] = (200, {"ETag": '"v1"'}, APPROVAL)
-    root.answers["POST /v1/approvals/a1/break-glass"] = (201, {}, {"state": "pending", "expires_at": "2030-01-01T00:15:00Z"})
+    root.answers["POST /v1/approvals/a1/break-glass"] = (
+        201,
+        {},
+        {"state": "pending", "expires_at": "2030-01-01T00:15:00Z"},
+    )
     root.answers["POST /v1/approvals/a1/revisions"] = (201, {}, {"approval_id": "a2"})
     root.answers["POST /v1/approvals/a1/cancel"] = (200, {}, {"state": "cancelled"})
     sha256, why = "ab" * 32, ("--reason", "it burns")
@@ -268,7 +272,15 @@ def test_what_else_a_person_does_to_an_approval_names_what_was_seen(root: Root, 
 
 
 def test_a_rule_that_was_shown_can_be_put_back(root: Root, command: Callable[..., Ended], tmp_path: Path) -> None:
-    rule = {"id": "r1", "version": 2, "subject": "writeback", "required": 2, "life_s": 60, "created_by": None, "created_at": "x"}
+    rule = {
+        "id": "r1",
+        "version": 2,
+        "subject": "writeback",
+        "required": 2,
+        "life_s": 60,
+        "created_by": None,
+        "created_at": "x",
+    }
     root.answers["GET /v1/approval-rules/r1"] = (200, {"ETag": '"v2"'}, rule | {"history": []})
     root.answers["PUT /v1/approval-rules/r1"] = (200, {}, rule | {"version": 3})
     root.answers["POST /v1/approval-rules"] = (201, {}, rule)

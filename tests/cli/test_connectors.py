@@ -20,7 +20,14 @@ ONE: dict[str, Any] = {
     "switch": SWITCH, "created_by": "0", "created_at": "2026-01-01T00:00:00.000000Z", "definition": {"base_url": "https://crm.example"},
     "history": [{"version": 2, "created_at": "2026-01-01"}, {"version": 1, "created_at": "2025-01-01"}],
 }  # fmt: skip
-PUT = {"outcome": "changed", "name": "crm", "version": 3, "hosts": [], "capabilities": None, "credentials": ONE["credentials"]}
+PUT = {
+    "outcome": "changed",
+    "name": "crm",
+    "version": 3,
+    "hosts": [],
+    "capabilities": None,
+    "credentials": ONE["credentials"],
+}
 
 
 @pytest.fixture(autouse=True)
@@ -36,9 +43,13 @@ def answers(root: Root) -> None:
 
 def test_list_and_show_say_what_it_can_do(command: Callable[..., Ended]) -> None:
     code, out, err = command("connectors", "list")
-    assert (code, err) == (0, "") and all(word in out for word in ("crm", "sample_crm", "v2", "crm.example:443", "lead: update"))
+    assert (code, err) == (0, "") and all(
+        word in out for word in ("crm", "sample_crm", "v2", "crm.example:443", "lead: update")
+    )
     code, out, err = command("connectors", "show", "crm")
-    assert code == 0 and all(word in out for word in ("CONNECTOR_D__CRM_WRITE", "https://crm.example", "v1 2025-01-01", "read back"))
+    assert code == 0 and all(
+        word in out for word in ("CONNECTOR_D__CRM_WRITE", "https://crm.example", "v1 2025-01-01", "read back")
+    )
     assert json.loads(command("connectors", "show", "crm", "--json")[1]) == ONE
 
 
@@ -69,7 +80,16 @@ def test_halting_needs_a_reason_and_says_what_follows(root: Root, command: Calla
 
 
 def test_a_check_that_sees_nothing_fails(root: Root, command: Callable[..., Ended]) -> None:
-    seen = {"ok": True, "problem": None, "missing": False, "version": "7", "fields": {"a": 1}, "read_at": "x", "age_s": 0.1, "took_ms": 5.0}
+    seen = {
+        "ok": True,
+        "problem": None,
+        "missing": False,
+        "version": "7",
+        "fields": {"a": 1},
+        "read_at": "x",
+        "age_s": 0.1,
+        "took_ms": 5.0,
+    }
     root.answers["POST /v1/connectors/crm/check"] = (200, {}, seen)
     code, out, _ = command("connectors", "check", "crm", "lead", "L-1")
     assert code == 0 and "0.1 s ago" in out and '"a": 1' in out

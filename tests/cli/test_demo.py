@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.xdist_group("instance")  # it wants the usual port for itself
+
 
 def test_the_demo_holds_from_nothing_to_a_verified_change(tmp_path: Path) -> None:
     done = subprocess.run(

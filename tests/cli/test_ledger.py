@@ -73,9 +73,7 @@ async def test_what_was_changed_is_named_and_the_exit_code_says_so(served: Any, 
     assert done.returncode == 1 and "mission.accepted" in done.stderr and "Traceback" not in done.stderr
 
 
-async def test_an_export_is_verified_by_the_file_that_came_with_it(
-    served: Any, signed: World, tmp_path: Path
-) -> None:
+async def test_an_export_is_verified_by_the_file_that_came_with_it(served: Any, signed: World, tmp_path: Path) -> None:
     mission = (await signed.create())["id"]
     await anchor(signed)
     checker = tmp_path / "verify_ledger.py"
@@ -85,7 +83,10 @@ async def test_an_export_is_verified_by_the_file_that_came_with_it(
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout) == {"file": str(file), "bytes": file.stat().st_size}
         ended = subprocess.run(
-            [sys.executable, "-I", str(checker), str(file), "--key", PUBLIC], capture_output=True, text=True, check=False
+            [sys.executable, "-I", str(checker), str(file), "--key", PUBLIC],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         verdict = json.loads(ended.stdout)
         assert ended.returncode == 0 and verdict["covered"] > 0 and verdict["subject"] == (mission if more else None)
@@ -115,14 +116,18 @@ async def test_the_auditors_url_names_what_cannot_be_used(signed: World, tmp_pat
     ):
         done = await call("verify", "--anchors", "--database-url", wrong, *words)
         assert (done.returncode, done.stdout) == (code, ""), (words, done.stderr[-300:])
-        assert done.stderr.startswith("mission-root: ") and "Traceback" not in done.stderr and "wrong" not in done.stderr
+        assert (
+            done.stderr.startswith("mission-root: ") and "Traceback" not in done.stderr and "wrong" not in done.stderr
+        )
 
 
 async def test_keys_are_made_and_shown_without_their_secret_half(cluster: Cluster) -> None:
     made = json.loads((await call("keys", "--new", "2027a", "--json")).stdout)
     seed = made["signing_key"].partition(":")[2]
     assert len(base64.b64decode(seed)) == 32
-    shown = await call("keys", ANCHOR_SIGNING_KEY=f"{made['signing_key']},{SEED.get_secret_value()}", ANCHOR_REVOKED_KEYS="old")
+    shown = await call(
+        "keys", ANCHOR_SIGNING_KEY=f"{made['signing_key']},{SEED.get_secret_value()}", ANCHOR_REVOKED_KEYS="old"
+    )
     assert shown.returncode == 0, shown.stderr
     assert f"{made['public_key']}  signs\n" in shown.stdout and f"{PUBLIC}  revoked\n" in shown.stdout
     assert seed not in shown.stdout

@@ -1,8 +1,10 @@
 """`mission-root principals`, `keys` and `whoami` against a real root, as one admin would use them."""
 
 import asyncio
+import io
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import redirect_stdout
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ Command = Callable[..., Awaitable[Any]]
 
 
 @pytest.fixture
-async def command(world: World, capsys: pytest.CaptureFixture[str]) -> AsyncIterator[Command]:
+async def command(world: World) -> AsyncIterator[Command]:
     """Runs a command as somebody and reads its JSON."""
     async with served(world.public) as url:
 
@@ -24,9 +26,9 @@ async def command(world: World, capsys: pytest.CaptureFixture[str]) -> AsyncIter
             key = secret or world.people[who].key
             more = [] if plain else ["--json"]
             arguments = [*words, "--url", url, "--api-key", key, *more]
-            capsys.readouterr()
-            await asyncio.to_thread(main.app, arguments, standalone_mode=False)
-            said = capsys.readouterr().out
+            with redirect_stdout(io.StringIO()) as out:
+                await asyncio.to_thread(main.app, arguments, standalone_mode=False)
+            said = out.getvalue()
             return said if plain else json.loads(said)
 
         yield run

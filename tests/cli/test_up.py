@@ -19,6 +19,9 @@ import asyncpg
 import httpx
 import pytest
 
+# whatever starts a whole instance wants the usual port: two at once would take it from each other
+pytestmark = pytest.mark.xdist_group("instance")
+
 COMMAND = [sys.executable, "-m", "app.cli.main"]
 KEYS = {
     "submitter",

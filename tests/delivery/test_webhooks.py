@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,10 +17,11 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from standardwebhooks import Webhook
 
-from app import ledger, outbound
+from app import identity, ledger, outbound, work
 from app.caller import system
 from app.db import Database
 from app.delivery.webhooks import Courier, deliver, signatures
+from app.delivery.webhooks import courier as courier_module
 from app.delivery.webhooks.sealing import CannotOpen, seal, unseal
 from app.nudge import Nudger
 from colony_client.signing import parse_keys
@@ -64,7 +66,11 @@ async def receiving() -> AsyncIterator[Receiver]:
     receiver = Receiver()
     async with served(receiver) as url:
         receiver.url = f"{url}/hook?for=mission-root"
-        yield receiver
+        try:
+            yield receiver
+        finally:
+            if receiver.hold:
+                receiver.hold.set()  # or a test that failed would wait for its own receiver
 
 
 async def subscribe(world: World, url: str, **more: Any) -> dict[str, Any]:
@@ -548,3 +554,109 @@ async def test_a_receiver_learns_nothing_of_our_traces_and_they_nothing_of_its_a
         instrumentor.uninstrument()
     assert "traceparent" not in headers
     assert not [span.name for span in spans.get_finished_spans() if receiver.url in str(dict(span.attributes or {}))]
+
+
+async def due_deliveries(world: World, hook: dict[str, Any], count: int) -> None:
+    """So many deliveries of a webhook, due now."""
+    connection = await world.connect("admin")
+    await connection.execute(
+        """WITH made AS (INSERT INTO webhook_delivery (tenant, id, webhook, message, type, next_at)
+             SELECT tenant, gen_random_uuid(), id, 'test_' || n, 'webhook.test', now() FROM webhook, generate_series(1, $2) n
+             WHERE id = $1 RETURNING tenant, id)
+           INSERT INTO work (tenant, kind, subject, queue, next_at) SELECT tenant, 'webhook_send', id, 'worker', now() FROM made""",
+        UUID(hook["id"]),
+        count,
+    )
+
+
+async def test_receivers_that_hang_leave_hands_for_others(world: World) -> None:
+    stranger = await world.another_tenant()
+    async with receiving() as hanging, receiving() as well:
+        hanging.hold = asyncio.Event()
+        for _ in range(6):
+            await due_deliveries(world, await subscribe(world, hanging.url, types=["mission.failed"]), 20)
+        answer = await stranger.http.post("/v1/webhooks", json={"url": well.url, "types": ["mission.failed"]})
+        await due_deliveries(world, answer.json(), 10)
+        async with asyncio.timeout(20):
+            while len(well.got) < 10 or len(hanging.got) < courier_module.OF_TENANT:
+                assert await courier(world).take() <= courier_module.AT_ONCE
+                await asyncio.sleep(0.05)
+            while len(courier(world).sending) > courier_module.OF_TENANT:
+                await asyncio.sleep(0.05)  # the one that answers has its hands back
+        held = Counter(webhook for _, webhook in courier(world).sending.values())
+        assert len(well.got) == 10, "all of the other tenant's"
+        assert sum(held.values()) == courier_module.OF_TENANT and max(held.values()) == courier_module.OF_WEBHOOK
+        assert await courier(world).take() == 0, "and no more until a hand is free"
+        hanging.hold.set()
+        await turn(world)
+        assert len(hanging.got) == 120
+
+
+async def test_a_freed_hand_takes_the_next_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(courier_module, "POLL_S", 3600)
+    async with receiving() as receiver:
+        await due_deliveries(world, await subscribe(world, receiver.url, types=["mission.failed"]), 30)
+        loop = asyncio.create_task(courier(world).send_loop())
+        try:
+            async with asyncio.timeout(20):
+                while len(receiver.got) < 30:
+                    await asyncio.sleep(0.01)
+        finally:
+            loop.cancel()
+        await courier(world).idle()
+
+
+async def test_the_courier_does_not_spin_while_all_hands_of_a_webhook_are_held(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with receiving() as receiver:
+        receiver.hold = asyncio.Event()
+        await due_deliveries(world, await subscribe(world, receiver.url, types=["mission.failed"]), 30)
+        asked = 0
+        real = deliver.take
+
+        async def counted(*args: Any) -> Any:
+            nonlocal asked
+            asked += 1
+            return await real(*args)
+
+        monkeypatch.setattr(deliver, "take", counted)
+        loop = asyncio.create_task(courier(world).send_loop())
+        await receiver.arrived.wait()
+        await asyncio.sleep(2.2)
+        loop.cancel()
+        assert len(receiver.got) == courier_module.OF_WEBHOOK and asked <= 8, asked
+        assert await work.next_due(world.worker.database, "worker") is None, "nor do the other loops of the worker"
+        receiver.hold.set()
+        await courier(world).idle()
+
+
+async def test_a_suspended_tenants_webhooks_wait_and_go_on(world: World) -> None:
+    async with receiving() as receiver:
+        made = await subscribe(world, receiver.url, types=["mission.accepted"])
+        await world.create()
+        await courier(world).plan()
+        database = Database(world.url("registrar"), pool_size=1)
+        tenant = await world.tenant()
+
+        async def suspended(now_: bool) -> None:
+            async with database.write() as session:
+                await session.enter(tenant)
+                await identity.actions.suspend_tenant(session, now_)
+
+        await world.create()  # a fact that is not planned yet
+        await suspended(True)
+        connection = await world.connect("admin")
+        position = await connection.fetchrow("SELECT after_xid::text, after_id FROM webhook")
+        for _ in range(3):
+            await turn(world)
+        assert receiver.got == []
+        assert await connection.fetchrow("SELECT after_xid::text, after_id FROM webhook") == position
+        rows = await connection.fetch("SELECT state, tries FROM webhook_delivery")
+        assert [tuple(row) for row in rows] == [("pending", 0)]
+        assert await connection.fetchval("SELECT attempts FROM work WHERE kind = 'webhook_send'") == 0
+        await suspended(False)
+        await turn(world)
+        assert receiver.types() == ["mission.accepted"] * 2
+        assert [one["tries"] for one in await deliveries(world, made["id"])] == [1, 1]
+        await database.close()

@@ -126,9 +126,7 @@ async def test_a_mission_completes_under_the_environments_of_compose(here: Here)
         assert not running.done() or not running.exception(), running.exception()
         url = f"http://127.0.0.1:{here.ports['8080']}"
         await asyncio.to_thread(connect_crm, url, json.loads(admin)["key"])
-        ended = await asyncio.to_thread(
-            ask_about_leads, url, json.loads(made)["key"]
-        )
+        ended = await asyncio.to_thread(ask_about_leads, url, json.loads(made)["key"])
         # the CRM was read with the read token, and its proposals passed the review
         assert ended["state"] == "awaiting_approval" and len(ended["pending_approvals"]) >= 2
     finally:

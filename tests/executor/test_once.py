@@ -229,7 +229,8 @@ async def test_several_executors_share_the_work_without_doing_any_twice(world: W
     dispatch = await world.dispatch(mission_type="crm_lead_intelligence")
     records = [await world.colony.tool(dispatch, "crm.read", kind="lead", id=lead["id"]) for lead in leads]
     await world.colony.complete(
-        dispatch, proposals=[proposal(dispatch.envelope, record, {"next_action": "Call before noon"}) for record in records]
+        dispatch,
+        proposals=[proposal(dispatch.envelope, record, {"next_action": "Call before noon"}) for record in records],
     )
     await world.run_work("review")
     for approval in (await world.operator.get(f"/v1/approvals?mission={dispatch.mission_id}")).json()["items"]:

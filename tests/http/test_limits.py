@@ -18,7 +18,7 @@ from starlette.requests import Request
 
 from app.caller import Caller
 from app.http.limits import address_of, networks
-from app.main import Root, public_app
+from app.main import Root, public_app, server
 from tests.world import World
 from tests.world.checks import inspector, problem
 
@@ -316,3 +316,28 @@ async def test_a_busy_caller_is_not_taken_for_a_guesser_by_a_fresh_process(world
         guess = "mr_12345678_" + "x" * 43
         codes = [(await ask(client, guess)).status_code for _ in range(7)]
     assert codes == [401] * 5 + [429] * 2, "one after the other, every wrong one counts"
+
+
+@pytest.mark.parametrize(("trusted", "seen"), [("", "127.0.0.1"), ("127.0.0.0/8", "203.0.113.9")])
+async def test_the_server_itself_believes_nobody(trusted: str, seen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over a real socket from 127.0.0.1, which uvicorn believes unless it is told not to."""
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        found = address_of(Request(scope), networks(trusted))
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"x-scheme", scope["scheme"].encode())]})
+        await send({"type": "http.response.body", "body": found.encode()})
+
+    one = server(app, "127.0.0.1", 0)
+    running = asyncio.create_task(one.serve())
+    try:
+        while not one.started:
+            await asyncio.sleep(0.01)
+        port = one.servers[0].sockets[0].getsockname()[1]
+        said = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https"}
+        async with httpx.AsyncClient(trust_env=False) as client:
+            answer = await client.get(f"http://127.0.0.1:{port}/", headers=said)
+    finally:
+        one.should_exit = True
+        await running
+    assert (answer.text, answer.headers["x-scheme"]) == (seen, "http")

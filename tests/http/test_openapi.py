@@ -88,7 +88,9 @@ async def test_answers_fit_what_is_published(world: World) -> None:
     definition = {name: definition[name] for name in definition if name not in ("name", "version", "shipped")}
     match = {"If-Match": '"v1"'}
     one, two = (await world.create())["id"], (await world.create())["id"]
-    policies = (await world.submitter.post("/v1/missions?validate_only=true", json=ask)).json()["policy"]["policy_version"]
+    policies = (await world.submitter.post("/v1/missions?validate_only=true", json=ask)).json()["policy"][
+        "policy_version"
+    ]
     policy = '@id("own.a") @reason("A test.") forbid (principal, action == Action::"model.call", resource);'
     asked: list[tuple[str, str, str, dict[str, Any]]] = [
         ("operator", "POST", "/v1/missions", {"json": ask}),
@@ -115,14 +117,14 @@ async def test_answers_fit_what_is_published(world: World) -> None:
         ("operator", "POST", f"/v1/missions/{one}/cancel", {"json": {"reason": "x"}, "headers": match}),
         ("operator", "POST", f"/v1/missions/{two}/fail", {"json": {"reason": "x"}, "headers": match}),
         ("operator", "POST", "/v1/policies/evaluate", {"json": {"action": "mission.create", "resource": "b"}}),
-            ("operator", "POST", "/v1/policies/evaluate", {"json": {"action": "nothing", "resource": "b"}}),
-            ("operator", "GET", "/v1/policy-vocabulary", {}),
-            ("operator", "GET", f"/v1/policy-sets/{policies}", {}),
-            ("policy_owner", "PUT", "/v1/policies/own", {"json": {"text": policy}}),
-            ("policy_owner", "PUT", "/v1/policies/own", {"json": {"text": "permit"}}),
-            ("operator", "GET", "/v1/policies/own", {}),
-            ("operator", "POST", "/v1/policies/own/preview", {"json": {"text": policy}}),
-            ("policy_owner", "DELETE", "/v1/policies/own", {"headers": match}),
+        ("operator", "POST", "/v1/policies/evaluate", {"json": {"action": "nothing", "resource": "b"}}),
+        ("operator", "GET", "/v1/policy-vocabulary", {}),
+        ("operator", "GET", f"/v1/policy-sets/{policies}", {}),
+        ("policy_owner", "PUT", "/v1/policies/own", {"json": {"text": policy}}),
+        ("policy_owner", "PUT", "/v1/policies/own", {"json": {"text": "permit"}}),
+        ("operator", "GET", "/v1/policies/own", {}),
+        ("operator", "POST", "/v1/policies/own/preview", {"json": {"text": policy}}),
+        ("policy_owner", "DELETE", "/v1/policies/own", {"headers": match}),
         ("operator", "GET", "/v1/policies", {}),
         ("operator", "GET", "/v1/ledger", {}),
         ("operator", "POST", "/v1/ledger/verify", {}),

@@ -159,7 +159,10 @@ STARTED = {"app.main": ("CRM_WRITE_TOKEN", "CONNECTOR_ACME__ERP_WRITE"), "app.wo
 
 def test_every_process_but_the_executor_refuses_every_write_credential(tmp_path: Path) -> None:
     inherited = {name: value for name, value in os.environ.items() if name.upper() not in names(root.Settings)}
-    more = {"REGISTRAR_DATABASE_URL": "postgresql://r:password@127.0.0.1:1/x", "REGISTRAR_KEY": "a:sixteen-or-more-letters"}
+    more = {
+        "REGISTRAR_DATABASE_URL": "postgresql://r:password@127.0.0.1:1/x",
+        "REGISTRAR_KEY": "a:sixteen-or-more-letters",
+    }
     started = {
         (module, held): subprocess.Popen(
             [sys.executable, "-m", module], cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -171,7 +174,10 @@ def test_every_process_but_the_executor_refuses_every_write_credential(tmp_path:
     for (module, held), process in started.items():
         out, error = process.communicate(timeout=60)
         assert (process.returncode, out) == (2, ""), (module, held, error)
-        assert error.startswith(f"mission-root: {held} is set, but only the executor may hold a write credential"), (module, error)
+        assert error.startswith(f"mission-root: {held} is set, but only the executor may hold a write credential"), (
+            module,
+            error,
+        )
         assert "write-secret" not in error
 
 
@@ -180,9 +186,13 @@ def test_the_processes_above_are_all_there_are_beside_the_executor() -> None:
     assert entries - {"app.executor", "app.telemetry"} == set(STARTED)
 
 
-def test_credentials_of_connectors_come_from_the_environment_and_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_credentials_of_connectors_come_from_the_environment_and_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    Path(".env").write_text("CONNECTOR_A__B_READ=from-file\nCONNECTOR_A__C_READ=from-file\nconnector_a__d_READ=x\nCONNECTOR_A__E=x\n")
+    Path(".env").write_text(
+        "CONNECTOR_A__B_READ=from-file\nCONNECTOR_A__C_READ=from-file\nconnector_a__d_READ=x\nCONNECTOR_A__E=x\n"
+    )
     monkeypatch.setenv("CONNECTOR_A__B_READ", "from-environment")
     monkeypatch.setenv("CONNECTOR_A__F_WRITE", "")
     found = root.Settings()

@@ -1,5 +1,6 @@
 """Tokens of an identity provider: what is taken, and everything that is not, always answered alike."""
 
+import base64
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -21,6 +22,7 @@ from tests.identity.tokens import (
     ISSUER,
     RSA,
     Provider,
+    b64,
     by_hand,
     claims,
     token,
@@ -109,6 +111,22 @@ async def test_a_token_becomes_a_session_with_a_secret(world: World, anna: httpx
     problem(await anna.post("/v1/sessions"), "unauthenticated")  # the token does not open another
     problem(await world.auditor.delete("/v1/sessions/current"), "wrong_state")
     problem(await world.auditor.post("/v1/sessions"), "forbidden")
+
+
+async def test_a_token_that_was_ended_does_not_come_back_signed_otherwise(
+    world: World, anna: httpx.AsyncClient
+) -> None:
+    """From one signature on an elliptic curve anybody makes the other one, without any key."""
+    said = token("ec")
+    made = (await world.client(said).post("/v1/sessions")).json()
+    signed, _, signature = said.rpartition(".")
+    raw = base64.urlsafe_b64decode(signature + "==")
+    order = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+    mirrored = raw[:32] + (order - int.from_bytes(raw[32:])).to_bytes(32)
+    other = f"{signed}.{b64(mirrored)}"
+    assert (await world.client(made["secret"]).delete("/v1/sessions/current")).json() == {"ended": 1}
+    problem(await world.client(other).post("/v1/sessions"), "unauthenticated")
+    problem(await world.client(other).get("/v1/whoami"), "unauthenticated")
 
 
 async def test_a_session_ends_with_its_token_and_after_an_hour_at_most(world: World, anna: httpx.AsyncClient) -> None:
@@ -352,3 +370,54 @@ async def test_the_provider_is_asked_by_the_guarded_client() -> None:
     backend: Any = client._transport.backend  # type: ignore[attr-defined]
     assert backend.allowed == {"id.example:443", "127.0.0.1:9"} and client.follow_redirects is False
     await client.aclose()
+
+
+async def strict(world: World, provider: Provider) -> None:
+    """Both processes allow two failures a minute per token and ten per address; one exchange is counted by both."""
+    made = await world.with_registrar(oidc_issuer=ISSUER, oidc_audience=AUDIENCE, auth_failures_per_minute=2)
+    assert made.verifier is not None
+    made.verifier.jwks.transport = provider.transport
+    world.root.limits.failures = 2
+
+
+@pytest.mark.parametrize("path", ["/v1/missions", "/v1/whoami", "/v1/sessions"])
+async def test_good_tokens_are_no_guesses(world: World, anna: httpx.AsyncClient, provider: Provider, path: str) -> None:
+    await strict(world, provider)
+    for number in range(20):
+        client = world.client(token("ed", jti=f"{path} {number}"))
+        answer = await (client.post(path) if path == "/v1/sessions" else client.get(path))
+        assert answer.status_code in (200, 201), (number, answer.text)
+
+
+@pytest.mark.parametrize("path", ["/v1/missions", "/v1/sessions"])
+async def test_bad_tokens_are_guesses(world: World, anna: httpx.AsyncClient, provider: Provider, path: str) -> None:
+    await strict(world, provider)
+    codes = []
+    for number in range(12):
+        client = world.client(token("ed", aud="somebody else", jti=str(number)))
+        codes.append((await (client.post(path) if path == "/v1/sessions" else client.get(path))).status_code)
+    assert codes[0] == 401 and codes[-1] == 429 and set(codes) == {401, 429}
+
+
+async def test_tokens_that_nobody_could_judge_are_no_guesses(
+    world: World, anna: httpx.AsyncClient, provider: Provider
+) -> None:
+    await strict(world, provider)
+    there = world.root.upstream.http
+
+    def away(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("away", request=request)
+
+    world.root.upstream.http = httpx.AsyncClient(transport=httpx.MockTransport(away))
+    for number in range(20):
+        answer = await world.client(token("ed", jti=str(number))).get("/v1/missions")
+        problem(answer, "upstream_unavailable")
+    world.root.upstream.http = there
+    provider.down = True
+    assert world.registrar.verifier is not None
+    for number in range(20):
+        answer = await world.client(token("ed", jti=f"down {number}")).post("/v1/sessions")
+        problem(answer, "upstream_unavailable")
+        age(world, 3600)
+    provider.down = False
+    assert (await world.client(token("ed", jti="at last")).get("/v1/missions")).status_code == 200

@@ -109,21 +109,55 @@ async def test_a_fact_is_a_small_json_object_of_a_plain_type_by_a_named_actor(gr
     for actor in ("anna", "human:x"):
         await ground.refused("RX003", "api", WRITE, *fact(actor=actor))
 
+
 POISONS = {
     "nested deeper than a reader goes": '{"a":' + "[" * 4000 + "]" * 4000 + "}",
     "a whole number of 5,000 digits": '{"n":' + "1" * 5000 + "}",
     "a number that is infinite to many": '{"n":1e999}',
+    "one that is so the other way": '{"n":-1e999}',
     "half of a character": '{"a":"\\ud800"}',
     "a name that is half of a character": '{"\\udc00":1}',
     "a zero character": '{"a":"\\u0000"}',
 }
 
 
-@pytest.mark.parametrize("poison", POISONS)
-async def test_no_body_stops_the_readers_of_the_ledger(ground: Ground, poison: str) -> None:
+async def test_no_body_stops_the_readers_of_the_ledger(ground: Ground) -> None:
     """Each is a JSON object to Postgres, and a crash to who parses or answers it."""
-    body = POISONS[poison].encode()
-    for role, actor in (("api", "system:api"), ("worker", "system:worker")):
-        await ground.refused("RX005", role, WRITE, ground.tenant, uuid4(), "test.said", actor, body)
+    for body in POISONS.values():
+        for role, actor in (("api", "system:api"), ("worker", "system:worker")):
+            await ground.refused("RX005", role, WRITE, ground.tenant, uuid4(), "test.said", actor, body.encode())
     fits = b'{"a":{"b":[{"c":[1,-2.5,true,null,9007199254740991]}]},"d":"\\u00e9 1e999"}'
     await ground.run("api", WRITE, ground.tenant, uuid4(), "test.said", "system:api", fits)
+
+
+async def test_the_apis_url_cannot_put_anchors_off(ground: Ground) -> None:
+    await ground.value("worker", "SELECT restore_anchor_work()")
+    later = "UPDATE work SET {} WHERE tenant = $1 AND kind = 'anchor' RETURNING 1"
+    assert await ground.run("api", later.format("next_at = 'infinity'"), ground.tenant) == []
+    assert (
+        await ground.run("api", "DELETE FROM work WHERE tenant = $1 AND kind = 'anchor' RETURNING 1", ground.tenant)
+        == []
+    )
+    row = "INSERT INTO work (tenant, kind, subject, queue, next_at) VALUES ($1, $2, $1, 'worker', 'infinity')"
+    await ground.run("api", row, ground.tenant, "progress")
+    turned = "UPDATE work SET kind = 'anchor', subject = gen_random_uuid() WHERE tenant = $1 AND kind = 'progress'"
+    await ground.refused(DENIED, "api", turned, ground.tenant)
+    admin = await ground.of("admin")
+    await admin.execute("DELETE FROM work WHERE tenant = $1 AND kind = 'anchor'", ground.tenant)
+    await ground.refused(DENIED, "api", row, ground.tenant, "anchor")
+    await ground.run("worker", row, ground.tenant, "anchor")
+    assert len(await ground.run("worker", later.format("next_at = now()"), ground.tenant)) == 1
+
+
+async def test_only_the_worker_puts_anchor_work_back(ground: Ground) -> None:
+    for role in ("api", "registrar", "reader", "executor", "auditor"):
+        await ground.refused(DENIED, role, "SELECT restore_anchor_work()")
+    admin = await ground.of("admin")
+    await ground.value("worker", "SELECT restore_anchor_work()")
+    await admin.execute("UPDATE work SET attempts = 5 WHERE tenant = $1 AND kind = 'anchor'", ground.tenant)
+    assert await ground.value("worker", "SELECT restore_anchor_work()") == 0  # a row that is there stays as it is
+    kept = "SELECT attempts FROM work WHERE tenant = $1 AND kind = 'anchor'"
+    assert await admin.fetchval(kept, ground.tenant) == 5
+    await admin.execute("DELETE FROM work WHERE tenant = $1 AND kind = 'anchor'", ground.tenant)
+    assert await ground.value("worker", "SELECT restore_anchor_work()") >= 1
+    assert await admin.fetchval(kept, ground.tenant) == 0

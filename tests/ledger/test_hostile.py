@@ -19,7 +19,7 @@ from app.ledger.keys import Keyring, signer
 from app.ledger.store import MOST, Store, open_store
 from tests.ledger.anchored import OLD, WRITE, Anchored, anchored
 from tests.ledger.test_export import KEYS, Lines, export, told, write
-from tests.walls.ground import DENIED, Ground
+from tests.walls.ground import Ground
 
 VERIFY = sys.modules["app.ledger.verify"]  # the package's own `verify` is the function
 BOTH = signer(",".join(f"{kid}:{base64.b64encode(kid[:1].encode() * 32).decode()}" for kid in ("new", "old")))
@@ -38,7 +38,7 @@ async def test_what_was_hashed_cannot_be_cut_up_another_way(ground: Ground, tmp_
     at = next(number for number, line in enumerate(lines) if line["kind"] == "fact" and line["type"] == "test.said")
     fact = lines[at]
     for bent in (
-        {"at": f"{fact['at']}\n{{\"n\":", "body": "1}"},
+        {"at": f'{fact["at"]}\n{{"n":', "body": "1}"},
         {"actor": f"{fact['actor']}|{fact['at']}", "at": fact["body"]},
         {"type": f"{fact['type']}|{fact['actor']}", "actor": fact["at"], "at": ""},
     ):
@@ -288,22 +288,6 @@ async def test_an_object_of_any_size_is_not_taken(ground: Ground, tmp_path: Path
         assert await store.get("a/big") is None and len(await store.get("a/fits") or b"") == MOST
 
 
-async def test_the_apis_url_cannot_put_anchors_off(ground: Ground) -> None:
-    await ground.value("worker", "SELECT restore_anchor_work()")
-    later = "UPDATE work SET {} WHERE tenant = $1 AND kind = 'anchor' RETURNING 1"
-    assert await ground.run("api", later.format("next_at = 'infinity'"), ground.tenant) == []
-    assert await ground.run("api", "DELETE FROM work WHERE tenant = $1 AND kind = 'anchor' RETURNING 1", ground.tenant) == []
-    row = "INSERT INTO work (tenant, kind, subject, queue, next_at) VALUES ($1, $2, $1, 'worker', 'infinity')"
-    await ground.run("api", row, ground.tenant, "progress")
-    turned = "UPDATE work SET kind = 'anchor', subject = gen_random_uuid() WHERE tenant = $1 AND kind = 'progress'"
-    await ground.refused(DENIED, "api", turned, ground.tenant)
-    admin = await ground.of("admin")
-    await admin.execute("DELETE FROM work WHERE tenant = $1 AND kind = 'anchor'", ground.tenant)
-    await ground.refused(DENIED, "api", row, ground.tenant, "anchor")
-    await ground.run("worker", row, ground.tenant, "anchor")
-    assert len(await ground.run("worker", later.format("next_at = now()"), ground.tenant)) == 1
-
-
 async def test_what_a_killed_write_left_behind_is_no_anchor(tmp_path: Path) -> None:
     """kill -9 within a put: the store's half-written file stands under a name of its own."""
     store = open_store(str(tmp_path))
@@ -312,17 +296,3 @@ async def test_what_a_killed_write_left_behind_is_no_anchor(tmp_path: Path) -> N
     assert [name async for name in store.names("t/anchors")] == ["t/anchors/000000000001.json"]
     assert await store.create("t/anchors/000000000002.json", b"also whole")
     assert await store.get("t/anchors/000000000002.json") == b"also whole"
-
-
-async def test_only_the_worker_puts_anchor_work_back(ground: Ground) -> None:
-    for role in ("api", "registrar", "reader", "executor", "auditor"):
-        await ground.refused(DENIED, role, "SELECT restore_anchor_work()")
-    admin = await ground.of("admin")
-    await ground.value("worker", "SELECT restore_anchor_work()")
-    await admin.execute("UPDATE work SET attempts = 5 WHERE tenant = $1 AND kind = 'anchor'", ground.tenant)
-    assert await ground.value("worker", "SELECT restore_anchor_work()") == 0  # a row that is there stays as it is
-    kept = "SELECT attempts FROM work WHERE tenant = $1 AND kind = 'anchor'"
-    assert await admin.fetchval(kept, ground.tenant) == 5
-    await admin.execute("DELETE FROM work WHERE tenant = $1 AND kind = 'anchor'", ground.tenant)
-    assert await ground.value("worker", "SELECT restore_anchor_work()") >= 1
-    assert await admin.fetchval(kept, ground.tenant) == 0

@@ -84,7 +84,11 @@ async def revises_one(life: Life) -> None:
     [approval, *_] = await life.approvals("approved")
     answer = await life.world.operator.post(
         f"/v1/approvals/{approval['id']}/revisions",
-        json={"payload_sha256": approval["payload_sha256"], "changes": {"status": "other"}, "reason": "as the test says"},
+        json={
+            "payload_sha256": approval["payload_sha256"],
+            "changes": {"status": "other"},
+            "reason": "as the test says",
+        },
         headers={"If-Match": f'"v{approval["version"]}"'},
     )
     assert answer.status_code == 201, answer.text

@@ -367,7 +367,9 @@ async def about_approval(world: World, verb: str, who: str = "operator", **body:
     approval = await pending_change(world)
     body = {name: approval["payload_sha256"] if value is None else value for name, value in body.items()}
     return await world.people[who].http.post(
-        f"/v1/approvals/{approval['id']}/{verb}", json={"reason": "a test"} | body, headers={"If-Match": approval["etag"]}
+        f"/v1/approvals/{approval['id']}/{verb}",
+        json={"reason": "a test"} | body,
+        headers={"If-Match": approval["etag"]},
     )
 
 

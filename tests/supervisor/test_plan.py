@@ -99,7 +99,11 @@ def test_a_folder_has_one_supervisor(tmp_path: Path) -> None:
 
 
 def test_connectors_credentials_reach_who_may_hold_them(folder: Folder) -> None:
-    keys = {"CONNECTOR_DEMO__ERP_READ": "read-key", "CONNECTOR_DEMO__ERP_WRITE": "write-key", "CONNECTOR_DEMO__ERP_OTHER": "other-key"}
+    keys = {
+        "CONNECTOR_DEMO__ERP_READ": "read-key",
+        "CONNECTOR_DEMO__ERP_WRITE": "write-key",
+        "CONNECTOR_DEMO__ERP_OTHER": "other-key",
+    }
     plan = {one.name: one for one in processes(folder, SHELL | keys)}
     assert knowing(plan, "read-key") == {"serve", "worker"} and knowing(plan, "write-key") == {"executor"}
     assert knowing(plan, "other-key") == set()

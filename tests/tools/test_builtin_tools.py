@@ -164,9 +164,17 @@ async def test_what_the_crm_does_not_know_is_not_found_and_what_it_refuses_is_th
     problem(await ask(world, life.dispatch, "crm.list", {"kind": "lead", "lead_id": "L-1001"}), "validation")
 
 
+async def test_a_system_that_is_not_connected_is_not_found_and_nobody_waits_for_it(world: World) -> None:
+    life = await under_way(world, **CRM)
+    for more in ({}, {"connector": "no_such_connector"}):  # not configured here, and not known to the tenant
+        for tool, arguments in (("crm.list", {"kind": "lead"}), ("crm.read", {"kind": "lead", "id": "L-1001"})):
+            said = problem(await ask(world, life.dispatch, tool, arguments | more), "not_found")
+            assert said["retryable"] is False
+    assert await life.state() == "running"
+
+
 async def test_a_crm_that_is_away_is_unavailable_and_may_be_asked_again(world: World) -> None:
     life = await under_way(world, **CRM)
-    problem(await ask(world, life.dispatch, "crm.list", {"kind": "lead"}), "upstream_unavailable")  # not configured
     server = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0)
     base = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     for listening in (True, False):

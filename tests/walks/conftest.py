@@ -15,6 +15,8 @@ import asyncpg
 import httpx
 import pytest
 
+from app.embedded import free_port
+
 COMMAND = Path(sys.executable).parent / "mission-root"
 PATIENCE_S = 60.0
 
@@ -75,16 +77,27 @@ def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
     # leases short enough that a test can wait them out
     environment = os.environ | {"MISSION_LEASE_MS": "3000", "EXECUTION_LEASE_MS": "3000", "COLONY_TIMEOUT_MS": "3000"}
     up = subprocess.Popen(
-        [COMMAND, "up", "--json", "--data-dir", str(folder / "data")],
+        [COMMAND, "up", "--json", "--port", str(free_port()), "--data-dir", str(folder / "data")],
         stdout=subprocess.PIPE,
         stderr=(folder / "up.err").open("w"),
         text=True,
         env=environment,
     )
-    assert up.stdout is not None
-    line = up.stdout.readline()
-    assert line, (folder / "up.err").read_text()
-    made = Instance(folder / "data", up, json.loads(line))
+    try:
+        assert up.stdout is not None
+        line = up.stdout.readline()
+        assert line, (folder / "up.err").read_text()
+        made = Instance(folder / "data", up, json.loads(line))
+        furnish(made)
+        yield made
+    finally:
+        up.send_signal(signal.SIGTERM)
+        ended = up.wait(40)
+    assert ended == 0, (folder / "up.err").read_text()
+
+
+def furnish(made: Instance) -> None:
+    """Something to read, and no undo window to wait for."""
     documents = {"walls.md": WALLS, "release.md": RELEASE}
     with made.client("submitter") as client:
         for path, said in documents.items():
@@ -96,9 +109,6 @@ def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
            SELECT tenant, id, version + 1, subject, connector, operation, risk, required, life, '0' FROM approval_rule
            WHERE NOT break_glass"""
     )
-    yield made
-    up.send_signal(signal.SIGTERM)
-    assert up.wait(40) == 0, (folder / "up.err").read_text()
 
 
 WALLS = """# Writebacks

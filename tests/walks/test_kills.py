@@ -9,6 +9,9 @@ import pytest
 
 from tests.walks.conftest import Instance, until
 
+# whatever starts a whole instance wants the usual port: two at once would take it from each other
+pytestmark = pytest.mark.xdist_group("instance")
+
 
 def seen(client: httpx.Client, mission: str, type: str) -> bool:
     """Whether the mission has a fact of a type by now."""

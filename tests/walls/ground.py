@@ -128,7 +128,9 @@ class Ground:
                 [(self.tenant, ids[n], hashlib.sha256(s.encode()).digest()) for n, s in self.secrets.items()],
             )
         for connector, (required, deny_threshold, life, undo_window) in RULES.items():
-            await self.rule(connector, required=required, deny_threshold=deny_threshold, life=life, undo_window=undo_window)
+            await self.rule(
+                connector, required=required, deny_threshold=deny_threshold, life=life, undo_window=undo_window
+            )
 
     async def rule(self, connector: str, rule: UUID | None = None, version: int | None = None, **more: Any) -> UUID:
         """A rule for a connector, or the version after one, as its policy owner writes it."""

@@ -50,7 +50,7 @@ GUARDS = (
     "guard_budget_reservation", "guard_budget_account", "move_budget", "reserve_budget", "end_budget", "settle_budget", "release_budget",
     "spend_budget", "hold_for_mission", "let_go_of_mission", "give_back", "put_budget_limits", "take_tokens", "put_policy",
     "guard_webhook", "guard_webhook_secret", "guard_webhook_delivery", "waiting_webhooks",
-    "is_ladder", "guard_notice", "entitled_to", "votes", "lay_ladder", "give_notice", "next_step", "climb",
+    "is_ladder", "guard_notice", "entitled_to", "votes", "stands_for", "lay_ladder", "give_notice", "next_step", "climb",
     "restore_approval_timers", "see_notice", "break_glass", "withdraw", "ask_again", "revise", "renew", "stricter", "put_rule",
 )  # fmt: skip
 # Who is likeliest to notice, so that a run need not ask everybody.
@@ -134,7 +134,9 @@ async def mutations(admin: asyncpg.Connection) -> list[Mutation]:
     for table, policy in await admin.fetch(
         "SELECT tablename, policyname FROM pg_policies WHERE schemaname = 'public' AND permissive = 'RESTRICTIVE' ORDER BY 1, 2"
     ):
-        found.append(Mutation(f"policy {policy} of {table} gone", f"DROP POLICY {policy} ON {table}", ("walls.test_proof",)))
+        found.append(
+            Mutation(f"policy {policy} of {table} gone", f"DROP POLICY {policy} ON {table}", ("walls.test_proof",))
+        )
     for function, definer in await admin.fetch(
         """SELECT p.oid::regprocedure::text, p.prosecdef FROM pg_proc p WHERE p.pronamespace = 'public'::regnamespace
              AND NOT EXISTS (SELECT 1 FROM pg_depend d WHERE d.objid = p.oid AND d.deptype = 'e') ORDER BY 1"""

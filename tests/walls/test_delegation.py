@@ -9,6 +9,7 @@ import pytest
 
 from app.clock import now
 from tests.walls.ground import Ground
+from tests.walls.test_interventions import revise
 
 PASS = """INSERT INTO role_grant (tenant, id, principal, role, granted_by, delegated_from, starts_at, expires_at)
           VALUES ($1, $2, $3, $4, $5, $6, COALESCE($7, clock_timestamp()), $8)"""
@@ -127,6 +128,37 @@ async def test_nobody_appoints_their_own_approver(ground: Ground) -> None:
         asked = await ground.ask(mission=mission, requested_by=ground.ids[requested_by])
         assert await ground.decide(asked, "nina") == "own_request"
         assert await ground.decide(asked, "ben") == "approved"
+
+
+async def test_one_right_that_is_shared_makes_one_vote(ground: Ground) -> None:
+    """Whoever approves does not appoint who approves beside them; nor do two who were appointed by one make two."""
+    source = await grant_of(ground, "anna", "operator")
+    for name in ("nina", "omar"):
+        await newcomer(ground, name)
+        await passed(ground, source, "anna", name)
+    for first, second in (("anna", "nina"), ("nina", "anna"), ("nina", "omar")):
+        asked = await ground.ask(connector="two")
+        assert await ground.decide(asked, first) == "recorded"
+        assert await ground.decide(asked, second) == "recorded"
+        assert await ground.decide(asked, "ben") == "approved"
+    await passed(ground, source, "anna", "ben")  # who holds the role anyway votes in their own right
+    asked = await ground.ask(connector="two")
+    assert await ground.decide(asked, "anna") == "recorded"
+    assert await ground.decide(asked, "ben") == "approved"
+
+
+async def test_nobody_lets_their_own_request_be_changed_by_whom_they_appointed(ground: Ground) -> None:
+    await newcomer(ground)
+    grant = await passed(ground, await grant_of(ground, "anna", "operator"), "anna", "nina")
+    for requested_by in ("agent", "subagent"):
+        mission = await ground.mission(requested_by)
+        asked = await ground.ask(mission=mission, requested_by=ground.ids[requested_by])
+        said = await revise(ground, asked, "nina")
+        assert (said["outcome"], said["new_approval"]) == ("own_request", None)
+        assert (await revise(ground, asked, "ben"))["outcome"] == "revised"
+    theirs = await ground.ask()
+    assert (await revise(ground, theirs, "nina"))["outcome"] == "revised", "of others' requests it counts"
+    assert grant
 
 
 async def refused(ground: Ground, source: UUID, by: str, to: str, role: str = "operator", **more: Any) -> None:

@@ -30,8 +30,14 @@ async def furnished(ground: Ground) -> dict[str, Any]:
     await ground.halt("elsewhere")
     await ground.session("anna")
     await ground.approver_key("anna")
-    await ground.run("registrar", """INSERT INTO oidc_identity (tenant, principal, issuer, subject)
-                     VALUES ($1, $2, 'https://id.example', $3)""", ground.tenant, ground.ids["anna"], f"anna-{ground.tenant}")
+    await ground.run(
+        "registrar",
+        """INSERT INTO oidc_identity (tenant, principal, issuer, subject)
+                     VALUES ($1, $2, 'https://id.example', $3)""",
+        ground.tenant,
+        ground.ids["anna"],
+        f"anna-{ground.tenant}",
+    )
     await ground.risk_floor("elsewhere", "*", "medium")
     await ground.run("api", "INSERT INTO mission_type (tenant, name, version, definition, created_by) VALUES ($1, 'type', 1, '{}', $2)",
                      ground.tenant, ground.ids["adam"])  # fmt: skip
@@ -40,8 +46,12 @@ async def furnished(ground: Ground) -> dict[str, Any]:
     await ground.run("api", """INSERT INTO policy_decision (tenant, id, mission, principal, action, resource, effect, rule, policy_version,
                        reason, inputs) VALUES ($1, $2, $3, $4, 'a', 'r', 'ask', 'x', '1', 'x', '{}')""",
                      ground.tenant, uuid4(), asked.mission, ground.ids["anna"])  # fmt: skip
-    await ground.run("api", """INSERT INTO policy_set (tenant, manifest, baseline)
-                       VALUES ($1, convert_to('{"baseline": "' || encode(sha256('x1'), 'hex') || '"}', 'UTF8'), 'x1')""", ground.tenant)
+    await ground.run(
+        "api",
+        """INSERT INTO policy_set (tenant, manifest, baseline)
+                       VALUES ($1, convert_to('{"baseline": "' || encode(sha256('x1'), 'hex') || '"}', 'UTF8'), 'x1')""",
+        ground.tenant,
+    )
     await ground.run("api", "SELECT * FROM put_policy($1, $2, 'own', 'x', 0)", ground.tenant, ground.secrets["adam"])
     await ground.run("owner", """INSERT INTO notice (tenant, principal, approval, kind, step)
                      VALUES ($1, $2, $3, 'reminder', 1)""", ground.tenant, ground.ids["anna"], asked.approval)  # fmt: skip

@@ -362,6 +362,10 @@ async def test_only_open_ones_are_revised_by_entitled_people_as_they_were_seen(g
     assert (await revise(ground, asked, "ben", sha256=b"\x00" * 32))["outcome"] == "other_payload"
     assert (await revise(ground, asked, "ben", reason=" "))["outcome"] == "no_comment"
     assert (await revise(ground, asked, "ben", asked.payload))["outcome"] == "unchanged"
+    # the same change in another spelling would be a new question, free of the votes on this one
+    spelled = json.dumps(dict(reversed(json.loads(asked.payload).items())), indent=1).encode()
+    assert spelled != asked.payload
+    assert (await revise(ground, asked, "ben", spelled))["outcome"] == "unchanged"
     for bad in (b"[]", b'{"a":1,"a":2}', payload("two"), payload(operation="delete"), payload(target={"id": "L-2", "kind": "lead"}),
                 payload(changes=[1]), payload(more=1)):  # fmt: skip
         row = await revise(ground, asked, "ben", bad)
@@ -390,6 +394,17 @@ async def test_only_open_ones_are_revised_by_entitled_people_as_they_were_seen(g
         assert (await revise(ground, dead, "ben"))["outcome"] == outcome
     refreshed = await revise(ground, asked, "ben", payload(expected_version="2"))
     assert refreshed["outcome"] == "revised"
+
+
+async def test_whom_policy_named_stays_named(ground: Ground) -> None:
+    said = "SELECT stricter($1::text::jsonb, $2::text::jsonb)"
+    for old, new, both in (
+        ({"approver_role": "product_owner"}, {"approver_role": "operator"}, {"approver_role": "product_owner"}),
+        ({"approver_role": "product_owner"}, {"approver_role": None}, {"approver_role": "product_owner"}),
+        ({}, {"approver_role": "product_owner"}, {"approver_role": "product_owner"}),
+        ({"approvals": 3, "escalate_to": "admin"}, {"approvals": 1}, {"approvals": 3, "escalate_to": "admin"}),
+    ):
+        assert json.loads(await ground.value("owner", said, json.dumps(old), json.dumps(new))) == both
 
 
 async def test_obligations_stay_with_a_revision_and_may_only_grow(ground: Ground) -> None:

@@ -15,7 +15,10 @@ MOVES = f"u({TALLY} writebacks)"
 FACT = "i(actor body subject tenant type)"
 PROPOSE = "i(id mission payload proposal requested_by risk tenant)"
 OPEN = "i(id mission obligations payload_sha256 question_sha256 requested_by subject tenant writeback)"
-DELIVERY, TRIED = "i(id message next_at seq subject tenant type webhook)", "u(last_tries next_at settled_at state tries)"
+DELIVERY, TRIED = (
+    "i(id message next_at seq subject tenant type webhook)",
+    "u(last_tries next_at settled_at state tries)",
+)
 RULES = "i(baseline manifest tenant)"
 ANSWER = "i(body fingerprint headers key principal route status tenant)"
 GRANTS: dict[str, dict[str, str]] = {
@@ -86,7 +89,7 @@ GRANTS: dict[str, dict[str, str]] = {
 # Which functions a role may call. Everything else is called by triggers and by these.
 CALLS: dict[str, set[str]] = {
     "api": {
-        "reserve_budget", "settle_budget", "release_budget", "spend_budget", "put_budget_limits", "take_tokens",
+        "reserve_budget", "budget_would_lack", "settle_budget", "release_budget", "spend_budget", "put_budget_limits", "take_tokens",
         "put_policy", "authenticate", "decide", "close_approval", "choose_rule", "approver_keys",
         "put_connector", "switch_connector", "ask_connector_read",
         "put_rule", "fitting_rules", "lay_ladder", "break_glass", "withdraw", "revise", "renew", "see_notice",
@@ -94,7 +97,7 @@ CALLS: dict[str, set[str]] = {
         "passage_lexemes", "fact_hash", "current_tenant", "require_tenant", "require_present",
     },
     "worker": {
-        "waiting_webhooks", "sweep_webhook_deliveries", "ask_connector_read", "sweep_connector_reads",
+        "waiting_webhooks", "take_webhook_work", "sweep_webhook_deliveries", "ask_connector_read", "sweep_connector_reads",
         "reconcile_budgets", "sweep_rates",
         "take_worker_work", "next_worker_work", "sweep_expired", "restore_executor_work", "restore_anchor_work",
         "raised_risk", "close_approval", "choose_rule", "fact_hash", "current_tenant",

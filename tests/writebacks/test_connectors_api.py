@@ -15,6 +15,7 @@ from app.executor import Executor
 from app.work import READS
 from app.writebacks import book
 from tests.approvals.desk import post
+from tests.policy.test_changing import rule
 from tests.world import World
 from tests.world.checks import inspector, pending_change, problem
 from tests.world.world import READ_TOKEN, WRITE_TOKEN
@@ -219,6 +220,32 @@ async def test_halting_and_resuming_over_http(world: World) -> None:
     assert (await seen(world))[0]["switch"]["halted"] is True
     types = [fact["type"] for fact in await world.facts(await world.tenant())]
     assert (types.count("connector.halted"), types.count("connector.resumed")) == (2, 1)
+
+
+async def test_policy_is_asked_before_a_connector_is_switched(world: World) -> None:
+    path, key = "/v1/connectors/sample_crm", {"Idempotency-Key": "denied"}
+    both = '[Action::"operate.connector.halt", Action::"operate.connector.resume"]'
+    text = rule(f"forbid (principal, action in {both}, resource)")
+    made = await world.policy_owner.put("/v1/policies/own", json={"text": text})
+    assert made.status_code == 201, made.text
+    refused = await world.operator.post(f"{path}/halt", headers=key, **WHY)
+    assert problem(refused, "denied_by_policy")["rule"] == "own.a"
+    again = await world.operator.post(f"{path}/halt", headers=key, **WHY)
+    assert again.headers["idempotent-replayed"] == "true" and again.json() == refused.json()
+    assert (await seen(world))[0]["switch"]["halted"] is False
+    problem(await world.admin.post(f"{path}/resume", **WHY), "denied_by_policy")
+    problem(await world.operator.post("/v1/connectors/*/halt", **WHY), "denied_by_policy")
+    facts = await world.facts(await world.tenant())
+    denied = [json.loads(fact["body"]) for fact in facts if fact["type"] == "operation.denied"]
+    assert [fact["action"].rpartition(".")[2] for fact in denied] == ["halt", "resume", "halt"]
+    kept = await (await inspector(world)).fetch(
+        "SELECT id::text, effect, resource FROM policy_decision WHERE action LIKE 'operate.connector.%' ORDER BY id"
+    )
+    assert {row["id"] for row in kept} == {fact["policy_decision"] for fact in denied}
+    assert {(row["effect"], row["resource"]) for row in kept} == {("deny", "sample_crm"), ("deny", "*")}
+    gone = await world.policy_owner.delete("/v1/policies/own", headers={"If-Match": '"v1"'})
+    assert gone.status_code == 200
+    assert (await world.operator.post(f"{path}/halt", **WHY)).json()["outcome"] == "halted"
 
 
 # --- a look

@@ -11,7 +11,7 @@ import httpx
 import structlog
 from opentelemetry.instrumentation.utils import suppress_http_instrumentation
 
-from app import ledger, outbound, work
+from app import ledger, outbound
 from app.clock import now
 from app.db import Database, unavailable
 from app.delivery.webhooks import deliver, signatures
@@ -23,6 +23,7 @@ from colony_client.signing import Keys
 log = structlog.get_logger("webhooks")
 
 AT_ONCE = 32
+OF_WEBHOOK, OF_TENANT = 4, AT_ONCE // 2  # receivers that hang hold no more hands than this: the others are for others
 POLL_S = 1.0
 LEASE = timedelta(seconds=40)  # longer than any one try
 CONNECT_S, TOTAL_S = 5.0, 15.0
@@ -39,7 +40,9 @@ class Courier:
             allowed=allowed, any_public=True, timeout_s=TOTAL_S, connect_s=CONNECT_S, max_bytes=LARGEST_ANSWER
         )
         self.hands = asyncio.Semaphore(AT_ONCE)
-        self.sending: set[asyncio.Task[None]] = set()
+        self.sending: dict[asyncio.Task[None], tuple[UUID, UUID | None]] = {}  # tenant and webhook of what is under way
+        self.taking = asyncio.Lock()
+        self.woken: asyncio.Event | None = None
 
     async def plan_loop(self) -> None:
         """Runs until cancelled: every fact wakes it, and it looks by itself every POLL_S."""
@@ -72,6 +75,7 @@ class Courier:
     async def send_loop(self) -> None:
         """Runs until cancelled; what is under way is then finished by `stop`."""
         with self.nudger.listening("work_worker") as woken:
+            self.woken = woken
             while True:
                 taken = 0
                 with contextlib.suppress(Exception):
@@ -81,15 +85,22 @@ class Courier:
 
     async def take(self) -> int:
         """Takes what is due, as much as hands are free, and starts sending it."""
-        await self.hands.acquire()  # at least one free hand before anything is leased
-        self.hands.release()
-        free = AT_ONCE - len(self.sending)
-        items = await work.take(self.database, "worker", ["webhook_send"], max(free, 1), LEASE)
-        for item in items:
-            task = asyncio.create_task(self.guarded(item))
-            self.sending.add(task)
-            task.add_done_callback(self.sending.discard)
-        return len(items)
+        async with self.taking:
+            await self.hands.acquire()  # at least one free hand before anything is leased
+            self.hands.release()
+            free = max(AT_ONCE - len(self.sending), 1)
+            held = self.sending.values()
+            taken = await deliver.take(self.database, free, LEASE, held, OF_WEBHOOK, OF_TENANT)
+            for item, webhook in taken:
+                task = asyncio.create_task(self.guarded(item))
+                self.sending[task] = (item.tenant, webhook)
+                task.add_done_callback(self.done)
+        return len(taken)
+
+    def done(self, task: asyncio.Task[None]) -> None:
+        self.sending.pop(task, None)
+        if self.woken is not None:
+            self.woken.set()  # what waited for this hand may be taken now
 
     async def guarded(self, item: Item) -> None:
         async with self.hands:

@@ -7,6 +7,8 @@ what came of it. A crash in between sends the same message again under the same 
 
 import json
 import random
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -36,6 +38,9 @@ GIVE_UP = timedelta(days=5)  # an address that failed this long is paused
 KEEP_TRIES = 10
 NEVER = "webhook."  # facts about deliveries would beget deliveries
 
+TAKE = text(
+    """SELECT * FROM take_webhook_work(:limit, :lease, CAST(:webhooks AS jsonb), CAST(:tenants AS jsonb), :each, :share)"""
+)
 PLANNABLE = text("""SELECT id, types, after_xid::text AS after_xid, after_id,
     (SELECT count(*) FROM webhook_delivery d WHERE d.tenant = w.tenant AND d.webhook = w.id AND d.state = 'pending') AS pending
   FROM webhook w WHERE tenant = :tenant AND id = :id AND state = 'active' FOR UPDATE SKIP LOCKED""")
@@ -102,6 +107,31 @@ async def waiting(database: Database) -> list[tuple[UUID, UUID]]:
     """(tenant, webhook) of those with facts before them."""
     async with database.read() as session:
         return [(row.tenant, row.webhook) for row in await session.rows("SELECT * FROM waiting_webhooks(1000)")]
+
+
+async def take(
+    database: Database,
+    limit: int,
+    lease: timedelta,
+    held: Iterable[tuple[UUID, UUID | None]],
+    each: int,
+    share: int,
+) -> list[tuple[Item, UUID | None]]:
+    """Leases due deliveries, each with its webhook: at most `each` of a webhook and `share` of a tenant, beside what is held."""
+    held = list(held)
+    async with database.write() as session:
+        rows = await session.rows(
+            TAKE,
+            {
+                "limit": limit,
+                "lease": lease,
+                "tenants": json.dumps(Counter(str(tenant) for tenant, _ in held)),
+                "webhooks": json.dumps(Counter(str(webhook) for _, webhook in held)),
+                "each": each,
+                "share": share,
+            },
+        )
+    return [(Item(r.tenant, r.kind, r.subject, r.fence, r.wanted, r.attempts), r.webhook) for r in rows]
 
 
 async def plan(session: WriteSession, webhook: UUID) -> bool:

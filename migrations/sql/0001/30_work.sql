@@ -48,10 +48,12 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_
   WHERE w.tenant = due.tenant AND w.kind = due.kind AND w.subject = due.subject
   RETURNING w.tenant, w.kind, w.subject, w.fence, w.wanted, w.attempts
 $$;
--- When the next row of a queue falls due (null: nothing waits), so that a holder sleeps no longer than that.
+-- When the next row of a queue falls due (null: nothing waits), so that a holder sleeps no longer than that. Not a webhook's:
+-- one may be due and still have to wait for its turn, and the courier looks at its own pace.
 CREATE FUNCTION next_work(p_queue text) RETURNS timestamptz
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
-  SELECT min(GREATEST(d.next_at, COALESCE(d.lease_until, d.next_at))) FROM public.work d WHERE d.queue = p_queue
+  SELECT min(GREATEST(d.next_at, COALESCE(d.lease_until, d.next_at))) FROM public.work d
+  WHERE d.queue = p_queue AND d.kind <> 'webhook_send'
 $$;
 CREATE FUNCTION take_worker_work(p_kinds text[], p_limit int, p_lease interval)
 RETURNS TABLE (tenant uuid, kind text, subject uuid, fence bigint, wanted int, attempts int)

@@ -226,6 +226,18 @@ BEGIN
   RETURN NULL;
 END $$;
 
+-- What hold_above would say now, and nothing is held.
+CREATE FUNCTION budget_would_lack(p_tenant uuid, p_tokens bigint, p_cost numeric, p_time bigint) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+DECLARE said jsonb;
+BEGIN
+  PERFORM require_tenant(p_tenant);
+  IF NOT budget_is_limited(p_tenant) THEN RETURN NULL; END IF;
+  said := budget_lacking(p_tenant, 'tenant_day', budget_day()::text, p_tokens, p_cost, p_time);
+  IF said -> 'lacking' = '[]' THEN said := budget_lacking(p_tenant, 'tenant', p_tenant::text, p_tokens, p_cost, p_time); END IF;
+  RETURN CASE WHEN said -> 'lacking' <> '[]' THEN said END;
+END $$;
+
 -- Spends in day and tenant: out of what the mission holds there, else out of what the call itself holds (h_*), else as it comes.
 CREATE FUNCTION spend_above(p_tenant uuid, p_mission uuid, p_day date, h_tokens bigint, h_cost numeric, h_time bigint,
                             s_tokens bigint, s_cost numeric, s_time bigint) RETURNS void
@@ -465,14 +477,15 @@ END $$;
 REVOKE ALL ON FUNCTION guard_budget_reservation(), guard_budget_account(), budget_limit_now(uuid, text, text),
   move_budget(uuid, text, text, boolean, bigint, numeric, bigint, bigint, numeric, bigint, int, bigint),
   budget_lacking(uuid, text, text, bigint, numeric, bigint), budget_day(), budget_is_limited(uuid),
-  hold_above(uuid, date, bigint, numeric, bigint),
+  hold_above(uuid, date, bigint, numeric, bigint), budget_would_lack(uuid, bigint, numeric, bigint),
   spend_above(uuid, uuid, date, bigint, numeric, bigint, bigint, numeric, bigint),
   reserve_budget(uuid, uuid, bigint, numeric, bigint, text, interval),
   end_budget(uuid, uuid, text, bigint, numeric, bigint, bigint), note_use(uuid, uuid, bigint, numeric), budget_over(uuid, uuid),
   settle_budget(uuid, uuid, bigint, numeric, bigint, bigint), release_budget(uuid, uuid), spend_budget(uuid, uuid, bigint, numeric),
   hold_for_mission(), let_go_of_mission(), give_back(uuid, uuid), put_budget_limits(uuid, text, int, jsonb),
   reconcile_budgets(int) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION reserve_budget(uuid, uuid, bigint, numeric, bigint, text, interval),
+GRANT EXECUTE ON FUNCTION budget_would_lack(uuid, bigint, numeric, bigint),
+  reserve_budget(uuid, uuid, bigint, numeric, bigint, text, interval),
   settle_budget(uuid, uuid, bigint, numeric, bigint, bigint), release_budget(uuid, uuid), spend_budget(uuid, uuid, bigint, numeric),
   put_budget_limits(uuid, text, int, jsonb) TO {prefix}_api;
 GRANT EXECUTE ON FUNCTION reconcile_budgets(int) TO {prefix}_worker;

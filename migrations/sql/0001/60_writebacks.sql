@@ -481,15 +481,35 @@ BEGIN
   RETURN false;
 END $$;
 
--- How many votes count now: approvals of people who may still decide, with a reason where the rule wants one; any rejection.
+-- In whose right somebody votes: their own, or that of whoever passed it on to them.
+CREATE FUNCTION stands_for(p_tenant uuid, p_human uuid, p_roles text[], p_must_hold text) RETURNS uuid[] LANGUAGE sql STABLE
+SET search_path = pg_catalog, public, pg_temp AS $$
+  WITH live AS (
+    SELECT g.role, s.principal AS giver FROM public.role_grant g
+    LEFT JOIN public.role_grant s ON s.tenant = g.tenant AND s.id = g.delegated_from
+    WHERE g.tenant = p_tenant AND g.principal = p_human AND (g.role = ANY (p_roles) OR g.role = p_must_hold)
+      AND g.revoked_at IS NULL AND g.starts_at <= clock_timestamp() AND (g.expires_at IS NULL OR g.expires_at > clock_timestamp()))
+  SELECT ARRAY[p_human] || CASE
+    WHEN EXISTS (SELECT 1 FROM live WHERE giver IS NULL AND role = ANY (p_roles))
+     AND (p_must_hold IS NULL OR EXISTS (SELECT 1 FROM live WHERE giver IS NULL AND role = p_must_hold)) THEN '{}'
+    ELSE ARRAY(SELECT giver FROM live WHERE giver IS NOT NULL) END
+$$;
+
+-- How many votes count now: approvals of people who may still decide, with a reason where the rule wants one, each right
+-- once, whoever of those who share it was first; any rejection.
 CREATE FUNCTION votes(p_tenant uuid, p_approval uuid, p_roles text[], p_must_hold text, p_comment boolean,
                       OUT n_ok int, OUT n_no int)
 LANGUAGE sql VOLATILE SET search_path = pg_catalog, public, pg_temp AS $$
-  SELECT count(*) FILTER (WHERE d.verdict = 'approve' AND (d.comment IS NOT NULL OR NOT p_comment)
-                            AND public.entitled_to(d.tenant, d.approver, p_roles, p_must_hold)),
-         count(*) FILTER (WHERE d.verdict = 'reject')
-  FROM public.decision d JOIN public.approval a ON a.tenant = d.tenant AND a.id = d.approval AND a.payload_sha256 = d.payload_sha256
-  WHERE d.tenant = p_tenant AND d.approval = p_approval
+  WITH cast_votes AS MATERIALIZED (
+    SELECT d.verdict, d.approver, d.decided_at, public.stands_for(d.tenant, d.approver, p_roles, p_must_hold) AS rights,
+      d.verdict = 'approve' AND (d.comment IS NOT NULL OR NOT p_comment)
+        AND public.entitled_to(d.tenant, d.approver, p_roles, p_must_hold) AS fits
+    FROM public.decision d JOIN public.approval a ON a.tenant = d.tenant AND a.id = d.approval AND a.payload_sha256 = d.payload_sha256
+    WHERE d.tenant = p_tenant AND d.approval = p_approval)
+  SELECT count(*) FILTER (WHERE v.fits AND NOT EXISTS (SELECT 1 FROM cast_votes o WHERE o.fits AND o.rights && v.rights
+           AND (o.decided_at, o.approver) < (v.decided_at, v.approver))),
+         count(*) FILTER (WHERE v.verdict = 'reject')
+  FROM cast_votes v
 $$;
 
 -- Decisions: by an entitled human who is neither the requester nor an editor, nor answers for one of them.
@@ -867,6 +887,7 @@ END $$;
 
 REVOKE ALL ON FUNCTION is_ladder(jsonb, interval, text[]), guard_rule(), fitting_rules(uuid, text, text, text, text),
   glass_rule(uuid, text), lay_ladder(approval_rule, timestamptz, interval, text), entitled_to(uuid, uuid, text[], text),
+  stands_for(uuid, uuid, text[], text),
   votes(uuid, uuid, text[], text, boolean), took_part(uuid, uuid, uuid, uuid),
   choose_rule(uuid, text, text, text, text), first_rules(), guard_writeback(), guard_approval(),
   require_present(), order_switch(),

@@ -235,10 +235,11 @@ BEGIN
   RETURN QUERY SELECT 'cancelled', a.state, a.version, actor;
 END $$;
 
--- Two lists of obligations as one: of each the stricter, and what policy says now about who.
+-- Two lists of obligations as one: of each the stricter. Whom policy named when it was first asked stays named: what a
+-- serving process says now may add, and takes nothing away.
 CREATE FUNCTION stricter(p_old jsonb, p_new jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, public, pg_temp AS $$
-  SELECT p_old || COALESCE(p_new, '{}') || jsonb_strip_nulls(jsonb_build_object(
+  SELECT COALESCE(p_new, '{}') || p_old || jsonb_strip_nulls(jsonb_build_object(
     'approvals', GREATEST((p_old ->> 'approvals')::int, (p_new ->> 'approvals')::int),
     'expires_s', LEAST((p_old ->> 'expires_s')::numeric, (p_new ->> 'expires_s')::numeric)))
 $$;
@@ -296,7 +297,9 @@ BEGIN
     WHEN a.version IS DISTINCT FROM p_version THEN 'stale'
     WHEN m.state IN ('completed', 'cancelled', 'failed', 'denied') THEN 'mission_closed'
     WHEN COALESCE(p_reason, '') !~ '[^[:space:]]' THEN 'no_comment'
-    WHEN w.payload = p_payload THEN 'unchanged'
+    -- read, not compared as bytes: other spellings of the same change would clear its votes
+    WHEN CASE WHEN convert_from(p_payload, 'UTF8') IS JSON OBJECT WITH UNIQUE KEYS
+      THEN convert_from(w.payload, 'UTF8')::jsonb = convert_from(p_payload, 'UTF8')::jsonb END THEN 'unchanged'
     END;
   IF say IS NOT NULL THEN RETURN QUERY SELECT say, a.state, a.version, who, NULL::uuid, NULL::uuid; RETURN; END IF;
   was := a.state;

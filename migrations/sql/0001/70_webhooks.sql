@@ -143,16 +143,46 @@ GRANT INSERT (tenant, id, webhook, message, type, subject, seq, next_at) ON webh
 GRANT UPDATE (state, tries, last_tries, next_at, settled_at) ON webhook_delivery TO {prefix}_api, {prefix}_worker;
 
 -- Which webhooks have facts before them that they have not looked at: ids only, of every tenant. Those whose backlog is full
--- (deliver.BACKLOG) are left out, or a thousand of them would leave no room for others.
+-- (deliver.BACKLOG) are left out, or a thousand of them would leave no room for others; a suspended tenant's cursors wait.
 CREATE FUNCTION waiting_webhooks(p_limit int) RETURNS TABLE (tenant uuid, webhook uuid)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
-  SELECT w.tenant, w.id FROM public.webhook w
+  SELECT w.tenant, w.id FROM public.webhook w JOIN public.tenant t ON t.id = w.tenant AND t.suspended_at IS NULL
   WHERE w.state = 'active' AND EXISTS (
     SELECT 1 FROM public.ledger l WHERE l.tenant = w.tenant AND (l.xid, l.id) > (w.after_xid, w.after_id)
       AND l.xid < pg_snapshot_xmin(pg_current_snapshot()))
     AND (SELECT count(*) FROM (SELECT 1 FROM public.webhook_delivery d
       WHERE d.tenant = w.tenant AND d.webhook = w.id AND d.state = 'pending' LIMIT 1000) x) < 1000
   LIMIT LEAST(p_limit, 1000)
+$$;
+-- Due deliveries, leased to a courier, but of one webhook and of one tenant no more than p_each and p_share together with what it
+-- holds of them already (p_webhooks, p_tenants: id -> how many). The rest, and all of a suspended tenant, waits untaken.
+CREATE FUNCTION take_webhook_work(p_limit int, p_lease interval, p_webhooks jsonb, p_tenants jsonb, p_each int, p_share int)
+RETURNS TABLE (tenant uuid, kind text, subject uuid, fence bigint, wanted int, attempts int, webhook uuid)
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+  WITH due AS (
+    SELECT d.tenant, d.subject, d.next_at, x.webhook,
+      COALESCE((p_webhooks ->> x.webhook::text)::int, 0) AS of_webhook, COALESCE((p_tenants ->> d.tenant::text)::int, 0) AS of_tenant
+    FROM public.work d JOIN public.tenant t ON t.id = d.tenant AND t.suspended_at IS NULL
+      LEFT JOIN public.webhook_delivery x ON x.tenant = d.tenant AND x.id = d.subject
+    WHERE d.queue = 'worker' AND d.kind = 'webhook_send' AND d.next_at <= clock_timestamp()
+      AND (d.lease_until IS NULL OR d.lease_until <= clock_timestamp())
+      AND COALESCE((p_tenants ->> d.tenant::text)::int, 0) < p_share
+      AND COALESCE((p_webhooks ->> x.webhook::text)::int, 0) < p_each
+    ORDER BY d.next_at LIMIT 2000),
+  each AS (
+    SELECT *, of_webhook + row_number() OVER (PARTITION BY tenant, webhook ORDER BY next_at, subject) AS nth FROM due),
+  share AS (
+    SELECT *, of_tenant + row_number() OVER (PARTITION BY tenant ORDER BY next_at, subject) AS nth_of_tenant FROM each WHERE nth <= p_each),
+  held AS (
+    SELECT d.tenant, d.subject, s.webhook FROM share s
+      JOIN public.work d ON d.tenant = s.tenant AND d.kind = 'webhook_send' AND d.subject = s.subject
+    WHERE s.nth_of_tenant <= p_share AND d.next_at <= clock_timestamp() AND (d.lease_until IS NULL OR d.lease_until <= clock_timestamp())
+    ORDER BY s.next_at LIMIT LEAST(p_limit, 500) FOR UPDATE OF d SKIP LOCKED)
+  UPDATE public.work w SET lease_until = clock_timestamp() + LEAST(p_lease, interval '15 minutes'),
+                           next_at = clock_timestamp() + LEAST(p_lease, interval '15 minutes'),
+                           fence = w.fence + 1, attempts = w.attempts + 1
+  FROM held WHERE w.tenant = held.tenant AND w.kind = 'webhook_send' AND w.subject = held.subject
+  RETURNING w.tenant, w.kind, w.subject, w.fence, w.wanted, w.attempts, held.webhook
 $$;
 -- Settled deliveries are forgotten after 30 days; the facts themselves stay.
 CREATE FUNCTION sweep_webhook_deliveries(p_limit int) RETURNS int
@@ -166,5 +196,6 @@ BEGIN
   RETURN n;
 END $$;
 REVOKE ALL ON FUNCTION guard_webhook(), guard_webhook_secret(), guard_webhook_delivery(), waiting_webhooks(int),
-  sweep_webhook_deliveries(int) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION waiting_webhooks(int), sweep_webhook_deliveries(int) TO {prefix}_worker;
+  take_webhook_work(int, interval, jsonb, jsonb, int, int), sweep_webhook_deliveries(int) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION waiting_webhooks(int), take_webhook_work(int, interval, jsonb, jsonb, int, int),
+  sweep_webhook_deliveries(int) TO {prefix}_worker;

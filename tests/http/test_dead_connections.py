@@ -1,0 +1,38 @@
+"""Connections that died in their pools are replaced before anything is sent over them: nobody hears of it."""
+
+import asyncio
+
+import pytest
+
+from tests.world import World
+from tests.world.checks import inspector
+
+KILL = """SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+          WHERE datname = current_database() AND pid <> pg_backend_pid() AND usename LIKE 'mission\\_root\\_%'"""
+
+
+async def test_after_the_server_was_away_the_first_request_works(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every pool of both processes held connections: requests, rate limits, the reader and the registrar."""
+    monkeypatch.setattr("app.nudge.RECONNECT_S", 0.05)
+    await asyncio.gather(*(world.auditor.get("/v1/missions") for _ in range(4)))
+    await asyncio.gather(*(world.admin.get("/v1/whoami") for _ in range(4)))
+    for limits in (world.root.limits, world.registrar.limits):
+        async with limits.engine.connect() as connection:
+            await connection.exec_driver_sql("SELECT 1")
+    pools = [world.root.database, world.root.limits.database, world.registrar.database, world.registrar.limits.database]
+    for _ in range(3):
+        assert all(database.engine.pool.checkedin() for database in pools)  # type: ignore[attr-defined]
+        assert await (await inspector(world)).fetchval(KILL) >= 4
+        await asyncio.sleep(0.2)  # the sockets are closed by then
+        for limits in (world.root.limits, world.registrar.limits):
+            limits.leases.clear()
+        answers = await asyncio.gather(
+            *(world.auditor.get("/v1/missions") for _ in range(3)),
+            *(world.admin.get("/v1/whoami") for _ in range(3)),
+            world.submitter.post("/v1/missions", json={"mission_type": "oracle_advisory", "user_goal": "Still there?"}),
+            world.anybody.get("/readyz"),
+        )
+        assert [answer.status_code for answer in answers] == [200] * 6 + [202, 200], [a.text for a in answers]
+        async with asyncio.timeout(5):
+            while not (world.root.nudger.connected and world.registrar.nudger.connected):
+                await asyncio.sleep(0.01)
