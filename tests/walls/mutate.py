@@ -60,6 +60,26 @@ ASK_FIRST = {
     **dict.fromkeys(("is_ladder", "guard_rule", "put_rule", "break_glass", "withdraw", "ask_again", "revise", "renew", "stricter", "votes",
                      "entitled_to", "took_part"), ("walls.test_interventions", "walls.test_ladder")),
 }  # fmt: skip
+# The same by a word in the mutation's name; the first that fits.
+LIKELY = (
+    ("not always", CATALOG),
+    (r"budget|hold_for_mission|let_go_of_mission|give_back|mission_(holds|lets_go)|take_tokens|rate_bucket", ("budgets.test_guards",)),
+    ("webhook", ("walls.test_webhooks",)),
+    (r"connector", ("walls.test_connectors", "walls.test_execution")),
+    (r"put_policy|policy_set|\bpolicy\b(?! of)", ("walls.test_policies",)),
+    (r"approver_key|session|presented_by|prove_requester|presenter|risk_floor|waive|raised_risk|signed_decisions|walled|executor_work",
+     ("walls.test_proof",)),
+    (r"role_grant|delegation|oidc|principal|tenant_guard|guard_tenant", ("walls.test_delegation", "walls.test_who_decides")),
+    (r"notice|ladder|climb", ("walls.test_ladder",)),
+    (r"approval_rule|glass|revise|renew|withdraw", ("walls.test_interventions",)),
+    (r"chain_fact|ledger|anchors", ("ledger.test_facts",)),
+    (r"^(claim|settle|guard_execution|order_switch|finish_executor)|execution", ("walls.test_execution",)),
+    (r"^(decide|guard_decision|entitled|owns|authenticate|guard_approval|close_approval)",
+     ("walls.test_who_decides", "walls.test_execution")),
+    (r"^(guard_writeback)", ("walls.test_what_is_approved",)),
+    (r"^constraint|^unique", ("walls.test_constraints",)),
+    (r"row security|open$", ("walls.test_tenants",)),
+)  # fmt: skip
 PIECES = {
     "refusal": r"RAISE EXCEPTION [^;]+;",
     "forced value": r"NEW\.\w+ := [^;]+;",
@@ -212,6 +232,12 @@ async def noticed_by(url: Callable[[str], str], first: tuple[str, ...] = ()) -> 
     return None
 
 
+def likely(mutation: Mutation) -> tuple[str, ...]:
+    """Which modules to ask first."""
+    guessed = next((modules for pattern, modules in LIKELY if re.search(pattern, mutation.name)), ())
+    return tuple(dict.fromkeys((*guessed, *mutation.first)))
+
+
 def judge(task: tuple[Cluster, Mutation, int]) -> tuple[Mutation, str | None]:
     cluster, mutation, number = task
     name = f"mutant_{number}"
@@ -222,7 +248,7 @@ def judge(task: tuple[Cluster, Mutation, int]) -> tuple[Mutation, str | None]:
             admin = await asyncpg.connect(cluster.url("admin", name))
             await admin.execute(mutation.statement)
             await admin.close()
-            return await noticed_by(lambda role: cluster.url(role, name), mutation.first)
+            return await noticed_by(lambda role: cluster.url(role, name), likely(mutation))
         finally:
             await drop(cluster.admin_url, name)
 
