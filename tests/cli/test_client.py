@@ -65,7 +65,7 @@ def command(root: Root, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     def run(*words: str) -> Ended:
         monkeypatch.setattr(sys, "argv", ["mission-root", *words])
         for console, stream in ((show.out, sys.stdout), (show.err, sys.stderr)):
-            monkeypatch.setattr(console, "file", stream)
+            monkeypatch.setattr(console, "_file", stream)
         with pytest.raises(SystemExit) as ended:
             main.run()
         said = capsys.readouterr()

@@ -11,7 +11,11 @@ from standardwebhooks import Webhook
 
 from app.delivery.webhooks.signatures import NotGenuine, Secret, headers, make, public_text, verify
 
-NOW = datetime.now(UTC).replace(microsecond=0)
+
+def now() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)
+
+
 BODY = b'{"type":"mission.completed","data":{"n":1}}'
 
 
@@ -29,13 +33,14 @@ def test_the_published_example() -> None:
 
 def test_what_we_sign_is_genuine_to_the_published_library_and_the_other_way_round() -> None:
     secret, old = make("v1"), make("v1")
-    sent = headers("fact_1-2", NOW, BODY, [secret, old])
+    sent = headers("fact_1-2", now(), BODY, [secret, old])
     for one in (secret, old):
         assert Webhook(one.text).verify(BODY, sent) == {"type": "mission.completed", "data": {"n": 1}}
+    moment = now()
     theirs = {
         "webhook-id": "m",
-        "webhook-timestamp": str(int(NOW.timestamp())),
-        "webhook-signature": Webhook(secret.text).sign("m", NOW, BODY.decode()),
+        "webhook-timestamp": str(int(moment.timestamp())),
+        "webhook-signature": Webhook(secret.text).sign("m", moment, BODY.decode()),
     }
     assert verify(theirs, BODY, [secret.text]) == "m"
 
@@ -43,7 +48,7 @@ def test_what_we_sign_is_genuine_to_the_published_library_and_the_other_way_roun
 def test_an_ed25519_signature_fits_the_public_key_alone() -> None:
     secret = make("v1a")
     assert secret.public is not None
-    sent = headers("fact_1-2", NOW, BODY, [secret])
+    sent = headers("fact_1-2", now(), BODY, [secret])
     said = f"fact_1-2.{sent['webhook-timestamp']}.".encode() + BODY
     Ed25519PublicKey.from_public_bytes(secret.public).verify(
         base64.b64decode(sent["webhook-signature"].removeprefix("v1a,")), said
@@ -58,7 +63,8 @@ def test_an_ed25519_signature_fits_the_public_key_alone() -> None:
 )
 def test_anything_changed_is_not_genuine(change: str) -> None:
     secret = make("v1")
-    at = NOW + {"late": timedelta(seconds=-301), "early": timedelta(seconds=301)}.get(change, timedelta())
+    moment = now()
+    at = moment + {"late": timedelta(seconds=-301), "early": timedelta(seconds=301)}.get(change, timedelta())
     sent, body, key = headers("fact_1-2", at, BODY, [secret]), BODY, secret.text
     if change == "body":
         body += b" "
@@ -71,7 +77,7 @@ def test_anything_changed_is_not_genuine(change: str) -> None:
     elif change == "webhook-id":
         sent[change] += "x"
     with pytest.raises(NotGenuine):
-        verify(sent, body, [key], now=NOW)
+        verify(sent, body, [key], now=moment)
 
 
 hostile = st.one_of(
@@ -98,7 +104,7 @@ hostile = st.one_of(
 def test_hostile_headers_are_only_ever_not_genuine(message: str, stamp: str, signature: str, body: bytes) -> None:
     key = make("v1a").public
     assert key is not None
-    for timestamp in (stamp, str(int(NOW.timestamp())), "9" * 400, "-1", "NaN", "٣"):
+    for timestamp in (stamp, str(int(now().timestamp())), "9" * 400, "-1", "NaN", "٣"):
         sent = {"webhook-id": message, "webhook-timestamp": timestamp, "webhook-signature": signature}
         with pytest.raises(NotGenuine):
             verify(sent, body, [make("v1").text, public_text(key)])

@@ -96,6 +96,8 @@ INSTEAD = {"condition": "false", "early end": "false", "lock": "", "live": "", "
 
 # survivor: what holds when it is gone
 REDUNDANT = {
+    "trigger connector_switch_order gone": "switch_connector(), the only writer of the table, takes the tenant's row itself",
+    "order_switch, lock 1: FOR NO KEY UPDATE": "likewise",
     "break_glass, condition 3: clock_timestamp() >= a.expires_at": "guard_approval() breaks no glass late; the answer is the same",
     "break_glass, condition 8: COALESCE(p_reason, '') !~ '[^[:space:]]'": "decide() wants its vote's reason, and all is undone",
     "climb, early end 1: a.id IS NULL": "of no approval there is no next step",

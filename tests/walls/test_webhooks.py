@@ -91,3 +91,11 @@ async def test_the_worker_hears_which_webhooks_wait_whose_ever_they_are(ground: 
     assert webhook in {row["webhook"] for row in await worker.fetch("SELECT * FROM waiting_webhooks(1000)")}
     await ground.run("api", "UPDATE webhook SET state = 'paused' WHERE id = $1", webhook)
     assert webhook not in {row["webhook"] for row in await worker.fetch("SELECT * FROM waiting_webhooks(1000)")}
+
+
+async def test_deliveries_are_not_emptied_and_nobody_deletes_one(ground: Ground) -> None:
+    await ground.webhook()
+    said = await ground.refused("RX001", "admin", "TRUNCATE webhook_delivery")
+    assert said == "wall: TRUNCATE on webhook_delivery is forbidden"
+    for role in ("api", "worker", "auditor", "registrar", "executor", "reader"):
+        await ground.refused(DENIED, role, "DELETE FROM webhook_delivery")
