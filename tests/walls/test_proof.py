@@ -524,3 +524,30 @@ async def hire(ground: Ground, name: str, *roles: str) -> str:
 async def grant(ground: Ground, who: str, role: str) -> None:
     values = {"tenant": ground.tenant, "principal": ground.ids[who], "role": role}
     await ground.run("registrar", insert("role_grant", values), *values.values())
+
+
+async def test_authenticate_knows_live_credentials_only(ground: Ground) -> None:
+    """The door of every request; the wall's own doors look for themselves."""
+    known = "SELECT principal FROM authenticate(sha256(convert_to($1, 'UTF8')))"
+    secret = ground.secrets["anna"]
+    api, registrar = await ground.of("api"), "registrar"
+    assert await api.fetchval(known, secret) == ground.ids["anna"]
+    await ground.run(
+        registrar, "UPDATE api_key SET expires_at = clock_timestamp() WHERE principal = $1", ground.ids["anna"]
+    )
+    assert await api.fetchval(known, secret) is None
+    ben = ground.secrets["ben"]
+    assert await api.fetchval(known, ben) == ground.ids["ben"]
+    await ground.run(
+        registrar, "UPDATE api_key SET revoked_at = clock_timestamp() WHERE principal = $1", ground.ids["ben"]
+    )
+    assert await api.fetchval(known, ben) is None
+    cora = ground.secrets["cora"]
+    await ground.run(
+        registrar, "UPDATE principal SET suspended_at = clock_timestamp() WHERE id = $1", ground.ids["cora"]
+    )
+    assert await api.fetchval(known, cora) is None
+    adam = ground.secrets["adam"]
+    assert await api.fetchval(known, adam) == ground.ids["adam"]
+    await ground.run(registrar, "UPDATE tenant SET suspended_at = clock_timestamp() WHERE id = $1", ground.tenant)
+    assert await api.fetchval(known, adam) is None
