@@ -124,6 +124,7 @@ def database(place: Path) -> Iterator[Folder]:
         asyncio.run(databases(folder))
         upgrade(folder.owner_url(), PRODUCT_DATABASE)
         asyncio.run(seed_demo(folder.database_url("registrar"), folder.secrets["api_keys"]))
+        folder.let_go()
         yield folder
     finally:
         folder.server.stop()

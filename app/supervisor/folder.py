@@ -3,7 +3,7 @@
 import base64
 import secrets
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,12 @@ class Folder:
     server: EmbeddedPostgres
     ports: dict[str, int]
     secrets: dict[str, Any]
+    held: list[socket.socket] = field(default_factory=list)
+
+    def let_go(self) -> None:
+        """Gives the ports that were held up to here to the processes that serve on them."""
+        while self.held:
+            self.held.pop().close()
 
     @property
     def logs(self) -> Path:
@@ -55,14 +61,19 @@ def open_folder(path: Path, public_port: int | None) -> Folder:
     server = EmbeddedPostgres(path)
     server.claim()
     remembered = read_private(path / "instance.json").get("ports", {})
-    ports = choose_ports(remembered, public_port)
+    doors = choose_doors(remembered, public_port)
+    ports = {name: door.getsockname()[1] for name, door in doors.items()}
+    doors.pop("postgres").close()  # the first to start
     write_private(path / "instance.json", {"ports": ports})
     server.use_port(ports["postgres"])
-    return Folder(path, server, ports, settle_secrets(path / "secrets.json", server))
+    return Folder(path, server, ports, settle_secrets(path / "secrets.json", server), list(doors.values()))
 
 
-def choose_ports(remembered: dict[str, int], public: int | None) -> dict[str, int]:
-    """A free port for every door: the asked one, else last time's, else any. CannotStart when asked and taken."""
+def choose_doors(remembered: dict[str, int], public: int | None) -> dict[str, socket.socket]:
+    """A free port for every door: the asked one, else last time's, else any. CannotStart when asked and taken.
+
+    All of them listen, so that nobody else is given one while the database is made ready.
+    """
     doors: dict[str, socket.socket] = {}
     try:
         for name in PORTS:
@@ -78,14 +89,15 @@ def choose_ports(remembered: dict[str, int], public: int | None) -> dict[str, in
                     break
             else:
                 raise CannotStart(f"Port {public} on 127.0.0.1 is taken; choose another with --port.", 5)
-        return {name: door.getsockname()[1] for name, door in doors.items()}
-    finally:
+    except CannotStart:
         for door in doors.values():
             door.close()
+        raise
+    return doors
 
 
 def _listen(port: int) -> socket.socket | None:
-    """The door while we choose the others, so that no port is given twice; None when it is taken."""
+    """None when it is taken."""
     door = socket.socket()
     door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hashlib
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -9,9 +10,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import asyncpg
+import httpx
 
 from app.bootstrap import bootstrap
-from app.embedded import write_private
+from app.embedded import CannotStart, write_private
 from app.identity import seed_demo
 from app.migrate import upgrade
 from app.supervisor.folder import Folder, open_folder
@@ -67,11 +69,13 @@ async def running(data_dir: Path, port: int | None, say: Callable[[str], None]) 
     folder = open_folder(data_dir, port)
     instance = Instance(folder, say)
     try:
-        await _database(folder, say)
+        await prepare_database(folder, say)
         say("Starting the root, its registrar, worker and executor, the colony and the sample CRM.")
+        folder.let_go()
         async with asyncio.TaskGroup() as group:
             watching = group.create_task(instance.watch.run())
             await instance.watch.all_ready.wait()
+            await confirm_own(instance)
             instance.write_down()
             yield instance
             watching.cancel()
@@ -82,7 +86,7 @@ async def running(data_dir: Path, port: int | None, say: Callable[[str], None]) 
         (folder.path / "up.json").unlink(missing_ok=True)
 
 
-async def _database(folder: Folder, say: Callable[[str], None]) -> None:
+async def prepare_database(folder: Folder, say: Callable[[str], None]) -> None:
     """PostgreSQL with this instance's database, roles, schema and people in it."""
     fresh = not (folder.path / "postgres" / "PG_VERSION").exists()
     say(f"Starting PostgreSQL over {'a new cluster' if fresh else 'the cluster'} in {folder.path}.")
@@ -97,6 +101,21 @@ async def _database(folder: Folder, say: Callable[[str], None]) -> None:
     await bootstrap(folder.owner_url(), "mission_root", folder.secrets["database_passwords"], "mission_root")
     await asyncio.to_thread(upgrade, folder.owner_url(), "mission_root")
     await seed_demo(folder.database_url("registrar"), folder.secrets["api_keys"])
+
+
+async def confirm_own(instance: Instance) -> None:
+    """Is it this instance that answers? Another one that took the port in the last second would look just as ready."""
+    folder, port = instance.folder, instance.folder.ports["public"]
+    key = folder.secrets["api_keys"]["auditor"]
+    connection = await asyncpg.connect(folder.owner_url())
+    try:  # a key that was revoked since tells nothing
+        live = await connection.fetchval("SELECT true FROM authenticate($1)", hashlib.sha256(key.encode()).digest())
+    finally:
+        await connection.close()
+    async with httpx.AsyncClient(trust_env=False, timeout=10) as http:
+        answer = await http.get(f"http://127.0.0.1:{port}/v1/whoami", headers={"Authorization": f"Bearer {key}"})
+    if live and answer.status_code == 401:
+        raise CannotStart(f"Port {port} on 127.0.0.1 was taken by another instance; choose another with --port.", 5)
 
 
 def until_signalled(main: Coroutine[Any, Any, Result]) -> Result | None:

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("instance")  # it wants the usual port for itself
+from app.embedded import free_port
+
+pytestmark = pytest.mark.xdist_group("instance")  # a whole instance, one at a time
 
 
 def test_the_demo_holds_from_nothing_to_a_verified_change(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "app.cli.main", "demo", "--once", "--json"],
+        [sys.executable, "-m", "app.cli.main", "demo", "--once", "--json", "--port", str(free_port())],
         env={**os.environ, "TMPDIR": str(tmp_path)},
         capture_output=True,
         text=True,

@@ -19,7 +19,11 @@ import asyncpg
 import httpx
 import pytest
 
-# whatever starts a whole instance wants the usual port: two at once would take it from each other
+from app.embedded import CannotStart, free_port
+from app.supervisor.folder import open_folder
+from app.supervisor.instance import Instance, confirm_own, prepare_database
+
+# a whole instance keeps both processors busy: one at a time
 pytestmark = pytest.mark.xdist_group("instance")
 
 COMMAND = [sys.executable, "-m", "app.cli.main"]
@@ -77,8 +81,10 @@ class Up:
 def up(tmp_path: Path) -> Iterator[Callable[..., Up]]:
     started: list[Up] = []
 
-    def start(*more: str) -> Up:
-        started.append(Up(tmp_path / "data", *more))
+    port = str(free_port())  # the usual one may be somebody's
+
+    def start() -> Up:
+        started.append(Up(tmp_path / "data", "--port", port))
         return started[-1]
 
     yield start
@@ -110,12 +116,10 @@ def answers(url: str) -> bool:
 
 
 def test_it_says_where_everything_is_and_it_is_there(up: Callable[..., Up]) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    one = up("--port", str(port))
+    one = up()
     told = one.told
-    assert told["base_url"] == f"http://127.0.0.1:{port}" and told["console_url"] is None
+    asked = one.process.args[one.process.args.index("--port") + 1]  # type: ignore[union-attr,index]
+    assert told["base_url"] == f"http://127.0.0.1:{asked}" and told["console_url"] is None
     assert set(told["keys"]) == KEYS and len(set(told["keys"].values())) == len(KEYS)
     assert set(told["pids"]) == PROCESSES and all(alive(pid) for pid in told["pids"].values())
     assert len(set(told["pids"].values())) == len(PROCESSES), "separate processes"
@@ -198,6 +202,31 @@ def test_a_taken_port_is_one_readable_sentence(tmp_path: Path) -> None:
         port = holder.getsockname()[1]
         code, said = refused("--port", str(port), "--data-dir", str(tmp_path / "data"))
     assert code == 5 and f"Port {port} on 127.0.0.1 is taken" in said
+
+
+def test_a_stranger_who_answers_in_its_place_is_noticed(tmp_path: Path) -> None:
+    """Two instances may look for a port in the same moment; keys of the one would be wrong at the other's door."""
+
+    async def stranger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked = await reader.readuntil(b"\r\n\r\n")
+        status = "200 OK" if b"/readyz" in asked else "401 Unauthorized"
+        writer.write(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
+        writer.close()
+
+    async def walk() -> None:
+        folder = open_folder(tmp_path / "data", None)
+        instance = Instance(folder, print)
+        folder.let_go()
+        await prepare_database(folder, print)
+        port = folder.ports["public"]
+        try:
+            async with await asyncio.start_server(stranger, "127.0.0.1", port):
+                with pytest.raises(CannotStart, match=f"Port {port} on 127.0.0.1 was taken by another instance"):
+                    await confirm_own(instance)
+        finally:
+            folder.server.stop()
+
+    asyncio.run(walk())
 
 
 def test_a_folder_that_cannot_be_written_is_one_readable_sentence(tmp_path: Path) -> None:

@@ -6,11 +6,20 @@ from typing import Any
 import pytest
 
 from app.embedded import CannotStart, EmbeddedPostgres, free_port
-from app.supervisor.folder import PORTS, Folder, choose_ports, open_folder, settle_secrets
+from app.supervisor.folder import PORTS, Folder, choose_doors, open_folder, settle_secrets
 from app.supervisor.plan import SURROUNDINGS, Process, processes
 
 SHELL = {"PATH": "/bin", "CRM_WRITE_TOKEN": "stray", "DATABASE_URL": "stray", "AWS_SECRET_ACCESS_KEY": "stray",
          "MISSION_LEASE_MS": "2000", "MISSION_TIMEOUT_MS": "9000", "PORT": "1"}  # fmt: skip
+
+
+def choose_ports(remembered: dict[str, int], public: int | None) -> dict[str, int]:
+    doors = choose_doors(remembered, public)
+    try:
+        return {name: door.getsockname()[1] for name, door in doors.items()}
+    finally:
+        for door in doors.values():
+            door.close()
 
 
 @pytest.fixture
@@ -81,6 +90,18 @@ def test_an_asked_port_is_used_or_refused() -> None:
     ):
         choose_ports({}, port)
     assert refused.value.exit_code == 5
+
+
+def test_ports_are_held_until_the_processes_take_them(tmp_path: Path) -> None:
+    """Making the database ready takes seconds; somebody else who looks for a port then has to find these taken."""
+    folder = open_folder(tmp_path / "data", None)
+    try:
+        for name in set(PORTS) - {"postgres"}:
+            with pytest.raises(CannotStart, match="is taken"):
+                choose_ports({}, folder.ports[name])
+    finally:
+        folder.let_go()
+    assert choose_ports(folder.ports, None) == folder.ports
 
 
 def test_secrets_are_made_once_and_keep_to_their_owner(folder: Folder) -> None:
