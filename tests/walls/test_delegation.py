@@ -91,6 +91,30 @@ async def test_it_ends_with_what_it_was_passed_on_from(ground: Ground, end: str)
     assert not await counts(ground, "nina")
 
 
+TAKE_THE_SOURCE_AWAY = {
+    "grant": "UPDATE role_grant SET revoked_at = clock_timestamp() WHERE principal = $1",
+    "delegator": "UPDATE principal SET suspended_at = clock_timestamp() WHERE id = $1",
+}
+
+
+@pytest.mark.parametrize("what", TAKE_THE_SOURCE_AWAY)
+async def test_its_source_is_not_taken_away_under_a_decision(ground: Ground, what: str) -> None:
+    await newcomer(ground)
+    await passed(ground, await grant_of(ground, "anna", "operator"), "anna", "nina")
+    asked, second = await ground.ask("two"), await ground.ask("two")
+    take = TAKE_THE_SOURCE_AWAY[what]
+    async with ground.within("api") as api:
+        decided = "SELECT outcome FROM decide($1, $2, $3, 1, $4, 'approve', '')"
+        secret = ground.secrets["nina"]
+        assert await api.fetchval(decided, ground.tenant, asked.approval, secret, asked.sha256) == "recorded"
+        with pytest.raises(asyncpg.LockNotAvailableError):
+            async with ground.within("registrar") as registrar:
+                await registrar.execute("SET LOCAL lock_timeout = '50ms'")
+                await registrar.execute(take, ground.ids["anna"])
+    first = ("registrar", take, (ground.ids["anna"],))
+    assert await ground.overtaken(first, ground.decide(second, "nina")) == "not_entitled"
+
+
 async def test_a_vote_that_rested_on_it_is_gone_with_it(ground: Ground) -> None:
     await newcomer(ground)
     source = await grant_of(ground, "anna", "operator")

@@ -81,6 +81,22 @@ async def test_two_holders_break_the_glass_and_it_is_executed_at_once(ground: Gr
     assert (await ground.claim(asked))["outcome"] == "apply"  # no undo window
 
 
+async def test_the_glass_is_broken_under_the_newest_version_of_its_rule(ground: Ground) -> None:
+    """Every tenant is born with one; its policy owner may ask for more."""
+    glass = await ground.value(
+        "admin",
+        "SELECT id FROM approval_rule WHERE tenant = $1 AND break_glass AND subject = 'writeback'",
+        ground.tenant,
+    )
+    await ground.rule("*", glass, 1, required=3, approver_role="break_glass", break_glass=True, life="10 minutes",
+                      comment_required=True)  # fmt: skip
+    asked = await ground.ask()
+    assert (await smash(ground, asked, "gwen"))["outcome"] == "recorded"
+    row = await approval(ground, asked)
+    assert (row["rule"], row["rule_version"], row["rule_required"], row["required"]) == (glass, 2, 3, 3)
+    assert (row["was_rule_version"], row["expires_at"] - row["glass_broken_at"]) == (1, timedelta(minutes=10))
+
+
 async def test_only_live_admins_are_told(ground: Ground) -> None:
     for who, until in (
         ("anna", "now() - interval '1 second'"),
@@ -221,7 +237,9 @@ async def test_a_tenant_without_a_break_glass_rule_has_no_glass(ground: Ground) 
     asked = await ground.ask()
     async with ground.within("admin") as admin:
         await admin.execute("ALTER TABLE approval_rule DISABLE TRIGGER approval_rule_keep")
-        await admin.execute("DELETE FROM approval_rule WHERE tenant = $1 AND break_glass", ground.tenant)
+        await admin.execute(
+            "DELETE FROM approval_rule WHERE tenant = $1 AND break_glass AND subject = 'writeback'", ground.tenant
+        )
         await admin.execute("ALTER TABLE approval_rule ENABLE ALWAYS TRIGGER approval_rule_keep")
     assert (await smash(ground, asked, "gwen"))["outcome"] == "no_rule"
     by = "UPDATE approval SET glass_broken_by = $2 WHERE id = $1"

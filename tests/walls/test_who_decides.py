@@ -200,6 +200,12 @@ async def test_a_halted_connector_takes_no_approval_but_may_be_rejected(ground: 
         await ground.halt(connector, False)
 
 
+async def test_what_is_not_there_is_not_decided(ground: Ground) -> None:
+    asked, nothing = await ground.ask(), uuid4()
+    assert await ground.decide(asked, "anna", approval=nothing) == "not_found"
+    assert await ground.decide(asked, "nobody", approval=nothing) == "not_found"
+
+
 TAKE_AWAY = {
     "api_key": "UPDATE api_key SET revoked_at = clock_timestamp() WHERE principal = $1",
     "role_grant": "UPDATE role_grant SET revoked_at = clock_timestamp() WHERE principal = $1",
