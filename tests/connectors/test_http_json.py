@@ -3,7 +3,7 @@
 import asyncio
 import copy
 import json
-from collections.abc import Awaitable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ import pytest
 from app.errors import Problem
 from app.writebacks.connectors import (
     Ambiguous,
-    ConnectorError,
     NotApplied,
     NotConfigured,
     Payload,
@@ -28,6 +27,7 @@ from app.writebacks.connectors.http_json import HttpJsonReader, HttpJsonWriter
 from app.writebacks.connectors.registry import BadDefinition, capabilities, parse, place
 from app.writebacks.yaml_body import parse_yaml
 from tests.connectors.ledger_service import READ, WRITE, Faults, in_thread
+from tests.connectors.outcome import outcome
 
 DECLARATION = b"""
 base_url: http://127.0.0.1:1
@@ -68,13 +68,6 @@ def declared(url: str, **more: Any) -> Any:
 
 def writer(url: str, token: str = WRITE, **more: Any) -> HttpJsonWriter:
     return HttpJsonWriter("books", declared(url, **more), token, allowed=frozenset({place(url)}))
-
-
-async def outcome(work: Awaitable[Any]) -> Any:
-    try:
-        return await work
-    except ConnectorError as raised:
-        return raised
 
 
 async def proposed(books: HttpJsonWriter, **changes: Any) -> Payload:
@@ -236,6 +229,8 @@ WRONG: dict[str, tuple[tuple[str, ...], Any]] = {
     "another scheme": (("base_url",), "file:///etc/passwd"),
     "numbers for a host": (("base_url",), "http://2130706433/"),
     "a token of one's own": (("headers",), {"Authorization\r\nX": "y"}),
+    "a second token": (("headers",), {"x-token": "another"}),
+    "a header in two spellings": (("headers",), {"X-One": "1", "x-one": "2"}),
     "no kinds": (("kinds",), {}),
     "a secret field": (("password",), "x"),
     "no end": (("total_s",), 3600),
@@ -256,6 +251,24 @@ def test_a_declaration_that_could_go_wrong_is_refused_with_its_place(case: str) 
     for error in refused.value.errors:
         assert error["detail"] and (error["pointer"] == "" or error["pointer"].startswith("/"))
         assert len(where) < 3 or error["pointer"].startswith("/kinds/account")
+
+
+@pytest.mark.parametrize(
+    ("operation", "more", "said"),
+    [
+        ({"version": {"header": "authorization"}}, {"auth": {}}, "carries the credential"),
+        ({"version": {"header": "X-API-key"}}, {"auth": {"header": "X-Api-Key"}}, "carries the credential"),
+        ({"idempotency": {"header": "X-TOKEN"}}, {}, "carries the credential"),
+        ({"idempotency": {"header": "if-match"}, "version": {"header": "If-Match"}}, {}, "cannot share a header"),
+        ({}, {"auth": {"header": "X-Key"}, "headers": {"x-key": "1"}}, "carries the credential"),
+    ],
+)
+def test_no_header_is_declared_for_two_things(operation: dict[str, Any], more: dict[str, Any], said: str) -> None:
+    body = copy.deepcopy(parse_yaml(DECLARATION)) | more
+    body["kinds"]["account"]["operations"]["update"] |= operation
+    with pytest.raises(BadDefinition) as refused:
+        parse("http_json", body)
+    assert said in refused.value.errors[0]["detail"], refused.value.errors
 
 
 @pytest.mark.parametrize(

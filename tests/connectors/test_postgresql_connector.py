@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +13,6 @@ import pytest
 
 from app.writebacks.connectors import (
     Ambiguous,
-    ConnectorError,
     NotApplied,
     NotConfigured,
     Payload,
@@ -27,6 +26,7 @@ from app.writebacks.connectors import (
 from app.writebacks.connectors.postgresql import PostgreSqlReader, PostgreSqlWriter
 from app.writebacks.connectors.registry import BadDefinition, parse
 from tests.conftest import Cluster, numbers
+from tests.connectors.outcome import outcome
 
 TABLES = """
 CREATE TABLE "Kunden" (
@@ -117,13 +117,6 @@ async def books(cluster: Cluster) -> AsyncIterator[Books]:
         await admin.close()
 
 
-async def outcome(work: Awaitable[Any]) -> Any:
-    try:
-        return await work
-    except ConnectorError as raised:
-        return raised
-
-
 CHANGE = Payload("books", "customer", "K-1", "update", {"name": "Berta"}, "1")
 
 
@@ -196,6 +189,22 @@ async def test_two_executions_of_one_key_at_once_make_one_change(books: Books) -
     said = await asyncio.gather(*(outcome(change) for change in changes))
     assert sum(isinstance(one, Stale) for one in said) == 5
     assert len(await books.receipts()) == 2
+
+
+async def test_a_receipt_of_another_change_is_not_taken_for_this_ones(books: Books) -> None:
+    """The key came back with other bytes: they were not applied, and are not said to be."""
+    writer, other = books.writer(), replace(CHANGE, changes={"name": "Cora"})
+    done = await writer.apply(encode(CHANGE), "k-1")
+    assert await writer.find("k-1", CHANGE) == await writer.find("k-1") == done.receipt
+    assert await writer.find("k-1", other) is None
+    said = await outcome(writer.apply(encode(other), "k-1"))
+    assert isinstance(said, Refused) and said.status == 409 and "another change under this key" in said.reason, said
+    # likewise where the row itself would let the change through
+    said = await outcome(writer.apply(encode(replace(other, expected_version="2")), "k-1"))
+    assert isinstance(said, Refused) and "another change under this key" in said.reason, said
+    assert (await writer.read("customer", "K-1")).value["name"] == "Berta"
+    assert (await writer.apply(encode(CHANGE), "k-1")).replayed is True
+    assert await books.receipts() == ["k-1"]
 
 
 async def test_what_the_target_refuses_is_refused_and_what_passes_may_be_tried_again(books: Books) -> None:

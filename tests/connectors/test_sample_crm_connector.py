@@ -7,10 +7,11 @@ import re
 import socket
 import struct
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -34,13 +35,16 @@ from app.writebacks.connectors import (
     Refused,
     Stale,
     Writer,
+    decimal_text,
     decode,
     encode,
     registry,
     verify,
 )
-from app.writebacks.connectors.sample_crm import LARGEST_ANSWER, SampleCrmReader, SampleCrmWriter
+from app.writebacks.connectors.sample_crm import SampleCrmReader, SampleCrmWriter
+from app.writebacks.connectors.wire import LARGEST_ANSWER
 from sample_crm.service import Failures
+from tests.connectors.outcome import outcome
 from tests.sample_crm.crm_process import READ, WRITE, as_process, client, in_thread
 
 RAISE = Payload("sample_crm", "lead", "L-1001", "update", {"priority": "high", "stage": "proposal"}, "1")
@@ -60,14 +64,6 @@ def url(tmp_path: Path, failures: Failures) -> Iterator[str]:
 def history(url: str, lead: str = "L-1001") -> list[dict[str, Any]]:
     with client(url, READ) as crm:
         return crm.get(f"/changes/lead/{lead}").json()["items"]
-
-
-async def outcome(work: Awaitable[Any]) -> Any:
-    """What the connector returned, or the typed answer it raised."""
-    try:
-        return await work
-    except ConnectorError as raised:
-        return raised
 
 
 # -- against the real CRM
@@ -439,6 +435,67 @@ def test_only_the_crm_itself_can_say_that_a_change_did_not_arrive(answer: bytes)
             assert len(seen) == 1
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("code", ["receipt_not_found", "record_not_found"])
+@pytest.mark.parametrize("status", [400, 500, 503])
+def test_only_404_says_that_something_is_not_there(status: int, code: str) -> None:
+    async def run() -> None:
+        async with scripted(problem(status, code)) as (url, _), SampleCrmReader(url, READ) as crm:
+            for asked in (crm.find("wb-1", RAISE), crm.read("lead", "L-1001"), crm.list("lead")):
+                said = await outcome(asked)
+                assert isinstance(said, ReadFailed | Refused) and not isinstance(said, RecordMissing), said
+
+    asyncio.run(run())
+
+
+def test_a_missing_receipt_is_no_answer_about_a_record() -> None:
+    async def run() -> None:
+        async with scripted(problem(404, "receipt_not_found")) as (url, _), SampleCrmReader(url, READ) as crm:
+            assert await crm.find("wb-1", RAISE) is None
+            for asked in (crm.read("lead", "L-1001"), crm.list("lead")):
+                said = await outcome(asked)
+                assert isinstance(said, ReadFailed | Refused) and not isinstance(said, RecordMissing), said
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("length", [501, 70_000, 2_000_000])
+def test_what_no_address_can_carry_is_refused_unsent(length: int) -> None:
+    async def run() -> None:
+        async with scripted(problem(404, "record_not_found")) as (url, seen), SampleCrmWriter(url, WRITE) as crm:
+            long = "é" * length
+            for asked in (
+                crm.read("lead", long), crm.list("lead", cursor=long), crm.list("activity", filters={"lead_id": long}),
+                crm.list("activity", filters={"lead_id": "\ud800"}), crm.apply(encode(replace(RAISE, record_id=long)), "wb-1"),
+            ):  # fmt: skip
+                said = await outcome(asked)
+                assert isinstance(said, Refused) and said.status is None and len(said.reason) < 1_000
+            assert seen == []
+
+    asyncio.run(run())
+
+
+def test_the_crms_words_are_cut_before_they_are_kept() -> None:
+    async def run() -> None:
+        answer = problem(422, "c" * 500_000, detail="d" * 100_000)
+        async with scripted(answer) as (url, _), SampleCrmWriter(url, WRITE) as crm:
+            for asked in (crm.apply(encode(RAISE), "wb-1"), crm.read("lead", "L-1001")):
+                said = await outcome(asked)
+                assert isinstance(said, Refused) and len(said.reason) < 700, len(said.reason)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("number", ["1E+999999999", "1E-999999999", "0E+999999999", "-7E+131073", "NaN", "Infinity"])
+def test_a_number_that_nobody_can_write_out_is_not_written_out(number: str) -> None:
+    with pytest.raises(ReadFailed):
+        decimal_text(Decimal(number))
+
+
+def test_a_number_is_written_out_as_far_as_a_target_may_hold_one() -> None:
+    assert decimal_text(Decimal("1E+131072")) == "1" + "0" * 131_072
+    assert [decimal_text(Decimal(one)) for one in ("1.50", "-0", "1E+3", "1E-3")] == ["1.5", "0", "1000", "0.001"]
 
 
 def test_an_answer_about_another_record_is_no_observation() -> None:

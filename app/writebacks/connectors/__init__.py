@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import Any, NamedTuple, Protocol, Self
 
 from app.canonical import canonical
@@ -37,7 +38,11 @@ class BadPayload(ConnectorError):
 
 
 class ReadFailed(ConnectorError):
-    """Reading gave no usable answer; asking again later may."""
+    """Reading gave no usable answer; asking again later may. `code` says which kind of failure it was, for counters."""
+
+    def __init__(self, reason: str, code: str = "connector_unusable") -> None:
+        super().__init__(reason)
+        self.code = code
 
 
 class Refused(ConnectorError):
@@ -76,6 +81,22 @@ class Observed:
     read_at: datetime
 
 
+MOST_DIGITS = 131_072  # as PostgreSQL's numeric before the point; written out, an exponent may say gigabytes
+
+
+def decimal_text(number: Decimal) -> str:
+    """How a decimal stands in `Observed.value`: digits without an exponent, and without zeros at the end.
+
+    Raises ReadFailed for one that nobody can write out.
+    """
+    exponent = number.as_tuple().exponent
+    if not isinstance(exponent, int) or abs(exponent) > MOST_DIGITS:
+        raise ReadFailed("The target sent a number that cannot be written out.")
+    plain = format(number, "f")
+    plain = plain.rstrip("0").rstrip(".") if "." in plain else plain
+    return "0" if plain == "-0" else plain
+
+
 class Stale(NotApplied):
     """Nothing was changed because the record moved on; `current` is what it is now."""
 
@@ -101,8 +122,7 @@ class Applied:
 class Reader(Protocol):
     """Reads a target. Each method raises ReadFailed, Refused or RecordMissing."""
 
-    @property
-    def name(self) -> str: ...
+    name: str
 
     async def read(self, kind: str, record_id: str) -> Observed: ...
 
@@ -120,9 +140,11 @@ class Reader(Protocol):
 
     async def aclose(self) -> None: ...
 
-    async def __aenter__(self) -> Self: ...
+    async def __aenter__(self) -> Self:
+        return self
 
-    async def __aexit__(self, *exc: object) -> None: ...
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()
 
 
 class Writer(Reader, Protocol):

@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic import SecretStr, ValidationError
 
 from app import outbound
-from app.writebacks.connectors import NotConfigured, NoWriteCredential, Reader, Writer, http_json, postgresql
-from app.writebacks.connectors.definitions import Capabilities, SampleCrm, Tryton
-from app.writebacks.connectors.http_json import HttpJson, HttpJsonReader, HttpJsonWriter
-from app.writebacks.connectors.postgresql import PostgreSql, PostgreSqlReader, PostgreSqlWriter
+from app.writebacks.connectors import NotConfigured, NoWriteCredential, Reader, Writer
+from app.writebacks.connectors.definitions import Capabilities, Common, SampleCrm, Tryton
+from app.writebacks.connectors.definitions.http_json import HttpJson
+from app.writebacks.connectors.definitions.postgresql import PostgreSql
+from app.writebacks.connectors.http_json import HttpJsonReader, HttpJsonWriter
+from app.writebacks.connectors.postgresql import PostgreSqlReader, PostgreSqlWriter
 from app.writebacks.connectors.sample_crm import SampleCrmReader, SampleCrmWriter
 from app.writebacks.connectors.tryton import TrytonReader, TrytonWriter
 
@@ -59,11 +61,10 @@ class BadDefinition(Exception):
 
 @dataclass(frozen=True)
 class Kind:
-    """What a kind's definitions look like, what they can do, and how they become readers and writers."""
+    """What a kind's definitions look like, and how they become readers and writers."""
 
-    model: type[BaseModel]
+    model: type[Common]
     host: Callable[[Any, ConnectorSettings], tuple[str, str] | None]  # where in the definition, and `host:port`
-    capabilities: Callable[[Any], Capabilities]
     reader: Callable[[Definition, Any, ConnectorSettings, str], Reader]
     writer: Callable[[Definition, Any, ConnectorSettings, str], Writer]
 
@@ -102,7 +103,8 @@ def hosts(kind: str, body: Mapping[str, Any], settings: ConnectorSettings) -> li
 def capabilities(kind: str, body: Mapping[str, Any]) -> Capabilities | None:
     """None for a definition that this release cannot read any more."""
     try:
-        return KINDS[kind].capabilities(parse(kind, body))
+        found: Capabilities = parse(kind, body).capabilities()
+        return found
     except BadDefinition:
         return None
 
@@ -174,8 +176,11 @@ def _error(one: Any) -> dict[str, str]:
 def place(url: str) -> str:
     """`host:port` of a URL."""
     parts = urlsplit(url)
-    host = parts.hostname or ""
-    return f"{f'[{host}]' if ':' in host else host}:{parts.port or outbound.PORTS.get(parts.scheme, 0)}"
+    return _joined(parts.hostname or "", parts.port or outbound.PORTS.get(parts.scheme, 0))
+
+
+def _joined(host: str, port: int) -> str:
+    return f"{f'[{host}]' if ':' in host else host}:{port}"
 
 
 # --- the kinds
@@ -194,6 +199,14 @@ def _crm_host(model: SampleCrm, settings: ConnectorSettings) -> tuple[str, str] 
         return ("/base_url", place(address)) if address else None
     except ValueError as bad:
         raise NotConfigured("CRM_BASE_URL is not an http or https address.") from bad
+
+
+def _base_host(model: HttpJson | Tryton, _: ConnectorSettings) -> tuple[str, str]:
+    return "/base_url", place(model.base_url)
+
+
+def _postgres_host(model: PostgreSql, _: ConnectorSettings) -> tuple[str, str]:
+    return "/host", _joined(model.host, model.port)
 
 
 def _allowed(model: Any, settings: ConnectorSettings) -> frozenset[str]:
@@ -239,18 +252,8 @@ def _write_postgres(definition: Definition, model: PostgreSql, settings: Connect
 
 
 KINDS: dict[str, Kind] = {
-    "sample_crm": Kind(SampleCrm, _crm_host, SampleCrm.capabilities, _read_crm, _write_crm),
-    "http_json": Kind(
-        HttpJson, lambda model, _: ("/base_url", place(model.base_url)), http_json.capabilities, _read_http, _write_http
-    ),
-    "tryton": Kind(
-        Tryton, lambda model, _: ("/base_url", place(model.base_url)), Tryton.capabilities, _read_tryton, _write_tryton
-    ),
-    "postgresql": Kind(
-        PostgreSql,
-        lambda model, _: ("/host", f"{f'[{model.host}]' if ':' in model.host else model.host}:{model.port}"),
-        postgresql.capabilities,
-        _read_postgres,
-        _write_postgres,
-    ),
+    "sample_crm": Kind(SampleCrm, _crm_host, _read_crm, _write_crm),
+    "http_json": Kind(HttpJson, _base_host, _read_http, _write_http),
+    "tryton": Kind(Tryton, _base_host, _read_tryton, _write_tryton),
+    "postgresql": Kind(PostgreSql, _postgres_host, _read_postgres, _write_postgres),
 }

@@ -11,82 +11,47 @@ import base64
 import contextlib
 import itertools
 import json
-import re
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
-from decimal import Decimal, InvalidOperation
-from typing import Any, Literal, Self, assert_never
+from datetime import datetime
+from typing import Any, Literal, assert_never
 from urllib.parse import quote
 
-import httpx
-
-from app import clock, outbound
+from app import outbound
 from app.writebacks.connectors import (
     Ambiguous,
     Applied,
-    BadPayload,
     NotApplied,
     NotConfigured,
     Observed,
     Page,
     Payload,
+    Reader,
     ReadFailed,
     RecordMissing,
     Refused,
     Stale,
-    decode,
     verify,
 )
+from app.writebacks.connectors.tryton_words import (
+    FIELDS,
+    MODELS,
+    call_for,
+    datetime_as_sent,
+    datetime_in,
+    domain_of,
+    id_of,
+    model_of,
+    moment_of,
+    observed,
+    version_of,
+)
+from app.writebacks.connectors.wire import Answer, Line, NoAnswer, claimed_payload, fit_key, json_in
 
 LARGEST_ANSWER = 4 * 1024 * 1024
 LOGIN_PAUSE_S = 60.0  # Tryton answers every further failed login more slowly: asking often makes it worse
-MODELS = {"opportunity": "sale.opportunity", "party": "party.party"}
-STATES = ("lead", "opportunity", "converted", "won", "lost", "cancelled")
-# The target state of a transition, and the button of Tryton that leads to it. `convert` is left out: it also creates a
-# sale, which is more than the approved bytes say; `won` is decided by sales alone and has no button.
-BUTTONS = {"lead": "lead", "opportunity": "opportunity", "lost": "lost", "cancelled": "cancel"}
-VERSION = re.compile(r"[0-9]{1,12}\.[0-9]{6}")
-KEY = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-ID = re.compile(r"[1-9][0-9]{0,17}")
-DECIMAL = re.compile(r"-?(0|[1-9][0-9]{0,17})(\.[0-9]{0,11}[1-9])?")
-EPOCH = datetime(1970, 1, 1)
 UNCLEAR = "The next change was made by the root's account with other values: a person has to look."
-# What httpx raises before a single byte of the request has left.
-UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol, outbound.Forbidden)
-
-FIELDS: dict[str, tuple[str, ...]] = {
-    "opportunity": (
-        "number",
-        "reference",
-        "description",
-        "comment",
-        "lost_reason",
-        "amount",
-        "currency.code",
-        "conversion_probability",
-        "state",
-        "start_date",
-        "end_date",
-        "party",
-        "party.rec_name",
-        "employee",
-        "employee.rec_name",
-        "company.rec_name",
-        "_timestamp",
-    ),
-    "party": ("name", "code", "_timestamp"),
-}
-
-
-class _NoAnswer(Exception):
-    """No complete answer of Tryton arrived; `sent` is False only when it is certain that no request left either."""
-
-    def __init__(self, reason: str, *, sent: bool) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.sent = sent
 
 
 class _NoLogin(Exception):
@@ -137,7 +102,7 @@ class _Revision:
     maker: int
 
 
-class TrytonReader:
+class TrytonReader(Reader):
     """Reads as one Tryton account (`credential` is `login:password`). Times are seconds; `total_s` bounds one call."""
 
     def __init__(
@@ -160,17 +125,17 @@ class TrytonReader:
             raise NotConfigured(f"The address of {name} {problem}.")
         if not database:
             raise NotConfigured(f"{name} does not say which database of Tryton it means.")
-        self._total_s = total_s
         self._numbers = itertools.count(1)
         self._session: _Session | None = None
         self._entering = asyncio.Lock()
         self._url = base_url.rstrip("/") + f"/{quote(database, safe='')}/rpc/"
-        self._client = outbound.client(
+        self._line = Line(
+            "Tryton",
             allowed=allowed,
-            any_public=False,
-            timeout_s=total_s,
             connect_s=connect_s,
+            total_s=total_s,
             max_bytes=LARGEST_ANSWER,
+            read=lambda body: json_in(_unzipped(body)),
             idle=0,  # a fresh connection per call: a kept one that died meanwhile looks just like a request lost on the way
             encoded=True,  # Tryton labels long answers gzip, whether they are or not
         )
@@ -178,24 +143,18 @@ class TrytonReader:
     async def aclose(self) -> None:
         """Ends the session in Tryton, when it can be reached at once, and the connections."""
         if self._session is not None:
-            with contextlib.suppress(TimeoutError, _NoAnswer, _NoLogin, _Unknown, _Said):
+            with contextlib.suppress(TimeoutError, NoAnswer, _NoLogin, _Unknown, _Said):
                 async with asyncio.timeout(2):
                     await self._exchange("common.db.logout", [], self._session)
-        await self._client.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self.aclose()
+        await self._line.aclose()
 
     async def read(self, kind: str, record_id: str) -> Observed:
-        model, id = _model(kind), _id(record_id)
+        model, id = model_of(kind), id_of(record_id)
         # searched for, not read: Tryton words "no such record" as a sentence in the user's language
         rows = await self._ask(f"model.{model}.search_read", [["id", "=", id]], 0, 1, None, list(FIELDS[kind]))
         match rows:
             case [dict(row)] if row.get("id") == id:
-                return _observed(kind, row)
+                return observed(kind, row)
             case []:
                 raise RecordMissing(f"Tryton shows this account no {kind} {record_id}.", 404)
         raise ReadFailed("Tryton's record has an unexpected shape.")
@@ -204,28 +163,29 @@ class TrytonReader:
         self, kind: str, limit: int = 50, cursor: str | None = None, filters: Mapping[str, str] | None = None
     ) -> Page:
         """`limit` is 1 to 200. Opportunities can be filtered by `state` and `party` (an id), parties by `name`."""
-        model, domain = _model(kind), _domain(kind, filters or {})
+        model, domain = model_of(kind), domain_of(kind, filters or {})
         if not 1 <= limit <= 200:
             raise Refused("limit must be 1 to 200.", None)
         if cursor:
-            domain.append(["id", ">", _id(cursor)])
+            domain.append(["id", ">", id_of(cursor)])
         rows = await self._ask(f"model.{model}.search_read", domain, 0, limit + 1, [["id", "ASC"]], list(FIELDS[kind]))
         if not isinstance(rows, list):
             raise ReadFailed("Tryton's list has an unexpected shape.")
-        items = tuple(_observed(kind, row) for row in rows[:limit])
+        items = tuple(observed(kind, row) for row in rows[:limit])
         return Page(items, items[-1].record_id if len(rows) > limit else None)
 
     async def find(self, idempotency_key: str, payload: Payload | None = None) -> dict[str, Any] | None:
         raise ReadFailed("Whether a change was applied can only be told by the account that writes.")
 
-    # --- the wire
+    # --- calls
 
     async def _ask(self, method: str, *params: Any, context: Mapping[str, Any] | None = None) -> Any:
         """Calls something that changes nothing. Raises ReadFailed or Refused."""
         try:
             return await self._call(method, *params, context=context)
-        except (_NoAnswer, _NoLogin) as silent:
-            raise ReadFailed(silent.reason) from silent
+        except (NoAnswer, _NoLogin) as silent:
+            code = silent.code if isinstance(silent, NoAnswer) else "connector_unreachable"
+            raise ReadFailed(silent.reason, code) from silent
         except _Said as said:
             if said.kind == "UserError":
                 raise Refused(said.told, 400) from said
@@ -253,7 +213,7 @@ class TrytonReader:
                     answer = await self._exchange("common.db.login", asked, None)
                 except _Unknown as refused:
                     raise _NoLogin("Tryton refused the login.") from refused
-                except _NoAnswer as silent:  # a login changes no record: whatever became of it, nothing was asked
+                except NoAnswer as silent:  # a login changes no record: whatever became of it, nothing was asked
                     raise _NoLogin(f"No login: {silent.reason}") from silent
                 except _Said as said:
                     raise _NoLogin(f"No login: {said.told}") from said
@@ -266,31 +226,18 @@ class TrytonReader:
             return self._session
 
     async def _exchange(self, method: str, params: Any, session: _Session | None) -> Any:
-        """One call and its whole, bounded answer. Raises _NoAnswer, _Unknown or _Said."""
+        """One call and its whole, bounded answer. Raises NoAnswer, _Unknown or _Said."""
         number = next(self._numbers)
         headers = {"Accept": "application/json", "Accept-Encoding": "gzip", "Content-Type": "application/json"}
         if session is not None:
             headers["Authorization"] = session.header
         content = json.dumps({"id": number, "method": method, "params": params}).encode()
-        body = bytearray()
-        try:
-            async with (
-                asyncio.timeout(self._total_s),
-                self._client.stream("POST", self._url, headers=headers, content=content) as response,
-            ):
-                async for part in response.aiter_raw():
-                    body += part
-        except TimeoutError as late:
-            raise _NoAnswer(f"Tryton did not answer within {self._total_s:g} s.", sent=True) from late
-        except httpx.HTTPError as broken:
-            sent = not isinstance(broken, UNSENT)
-            reason = "broke off" if sent else "cannot be connected to"
-            raise _NoAnswer(f"Tryton {reason} ({type(broken).__name__}).", sent=sent) from broken
-        if response.status_code == 401 and (session is None or _is_trytons_refusal(response)):
+        answer = await self._line.exchange("POST", self._url, headers=headers, content=content)
+        if answer.status == 401 and (session is None or _is_trytons_refusal(answer)):
             raise _Unknown
-        if response.status_code == 429 and session is None:
+        if answer.status == 429 and session is None:
             raise _NoLogin("Tryton takes no more logins for a while: too many have failed.")
-        return _result(response, _unzipped(bytes(body)), number)
+        return _result(answer, number)
 
 
 class TrytonWriter(TrytonReader):
@@ -299,29 +246,24 @@ class TrytonWriter(TrytonReader):
     async def find(self, idempotency_key: str, payload: Payload | None = None) -> dict[str, Any] | None:
         if payload is None:
             raise ReadFailed("Tryton keeps no keys: without the payload nothing can be told.")
-        _accepted(payload, self.name)
+        call_for(payload, self.name)
         fate = await self._fate(payload)
         if fate.verdict == "unclear":
             raise ReadFailed(UNCLEAR)
-        return _receipt(_key(idempotency_key), payload, fate) if fate.verdict == "ours" else None
+        return _receipt(fit_key(idempotency_key), payload, fate) if fate.verdict == "ours" else None
 
     async def apply(self, claimed: bytes, idempotency_key: str) -> Applied:
-        try:
-            payload = decode(claimed)
-        except BadPayload as bad:
-            raise Refused(bad.reason, None) from bad
-        method, params = _accepted(payload, self.name)
-        key, id = _key(idempotency_key), _id(payload.record_id)
+        payload = claimed_payload(claimed)
+        method, params = call_for(payload, self.name)
+        key, id = fit_key(idempotency_key), id_of(payload.record_id)
         guard = {"_timestamp": {f"{MODELS[payload.kind]},{id}": payload.expected_version}}
         said: _Said | None = None
         try:
             await self._call(f"model.{MODELS[payload.kind]}.{method}", [id], *params, context=guard)
         except _NoLogin as outside:
             raise NotApplied(outside.reason, retryable=True, retry_after_s=LOGIN_PAUSE_S) from outside
-        except _NoAnswer as silent:
-            if silent.sent:
-                raise Ambiguous(silent.reason) from silent
-            raise NotApplied(silent.reason, retryable=True) from silent
+        except NoAnswer as silent:
+            raise silent.about_a_change() from silent
         except _Said as error:
             said = error
         # Tryton has answered, so this call is over; what it did is for the history to say, whatever was answered.
@@ -333,9 +275,8 @@ class TrytonWriter(TrytonReader):
 
     def _conclusion(self, payload: Payload, key: str, fate: _Fate, said: _Said | None) -> Applied:
         match fate.verdict:
-            case (
-                "ours"
-            ):  # an error does not unmake it: an earlier call of ours, given up as lost, has arrived after all
+            case "ours":
+                # an error does not unmake it: an earlier call of ours, given up as lost, has arrived after all
                 return Applied(_receipt(key, payload, fate), replayed=said is not None)
             case "theirs":
                 if said is None:
@@ -363,7 +304,7 @@ class TrytonWriter(TrytonReader):
         if current is not None and current.version == payload.expected_version:
             return _Fate("standing", current)
         moments = await self._revisions(payload)
-        approved_for = _moment(payload.expected_version)
+        approved_for = moment_of(payload.expected_version)
         if approved_for not in moments:
             raise ReadFailed("Tryton's history does not hold the version that the change was approved for.")
         later = [moment for moment in moments if moment > approved_for]
@@ -390,28 +331,28 @@ class TrytonWriter(TrytonReader):
             raise ReadFailed(outside.reason) from outside
 
     async def _revisions(self, payload: Payload) -> set[datetime]:
-        rows = await self._ask(f"model.{MODELS[payload.kind]}.history_revisions", [_id(payload.record_id)])
+        rows = await self._ask(f"model.{MODELS[payload.kind]}.history_revisions", [id_of(payload.record_id)])
         try:
-            return {_datetime(row[0]) for row in rows}
+            return {datetime_in(row[0]) for row in rows}
         except (TypeError, LookupError, ValueError) as odd:
             raise ReadFailed("Tryton's history has an unexpected shape.") from odd
 
-    async def _revision(self, payload: Payload, moment: datetime) -> "_Revision | None":
+    async def _revision(self, payload: Payload, moment: datetime) -> _Revision | None:
         """The record as that revision left it; None when Tryton refuses to show it."""
         fields = [*FIELDS[payload.kind], "write_uid", "create_uid"]
         try:
             rows = await self._ask(
                 f"model.{MODELS[payload.kind]}.read",
-                [_id(payload.record_id)],
+                [id_of(payload.record_id)],
                 fields,
-                context={"_datetime": _from_datetime(moment)},
+                context={"_datetime": datetime_as_sent(moment)},
             )
         except Refused:
             return None
         match rows:
             case [dict(row)]:
                 # `_timestamp` is not kept in the history: a revision's moment is its version
-                seen = _observed(payload.kind, row | {"_timestamp": _version(moment)})
+                seen = observed(payload.kind, row | {"_timestamp": version_of(moment)})
                 return _Revision(seen, int(row.get("write_uid") or row.get("create_uid") or 0))
         raise ReadFailed("Tryton's history has an unexpected shape.")
 
@@ -425,150 +366,18 @@ def _receipt(key: str, payload: Payload, fate: _Fate) -> dict[str, Any]:
     }
 
 
-# --- what is approved, in Tryton's words
+# --- what it answers
 
 
-def _accepted(payload: Payload, name: str) -> tuple[str, list[Any]]:
-    """The method and further parameters that do what the payload says. Raises Refused."""
-    if payload.connector != name or payload.kind != "opportunity":
-        raise Refused(f"This connector cannot change {payload.kind!r} for {payload.connector!r}.", None)
-    _id(payload.record_id)
-    if not VERSION.fullmatch(payload.expected_version):
-        raise Refused("The expected version is not one of Tryton's.", None)
-    if payload.operation == "update":
-        return "write", [{field: _to_tryton(field, value) for field, value in payload.changes.items()}]
-    if payload.operation == "transition":
-        match payload.changes:
-            case {"state": str(state), **beside} if state in BUTTONS and not beside:
-                return BUTTONS[state], []
-        raise Refused(f"A transition changes the state alone, to one of {', '.join(BUTTONS)}.", None)
-    raise Refused(f"This connector cannot do {payload.operation!r}; it can do update and transition.", None)
-
-
-def _to_tryton(field: str, value: Any) -> Any:
-    """A value as the RPC wants it. Only the spelling that is read back is taken: approved bytes must be found again."""
-    converter = WRITABLE.get(field)
-    if converter is None:
-        raise Refused(f"{field} cannot be changed here; these can: {', '.join(WRITABLE)}.", None)
-    if value is None:
-        if field == "conversion_probability":
-            raise Refused("conversion_probability cannot be empty.", None)
-        return None
-    return converter(field, value)
-
-
-def _line(field: str, value: Any) -> str:
-    text = _text(field, value)
-    if text != text.strip():
-        raise Refused(f"{field}: Tryton would cut the spaces around the text off.", None)
-    return text
-
-
-def _text(field: str, value: Any) -> str:
-    if not isinstance(value, str) or not value or "\0" in value:
-        raise Refused(f"{field} must be text without NUL; null empties it.", None)
-    return value
-
-
-def _decimal(field: str, value: Any) -> dict[str, str]:
-    if not isinstance(value, str) or not DECIMAL.fullmatch(value) or value == "-0":
-        raise Refused(f"{field} must be a decimal as text, without zeros at its end, such as '1500.5'.", None)
-    return {"__class__": "Decimal", "decimal": value}
-
-
-def _fraction(field: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise Refused(f"{field} must be a number from 0 to 1.", None)
-    if round(value, 4) != value:
-        raise Refused(f"{field} has at most 4 decimals.", None)
-    return float(value)
-
-
-def _day(field: str, value: Any) -> dict[str, Any]:
-    try:
-        day = date.fromisoformat(value)
-    except (ValueError, TypeError) as odd:
-        raise Refused(f"{field} must be a date such as 2026-11-30.", None) from odd
-    if day.isoformat() != value:
-        raise Refused(f"{field} must be a date such as 2026-11-30.", None)
-    return {"__class__": "date", "year": day.year, "month": day.month, "day": day.day}
-
-
-def _reference(field: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**31:
-        raise Refused(f"{field} must be the id of a record.", None)
-    return value
-
-
-WRITABLE: dict[str, Callable[[str, Any], Any]] = {
-    "reference": _line,
-    "description": _line,
-    "comment": _text,
-    "lost_reason": _text,
-    "amount": _decimal,
-    "conversion_probability": _fraction,
-    "end_date": _day,
-    "party": _reference,
-    "employee": _reference,
-}
-
-
-# --- what Tryton says
-
-
-def _observed(kind: str, row: Any) -> Observed:
-    """One record, its values in JSON: decimals as text without zeros at the end, dates as ISO 8601, links as ids."""
-    if not isinstance(row, dict):
-        raise ReadFailed("Tryton's record has an unexpected shape.")
-    fields = {}
-    for name in FIELDS[kind]:
-        link, _, inner = name.partition(".")
-        if inner:
-            beside = row.get(f"{link}.")
-            fields["currency" if link == "currency" else f"{link}_name"] = (
-                beside.get(inner) if isinstance(beside, dict) else None
-            )
-        elif name != "_timestamp":
-            fields[name] = _plain(row.get(name))
-    match row:
-        case {"id": int(id), "_timestamp": str(version)} if VERSION.fullmatch(version):
-            return Observed(kind, str(id), fields, version, clock.now())
-    raise ReadFailed("Tryton's record has an unexpected shape.")
-
-
-def _plain(value: Any) -> Any:
-    match value:
-        case None | str() | bool() | int() | float():
-            return value
-        case {"__class__": "Decimal", "decimal": str(digits)}:
-            try:
-                number = Decimal(digits)
-            except InvalidOperation as odd:
-                raise ReadFailed("Tryton sent a decimal that is none.") from odd
-            plain = format(number, "f")
-            plain = plain.rstrip("0").rstrip(".") if "." in plain else plain
-            return "0" if plain == "-0" else plain
-        case {"__class__": "date", "year": int(year), "month": int(month), "day": int(day)}:
-            try:
-                return date(year, month, day).isoformat()
-            except ValueError as odd:
-                raise ReadFailed("Tryton sent a date that is none.") from odd
-    raise ReadFailed("Tryton sent a value of an unexpected kind.")
-
-
-def _result(response: httpx.Response, body: bytes, number: int) -> Any:
+def _result(answer: Answer, number: int) -> Any:
     """Tryton's result. Anything but its own JSON may come from somewhere between here and there, and proves nothing."""
-    media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-    document = None
-    if response.status_code == 200 and media_type == "application/json":
-        with contextlib.suppress(ValueError, RecursionError):
-            document = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
+    document = answer.document if answer.status == 200 and answer.media_type == "application/json" else None
     match document:
         case {"id": same, "result": result} if same == number:
             return result
         case {"id": same, "error": [str(kind), told]} if same == number:
             raise _said(kind, told)
-    raise _NoAnswer(f"What answered {response.status_code} is not Tryton, or not to this question.", sent=True)
+    raise NoAnswer(f"What answered {answer.status} is not Tryton, or not to this question.", sent=True)
 
 
 def _said(kind: str, told: Any) -> _Said:
@@ -585,9 +394,9 @@ def _said(kind: str, told: Any) -> _Said:
     return _Said("", f"Tryton failed: {kind}"[:500])
 
 
-def _is_trytons_refusal(response: httpx.Response) -> bool:
+def _is_trytons_refusal(answer: Answer) -> bool:
     """Tryton's own 401 to a session it does not know, sent before it looks at what is asked."""
-    return str(response.headers.get("www-authenticate", "")) == 'Basic realm="Tryton"'
+    return str(answer.headers.get("www-authenticate", "")) == 'Basic realm="Tryton"'
 
 
 def _unzipped(body: bytes) -> bytes:
@@ -600,67 +409,3 @@ def _unzipped(body: bytes) -> bytes:
     except zlib.error:
         return b""
     return plain if unpacking.eof else b""
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
-
-
-# --- names and moments
-
-
-def _model(kind: str) -> str:
-    if kind not in MODELS:
-        raise Refused(f"This connector has no kind {kind!r}; it has {', '.join(MODELS)}.", None)
-    return MODELS[kind]
-
-
-def _id(record_id: str) -> int:
-    if not ID.fullmatch(record_id):
-        raise Refused(f"{record_id!r} cannot be the id of a record.", None)
-    return int(record_id)
-
-
-def _key(idempotency_key: str) -> str:
-    if not KEY.fullmatch(idempotency_key):
-        raise Refused("The idempotency key must be 1 to 128 of A-Z a-z 0-9 . _ : -", None)
-    return idempotency_key
-
-
-def _domain(kind: str, filters: Mapping[str, str]) -> "list[Any]":
-    domain: list[Any] = []
-    for name, value in filters.items():
-        if (kind, name) == ("opportunity", "state") and value in STATES:
-            domain.append(["state", "=", value])
-        elif (kind, name) == ("opportunity", "party"):
-            domain.append(["party", "=", _id(value)])
-        elif (kind, name) == ("party", "name"):
-            domain.append(["name", "=", value])
-        else:
-            raise Refused(f"{kind} cannot be filtered by {name!r} = {value!r}.", None)
-    return domain
-
-
-def _moment(version: str) -> datetime:
-    """The moment in a version; Tryton's moments carry no zone, and are only ever compared with each other."""
-    seconds, _, microseconds = version.partition(".")
-    return EPOCH + timedelta(seconds=int(seconds), microseconds=int(microseconds))
-
-
-def _version(moment: datetime) -> str:
-    past = moment - EPOCH
-    return f"{past.days * 86400 + past.seconds}.{past.microseconds:06d}"
-
-
-PARTS = ("year", "month", "day", "hour", "minute", "second", "microsecond")
-
-
-def _datetime(value: Any) -> datetime:
-    if value["__class__"] != "datetime":
-        raise ValueError("not a datetime")
-    year, month, day, hour, minute, second, microsecond = (int(value[part]) for part in PARTS)
-    return datetime(year, month, day, hour, minute, second, microsecond)
-
-
-def _from_datetime(moment: datetime) -> dict[str, Any]:
-    return {"__class__": "datetime"} | {part: getattr(moment, part) for part in PARTS}

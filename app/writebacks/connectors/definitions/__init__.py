@@ -1,14 +1,11 @@
-"""What every connector's definition shares, and the two definitions that need little more than an address."""
+"""What a tenant says about a connector: what every definition shares, and the two that need little more than an address."""
 
-import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from app import outbound
-
-NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")  # of a connector; the table has the same bound, and 63 letters
 
 
 class Strict(BaseModel):
@@ -34,13 +31,8 @@ ReadBy = Annotated[
     Literal["api", "executor"],
     Field(description="Who may read: api has a read-only credential; executor, when the target has no such account."),
 ]
-
-
-class Common(Strict):
-    """description: words for people; changing them changes nothing about where bytes go."""
-
-    description: str | None = Field(None, max_length=500)
-    read_by: ReadBy = "api"
+VERIFY = "every changed field is read back after the change and compared byte for byte"
+KindName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,63}$")]
 
 
 class Capabilities(BaseModel):
@@ -54,7 +46,14 @@ class Capabilities(BaseModel):
     operations: dict[str, list[str]]
 
 
-VERIFY = "every changed field is read back after the change and compared byte for byte"
+class Common(Strict):
+    """description: words for people; changing them changes nothing about where bytes go."""
+
+    description: str | None = Field(None, max_length=500)
+    read_by: ReadBy = "api"
+
+    def capabilities(self) -> Capabilities:
+        raise NotImplementedError
 
 
 class SampleCrm(Common):
@@ -88,29 +87,3 @@ class Tryton(Common):
             verify=VERIFY,
             operations={"opportunity": ["update", "transition"], "party": []},
         )
-
-
-def pointer(value: str) -> str:
-    """A JSON Pointer (RFC 6901)."""
-    if value and not value.startswith("/"):
-        raise ValueError("must be empty or begin with /")
-    if re.search(r"~(?![01])", value):
-        raise ValueError("must write ~ as ~0 and / inside a name as ~1")
-    return value
-
-
-Pointer = Annotated[str, Field(max_length=200), AfterValidator(pointer)]
-NOTHING = object()
-
-
-def at(document: Any, where: str) -> Any:
-    """What a JSON Pointer leads to, or NOTHING."""
-    for part in where.split("/")[1:]:
-        name = part.replace("~1", "/").replace("~0", "~")
-        if isinstance(document, dict) and name in document:
-            document = document[name]
-        elif isinstance(document, list) and re.fullmatch(r"0|[1-9][0-9]{0,6}", name) and int(name) < len(document):
-            document = document[int(name)]
-        else:
-            return NOTHING
-    return document
