@@ -2,7 +2,7 @@
 # Installation speaks on stderr, so that stdout carries only what a target answers.
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-once up test lint format types lock mutate-schema budget-races nightly bench-quick clean
+.PHONY: help install demo demo-once up test lint format types lock mutate-schema budget-races nightly bench bench-quick clean
 
 UV_VERSION := 0.13.8
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 python3; do \
@@ -65,7 +65,10 @@ budget-races: install  ## 2,000 runs of 50 concurrent spends, and 500 random liv
 nightly: install mutate-schema  ## what is too long for every commit: the mutation run, and the kill tests ten times over
 	@for turn in 1 2 3 4 5 6 7 8 9 10; do $(BIN)/python -m pytest tests/walks || exit 1; done
 
-bench-quick: install  ## accepted missions per second against the database's own limit, in one run
+bench: install  ## everything measured against the limits and eight peers, at most 40 minutes
+	@$(BIN)/python -m bench.full $(ARGS)
+
+bench-quick: install  ## against the database's own limit and one peer, at most 5 minutes; JSON on stdout
 	@$(BIN)/python -m bench.quick $(ARGS)
 
 clean:  ## remove the environment and the caches; data in .data stays

@@ -1,7 +1,7 @@
-"""Keeps a number of connections busy with `POST /v1/missions` for a while and says how it went.
+"""Keeps a number of connections busy with one request for a while, or for a number of times, and says how it went.
 
-wrk does it where it is installed; otherwise a small client over raw asyncio sockets, because a general HTTP client
-written in Python is slower than what it would measure.
+wrk does the first where it is installed; otherwise, and for a number of times, a small client over raw asyncio sockets,
+because a general HTTP client written in Python is slower than what it would measure.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -28,7 +29,16 @@ BODY = json.dumps(
         "tools": ["workspace.search", "workspace.read", "workspace.outline"],
     }
 )
-PATH = "/v1/missions"
+
+
+@dataclass(frozen=True)
+class Post:
+    """The request that is repeated. With `keyed`, every second one carries an `Idempotency-Key` of its own."""
+
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: str = BODY
+    keyed: bool = True
 
 
 @dataclass(frozen=True)
@@ -40,7 +50,8 @@ class Loaded:
     seconds: float
     p50_ms: float
     p99_ms: float
-    unanswered: int
+    unanswered: int = 0
+    times_ms: list[float] = field(default_factory=list)  # of each answer in turn, where the client keeps them
 
     @property
     def per_s(self) -> float:
@@ -51,17 +62,22 @@ def client_name() -> str:
     return "wrk" if shutil.which("wrk") else "asyncio sockets"
 
 
-def load(base_url: str, api_key: str, run: str, connections: int, seconds: float) -> Loaded:
+def load(post: Post, run: str, connections: int, seconds: float) -> Loaded:
     """Each answer makes room for the next request on its connection. `run` keeps the idempotency keys of rounds apart."""
     if shutil.which("wrk"):
-        return by_wrk(base_url, api_key, run, connections, seconds)
-    return asyncio.run(by_sockets(base_url, api_key, run, connections, seconds))
+        return by_wrk(post, run, connections, seconds)
+    return asyncio.run(by_sockets(post, run, connections, seconds=seconds))
 
 
-def by_wrk(base_url: str, api_key: str, run: str, connections: int, seconds: float) -> Loaded:
+def by_wrk(post: Post, run: str, connections: int, seconds: float) -> Loaded:
     command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "20s"]
-    command += ["-s", str(Path(__file__).with_name("post.lua")), f"{base_url}{PATH}"]
-    environment = {**os.environ, "BENCH_RUN": run, "BENCH_BODY": BODY, "BENCH_API_KEY": api_key}
+    command += ["-s", str(Path(__file__).with_name("post.lua")), post.url]
+    environment = {
+        **os.environ,
+        "BENCH_RUN": run if post.keyed else "",
+        "BENCH_BODY": post.body,
+        "BENCH_AUTHORIZATION": post.headers.get("Authorization", ""),
+    }
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds + 60)
     if done.returncode != 0:
         raise RuntimeError(f"wrk failed: {done.stderr.strip()}")
@@ -77,6 +93,7 @@ class Tally:
     """What the connections of one round found, together. Times are seconds."""
 
     until: float
+    most: float
     accepted: int = 0
     refused: int = 0
     sent: int = 0
@@ -100,14 +117,14 @@ class Connection(asyncio.Protocol):
 
     def send(self) -> None:
         self.sent_at = time.perf_counter()
-        if self.sent_at >= self.tally.until:
+        if self.sent_at >= self.tally.until or self.tally.sent >= self.tally.most:
             self.transport.close()
             if not self.ended.done():
                 self.ended.set_result(None)
             return
         self.tally.sent += 1
         number = self.tally.sent
-        self.transport.write(self.keyed % number if number % 2 == 0 else self.plain)
+        self.transport.write(self.keyed.replace(b"#NUMBER", b"%07d" % number) if number % 2 == 0 else self.plain)
 
     def data_received(self, data: bytes) -> None:
         self.received += data
@@ -122,7 +139,7 @@ class Connection(asyncio.Protocol):
         now, tally = time.perf_counter(), self.tally
         tally.latencies.append(now - self.sent_at)
         tally.last_answer = now
-        if headers.startswith(b"http/1.1 202"):
+        if headers.startswith(b"http/1.1 2"):
             tally.accepted += 1
         else:
             tally.refused += 1
@@ -134,13 +151,16 @@ class Connection(asyncio.Protocol):
             self.ended.set_exception(error or ConnectionError("the server closed the connection"))
 
 
-async def by_sockets(base_url: str, api_key: str, run: str, connections: int, seconds: float) -> Loaded:
-    """The last answers are waited for, so that what was accepted can be counted exactly."""
-    address = urlsplit(base_url)
+async def by_sockets(
+    post: Post, run: str, connections: int, *, seconds: float = 120.0, most: float = float("inf")
+) -> Loaded:
+    """Until the time is over or `most` are sent. The last answers are waited for, so that all can be counted exactly."""
+    address = urlsplit(post.url)
     host, port = address.hostname or "", address.port or 80
     began = time.perf_counter()
-    tally = Tally(until=began + seconds)
-    plain, keyed = request_bytes(address.netloc, api_key), request_bytes(address.netloc, api_key, f"{run}-%d")
+    tally = Tally(until=began + seconds, most=most)
+    plain = request_bytes(post)
+    keyed = request_bytes(post, f"{run}-#NUMBER") if post.keyed else plain
     loop = asyncio.get_running_loop()
     opened = [
         await loop.create_connection(lambda: Connection(tally, plain, keyed), host, port) for _ in range(connections)
@@ -153,12 +173,15 @@ async def by_sockets(base_url: str, api_key: str, run: str, connections: int, se
         tally.last_answer - began,
         p50_ms=times[len(times) // 2] * 1000,
         p99_ms=times[min(len(times) - 1, len(times) * 99 // 100)] * 1000,
-        unanswered=0,
+        times_ms=[latency * 1000 for latency in tally.latencies],
     )
 
 
-def request_bytes(host: str, api_key: str, idempotency_key: str = "") -> bytes:
-    lines = [f"POST {PATH} HTTP/1.1", f"Host: {host}", f"Authorization: Bearer {api_key}"]
-    lines += ["Content-Type: application/json", f"Content-Length: {len(BODY)}"]
+def request_bytes(post: Post, idempotency_key: str = "") -> bytes:
+    address, body = urlsplit(post.url), post.body.encode()
+    path = address.path + (f"?{address.query}" if address.query else "")
+    lines = [f"POST {path} HTTP/1.1", f"Host: {address.netloc}"]
+    lines += [f"{name}: {value}" for name, value in post.headers.items()]
+    lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
     lines += [f"Idempotency-Key: {idempotency_key}"] if idempotency_key else []
-    return ("\r\n".join(lines) + "\r\n\r\n" + BODY).encode()
+    return ("\r\n".join(lines) + "\r\n\r\n").encode() + body

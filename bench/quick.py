@@ -1,223 +1,184 @@
-"""How many missions a second the root accepts, beside what the database alone can take, in one interleaved run.
+"""How fast the root is beside its own database's limit and beside Restate, in one interleaved run of a few minutes.
 
-    make bench-quick                    three rounds of five seconds each, about a minute
-    python -m bench.quick --seconds 10 --rounds 5
+    make bench-quick                    three rounds, each half four seconds
+    python -m bench.quick --seconds 1 --rounds 1
 
 stdout carries one JSON object, stderr a table. What is compared, and where that is unfair: bench/README.md.
 """
 
 import argparse
-import asyncio
-import hashlib
+import contextlib
 import json
 import os
 import platform
-import re
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import asyncpg
-import httpx
+from bench import approvals
+from bench.arithmetic import calibration, percentile, spread
+from bench.compare import Size, accept, completed, decided, p50, pair, per_s, start, streamed
+from bench.instance import Instance
+from bench.limit import Limit
+from bench.load import client_name
+from bench.peers.base import Counted, Unavailable
+from bench.peers.product import Product
+from bench.peers.restate import Restate
+from bench.rounds import say
+from bench.sink import trace_sink
+from bench.table import absent, alone, compared, table
 
-from app import embedded
-from app.bootstrap import bootstrap
-from app.identity import seed_demo
-from app.migrate import upgrade
-from app.supervisor.folder import Folder, open_folder
-from app.supervisor.plan import processes
-from app.supervisor.watch import Child
-from bench.load import Loaded, client_name, load
-
-HERE = Path(__file__).parent
-LIMIT_DATABASE, PRODUCT_DATABASE = "bench_limit", "mission_root"
-WARM_UP_S = 2.0
-LIMIT_ROWS = {name: f"SELECT count(*) FROM {name}" for name in ("mission", "fact", "audit", "work")}
-# What one accepted mission leaves in the product's own tables.
-TRACES = {
-    "mission": "SELECT count(*) FROM mission",
-    "envelope": "SELECT count(*) FROM artifact WHERE schema_name = 'mission_envelope'",
-    "policy_decision": "SELECT count(*) FROM policy_decision WHERE mission IS NOT NULL",
-    "fact": "SELECT count(*) FROM ledger WHERE type = 'mission.accepted'",
-    "work": "SELECT count(*) FROM work WHERE kind = 'dispatch'",
-}
+EVERYTHING = ("crm", "colony", "serve", "worker", "executor")
 
 
 def main() -> None:
     wanted = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    wanted.add_argument("--rounds", type=int, default=3)
-    wanted.add_argument("--seconds", type=float, default=5.0, help="length of each half of a round")
-    wanted.add_argument("--connections", type=int, default=32)
-    asked = wanted.parse_args()
+    sizes(wanted, Size())
+    size = of_size(wanted.parse_args())
     with tempfile.TemporaryDirectory(prefix="mission-root-bench-", ignore_cleanup_errors=True) as folder:
-        found = measure(Path(folder), asked.rounds, asked.seconds, asked.connections)
+        found = measure(Path(folder), size)
     print(json.dumps(found))
     if not found["rows_match"]:
         raise SystemExit("bench: rows in the database and answers to the clients do not match")
 
 
-def measure(place: Path, rounds: int, seconds: float, connections: int) -> dict[str, Any]:
-    """Rounds of limit, then accept, on one server; durable, as `up` runs it."""
-    with database(place) as folder:
-        pgbench(folder, connections, WARM_UP_S)
-        warm_rows = asyncio.run(counts(folder, LIMIT_DATABASE, LIMIT_ROWS))["mission"]
-        with served(folder) as base_url:
-            api_key = folder.secrets["api_keys"]["submitter"]
-            warm = load(base_url, api_key, "warm", connections, WARM_UP_S)
-            answered, unanswered, transactions = warm.accepted, warm.unanswered, warm_rows
-            rows = []
-            say("round   limit/s  accept/s   ratio   p50 ms   p99 ms   sha256/s")
-            for number in range(1, rounds + 1):
-                calibration = sha256_per_s()
-                limit_per_s, done = pgbench(folder, connections, seconds)
-                accept = load(base_url, api_key, f"round{number}", connections, seconds)
-                answered, unanswered = answered + accept.accepted, unanswered + accept.unanswered
-                transactions += done
-                rows.append(figures(limit_per_s, accept, calibration))
-                say("{:>5} {:>9} {:>9} {:>7} {:>8} {:>8} {:>10}".format(number, *rows[-1].values()))
-        # serve has drained: whatever it was still doing for a client that left is in the tables now
-        traces = asyncio.run(counts(folder, PRODUCT_DATABASE, TRACES))
-        limit_rows = asyncio.run(counts(folder, LIMIT_DATABASE, LIMIT_ROWS))
-    whole = len(set(traces.values())) == 1 and answered <= traces["mission"] <= answered + unanswered
-    return {
-        **{name: round(statistics.median(row[name] for row in rows), 4) for name in rows[0] if name != "refused"},
-        "accept_p99_over_p50": round(statistics.median(row["accept_p99_ms"] / row["accept_p50_ms"] for row in rows), 2),
-        "rounds": rows,
-        "rows_match": whole and set(limit_rows.values()) == {transactions},
-        "rows": {"answered_202": answered, "unanswered_at_most": unanswered, **traces},
-        "refused": sum(row["refused"] for row in rows),
-        "how": {
-            "connections": connections,
-            "seconds": seconds,
-            "client": client_name(),
-            "cpus": os.cpu_count(),
-            "python": platform.python_version(),
-        },
-    }
+def sizes(wanted: argparse.ArgumentParser, usual: Size) -> None:
+    """The options that both benchmarks have: every field of Size."""
+    for name, value in asdict(usual).items():
+        wanted.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, help=f"default {value}")
 
 
-def figures(limit_per_s: float, accept: Loaded, calibration: float) -> dict[str, Any]:
-    """One round; the order is the table's."""
-    return {
-        "limit_per_s": round(limit_per_s, 1),
-        "accept_per_s": round(accept.per_s, 1),
-        "accept_vs_limit": round(accept.per_s / limit_per_s, 4),
-        "accept_p50_ms": round(accept.p50_ms, 2),
-        "accept_p99_ms": round(accept.p99_ms, 2),
-        "calibration_sha256_per_s": round(calibration),
-        "refused": accept.refused,
-    }
+def of_size(given: argparse.Namespace) -> Size:
+    return replace(Size(), **{name: getattr(given, name) for name in asdict(Size())})
 
 
-@contextmanager
-def database(place: Path) -> Iterator[Folder]:
-    """PostgreSQL with the product's schema and people in one database and the four bare tables in another."""
-    folder = open_folder(place, embedded.free_port())  # 8080 may be somebody's instance in a moment
-    try:
-        say("Starting PostgreSQL and laying both schemas.")
-        asyncio.run(databases(folder))
-        upgrade(folder.owner_url(), PRODUCT_DATABASE)
-        asyncio.run(seed_demo(folder.database_url("registrar"), folder.secrets["api_keys"]))
-        folder.let_go()
-        yield folder
-    finally:
-        folder.server.stop()
+@contextlib.contextmanager
+def product(place: Path) -> Iterator[Product]:
+    """The product twice: a root that only accepts, and everything, with a database server each."""
+    say("Starting PostgreSQL and the product, twice.")
+    with (
+        trace_sink() as sink,
+        Instance(place / "accepting", ("serve",), sink) as accepting,
+        Instance(place / "working", EVERYTHING, sink, commit_times=True) as working,
+    ):
+        yield Product(accepting, working)
 
 
-@contextmanager
-def served(folder: Folder) -> Iterator[str]:
-    """The process `serve` exactly as `up` starts it, and nothing beside it: no worker, executor or colony.
-
-    Nobody takes up what is accepted, so that accepting alone is measured.
-    """
-    [process] = [one for one in processes(folder, {"PATH": os.environ["PATH"]}) if one.name == "serve"]
-    child = Child(process, folder.logs / "serve.log")
-    child.start()
-    assert child.running
-    try:
-        await_ready(child)
-        yield f"http://127.0.0.1:{folder.ports['public']}"
-    finally:
-        child.running.terminate()
-        child.running.wait(15)
-
-
-async def databases(folder: Folder) -> None:
-    connection = await asyncpg.connect(folder.server.start())
-    for name in (PRODUCT_DATABASE, LIMIT_DATABASE):
-        await connection.execute(f"CREATE DATABASE {name}")
-    await connection.close()
-    passwords = folder.secrets["database_passwords"]
-    await bootstrap(folder.owner_url(), "mission_root", passwords, PRODUCT_DATABASE)
-    connection = await asyncpg.connect(superuser(folder, LIMIT_DATABASE))
-    await connection.execute((HERE / "limit_schema.sql").read_text())
-    await connection.close()
-
-
-def await_ready(child: Child) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if child.running is None or child.running.poll() is not None:
-            raise SystemExit(f"bench: serve did not start: {child.last_words()}")
+def measure(place: Path, size: Size) -> dict[str, Any]:
+    peer: Restate | None = Restate()
+    why = ""
+    with product(place) as ours, contextlib.ExitStack() as ending:
+        limit = Limit(ours.accepting)
         try:
-            if httpx.get(child.process.ready_url, timeout=2, trust_env=False).status_code == 200:
-                return
-        except httpx.HTTPError:
-            pass
-        time.sleep(0.05)
-    raise SystemExit(f"bench: serve was not ready in time: {child.last_words()}")
-
-
-def pgbench(folder: Folder, clients: int, seconds: float) -> tuple[float, int]:
-    """Transactions per second without the time to connect, and how many there were."""
-    done = subprocess.run(
-        [
-            str(embedded._binaries() / "pgbench"),
-            *("--no-vacuum", "--protocol", "prepared", "--client", str(clients), "--jobs", "2"),
-            *("--time", str(max(1, round(seconds))), "--file", str(HERE / "limit.sql")),
-            superuser(folder, LIMIT_DATABASE),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=seconds + 60,
+            assert peer is not None
+            start(peer, place, ours.accepting.new_database)
+            ending.callback(peer.stop)
+        except Unavailable as reason:
+            peer, why = None, str(reason)
+            say(f"  restate: {why}")
+        say("Accepting.")
+        accepting = accept(size, "accept", ours, limit, peer)
+        say("Completing.")
+        completing = completed(size, "completed", ours, peer)
+        say("Deciding.")
+        deciding = decided(
+            size, lambda times: ours.noting(approvals.latencies(ours.working, times)), peer and peer.resume
+        )
+        say("Streaming.")
+        streaming = streamed(size, ours)
+        counted = {"limit": limit.counted(), **({peer.name: peer.counted()} if peer else {})}
+        server = ours.accepting.settings()
+        ours.stop()
+        counted |= ours.counted()
+    figures = {
+        "accept_vs_limit": pair(accepting, "ours", "limit", per_s),
+        "accept_vs_peer": pair(accepting, "ours", Restate.name, per_s),
+        "completed_vs_peer": pair(completing, "ours", Restate.name, lambda half: half.many.per_s),
+        "e2e_p50_vs_peer": pair(completing, "ours", Restate.name, lambda half: half.p50_ms),
+        "approval_vs_peer": pair(deciding, "ours", "peer", p50),
+    }
+    accepted = accepting.found.get("ours", [])
+    approved = deciding.found.get("ours", [])
+    failed = (
+        accepting.failed | completing.failed | deciding.failed | streaming.failed | ({Restate.name: why} if why else {})
     )
-    if done.returncode != 0:
-        raise SystemExit(f"bench: pgbench failed: {done.stderr.strip()}")
-    per_s = re.search(r"^tps = ([\d.]+)", done.stdout, re.M)
-    number = re.search(r"^number of transactions actually processed: (\d+)", done.stdout, re.M)
-    assert per_s and number, done.stdout
-    return float(per_s[1]), int(number[1])
+    quiet = calibration(accepting.calibration + completing.calibration + deciding.calibration)
+    seen = streaming.found["ours"][0].figures() if streaming.have("ours") else None
+    tell(figures, seen, failed, quiet, counted, approved)
+    return {
+        **{name: figure["ratio"]["median"] if figure else None for name, figure in figures.items()},
+        "accept_p99_over_p50": round(statistics.median(one.p99_ms / one.p50_ms for one in accepted), 2)
+        if accepted
+        else None,
+        "approval_p50_ms": round(statistics.median(percentile(times, 0.5) for times in approved), 2)
+        if approved
+        else None,
+        "sse_p99_ms": seen["p99_ms"] if seen else None,
+        "peer": f"restate {Restate.version}",
+        "calibration": quiet,
+        "rows_match": all(one.match for one in counted.values()),
+        "rows": {name: asdict(one) for name, one in counted.items()},
+        "refused": ours.refused,
+        "figures": figures,
+        "accept_ms": {"p50": spread([one.p50_ms for one in accepted]), "p99": spread([one.p99_ms for one in accepted])}
+        if accepted
+        else None,
+        "sse": seen,
+        "failed": failed,
+        "how": how(size, server),
+    }
 
 
-async def counts(folder: Folder, database: str, questions: dict[str, str]) -> dict[str, int]:
-    connection = await asyncpg.connect(superuser(folder, database))
-    found = {name: await connection.fetchval(question) for name, question in questions.items()}
-    await connection.close()
-    return found
+def tell(
+    figures: dict[str, Any],
+    seen: dict[str, Any] | None,
+    failed: dict[str, str],
+    quiet: dict[str, Any],
+    counted: dict[str, Counted],
+    approved: list[list[float]],
+) -> None:
+    """The table, on stderr."""
+    titles = {
+        "accept_vs_limit": ("accept/s, theirs: L1", "≥ 1, floor 0.35"),
+        "accept_vs_peer": ("accept/s, theirs: Restate", "≥ 3, floor 1.2"),
+        "completed_vs_peer": ("completed/s, theirs: Restate", "≥ 3, floor 1.5"),
+        "e2e_p50_vs_peer": ("lone accept → completed, p50 ms", "≤ 0.5"),
+        "approval_vs_peer": ("decision → call leaves, p50 ms", "≤ 0.6"),
+    }
+    rows = [
+        compared(title, figure, target)
+        if (figure := figures[name])
+        else absent(title, failed.get(Restate.name, "not measured"))
+        for name, (title, target) in titles.items()
+    ]
+    if approved and not figures["approval_vs_peer"]:
+        rows.append(alone("decision → call leaves, p50 ms", spread([p50(times) for times in approved])))
+    if seen:
+        rows.append(alone("fact committed → seen, p99 ms", spread([seen["p99_ms"]]), "≤ 10"))
+    say("\n" + table(rows))
+    if seen:
+        say(f"streams: {seen['facts_per_s']} facts/s, {seen['seen']} seen, {seen['missed']} missed")
+    say(f"sha256/s: {quiet['min']:,.0f} to {quiet['max']:,.0f}{'' if quiet['quiet'] else ' (not a quiet machine)'}")
+    for name, one in counted.items():
+        if not one.match:
+            say(f"rows of {name} do not match: {one}")
+    for name, why in failed.items():
+        say(f"{name}: {why}")
 
 
-def superuser(folder: Folder, database: str) -> str:
-    return folder.server.url("postgres", folder.server.password(), database)
-
-
-def sha256_per_s(seconds: float = 0.2) -> float:
-    """SHA-256 of 4 KiB on one core: when this figure moves between rounds, something else was using the machine."""
-    block, done, began = b"x" * 4096, 0, time.perf_counter()
-    while time.perf_counter() - began < seconds:
-        for _ in range(200):
-            hashlib.sha256(block).digest()
-        done += 200
-    return done / (time.perf_counter() - began)
-
-
-def say(words: str) -> None:
-    print(words, file=sys.stderr, flush=True)
+def how(size: Size, server: dict[str, str]) -> dict[str, Any]:
+    return {
+        **asdict(size),
+        "client": client_name(),
+        "cpus": os.cpu_count(),
+        "python": platform.python_version(),
+        "postgresql": server,
+        "arguments": sys.argv[1:],
+    }
 
 
 if __name__ == "__main__":

@@ -1,0 +1,231 @@
+"""A colony that does nothing, as fast as a Python process can: the root's own speed is measured, not a colony's.
+
+It speaks the real boundary (signed both ways, mission tokens, event numbers) and knows three kinds of mission by the
+label `bench`: none takes the dispatch and calls back once, with a worker_result and the signal complete; `talk` stays
+under way and says `stage.started` when it is told to; `propose` reads a CRM record and proposes one change of it.
+"""
+
+import asyncio
+import itertools
+import json
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any
+from uuid import uuid4
+
+from bench.wire import Client, Message, serve
+from colony_client.contract import STAGES
+from colony_client.errors import SignatureRefused
+from colony_client.signing import (
+    KEY_HEADER,
+    NONCE_HEADER,
+    SIGNATURE_HEADER,
+    TIMESTAMP_HEADER,
+    MemoryNonces,
+    parse_keys,
+    sign,
+    verify,
+)
+
+CALLBACKS = 16  # connections back to the root
+
+
+@dataclass
+class Talker:
+    """A mission that is kept under way."""
+
+    mission: str
+    attempt: int
+    token: str
+    seq: int = 0
+    busy: bool = False  # an event is on its way: the next one waits its turn
+
+
+class Colony:
+    def __init__(self, base_url: str, keys: str) -> None:
+        self.keys, self.nonces = parse_keys(keys, "ROOT_API_KEY"), MemoryNonces(2_000_000)
+        self.root = Client(base_url, CALLBACKS)
+        self.talkers: dict[str, Talker] = {}
+        self.refused = 0  # callbacks that the root did not take
+        self.tasks: set[asyncio.Task[Any]] = set()
+
+    async def answer(self, asked: Message) -> tuple[int, bytes]:
+        method, _, path = asked.start.partition(" ")
+        if path in ("/health", "/ready", "/bench/state"):
+            return 200, self.state()
+        if path == "/bench/talk":
+            return 200, json.dumps(await self.talk(**json.loads(asked.body))).encode()
+        headers = {name: asked.headers.get(name.lower(), "") for name in SIGNED}
+        try:
+            await verify(self.keys, method, path, asked.body, "colony", headers, self.nonces.first_use)
+        except SignatureRefused:
+            return 401, b'{"code": "unauthorized"}'
+        if method == "GET":
+            return self.status(path.rpartition("/")[2])
+        return 200, self.dispatched(json.loads(asked.body))
+
+    def state(self) -> bytes:
+        said = {"status": "ok", "service": "colony that does nothing", "contract_version": "1.0", "ready": True}
+        return json.dumps({**said, "providers": {}, "talking": len(self.talkers), "refused": self.refused}).encode()
+
+    def status(self, mission: str) -> tuple[int, bytes]:
+        talker = self.talkers.get(mission)
+        if talker is None:
+            return 404, b'{"code": "mission_unknown"}'
+        said = {"mission_id": mission, "attempt": talker.attempt, "state": "running", "last_seq_sent": talker.seq}
+        return 200, json.dumps(said).encode()
+
+    def dispatched(self, batch: dict[str, Any]) -> bytes:
+        for one in batch["missions"]:
+            kind = one["envelope"]["labels"].get("bench")
+            if kind == "talk":
+                self.talkers[one["mission_id"]] = Talker(one["mission_id"], one["attempt"], one["mission_token"])
+            else:
+                self.soon(self.proposes(one) if kind == "propose" else self.completes(one))
+        answers = [
+            {"mission_id": one["mission_id"], "attempt": one["attempt"], "outcome": "accepted"}
+            for one in batch["missions"]
+        ]
+        return json.dumps({"contract_version": "1.0", "missions": answers}).encode()
+
+    def soon(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def completes(self, one: dict[str, Any]) -> None:
+        await self.say(one["mission_id"], one["attempt"], one["mission_token"], closing(one, 1))
+
+    async def proposes(self, one: dict[str, Any]) -> None:
+        """One change of the lead that the mission names, with the record it was shown as evidence."""
+        mission, envelope = one["mission_id"], one["envelope"]
+        asked = {"arguments": {"kind": "lead", "id": envelope["inputs"]["lead_ids"][0]}}
+        path = f"/internal/v1/missions/{mission}/tools/crm.read/calls"
+        answer = await self.call(path, one["mission_token"], json.dumps(asked).encode())
+        if answer.status != 200:
+            self.refused += 1
+            return
+        record = json.loads(answer.body)["result"]
+        quote = record["text"].encode()[:60].decode(errors="ignore")
+        citation = {
+            "source": record["source"],
+            "document": record["document"],
+            "start": 0,
+            "end": len(quote.encode()),
+            "quote": quote,
+            "quote_sha256": sha256(quote.encode()).hexdigest(),
+        }
+        proposal = {
+            **made(one),
+            "schema_name": "writeback_proposal",
+            "proposal_id": str(uuid4()),
+            "connector": "sample_crm",
+            "target": f"lead/{record['record_id']}",
+            "operation": "update",
+            "changes": {"next_action": f"Call about {mission}"},
+            "expected_version": record["version"],
+            "summary": "one change",
+            "rationale": "because the benchmark measures its way",
+            "evidence": [citation],
+            "risk_level": "low",
+        }
+        proposed = {"type": "writeback.proposed", "seq": 1, "at": instant(), "proposal": proposal}
+        await self.say(mission, one["attempt"], one["mission_token"], [proposed, *closing(one, 2)])
+
+    async def talk(self, missions: list[str], per_s: float, seconds: float) -> dict[str, float]:
+        """Says one event at a time for these missions in turn, at a steady pace; how many the root took."""
+        loop, began, sent, taken = asyncio.get_running_loop(), asyncio.get_running_loop().time(), 0, 0
+        waiting: set[asyncio.Task[bool]] = set()
+        for talker in itertools.cycle([self.talkers[mission] for mission in missions]):
+            due = began + sent / per_s
+            if due >= began + seconds:
+                break
+            await asyncio.sleep(max(0.0, due - loop.time()))
+            while len(waiting) >= CALLBACKS:  # the root is slower than the pace: what is said then is what it takes
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                taken += sum(one.result() for one in done)
+            if loop.time() >= began + seconds:
+                break
+            if talker.busy:
+                await asyncio.sleep(0)
+                continue
+            talker.busy = True
+            waiting.add(asyncio.create_task(self.stage(talker)))
+            sent += 1
+        taken += sum(await asyncio.gather(*waiting))
+        return {"sent": sent, "taken": taken, "seconds": loop.time() - began}
+
+    async def stage(self, talker: Talker) -> bool:
+        talker.seq += 1
+        stage = STAGES[talker.seq % len(STAGES)]
+        event = {"type": "stage.started", "seq": talker.seq, "at": instant(), "stage": stage}
+        answer = await self.say(talker.mission, talker.attempt, talker.token, [event])
+        if answer.status == 200:
+            talker.token = json.loads(answer.body)["next_token"]
+        talker.busy = False
+        return answer.status == 200
+
+    async def say(self, mission: str, attempt: int, token: str, events: list[dict[str, Any]]) -> Message:
+        batch = {"contract_version": "1.0", "attempt": attempt, "events": events}
+        path = f"/internal/v1/missions/{mission}/events"
+        answer = await self.call(path, token, json.dumps(batch, separators=(",", ":")).encode())
+        if answer.status != 200:
+            self.refused += 1
+        return answer
+
+    async def call(self, path: str, token: str, body: bytes) -> Message:
+        """Tried again for a while when the root is busy, as any colony does."""
+        for pause in (0.05, 0.2, 1.0, 2.0, 0):
+            headers = sign(self.keys, "POST", path, body, "root")
+            headers |= {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+            answer = await self.root.ask("POST", path, headers, body)
+            if answer.status not in (429, 503) or not pause:
+                break
+            await asyncio.sleep(pause)
+        return answer
+
+
+SIGNED = (KEY_HEADER, TIMESTAMP_HEADER, NONCE_HEADER, SIGNATURE_HEADER)
+
+
+def made(one: dict[str, Any]) -> dict[str, Any]:
+    """What every artifact of a mission carries."""
+    envelope = one["envelope"]
+    return {
+        "schema_version": "1",
+        "mission_id": one["mission_id"],
+        "tenant_id": envelope["tenant_id"],
+        "actor_id": envelope["actor_id"],
+        "created_at": instant(),
+        "producer": {"name": "bench", "version": "1"},
+    }
+
+
+def closing(one: dict[str, Any], seq: int) -> list[dict[str, Any]]:
+    """The events that end an attempt: a result without claims, which review lets pass as an honest `not_found`."""
+    result = {**made(one), "schema_name": "worker_result", "task_id": "t1", "claims": [], "not_found": ["nothing"]}
+    return [
+        {"type": "artifact.produced", "seq": seq, "at": instant(), "artifact": result},
+        {"type": "signal", "seq": seq + 1, "at": instant(), "signal": "complete"},
+    ]
+
+
+def instant() -> str:
+    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
+
+
+async def main() -> None:
+    colony = Colony(os.environ["ROOT_API_BASE_URL"], os.environ["ROOT_API_KEY"])
+    server = await serve(colony.answer, int(os.environ["PORT"]))
+    await server.serve_forever()
+
+
+def run() -> None:
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(main())
+    else:
+        uvloop.run(main())

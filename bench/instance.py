@@ -1,0 +1,162 @@
+"""The product as `mission-root up` runs it: PostgreSQL, and those of its processes that a measurement needs."""
+
+import asyncio
+import os
+import subprocess
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import asyncpg
+import httpx
+
+from app import embedded
+from app.bootstrap import bootstrap
+from app.identity import seed_demo
+from app.migrate import upgrade
+from app.supervisor.folder import open_folder
+from app.supervisor.plan import Process, processes
+from app.supervisor.watch import Child
+from bench.rounds import say
+
+REPOSITORY = Path(__file__).parents[1]
+PRODUCT_DATABASE = "mission_root"
+STAND_INS = {"colony": "bench.colony", "crm": "bench.crm"}
+TUNING = {
+    "TRACE_SAMPLE_RATIO": "0.01",
+    # The limits are asked for every request, as always, and never the reason for a refusal here.
+    **{f"RATE_LIMIT_{who}_PER_S": "1000000" for who in ("KEY", "PRINCIPAL", "TENANT", "MISSION")},
+}
+
+
+class Instance:
+    """Use as `with`. `names` are processes of the supervisor's plan; colony and CRM are the benchmark's stand-ins."""
+
+    def __init__(self, place: Path, names: Collection[str], trace_sink: str, *, commit_times: bool = False) -> None:
+        self.folder = open_folder(place, embedded.free_port())  # 8080 may be somebody's instance in a moment
+        self.names, self.commit_times = names, commit_times
+        self.surroundings = {"PATH": os.environ["PATH"], "OTEL_EXPORTER_OTLP_ENDPOINT": trace_sink, **TUNING}
+        self.running: list[Child] = []
+
+    def __enter__(self) -> "Instance":
+        try:
+            asyncio.run(self._databases())
+            upgrade(self.folder.owner_url(), PRODUCT_DATABASE)
+            asyncio.run(seed_demo(self.folder.database_url("registrar"), self.folder.secrets["api_keys"]))
+            self.folder.let_go()
+            for process in processes(self.folder, self.surroundings):
+                if process.name in self.names:
+                    self.running.append(Child(stand_in(process), self.folder.logs / f"{process.name}.log"))
+                    self.running[-1].start()
+            for child in self.running:
+                await_ready(child)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for child in reversed(self.running):
+            if child.running is not None:
+                child.running.terminate()
+        for child in self.running:
+            if child.running is not None:
+                try:
+                    child.running.wait(15)
+                except subprocess.TimeoutExpired:
+                    child.running.kill()
+                    child.running.wait(5)
+        self.running = []
+        self.folder.let_go()
+        self.folder.server.stop()
+
+    def stop_processes(self) -> None:
+        """Told to drain, waited for; the database stays. What they were still doing is in the tables afterwards."""
+        for child in self.running:
+            assert child.running is not None
+            child.running.terminate()
+            child.running.wait(15)
+        self.running = []
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self.folder.ports['public']}"
+
+    def url_of(self, door: str) -> str:
+        return f"http://127.0.0.1:{self.folder.ports[door]}"
+
+    def key_of(self, who: str) -> str:
+        return str(self.folder.secrets["api_keys"][who])
+
+    def superuser(self, database: str = PRODUCT_DATABASE) -> str:
+        return self.folder.server.url("postgres", self.folder.server.password(), database)
+
+    def new_database(self, name: str) -> str:
+        """A database for somebody else on the same server; the URL of its superuser."""
+
+        async def create() -> None:
+            connection = await asyncpg.connect(self.superuser("postgres"))
+            await connection.execute(f"CREATE DATABASE {name}")
+            await connection.close()
+
+        asyncio.run(create())
+        return self.superuser(name)
+
+    def counts(self, questions: Mapping[str, str], database: str = PRODUCT_DATABASE) -> dict[str, int]:
+        async def ask() -> dict[str, int]:
+            connection = await asyncpg.connect(self.superuser(database))
+            found = {name: await connection.fetchval(question) for name, question in questions.items()}
+            await connection.close()
+            return found
+
+        return asyncio.run(ask())
+
+    def settings(self) -> dict[str, str]:
+        """What the server says of its own durability."""
+
+        async def ask() -> dict[str, str]:
+            connection = await asyncpg.connect(self.superuser())
+            names = ("server_version", "fsync", "synchronous_commit", "full_page_writes", "wal_sync_method")
+            found = {name: await connection.fetchval(f"SHOW {name}") for name in names}
+            await connection.close()
+            return found
+
+        return asyncio.run(ask())
+
+    async def _databases(self) -> None:
+        url = self.folder.server.start()
+        if self.commit_times:  # when a transaction was committed is asked about afterwards
+            connection = await asyncpg.connect(url)
+            await connection.execute("ALTER SYSTEM SET track_commit_timestamp = on")
+            await connection.close()
+            self.folder.server.stop()
+            url = self.folder.server.start()
+        connection = await asyncpg.connect(url)
+        await connection.execute(f"CREATE DATABASE {PRODUCT_DATABASE}")
+        await connection.close()
+        passwords = self.folder.secrets["database_passwords"]
+        await bootstrap(self.folder.owner_url(), "mission_root", passwords, PRODUCT_DATABASE)
+
+
+def stand_in(process: Process) -> Process:
+    """The benchmark's own colony and CRM, where the plan has the product's."""
+    if process.name not in STAND_INS:
+        return process
+    environment = {**process.environment, "PYTHONPATH": str(REPOSITORY)}
+    return replace(process, module=STAND_INS[process.name], environment=environment)
+
+
+def await_ready(child: Child) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if child.running is None or child.running.poll() is not None:
+            raise SystemExit(f"bench: {child.process.name} did not start: {child.last_words()}")
+        try:
+            if httpx.get(child.process.ready_url, timeout=2, trust_env=False).status_code == 200:
+                return
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.05)
+    say(child.last_words())
+    raise SystemExit(f"bench: {child.process.name} was not ready in time")
