@@ -7,7 +7,6 @@ next claim finds and settles by asking the target.
 import asyncio
 import contextlib
 import json
-import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -18,14 +17,14 @@ import structlog
 from opentelemetry.trace import SpanKind
 from prometheus_client import start_http_server
 
-from app import work
+from app import process, work
 from app.canonical import canonical, sha256
 from app.clock import iso, now
 from app.db import Database
 from app.nudge import Nudger, wait
-from app.settings import Misconfigured, Settings, load, stop
+from app.settings import Settings
 from app.signed import signers
-from app.telemetry import WORK_DONE, WRITEBACKS, setup, tracer
+from app.telemetry import WORK_DONE, WRITEBACKS, tracer
 from app.work import READS, Item
 from app.writebacks.connectors import (
     Ambiguous,
@@ -396,28 +395,14 @@ def seen(observed: Observed) -> dict[str, Any]:
 
 async def serve(settings: Settings) -> None:
     executor = Executor(settings)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, executor.stopping.set)
+    process.set_when_told_to_stop(executor.stopping)
     start_http_server(settings.executor_metrics_port, settings.host)
     await executor.run()
 
 
 def run() -> None:
     """The entry of `mission-root executor`."""
-    try:
-        settings = load()
-        setup(
-            "executor",
-            level=settings.log_level,
-            otlp_endpoint=settings.otel_exporter_otlp_endpoint,
-            sample=settings.trace_sample_ratio,
-            environment=settings.environment,
-        )
-        asyncio.run(serve(settings))
-    except Misconfigured as refused:
-        stop(refused)
-    except OSError as error:
-        raise SystemExit(f"mission-root: a port cannot be opened: {error}") from None
+    process.run("executor", serve, executes=True)
 
 
 if __name__ == "__main__":

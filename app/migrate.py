@@ -1,29 +1,30 @@
 """Bringing a database to the newest schema, and asking how far it is."""
 
+import re
+from ast import literal_eval
+from functools import cache
 from pathlib import Path
 
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
-
 MIGRATIONS = Path(__file__).parent.parent / "migrations"
-
-
-def configuration(url: str = "", prefix: str = "") -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    config.attributes["url"] = url
-    config.attributes["prefix"] = prefix
-    return config
+NAMED = re.compile(r"^(revision|down_revision) = (.+)$", re.MULTILINE)
 
 
 def upgrade(admin_url: str, prefix: str) -> None:
     """Runs every missing migration. Safe to run twice, or twice at once. Starts its own event loop."""
-    command.upgrade(configuration(admin_url, prefix), "head")
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.attributes.update(url=admin_url, prefix=prefix)
+    command.upgrade(config, "head")
 
 
-def head() -> str:
-    """The newest migration this code knows."""
-    newest = ScriptDirectory.from_config(configuration()).get_current_head()
-    assert newest is not None, "the repository holds at least one migration"
-    return newest
+@cache
+def head(migrations: Path = MIGRATIONS) -> str:
+    """The newest migration this code knows: the one that none follows. Read off the files, because every process asks, and
+    importing alembic takes a tenth of a second."""
+    files = [dict(NAMED.findall(file.read_text())) for file in (migrations / "versions").glob("*.py")]
+    said = [{name: literal_eval(value) for name, value in file.items()} for file in files]
+    [newest] = {one["revision"] for one in said} - {one["down_revision"] for one in said}
+    return str(newest)

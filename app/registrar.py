@@ -4,29 +4,20 @@ The public API hands the requests under app.identity.PATHS to it as they are; it
 judges the identity provider's tokens, and has no rights on missions, approvals or writebacks.
 """
 
-import asyncio
-import os
-import signal
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
-
 import structlog
-import uvicorn
 from fastapi import FastAPI
 from prometheus_client import make_asgi_app
 
-from app import identity, operations
+from app import identity, operations, process
 from app.components import Component
 from app.db import Database
 from app.http import Cursors
 from app.http.edge import install
 from app.http.forward import Believe
-from app.main import instrument, rate_limits, server
+from app.http.limits import rate_limits
+from app.http.serving import instrument, lifespan_of, serve_all, server, uvicorns_loop
 from app.nudge import Nudger
-from app.settings import Misconfigured, Settings, load, refuse_write_credentials, stop
-from app.telemetry import setup
+from app.settings import Settings, refuse_write_credentials
 
 
 class Registrar:
@@ -87,57 +78,18 @@ def registrar_app(registrar: Registrar) -> FastAPI:
     return app
 
 
-def lifespan_of(registrar: Registrar) -> Any:
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        await registrar.open()
-        app.state.started = True
-        yield
-        app.state.draining = True
-        await registrar.close()
-
-    return lifespan
-
-
 async def serve(settings: Settings) -> None:
-    """Runs the two servers until SIGTERM or SIGINT, then lets requests finish."""
     app = registrar_app(Registrar(settings))
-    servers = [
+    await serve_all(
+        app,
         server(app, settings.host, settings.registrar_port, lifespan="on"),
         server(make_asgi_app(), settings.host, settings.registrar_metrics_port),
-    ]
-
-    def drain() -> None:
-        app.state.draining = True
-        for one in servers:
-            one.should_exit = True
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, drain)
-    await asyncio.gather(*(one.serve() for one in servers))
+    )
 
 
 def run() -> None:
     """The entry of `mission-root registrar`."""
-    try:
-        settings = load()
-        setup(
-            "registrar",
-            level=settings.log_level,
-            otlp_endpoint=settings.otel_exporter_otlp_endpoint,
-            sample=settings.trace_sample_ratio,
-            environment=settings.environment,
-        )
-        from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
-
-        HTTPXClientInstrumentor().instrument()
-        with asyncio.Runner(loop_factory=uvicorn.Config("app.registrar").get_loop_factory()) as runner:
-            runner.run(serve(settings))
-    except Misconfigured as refused:
-        stop(refused)
-    except OSError as error:
-        print(f"mission-root: a port cannot be opened: {error}", file=sys.stderr)
-        os._exit(1)
+    process.run("registrar", serve, uvicorns_loop())
 
 
 if __name__ == "__main__":

@@ -85,9 +85,8 @@ async def admit(
 
 async def before_lookup(request: Request, bearer: HTTPAuthorizationCredentials | None) -> None:
     """Guesses are counted before anything is looked up for them. Raises Problem rate_limited."""
-    limits = getattr(request.app.state, "limits", None)
-    if limits is not None and bearer is not None and bearer.credentials:
-        await limits.before_lookup(request, bearer.credentials)
+    if bearer is not None and bearer.credentials:
+        await request.app.state.limits.before_lookup(request, bearer.credentials)
 
 
 async def presented(
@@ -95,12 +94,11 @@ async def presented(
 ) -> HTTPAuthorizationCredentials | None:
     """The bearer as it is looked up: a JWT becomes the session it stands for, before any transaction begins, because others
     are asked about it. Raises Problem unauthenticated or rate_limited."""
-    exchange = getattr(request.app.state, "exchange", None)
-    if exchange is None or bearer is None or not bearer.credentials:
-        await before_lookup(request, bearer)
+    if bearer is None or not bearer.credentials:
         return bearer
+    limits, exchange = request.app.state.limits, request.app.state.exchange
     shown = exchange.remembered(bearer.credentials)
-    await before_lookup(request, HTTPAuthorizationCredentials(scheme=bearer.scheme, credentials=shown))
+    await limits.before_lookup(request, shown)
     async with judged(request, shown) as attempt:
         secret = await exchange(request, shown)
         if secret is None:
@@ -124,35 +122,32 @@ class Attempt:
 @asynccontextmanager
 async def judged(request: Request, secret: str) -> AsyncIterator[Attempt]:
     """Around the judging of a counted credential: a bad one stays counted, and one that nobody could judge does not."""
-    limits, attempt = getattr(request.app.state, "limits", None), Attempt()
+    limits, attempt = request.app.state.limits, Attempt()
     try:
         yield attempt
     except Problem as refused:
-        if limits is not None and refused.code == "unauthenticated":
+        if refused.code == "unauthenticated":
             limits.failed(secret)
-        elif limits is not None and refused.code != "rate_limited":
+        elif refused.code != "rate_limited":
             limits.undecided(request, secret)
         raise
     except Exception:
-        if limits is not None:
-            limits.undecided(request, secret)
+        limits.undecided(request, secret)
         raise
-    if limits is not None and attempt.good:
+    if attempt.good:
         limits.succeeded(request, secret, attempt.stands_for)
 
 
 async def identify(session: ReadSession, request: Request, bearer: HTTPAuthorizationCredentials | None) -> Caller:
     if bearer is None or not bearer.credentials:
         raise Problem("unauthenticated", "The request carries no API key.")
+    limits = request.app.state.limits
     caller: Caller | None = await request.app.state.authenticate(session, bearer.credentials)
-    limits = getattr(request.app.state, "limits", None)
     if caller is None:
-        if limits is not None:
-            limits.failed(bearer.credentials)
+        limits.failed(bearer.credentials)
         raise Problem("unauthenticated", "The API key is unknown, expired or revoked.")
     await session.enter(caller.tenant)
     structlog.contextvars.bind_contextvars(tenant_id=str(caller.tenant))
-    if limits is not None:
-        limits.succeeded(request, bearer.credentials)
-        await limits.admit(request, caller)
+    limits.succeeded(request, bearer.credentials)
+    await limits.admit(request, caller)
     return caller

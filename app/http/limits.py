@@ -23,6 +23,7 @@ from sqlalchemy import text
 from app.caller import Caller
 from app.db import Database
 from app.errors import Problem
+from app.settings import Settings
 
 LEASE_S = 1.0  # how long a leased token is good for
 KEPT_S = 60.0  # how long the token of a login that turned out well is kept for the next one
@@ -171,7 +172,7 @@ class Limits:
         """One request of an authenticated caller. Raises Problem rate_limited; says where the caller stands either way."""
         tenant, principal = str(caller.tenant), str(caller.principal)
         subjects = {
-            "key": digest("key", tenant, principal, caller.secret[:PREFIX]),
+            "key": digest("key", tenant, principal, str(caller.credential)),
             "principal": digest("principal", tenant, principal),
             "tenant": digest("tenant", tenant),
         }
@@ -245,6 +246,20 @@ class Limits:
         else:
             self.leases.move_to_end(name)
         return found
+
+
+def rate_limits(settings: Settings, url: str) -> Limits:
+    """The request rates of a process that serves HTTP, over a small pool of their own."""
+    return Limits(
+        Database(url, pool_size=2, wait_ms=settings.database_pool_wait_ms, name="mission-root limits"),
+        key_per_s=settings.rate_limit_key_per_s,
+        principal_per_s=settings.rate_limit_principal_per_s,
+        tenant_per_s=settings.rate_limit_tenant_per_s,
+        mission_per_s=settings.rate_limit_mission_per_s,
+        burst_s=settings.rate_limit_burst_s,
+        failures_per_minute=settings.auth_failures_per_minute,
+        trusted=networks(settings.trusted_proxies),
+    )
 
 
 def digest(*parts: str) -> bytes:

@@ -18,7 +18,8 @@ from starlette.requests import Request
 
 from app.caller import Caller
 from app.http.limits import address_of, networks
-from app.main import Root, public_app, server
+from app.http.serving import server
+from app.main import Root, public_app
 from tests.world import World
 from tests.world.checks import inspector, problem
 
@@ -130,7 +131,7 @@ url, tenant, seconds = sys.argv[1], UUID(sys.argv[2]), float(sys.argv[3])
 async def main():
     database = Database(url, pool_size=2)
     limits = Limits(database, key_per_s=40, principal_per_s=1e6, tenant_per_s=1e6, mission_per_s=0, burst_s=1, failures_per_minute=0)
-    caller = Caller(tenant, UUID(int=7), "principal:x", secret="mr_00000000_the-rest")
+    caller = Caller(tenant, UUID(int=7), "principal:x", credential=UUID(int=8))
     admitted = 0
     async def one():
         nonlocal admitted
@@ -269,7 +270,7 @@ async def test_memory_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) 
     for number in range(40):
         secret = f"mr_{number:08d}_secret"
         limits.succeeded(request, secret)
-        await limits.admit(request, Caller(uuid4(), uuid4(), "principal:x", secret=secret))
+        await limits.admit(request, Caller(uuid4(), uuid4(), "principal:x", credential=uuid4()))
     assert len(limits.leases) <= 30 and len(limits.proved) <= 10
 
 

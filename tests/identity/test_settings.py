@@ -103,6 +103,10 @@ WRONG: dict[str, dict[str, Any]] = {
     "OIDC_ALGORITHMS with a shared secret": {"OIDC_ALGORITHMS": "HS256"},
     "OIDC_ISSUER": {"OIDC_ISSUER": "id.example.com"},
     "OTEL_EXPORTER_OTLP_ENDPOINT": {"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"},
+    "BUS_URL": {"BUS_URL": "http://root:s3cret@bus:4222"},
+    "BUS_URL without a host": {"BUS_URL": "nats://bus:4222,nats://root:s3cret@:4222"},
+    "BUS_URL with a port that is none": {"BUS_URL": "tls://root:s3cret@bus:https"},
+    "BUS_STREAM": {"BUS_STREAM": "mission root"},
 }
 
 
@@ -182,8 +186,9 @@ def test_every_process_but_the_executor_refuses_every_write_credential(tmp_path:
 
 
 def test_the_processes_above_are_all_there_are_beside_the_executor() -> None:
-    entries = {f"app.{file.stem}" for file in (REPOSITORY / "app").glob("*.py") if "setup(" in file.read_text()}
-    assert entries - {"app.executor", "app.telemetry"} == set(STARTED)
+    begins = re.compile(r"\b(setup|process\.run)\(")
+    entries = {f"app.{file.stem}" for file in (REPOSITORY / "app").glob("*.py") if begins.search(file.read_text())}
+    assert entries - {"app.executor", "app.telemetry", "app.process"} == set(STARTED)
 
 
 def test_credentials_of_connectors_come_from_the_environment_and_the_file(

@@ -1,0 +1,120 @@
+"""What a process that serves HTTP does with its apps: opens them, measures them, serves them, and drains them at the end."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from functools import lru_cache
+from typing import Any, Literal, Protocol
+
+import uvicorn
+from fastapi import FastAPI
+
+from app.process import set_when_told_to_stop
+
+
+class Held(Protocol):
+    """What the apps of a process work with, opened and closed together."""
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+def lifespan_of(held: Held) -> Any:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await held.open()
+        app.state.started = True
+        yield
+        app.state.draining = True
+        await held.close()
+
+    return lifespan
+
+
+@lru_cache(maxsize=1)
+def http_metrics() -> Any:
+    """The HTTP metrics, made once: the library leaves every later app of a process without any."""
+    from prometheus_fastapi_instrumentator import metrics
+
+    made = metrics.default()
+    assert made is not None, "somebody else registered the same metrics"
+    return made
+
+
+def instrument(app: FastAPI) -> None:
+    from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+    from prometheus_fastapi_instrumentator import Instrumentator
+
+    FastAPIInstrumentor.instrument_app(
+        app, excluded_urls="livez,readyz,startupz,healthz", exclude_spans=["receive", "send"]
+    )
+    Instrumentator(excluded_handlers=["/livez", "/readyz", "/startupz", "/healthz"]).add(http_metrics()).instrument(app)
+
+
+class Server(uvicorn.Server):
+    """Uvicorn without its own signal handlers: one drain serves all ports of a process. Nor does it end the process."""
+
+    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]  # a generator there
+        return nullcontext()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Raises OSError when the port cannot be opened; uvicorn would leave the process in the middle of a task."""
+        try:
+            await super().startup(sockets)
+        except SystemExit as leaving:
+            if isinstance(leaving.__context__, OSError):
+                raise leaving.__context__ from None
+            raise
+
+
+def server(app: Any, host: str, port: int, lifespan: Literal["on", "off"] = "off") -> Server:
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        lifespan=lifespan,
+        access_log=False,
+        log_config=None,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=8,
+        server_header=False,
+        date_header=True,
+        proxy_headers=False,  # uvicorn would believe anybody on this machine; TRUSTED_PROXIES alone says who is believed
+        h11_max_incomplete_event_size=65_536,
+    )
+    return Server(config)
+
+
+async def serve_all(app: FastAPI, *servers: Server, let_go: Callable[[], Awaitable[None]] | None = None) -> None:
+    """Runs the servers until SIGTERM or SIGINT, then lets requests finish; app is the one that says it is draining.
+
+    let_go: ends what would keep connections open. Raises OSError when one of the ports cannot be opened; the others have
+    let go of theirs then.
+    """
+    stopping = asyncio.Event()
+    set_when_told_to_stop(stopping)
+
+    async def drain() -> None:
+        await stopping.wait()
+        app.state.draining = True
+        if let_go is not None:
+            await let_go()
+        for one in servers:
+            one.should_exit = True
+
+    watcher = asyncio.create_task(drain())
+    serving = [asyncio.create_task(one.serve()) for one in servers]
+    await asyncio.wait(serving, return_when=asyncio.FIRST_EXCEPTION)
+    stopping.set()
+    ended = await asyncio.gather(*serving, return_exceptions=True)
+    watcher.cancel()
+    for failure in ended:
+        if isinstance(failure, BaseException):
+            raise failure
+
+
+def uvicorns_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """The event loop that uvicorn would take. Asking also gives its log lines their shape, which server() leaves alone."""
+    return uvicorn.Config("").get_loop_factory()
