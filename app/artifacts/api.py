@@ -1,6 +1,6 @@
 """A mission's artifacts."""
 
-from datetime import datetime
+from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -8,11 +8,11 @@ from fastapi import Query, Request, Response
 from pydantic import BaseModel
 
 from app import ledger
-from app.artifacts.queries import BEGINNING, Artifact, of_mission, one
+from app.artifacts.queries import Artifact, of_mission, one
 from app.clock import iso
 from app.db import ReadSession
 from app.errors import Problem
-from app.http import Cursor, Door, Limit, Page, Reply, Routes, page, reading
+from app.http import Cursor, Door, Limit, Page, Reply, Routes, paged, reading
 from colony_client.artifacts import ARTIFACT_TYPES
 
 router = Routes(tags=["artifacts"])
@@ -75,13 +75,8 @@ async def list_artifacts(
         )
     if not await ledger.known(door.session, mission_id):
         raise Problem("not_found", "There is no such mission.")
-    cursors, scope = request.app.state.cursors, f"artifacts:{mission_id}"
-    position = cursors.open(scope, cursor, 2)
-    after = (datetime.fromisoformat(position[0]), UUID(position[1])) if position else BEGINNING
-    found = await of_mission(door.session, mission_id, schema=schema_name, after=after, limit=limit + 1)
-    return page(
-        request, found, limit, summary, lambda last: cursors.seal(scope, [last.created_at.isoformat(), last.id])
-    ).response()
+    found = partial(of_mission, door.session, mission_id, schema_name or None)
+    return await paged(request, f"artifacts:{mission_id}", limit, cursor, found, summary)
 
 
 @router.get(

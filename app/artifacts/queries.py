@@ -10,11 +10,10 @@ from uuid import UUID
 from sqlalchemy import text
 
 from app.db import ReadSession
+from app.listing import Place, behind
 
 COLUMNS = "id, mission, attempt, schema_name, schema_version, producer, sha256, bytes, created_at"
-OF_MISSION = text(f"""SELECT {COLUMNS} FROM artifact
-  WHERE tenant = :tenant AND mission = :mission AND (:schema = '' OR schema_name = :schema)
-    AND (created_at, id) > (:at, :id) ORDER BY created_at, id LIMIT :limit""")  # noqa: S608
+OF_MISSION = f"SELECT {COLUMNS} FROM artifact WHERE tenant = :tenant AND mission = :mission"  # noqa: S608
 OF_ATTEMPT = text(f"""SELECT {COLUMNS} FROM artifact
   WHERE tenant = :tenant AND mission = :mission AND schema_name = :schema AND (attempt = :attempt OR id IN (
     SELECT (convert_from(f.body, 'UTF8')::json ->> 'artifact')::uuid FROM ledger f
@@ -48,24 +47,12 @@ class Artifact:
         return json.loads(self.bytes)
 
 
-BEGINNING = (datetime.fromisoformat("1970-01-01T00:00:00+00:00"), UUID(int=0))
-
-
 async def of_mission(
-    session: ReadSession, mission: UUID, *, schema: str = "", after: tuple[datetime, UUID] = BEGINNING, limit: int = 500
+    session: ReadSession, mission: UUID, schema: str | None = None, after: Place = None, limit: int = 500
 ) -> list[Artifact]:
     """A mission's artifacts, oldest first, all types or one."""
-    rows = await session.rows(
-        OF_MISSION,
-        {
-            "tenant": session.tenant,
-            "mission": mission,
-            "schema": schema,
-            "at": after[0],
-            "id": after[1],
-            "limit": limit,
-        },
-    )
+    only = {"schema_name": schema}
+    rows = await behind(session, OF_MISSION, after, limit, oldest_first=True, only=only, mission=mission)
     return [Artifact(**row._mapping) for row in rows]
 
 

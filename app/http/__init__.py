@@ -6,7 +6,7 @@ A room's api.py makes `router = Routes(...)`, takes a `Door` (session + caller) 
 from app.http.bodies import Routes, read_body
 from app.http.doors import Door, Internal, reading, writing
 from app.http.idempotency import once
-from app.http.pages import Cursor, Cursors, Limit, Page, page
+from app.http.pages import Cursor, Cursors, Limit, Page, paged
 from app.http.replies import Reply, etag, require_version
 
 __all__ = [
@@ -20,7 +20,7 @@ __all__ = [
     "Routes",
     "etag",
     "once",
-    "page",
+    "paged",
     "read_body",
     "reading",
     "require_version",

@@ -4,8 +4,11 @@ caller is who does it; without one it is the installation's command line. Every 
 """
 
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy.exc import DBAPIError, IntegrityError
@@ -14,7 +17,7 @@ from app import ledger
 from app.caller import Caller, system
 from app.canonical import sha256
 from app.clock import new_id, now
-from app.db import WriteSession, sqlstate
+from app.db import WriteSession, constraint, sqlstate
 from app.errors import Problem
 from app.identity.rights import an_admin_stays, count_admins
 
@@ -52,6 +55,37 @@ async def enter_tenant(session: WriteSession, name: str) -> UUID | None:
     return tenant
 
 
+@contextmanager
+def one_of_its_kind(detail: str) -> Iterator[None]:
+    """Around the insert of a row that a unique index may refuse. Raises Problem taken."""
+    try:
+        yield
+    except IntegrityError as error:
+        if sqlstate(error) != "23505":
+            raise
+        raise Problem("taken", detail) from None
+
+
+async def end(session: WriteSession, table: str, id: UUID, column: str = "revoked_at") -> UUID | None:
+    """Ends what is live of a principal; answers whose it was, None when there is nothing to end."""
+    principal: UUID | None = await session.scalar(
+        f"""UPDATE {table} SET {column} = clock_timestamp() WHERE tenant = :tenant AND id = :id AND {column} IS NULL
+            RETURNING principal""",  # noqa: S608
+        {"tenant": session.tenant, "id": id},
+    )
+    return principal
+
+
+async def suspend(session: WriteSession, table: str, id: UUID, suspended: bool) -> str:
+    """Suspends or resumes a tenant or one of the tenant's principals; answers what that is called as a fact."""
+    own = "" if table == "tenant" else " AND tenant = :tenant"
+    await session.execute(
+        f"UPDATE {table} SET suspended_at = CASE WHEN :suspended THEN clock_timestamp() END WHERE id = :id{own}",  # noqa: S608
+        {"tenant": session.tenant, "id": id, "suspended": suspended},
+    )
+    return f"{table}.{'suspended' if suspended else 'resumed'}"
+
+
 # --- tenants
 
 
@@ -64,7 +98,9 @@ async def create_tenant(
     insert = "INSERT INTO tenant (id, name, operator) VALUES (:id, :name, :operator)"
     try:
         await session.execute(insert, {"id": tenant, "name": name, "operator": operator})
-    except IntegrityError:
+    except IntegrityError as error:
+        if constraint(error) == "tenant_operator":
+            raise Problem("taken", "There is an operator's tenant already; an installation has one.") from None
         raise Problem("taken", "There is a tenant of this name.") from None
     _, actor = here(session, caller)
     await ledger.record(session, actor, "tenant.created", tenant, operator=operator or None)
@@ -74,11 +110,7 @@ async def create_tenant(
 async def suspend_tenant(session: WriteSession, suspended: bool, caller: Caller | None = None) -> None:
     """Nobody of a suspended tenant is authenticated, and nothing of it is executed, until it is resumed."""
     tenant, actor = here(session, caller)
-    await session.execute(
-        "UPDATE tenant SET suspended_at = CASE WHEN :suspended THEN clock_timestamp() END WHERE id = :tenant",
-        {"tenant": tenant, "suspended": suspended},
-    )
-    await ledger.record(session, actor, "tenant.suspended" if suspended else "tenant.resumed", tenant)
+    await ledger.record(session, actor, await suspend(session, "tenant", tenant, suspended), tenant)
 
 
 # --- principals
@@ -89,15 +121,11 @@ async def create_principal(
 ) -> UUID:
     """A human, service or agent. owner is who answers for a service or agent. Raises Problem taken."""
     (tenant, actor), principal = here(session, caller), new_id()
-    try:
+    with one_of_its_kind("There is a principal of this name."):
         await session.execute(
             "INSERT INTO principal (tenant, id, kind, name, owner) VALUES (:tenant, :id, :kind, :name, :owner)",
             {"tenant": tenant, "id": principal, "kind": kind, "name": name, "owner": owner},
         )
-    except IntegrityError as error:
-        if sqlstate(error) != "23505":
-            raise
-        raise Problem("taken", "There is a principal of this name.") from None
     await ledger.record(session, actor, "principal.created", tenant, principal=principal, kind=kind, owner=owner)
     return principal
 
@@ -108,13 +136,8 @@ async def suspend_principal(
     """Every key and session of a suspended principal is dead until it is resumed. Raises Problem last_admin."""
     tenant, actor = here(session, caller)
     admins = await count_admins(session)
-    await session.execute(
-        """UPDATE principal SET suspended_at = CASE WHEN :suspended THEN clock_timestamp() END
-           WHERE tenant = :tenant AND id = :id""",
-        {"tenant": tenant, "id": principal, "suspended": suspended},
-    )
+    what = await suspend(session, "principal", principal, suspended)
     await an_admin_stays(session, admins)
-    what = "principal.suspended" if suspended else "principal.resumed"
     await ledger.record(session, actor, what, tenant, principal=principal)
 
 
@@ -134,26 +157,23 @@ async def grant_role(
     """Gives a role, from starts_at (now) until expires_at (for good). Raises Problem taken when it is held already,
     wrong_state when a role may not be passed on like this."""
     (tenant, actor), grant = here(session, caller), new_id()
-    asked = {"tenant": tenant, "principal": principal, "role": role, "source": delegated_from}
+    asked: dict[str, Any] = {"tenant": tenant, "principal": principal, "role": role, "source": delegated_from}
     # What ran out by itself makes room for what follows it.
     await session.execute(
         """UPDATE role_grant SET revoked_at = clock_timestamp() WHERE tenant = :tenant AND principal = :principal AND role = :role
            AND delegated_from IS NOT DISTINCT FROM CAST(:source AS uuid) AND revoked_at IS NULL AND expires_at <= clock_timestamp()""",
         asked,
     )
+    asked |= {"id": grant, "starts_at": starts_at, "expires_at": expires_at}
+    asked |= {"granted_by": caller.principal if caller else None}
     try:
-        await session.execute(
-            """INSERT INTO role_grant (tenant, id, principal, role, starts_at, expires_at, granted_by, delegated_from)
-               VALUES (:tenant, :id, :principal, :role, COALESCE(CAST(:starts_at AS timestamptz), clock_timestamp()),
-                 :expires_at, :granted_by, :source)""",
-            asked
-            | {"id": grant, "starts_at": starts_at, "expires_at": expires_at}
-            | {"granted_by": caller.principal if caller else None},
-        )
-    except IntegrityError as error:
-        if sqlstate(error) != "23505":
-            raise
-        raise Problem("taken", f"The principal holds {role} already; revoke that grant first.") from None
+        with one_of_its_kind(f"The principal holds {role} already; revoke that grant first."):
+            await session.execute(
+                """INSERT INTO role_grant (tenant, id, principal, role, starts_at, expires_at, granted_by, delegated_from)
+                   VALUES (:tenant, :id, :principal, :role, COALESCE(CAST(:starts_at AS timestamptz), clock_timestamp()),
+                     :expires_at, :granted_by, :source)""",
+                asked,
+            )
     except DBAPIError as error:
         if sqlstate(error) != NOT_DELEGABLE:
             raise
@@ -209,16 +229,12 @@ async def link_identity(
 ) -> UUID:
     """From now on tokens of this subject are this principal's. Raises Problem taken, wherever the subject is linked."""
     (tenant, actor), link = here(session, caller), new_id()
-    try:
+    with one_of_its_kind("This subject is linked to a principal already."):
         await session.execute(
             """INSERT INTO oidc_identity (tenant, id, principal, issuer, subject)
                VALUES (:tenant, :id, :principal, :issuer, :subject)""",
             {"tenant": tenant, "id": link, "principal": principal, "issuer": issuer, "subject": subject},
         )
-    except IntegrityError as error:
-        if sqlstate(error) != "23505":
-            raise
-        raise Problem("taken", "This subject is linked to a principal already.") from None
     await ledger.record(session, actor, "principal.linked", tenant, principal=principal, identity=link)
     return link
 
@@ -226,11 +242,7 @@ async def link_identity(
 async def unlink_identity(session: WriteSession, link: UUID, caller: Caller | None = None) -> bool:
     """Ends a link, and the sessions that came by it. False when it was not live."""
     tenant, actor = here(session, caller)
-    principal = await session.scalar(
-        """UPDATE oidc_identity SET unlinked_at = clock_timestamp()
-           WHERE tenant = :tenant AND id = :id AND unlinked_at IS NULL RETURNING principal""",
-        {"tenant": tenant, "id": link},
-    )
+    principal = await end(session, "oidc_identity", link, "unlinked_at")
     if principal is None:
         return False
     await ledger.record(session, actor, "principal.unlinked", tenant, principal=principal, identity=link)
@@ -296,13 +308,10 @@ async def rotate_key(
 async def revoke_key(session: WriteSession, key: UUID, caller: Caller | None = None) -> bool:
     """Ends a key at once, in every process. False when it was not live."""
     tenant, actor = here(session, caller)
-    ended = await session.execute(
-        "UPDATE api_key SET revoked_at = clock_timestamp() WHERE tenant = :tenant AND id = :id AND revoked_at IS NULL",
-        {"tenant": tenant, "id": key},
-    )
-    if ended.rowcount:
+    principal = await end(session, "api_key", key)
+    if principal is not None:
         await ledger.record(session, actor, "key.revoked", tenant, key=key)
-    return bool(ended.rowcount)
+    return principal is not None
 
 
 # --- sessions
@@ -311,11 +320,7 @@ async def revoke_key(session: WriteSession, key: UUID, caller: Caller | None = N
 async def end_session(session: WriteSession, one: UUID, caller: Caller | None = None) -> bool:
     """Ends a session at once; the token it was given for opens no other."""
     tenant, actor = here(session, caller)
-    principal = await session.scalar(
-        """UPDATE session SET revoked_at = clock_timestamp() WHERE tenant = :tenant AND id = :id AND revoked_at IS NULL
-           RETURNING principal""",
-        {"tenant": tenant, "id": one},
-    )
+    principal = await end(session, "session", one)
     if principal is not None:
         await ledger.record(session, actor, "session.ended", tenant, principal=principal, session=one)
     return principal is not None

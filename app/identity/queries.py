@@ -1,18 +1,14 @@
 """Reading tenants, principals, grants, links and keys, as what they are now. Runs as role registrar only."""
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import text
-
 from app.clock import iso
 from app.db import ReadSession
 
-TENANTS = "SELECT id, name, operator, version, suspended_at, created_at FROM visible_tenants()"
-PRINCIPALS = """SELECT p.id, p.kind, p.name, p.owner, p.version, p.suspended_at, p.created_at FROM principal p
-  WHERE p.tenant = :tenant"""
+TENANTS = "SELECT id, name, operator, version, suspended_at, created_at FROM visible_tenants() WHERE true"
+PRINCIPALS = """SELECT id, kind, name, owner, version, suspended_at, created_at FROM principal WHERE tenant = :tenant"""
 # A grant that was passed on is live only while its source is.
 GRANTS = """SELECT g.id, g.principal, g.role, g.granted_by, g.delegated_from, g.granted_at AS created_at, g.starts_at, g.expires_at,
     g.revoked_at, CASE
@@ -22,7 +18,7 @@ GRANTS = """SELECT g.id, g.principal, g.role, g.granted_by, g.delegated_from, g.
         SELECT 1 FROM role_grant s JOIN principal d ON d.tenant = s.tenant AND d.id = s.principal
         WHERE s.tenant = g.tenant AND s.id = g.delegated_from AND s.revoked_at IS NULL AND d.suspended_at IS NULL) THEN 'revoked'
       WHEN g.starts_at > clock_timestamp() THEN 'pending' ELSE 'live' END AS state
-  FROM role_grant g WHERE g.tenant = :tenant"""
+  FROM role_grant g WHERE g.tenant = :tenant AND g.principal = :principal"""
 LINKS = """SELECT id, principal, issuer, subject, linked_at AS created_at, unlinked_at FROM oidc_identity
   WHERE tenant = :tenant AND principal = :principal"""
 KEYS = """SELECT id, principal, prefix, created_at, expires_at, revoked_at, CASE
@@ -30,71 +26,43 @@ KEYS = """SELECT id, principal, prefix, created_at, expires_at, revoked_at, CASE
   FROM api_key WHERE tenant = :tenant"""
 
 
-async def newest(
-    session: ReadSession,
-    select: str,
-    before: Sequence[Any] | None,
-    limit: int,
-    at: str = "created_at",
-    also: str = "",
-    **asked: Any,
-) -> list[Any]:
-    """The next rows of a list, newest first. also narrows it down with AND."""
-    if " WHERE " not in select:
-        select += " WHERE true"
-    where = also
-    if before is not None:
-        where += f" AND ({at}, id) < (:before_at, :before_id)"
-        asked |= {"before_at": datetime.fromisoformat(before[0]), "before_id": UUID(before[1])}
-    if ":tenant" in select:
-        asked["tenant"] = session.tenant
-    rows = await session.rows(
-        text(f"{select}{where} ORDER BY {at} DESC, id DESC LIMIT :limit"), {**asked, "limit": limit}
-    )
-    return list(rows)
+async def one(session: ReadSession, select: str, id: UUID, *, lock: bool = False, **asked: Any) -> Any:
+    """What one of these selects finds under an id; None when there is none in the session's tenant."""
+    select += " AND id = :id" + (" FOR UPDATE" if lock else "")
+    return await session.first(select, {"tenant": session.tenant, "id": id, **asked})
 
 
 async def tenant(session: ReadSession, id: UUID) -> Any:
-    return await session.first(f"{TENANTS} WHERE id = :id", {"id": id})
+    return await one(session, TENANTS, id)
 
 
 async def principal(session: ReadSession, id: UUID, *, lock: bool = False) -> Any:
-    select = f"{PRINCIPALS} AND p.id = :id{' FOR UPDATE' if lock else ''}"
-    return await session.first(select, {"tenant": session.tenant, "id": id})
+    return await one(session, PRINCIPALS, id, lock=lock)
 
 
 async def grant(session: ReadSession, principal: UUID, id: UUID) -> Any:
-    select = f"{GRANTS} AND g.principal = :principal AND g.id = :id"
-    return await session.first(select, {"tenant": session.tenant, "principal": principal, "id": id})
+    return await one(session, GRANTS, id, principal=principal)
+
+
+async def link(session: ReadSession, principal: UUID, id: UUID) -> Any:
+    return await one(session, LINKS, id, principal=principal)
+
+
+async def key(session: ReadSession, id: UUID) -> Any:
+    return await one(session, KEYS, id)
 
 
 async def live_grants(session: ReadSession, principal: UUID) -> list[Any]:
     """What gives a principal its roles now."""
-    select = f"SELECT * FROM ({GRANTS} AND g.principal = :principal) g WHERE state = 'live' ORDER BY role, created_at"  # noqa: S608
+    select = f"SELECT * FROM ({GRANTS}) g WHERE state = 'live' ORDER BY role, created_at"  # noqa: S608
     return list(await session.rows(select, {"tenant": session.tenant, "principal": principal}))
 
 
 async def own_grant(session: ReadSession, principal: UUID, role: str) -> Any:
     """The grant that a principal may pass on: live, and not passed on itself; the one that lasts longest."""
-    select = f"""SELECT * FROM ({GRANTS} AND g.principal = :principal AND g.role = :role AND g.delegated_from IS NULL) g
+    select = f"""SELECT * FROM ({GRANTS} AND g.role = :role AND g.delegated_from IS NULL) g
                  WHERE state = 'live' ORDER BY expires_at DESC NULLS FIRST LIMIT 1"""  # noqa: S608
     return await session.first(select, {"tenant": session.tenant, "principal": principal, "role": role})
-
-
-async def delegator_of(session: ReadSession, grant: UUID) -> UUID | None:
-    found: UUID | None = await session.scalar(
-        "SELECT granted_by FROM role_grant WHERE tenant = :tenant AND id = :id AND delegated_from IS NOT NULL",
-        {"tenant": session.tenant, "id": grant},
-    )
-    return found
-
-
-async def link(session: ReadSession, principal: UUID, id: UUID) -> Any:
-    return await session.first(f"{LINKS} AND id = :id", {"tenant": session.tenant, "principal": principal, "id": id})
-
-
-async def key(session: ReadSession, id: UUID) -> Any:
-    return await session.first(f"{KEYS} AND id = :id", {"tenant": session.tenant, "id": id})
 
 
 async def end_of_credential(session: ReadSession, kind: str, id: UUID | None) -> datetime | None:
@@ -115,23 +83,16 @@ def stamp(moment: datetime | None) -> str | None:
 
 
 def tenant_view(row: Any) -> dict[str, Any]:
-    return {
-        "id": row.id,
-        "name": row.name,
-        "operator": row.operator,
-        "state": "suspended" if row.suspended_at else "active",
-        "version": row.version,
-        "suspended_at": stamp(row.suspended_at),
-        "created_at": iso(row.created_at),
-    }
+    return {"id": row.id, "name": row.name, "operator": row.operator, **standing(row)}
 
 
 def principal_view(row: Any) -> dict[str, Any]:
+    return {"id": row.id, "kind": row.kind, "name": row.name, "owner": row.owner, **standing(row)}
+
+
+def standing(row: Any) -> dict[str, Any]:
+    """How a tenant or principal stands: what suspending and resuming changes."""
     return {
-        "id": row.id,
-        "kind": row.kind,
-        "name": row.name,
-        "owner": row.owner,
         "state": "suspended" if row.suspended_at else "active",
         "version": row.version,
         "suspended_at": stamp(row.suspended_at),

@@ -11,13 +11,14 @@ from pydantic import BaseModel
 
 from app.db import ReadSession
 from app.errors import Problem
-from app.http import Cursor, Door, Limit, Page, Reply, Routes, page, reading
+from app.http import Cursor, Door, Limit, Page, Reply, Routes, paged, reading
 from app.ledger import export
 from app.ledger.anchors import Anchor, stored
 from app.ledger.keys import Keyring
 from app.ledger.queries import Position, known
 from app.ledger.store import UNREACHABLE, Store
 from app.ledger.verify import audit
+from app.listing import Place
 
 router = Routes(tags=["ledger"])
 
@@ -115,19 +116,21 @@ async def list_anchors(
 ) -> Response:
     """The tenant's anchors as the store has them; an anchor that cannot be read is left to verification."""
     await leave(door)
-    opened = request.app.state.cursors.open("anchors", cursor, 1)
-    after = int(opened[0]) if opened else 0
-    found: list[Anchor] = []
-    store, _ = of(request)
-    if store is not None:
-        with reachable():
-            async for _, anchor in stored(store, door.caller.tenant, after):
-                if anchor is not None:
-                    found.append(anchor)
-                if len(found) > limit:
-                    break
-    seal: Callable[[Anchor], str] = lambda last: request.app.state.cursors.seal("anchors", [last.number])  # noqa: E731
-    return page(request, found, limit, Anchor.view, seal).response()
+
+    async def fetch(after: Place, most: int) -> list[Anchor]:
+        [number] = after or [0]
+        found: list[Anchor] = []
+        store, _ = of(request)
+        if store is not None:
+            with reachable():
+                async for _, anchor in stored(store, door.caller.tenant, int(number)):
+                    if anchor is not None:
+                        found.append(anchor)
+                    if len(found) == most:
+                        break
+        return found
+
+    return await paged(request, "anchors", limit, cursor, fetch, Anchor.view, by=["number"])
 
 
 @router.get(

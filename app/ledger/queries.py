@@ -117,5 +117,10 @@ def fact_view(fact: Fact) -> dict[str, Any]:
     }
 
 
+def fact_text(fact: Fact) -> str:
+    """The same as text on one line: what streams and the message bus carry."""
+    return json.dumps(fact_view(fact), separators=(",", ":"))
+
+
 def views(found: Sequence[Fact]) -> list[dict[str, Any]]:
     return [fact_view(fact) for fact in found]

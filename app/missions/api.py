@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -11,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.db import ReadSession, WriteSession
 from app.errors import Problem
-from app.http import Cursor, Door, Limit, Page, Reply, Routes, etag, once, page, reading, require_version, writing
+from app.http import Cursor, Door, Limit, Page, Reply, Routes, etag, once, paged, reading, require_version, writing
 from app.http.replies import problem_reply
 from app.missions.intake import Ask, rehearse, request
 from app.missions.normalize import validator
@@ -120,7 +121,6 @@ async def list_missions(
     label: Annotated[str | None, Query(max_length=301, pattern=r"^[^:]{1,100}:.*$", description="name:value")] = None,
 ) -> Response:
     """A page of missions; every filter narrows it."""
-    cursors = request_.app.state.cursors
     filters = {
         "state": state,
         "mission_type": mission_type,
@@ -129,17 +129,8 @@ async def list_missions(
         "created_before": created_before,
         "label": tuple(label.split(":", 1)) if label else None,
     }
-    position = cursors.open("missions", cursor, 2)
-    found = await newest(door.session, filters, tuple(position) if position else None, limit + 1)
-    shown = await views(door.session, found[:limit])
-    by_id = {row["id"]: row for row in shown}
-    return page(
-        request_,
-        found,
-        limit,
-        lambda one: by_id[one.id],
-        lambda last: cursors.seal("missions", [last.created_at.isoformat(), last.id]),
-    ).response()
+    found = partial(newest, door.session, filters)
+    return await paged(request_, "missions", limit, cursor, found, views=partial(views, door.session))
 
 
 @router.get("/v1/missions/{mission_id}", operation_id="getMission", response_model=MissionView, summary="One mission")

@@ -13,6 +13,7 @@ from sqlalchemy import text
 
 from app.clock import iso
 from app.db import ReadSession
+from app.listing import Place, behind
 from app.missions.moves import CLOSED, State
 from colony_client.artifacts import MissionEnvelope
 
@@ -129,9 +130,7 @@ async def find(session: ReadSession, id: UUID, *, lock: bool = False) -> Mission
     return mission(row) if row else None
 
 
-async def newest(
-    session: ReadSession, filters: dict[str, Any], before: tuple[str, str] | None, limit: int
-) -> list[Mission]:
+async def newest(session: ReadSession, filters: dict[str, Any], before: Place, limit: int) -> list[Mission]:
     """Missions, newest first. filters: state, mission_type, requested_by, created_after, created_before, label (name, value)."""
     clauses = {
         "state": "state = :state",
@@ -145,14 +144,7 @@ async def newest(
     where = "".join(f" AND {clauses[name]}" for name in used)
     if "label" in used:
         used["label_name"], used["label_value"] = used.pop("label")
-    if before:
-        where += " AND (created_at, id) < (:at, :id)"
-        used |= {"at": datetime.fromisoformat(before[0]), "id": UUID(before[1])}
-    rows = await session.rows(
-        text(f"{EVERY}{where} ORDER BY created_at DESC, id DESC LIMIT :limit"),
-        {"tenant": session.tenant, "limit": limit, **used},
-    )
-    return [mission(row) for row in rows]
+    return [mission(row) for row in await behind(session, EVERY + where, before, limit, **used)]
 
 
 async def envelopes(session: ReadSession, missions: Sequence[UUID]) -> dict[UUID, bytes]:

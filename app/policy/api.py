@@ -1,30 +1,26 @@
-"""The rules in force, what they would say, and changing a tenant's own."""
+"""The rules in force, what they would say, and changing a tenant's own.
 
-import asyncio
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+The models stay in this module: where two rooms have one of the same name, the OpenAPI document names it by its module.
+"""
+
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.canonical import sha256
-from app.clock import iso
 from app.db import ReadSession, WriteSession
 from app.errors import Problem
 from app.http import Door, Reply, Routes, etag, reading, require_version, writing
-from app.identity import ROLES
-from app.policy import queries
+from app.policy import queries, views
 from app.policy.actions import put
-from app.policy.check import MAX_BYTES, MAX_RULES_TOGETHER, Finding, check
-from app.policy.engine import BASELINE_NAME, Asker, PolicySet, Rule, Source, baseline_source, compiled, read_rule
+from app.policy.asking import aside, asked_as, known_action, rules_for, sound
+from app.policy.check import MAX_BYTES
+from app.policy.engine import BASELINE_NAME, Source
 from app.policy.explain import explain, redecide
-from app.policy.text import statements
-from app.policy.vocabulary import ACTIONS, KINDS, NAME, OBLIGING, Action, completed, faults, schema_text
+from app.policy.vocabulary import NAME, completed
 
 router = Routes(tags=["policies"])
-DESK = ThreadPoolExecutor(max_workers=1, thread_name_prefix="policies")
 
 Name = Annotated[str, Path(pattern=f"^{NAME.pattern}$", description="A policy's name.")]
 SetVersion = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="The policy_version of a decision.")]
@@ -207,125 +203,23 @@ async def evaluate_policy(
     question: Question, door: Annotated[Door[ReadSession], reading("policies.evaluate")]
 ) -> Response:
     """Decides without recording or changing anything, and explains: by the rules in force, those of then, or proposed ones."""
-    action = known_action(question)
-    policies, in_force = await rules_for(door.session, question)
-    who = asked_as(door, question, action)
+    action = known_action(question.action, question.context, question.principal.roles if question.principal else ())
+    policies, in_force = await rules_for(
+        door.session, question.against, [(one.name, one.text) for one in question.policies]
+    )
+    who = asked_as(door.caller, action, question.principal)
     facts = completed(action, question.context)
     await door.session.connection.close()  # explaining takes a while, and needs the database no more
     said = await aside(explain, who, action, question.resource, facts, policies)
-    return Reply(
-        {
-            "effect": said.verdict.effect,
-            "rule": said.verdict.rule,
-            "reason": said.verdict.reason,
-            "policy_version": said.verdict.policy_version,
-            "would_change": said.verdict.would_change,
-            "obligations": said.verdict.obligations,
-            "in_force": in_force,
-            "deciding": vars(said.rule) if said.rule else None,
-            "forbids": [vars(rule) for rule in said.forbids],
-            "permits": [vars(rule) for rule in said.permits],
-            "changes": said.changes,
-            "facts": facts,
-            "assumed": sorted(facts.keys() - question.context.keys()),
-        }
-    ).response()
-
-
-def known_action(question: Question) -> Action:
-    """The action asked about. Raises Problem when it, a fact or a role is none that rules know."""
-    action = ACTIONS.get(question.action)
-    if action is None:
-        found = [{"pointer": "/action", "detail": f"must be one of {', '.join(ACTIONS)}"}]
-        raise Problem("validation", f"/action: there is no action {question.action[:100]}", errors=found)
-    found = [
-        {"pointer": "/context/" + name.replace("~", "~0").replace("/", "~1"), "detail": detail}
-        for name, detail in faults(action, question.context)
-    ]
-    for number, role in enumerate(question.principal.roles if question.principal else []):
-        if role not in ROLES:
-            found.append({"pointer": f"/principal/roles/{number}", "detail": f"must be one of {', '.join(ROLES)}"})
-    if found:
-        raise Problem("validation", f"{found[0]['pointer']}: {found[0]['detail']}", errors=found[:20])
-    return action
-
-
-def asked_as(door: Door[Any], question: Question, action: Action) -> Asker:
-    caller, other = door.caller, question.principal
-    if action.principal != "Principal":
-        return Asker(str(caller.principal))
-    if other is not None:
-        return Asker(str(caller.principal), other.kind, frozenset(other.roles))
-    return Asker(str(caller.principal), caller.kind, caller.roles)
-
-
-async def rules_for(session: ReadSession, question: Question) -> tuple[PolicySet, bool]:
-    """The rules the question is about, and whether they are in force."""
-    if question.policies and question.against:
-        found = [{"pointer": "/against", "detail": "leave it out, or leave out policies"}]
-        raise Problem("validation", "/against: asks about one set, policies about another", errors=found)
-    if question.policies:
-        return await proposed_rules(session, question.policies), False
-    current = await queries.in_force(session)
-    if question.against is None:
-        return current, True
-    then = await queries.set_of(session, question.against)
-    if then is None:
-        found = [{"pointer": "/against", "detail": "must be the policy_version of a decision of this tenant"}]
-        raise Problem("validation", "/against: no decision was made by that version", errors=found)
-    return then, then.version == current.version
-
-
-async def proposed_rules(session: ReadSession, given: list[Proposed]) -> PolicySet:
-    """The set as it would be. Raises Problem for every fault of a text, by its place in the list."""
-    current = await queries.in_force(session)
-    await session.connection.close()  # what follows needs the database no more
-    rules = sum(len(statements(one.text)) for one in given)
-    if rules > MAX_RULES_TOGETHER:
-        found = [{"pointer": "/policies", "detail": f"at most {MAX_RULES_TOGETHER} rules in all, and here are {rules}"}]
-        refuse(found)
-    found = [
-        {**finding, "pointer": f"/policies/{number}{finding['pointer']}"}
-        for number, one in enumerate(given)
-        for finding in await aside(check, one.name, one.text, without_broken(current))
-    ]
-    names = [one.name for one in given]
-    found += [
-        {"pointer": f"/policies/{number}/name", "detail": "each name once"}
-        for number, name in enumerate(names)
-        if name in names[:number]
-    ]
-    refuse(found)
-    made: PolicySet = await aside(queries.replaced, current, {one.name: one.text for one in given})
-    return made
-
-
-async def aside(work: Callable[..., Any], *given: Any) -> Any:
-    """What may take a while, in a thread of its own and one after the other: nobody's question holds up the others."""
-    return await asyncio.get_running_loop().run_in_executor(DESK, work, *given)
-
-
-def without_broken(policies: PolicySet) -> PolicySet:
-    """The rules a text is checked beside. Those of a set that cannot be read are no help: the shipped ones are."""
-    return compiled(()) if policies.broken else policies
-
-
-def named(found: list[Finding]) -> list[Finding]:
-    """The same where the name stands in the address and not in the body."""
-    return [{"parameter": "name", "detail": one["detail"]} if one["pointer"] == "/name" else one for one in found]
-
-
-def refuse(found: list[Finding]) -> None:
-    if found:
-        place = found[0].get("pointer") or found[0]["parameter"]
-        raise Problem("validation", f"{place}: {found[0]['detail']}", errors=found[:20])
+    assumed = sorted(facts.keys() - question.context.keys())
+    return Reply(views.answer(said, in_force) | {"facts": facts, "assumed": assumed}).response()
 
 
 @router.get("/v1/policies", operation_id="listPolicies", response_model=list[PolicyView], summary="The rules in force")
 async def list_policies(door: Annotated[Door[ReadSession], reading("policies.evaluate")]) -> Response:
     """The shipped baseline first, then the tenant's own policies, each with its Cedar text and its rules in words."""
-    own = [own_view(row) for row in await queries.policies(door.session) if not row["retired"]]
-    return Reply([baseline_view(), *own]).response()
+    own = [views.own(row) for row in await queries.policies(door.session) if not row["retired"]]
+    return Reply([views.baseline(), *own]).response()
 
 
 @router.get(
@@ -336,28 +230,7 @@ async def list_policies(door: Annotated[Door[ReadSession], reading("policies.eva
 )
 async def get_vocabulary(door: Annotated[Door[ReadSession], reading("policies.evaluate")]) -> Response:
     """Actions with their facts and values, obligations, roles, and the Cedar schema every policy is held against."""
-    actions = [
-        {
-            "name": action.name,
-            "meaning": action.meaning,
-            "principal": action.principal,
-            "resource": action.resource,
-            "obligations": action.asks,
-            "facts": [
-                {
-                    "name": name,
-                    "meaning": fact.meaning,
-                    "values": list(fact.values),
-                    "assumed": fact.assumed,
-                    "written": f"{fact.place}.{name}",
-                }
-                for name, fact in action.facts.items()
-            ],
-        }
-        for action in ACTIONS.values()
-    ]
-    said = {"actions": actions, "obligations": list(OBLIGING), "roles": list(ROLES), "kinds": list(KINDS)}
-    return Reply(said | {"cedar_schema": schema_text()}).response()
+    return Reply(views.vocabulary()).response()
 
 
 @router.get(
@@ -372,19 +245,17 @@ async def get_set(version: SetVersion, door: Annotated[Door[ReadSession], readin
     if found is None:
         raise Problem("not_found", "There is no such policy version.")
     current = await queries.in_force(door.session)
-    views = [source_view(one) for one in found.sources]
-    return Reply({"version": version, "in_force": version == current.version, "policies": views}).response()
+    policies = [views.source(one) for one in found.sources]
+    return Reply({"version": version, "in_force": version == current.version, "policies": policies}).response()
 
 
 @router.get("/v1/policies/{name}", operation_id="getPolicy", response_model=PolicyHistory, summary="One policy")
 async def get_policy(name: Name, door: Annotated[Door[ReadSession], reading("policies.evaluate")]) -> Response:
     """The newest version and all before it. Its ETag is what a change wants as If-Match."""
     if name == BASELINE_NAME:
-        return Reply(baseline_view() | {"history": []}).response()
-    found = await queries.history(door.session, name)
-    if not found:
-        raise Problem("not_found", "There is no such policy.")
-    return Reply(history_view(found), headers={"ETag": etag(found[0]["version"])}).response()
+        return Reply(views.baseline() | {"history": []}).response()
+    found = await known(door.session, name)
+    return Reply(views.history(found), headers={"ETag": etag(found[0]["version"])}).response()
 
 
 @router.put(
@@ -405,17 +276,14 @@ async def put_policy(
 
     The same text again changes nothing. Decisions already made keep the version they were made by.
     """
-    current = await queries.in_force(door.session)
-    refuse(named(await aside(check, name, ask.text, without_broken(current))))
+    await sound(door.session, name, ask.text)
     found = await queries.history(door.session, name)
     seen = found[0]["version"] if found else 0
-    if found and found[0]["text"].decode() != ask.text and not validate_only:
-        require_version(request, seen, history_view(found))
     if validate_only:
-        return Reply(source_view(Source(name, seen + 1, ask.text))).response()
-    outcome, version = await put(door.session, door.caller, name, ask.text, seen)
-    [now, *_] = await queries.history(door.session, name)
-    return Reply(own_view(now), 201 if outcome == "added" else 200, {"ETag": etag(version)}).response()
+        return Reply(views.source(Source(name, seen + 1, ask.text))).response()
+    if found and found[0]["text"].decode() != ask.text:
+        require_version(request, seen, views.history(found))
+    return await changed(door, name, ask.text, seen)
 
 
 @router.delete("/v1/policies/{name}", operation_id="retirePolicy", response_model=PolicyView, summary="Retire a policy")
@@ -423,13 +291,9 @@ async def retire_policy(
     name: Name, request: Request, door: Annotated[Door[WriteSession], writing("policies.write")]
 ) -> Response:
     """Ends a policy by a new version without rules; its history stays. If-Match required."""
-    found = await queries.history(door.session, name)
-    if not found:
-        raise Problem("not_found", "There is no such policy.")
-    require_version(request, found[0]["version"], history_view(found))
-    _, version = await put(door.session, door.caller, name, None, found[0]["version"])
-    [now, *_] = await queries.history(door.session, name)
-    return Reply(own_view(now), headers={"ETag": etag(version)}).response()
+    found = await known(door.session, name)
+    require_version(request, found[0]["version"], views.history(found))
+    return await changed(door, name, None, found[0]["version"])
 
 
 @router.post(
@@ -442,64 +306,24 @@ async def preview_policy(
     name: Name, ask: PreviewAsk, door: Annotated[Door[ReadSession], reading("policies.evaluate")]
 ) -> Response:
     """Decides the newest recorded decisions again, as if this text were in force; nothing is kept or changed."""
-    current = await queries.in_force(door.session)
-    refuse(named(await aside(check, name, ask.text, without_broken(current))))
+    current = await sound(door.session, name, ask.text)
     then = await queries.proposed(door.session, {name: ask.text})
     decisions = await queries.last_decisions(door.session, ask.last)
     await door.session.connection.close()  # deciding takes a while, and needs the database no more
-    changed = await aside(redecide, decisions, current, then)
-    return Reply({"examined": len(decisions), "policy_version": then.version, "changed": changed}).response()
+    turned = await aside(redecide, decisions, current, then)
+    return Reply({"examined": len(decisions), "policy_version": then.version, "changed": turned}).response()
 
 
-# --- views ------------------------------------------------------------------------------------------------------------
+async def known(session: ReadSession, name: str) -> list[dict[str, Any]]:
+    """A policy's versions, newest first. Raises Problem not_found."""
+    found = await queries.history(session, name)
+    if not found:
+        raise Problem("not_found", "There is no such policy.")
+    return found
 
 
-def rules_of(name: str, text: str) -> list[Rule]:
-    """The rules of a text; none when it cannot be read, which the rest of the view then shows."""
-    try:
-        return [read_rule(name, one.text) for one in statements(text)]
-    except (ValueError, KeyError):
-        return []
-
-
-def source_view(source: Source) -> dict[str, Any]:
-    data = source.text.encode()
-    return {
-        "name": source.name,
-        "version": source.version or sha256(data).hex(),
-        "sha256": sha256(data).hex(),
-        "retired": False,
-        "text": source.text,
-        "rules": [vars(rule) for rule in rules_of(source.name, source.text)],
-        "created_by": None,
-        "created_at": None,
-    }
-
-
-def baseline_view() -> dict[str, Any]:
-    return source_view(baseline_source())
-
-
-def own_view(row: dict[str, Any]) -> dict[str, Any]:
-    source = Source(row["name"], row["version"], row["text"].decode())
-    return source_view(source) | {
-        "retired": row["retired"],
-        "created_by": row["created_by"],
-        "created_at": iso(row["created_at"]),
-    }
-
-
-def history_view(found: list[dict[str, Any]]) -> dict[str, Any]:
-    """One policy with its versions."""
-    history = [
-        {
-            "version": row["version"],
-            "sha256": row["sha256"].hex(),
-            "retired": row["retired"],
-            "text": row["text"].decode(),
-            "created_by": row["created_by"],
-            "created_at": iso(row["created_at"]),
-        }
-        for row in found
-    ]
-    return own_view(found[0]) | {"history": history}
+async def changed(door: Door[WriteSession], name: str, text: str | None, seen: int) -> Response:
+    """The policy after a change that was made on seeing a version."""
+    outcome, version = await put(door.session, door.caller, name, text, seen)
+    [now, *_] = await queries.history(door.session, name)
+    return Reply(views.own(now), 201 if outcome == "added" else 200, {"ETag": etag(version)}).response()

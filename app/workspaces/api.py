@@ -1,6 +1,7 @@
 """Workspaces and their documents."""
 
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -12,7 +13,7 @@ from app.canonical import sha256
 from app.clock import iso
 from app.db import ReadSession, WriteSession
 from app.errors import Problem
-from app.http import Cursor, Door, Limit, Page, Reply, Routes, page, read_body, reading, writing
+from app.http import Cursor, Door, Limit, Page, Reply, Routes, paged, read_body, reading, writing
 from app.http.doors import Bearer, admit, mark
 from app.workspaces.actions import READER, Ingested, document_path, ingest_document, remove_document
 from app.workspaces.extract import Unreadable
@@ -99,10 +100,8 @@ async def list_workspaces(
     cursor: Cursor = None,
 ) -> Response:
     """Workspaces by name."""
-    cursors = request.app.state.cursors
-    [after] = cursors.open("workspaces", cursor, 1) or [""]
-    found = await workspaces(door.session, after, limit + 1)
-    return page(request, found, limit, workspace_view, lambda last: cursors.seal("workspaces", [last.name])).response()
+    found = partial(workspaces, door.session)
+    return await paged(request, "workspaces", limit, cursor, found, workspace_view, by=["name"])
 
 
 @router.get(
@@ -122,10 +121,8 @@ async def list_documents(
     workspace = await find_workspace(door.session, name)
     if workspace is None:
         raise Problem("not_found", "There is no such workspace.")
-    cursors, scope = request.app.state.cursors, f"documents:{workspace}"
-    [after] = cursors.open(scope, cursor, 1) or [""]
-    found = await documents(door.session, workspace, after, limit + 1)
-    return page(request, found, limit, document_view, lambda last: cursors.seal(scope, [last.path])).response()
+    found = partial(documents, door.session, workspace)
+    return await paged(request, f"documents:{workspace}", limit, cursor, found, document_view, by=["path"])
 
 
 async def admitted(request: Request, bearer: Bearer) -> AsyncIterator[Caller]:

@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import text
 
 from app.db import ReadSession
+from app.listing import Place
 
 MOST_BYTES_READ = 65_536
 MOST_OUTLINED = 10_000
@@ -97,9 +98,10 @@ async def find_workspace(session: ReadSession, name: str) -> UUID | None:
     return found
 
 
-async def workspaces(session: ReadSession, after: str = "", limit: int = 200) -> list[Workspace]:
+async def workspaces(session: ReadSession, after: Place, limit: int) -> list[Workspace]:
     """By name, those after a name."""
-    rows = await session.rows(WORKSPACES, {"tenant": session.tenant, "after": after, "limit": limit})
+    [name] = after or [""]
+    rows = await session.rows(WORKSPACES, {"tenant": session.tenant, "after": name, "limit": limit})
     return [Workspace(**row._mapping) for row in rows]
 
 
@@ -109,12 +111,12 @@ async def current_document(session: ReadSession, workspace: UUID, path: str) -> 
 
 
 async def documents(
-    session: ReadSession, workspace: UUID, after: str = "", limit: int = MOST_OUTLINED
+    session: ReadSession, workspace: UUID, after: Place = None, limit: int = MOST_OUTLINED
 ) -> list[Document]:
     """Current documents by path, those after a path. Without a limit: the outline of the whole workspace."""
-    rows = await session.rows(
-        DOCUMENTS, {"tenant": session.tenant, "workspace": workspace, "after": after, "limit": limit}
-    )
+    [path] = after or [""]
+    asked = {"tenant": session.tenant, "workspace": workspace, "after": path, "limit": limit}
+    rows = await session.rows(DOCUMENTS, asked)
     return [Document(**row._mapping) for row in rows]
 
 

@@ -1,5 +1,6 @@
 """Reading writebacks. Nothing here changes one: proposing, deciding and executing have doors of their own."""
 
+from functools import partial
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -8,7 +9,7 @@ from pydantic import BaseModel
 
 from app.db import ReadSession
 from app.errors import Problem
-from app.http import Cursor, Door, Limit, Page, Reply, Routes, page, reading
+from app.http import Cursor, Door, Limit, Page, Reply, Routes, paged, reading
 from app.writebacks.queries import newest, one, view
 
 router = Routes(tags=["writebacks"])
@@ -75,12 +76,7 @@ async def list_writebacks(
     state: WritebackState | None = None,
 ) -> Response:
     """A page of writebacks, of one mission or in one state."""
-    cursors = request.app.state.cursors
-    position = cursors.open("writebacks", cursor, 2)
-    found = await newest(door.session, mission, state, tuple(position) if position else None, limit + 1)
-    return page(
-        request, found, limit, view, lambda last: cursors.seal("writebacks", [last.created_at.isoformat(), last.id])
-    ).response()
+    return await paged(request, "writebacks", limit, cursor, partial(newest, door.session, mission, state), view)
 
 
 @router.get(

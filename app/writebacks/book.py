@@ -17,6 +17,7 @@ from app.caller import Caller
 from app.clock import iso, now
 from app.db import Database, ReadSession, WriteSession
 from app.errors import Problem
+from app.listing import Place
 from app.nudge import Nudger, wait
 from app.work import READS
 from app.writebacks.connectors import (
@@ -103,9 +104,10 @@ async def known(session: ReadSession, name: str) -> bool:
     return found is not None and not found.retired
 
 
-async def connectors(session: ReadSession, after: str | None, limit: int) -> list[Kept]:
+async def connectors(session: ReadSession, after: Place, limit: int) -> list[Kept]:
     """The newest version of each, by name."""
-    rows = await session.rows(ALL, {"tenant": session.tenant, "after": after, "limit": limit})
+    [name] = after or [None]
+    rows = await session.rows(ALL, {"tenant": session.tenant, "after": name, "limit": limit})
     return [Kept(**row._mapping) for row in rows]
 
 

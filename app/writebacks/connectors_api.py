@@ -1,6 +1,8 @@
 """A tenant's connectors over HTTP: what there is and what it can do, putting definitions, halting, and a look through one."""
 
 import time
+from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -11,7 +13,7 @@ from app import policy
 from app.clock import iso
 from app.db import ReadSession, WriteSession
 from app.errors import Problem
-from app.http import Cursor, Door, Limit, Page, Reply, Routes, etag, once, page, read_body, require_version, writing
+from app.http import Cursor, Door, Limit, Page, Reply, Routes, etag, once, paged, read_body, require_version, writing
 from app.http import reading as reads
 from app.http.bodies import parse
 from app.http.doors import Bearer
@@ -195,17 +197,13 @@ async def list_connectors(
     cursor: Cursor = None,
 ) -> Response:
     """The tenant's connectors by name: what they can do, whether they are halted. Never a credential."""
-    cursors = request.app.state.cursors
-    [after] = cursors.open("connectors", cursor, 1) or [None]
-    found = await book.connectors(door.session, after, limit + 1)
-    switched = await book.switches(door.session, [one.name for one in found])
-    return page(
-        request,
-        found,
-        limit,
-        lambda one: view(request, one, switched),
-        lambda last: cursors.seal("connectors", [last.name]),
-    ).response()
+
+    async def views(found: Sequence[book.Kept]) -> list[dict[str, Any]]:
+        switched = await book.switches(door.session, [one.name for one in found])
+        return [view(request, one, switched) for one in found]
+
+    found = partial(book.connectors, door.session)
+    return await paged(request, "connectors", limit, cursor, found, views=views, by=["name"])
 
 
 @router.get(

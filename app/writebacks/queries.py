@@ -11,6 +11,7 @@ from sqlalchemy import text
 
 from app.clock import iso
 from app.db import ReadSession
+from app.listing import Place, behind
 
 SELECT = """
   SELECT w.id, w.mission, w.connector, w.operation, w.target, w.risk, w.requested_by, w.payload, w.payload_sha256, w.proposal,
@@ -69,19 +70,11 @@ async def of_mission(session: ReadSession, mission: UUID) -> list[Writeback]:
 
 
 async def newest(
-    session: ReadSession, mission: UUID | None, state: str | None, before: tuple[str, str] | None, limit: int
+    session: ReadSession, mission: UUID | None, state: str | None, before: Place, limit: int
 ) -> list[Writeback]:
     """Writebacks, newest first, of one mission or in one state."""
-    where = ""
-    values: dict[str, Any] = {"tenant": session.tenant, "limit": limit}
-    if mission is not None:
-        where, values = where + " AND w.mission = :mission", values | {"mission": mission}
-    if state is not None:
-        where, values = where + " AND s.state = :state", values | {"state": state}
-    if before is not None:
-        where += " AND (w.created_at, w.id) < (:at, :before)"
-        values |= {"at": datetime.fromisoformat(before[0]), "before": UUID(before[1])}
-    rows = await session.rows(text(f"{SELECT}{where} ORDER BY w.created_at DESC, w.id DESC LIMIT :limit"), values)
+    only = {"w.mission": mission, "s.state": state}
+    rows = await behind(session, SELECT, before, limit, at="w.created_at", id="w.id", only=only)
     return [Writeback(**row._mapping) for row in rows]
 
 

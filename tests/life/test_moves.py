@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 from app import ledger, work
-from app.approvals.api import ApprovalState, DecisionAsk
+from app.approvals.models import ApprovalState, DecisionAsk
 from app.caller import system
 from app.errors import Problem
 from app.missions import moves

@@ -2,6 +2,7 @@
 
 import re
 from datetime import timedelta
+from functools import partial
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -13,7 +14,6 @@ from app import outbound
 from app.db import ReadSession, WriteSession
 from app.delivery.webhooks import actions
 from app.delivery.webhooks.queries import (
-    Delivery,
     Webhook,
     deliveries,
     delivery,
@@ -24,7 +24,7 @@ from app.delivery.webhooks.queries import (
     views,
 )
 from app.errors import Problem
-from app.http import Cursor, Door, Limit, Page, Reply, Routes, etag, once, page, reading, require_version, writing
+from app.http import Cursor, Door, Limit, Page, Reply, Routes, etag, once, paged, reading, require_version, writing
 from colony_client.signing import Keys
 
 router = Routes(tags=["webhooks"])
@@ -205,14 +205,8 @@ async def list_webhooks(
     cursor: Cursor = None,
 ) -> Response:
     """The tenant's webhooks, newest first."""
-    cursors = request.app.state.cursors
-    found = await newest(door.session, cursors.open("webhooks", cursor, 2), limit + 1)
-    shown = {view["id"]: view for view in await views(door.session, found)}
-
-    def seal(last: Webhook) -> str:
-        return cursors.seal("webhooks", [last.created_at.isoformat(), last.id])
-
-    return page(request, found, limit, lambda row: shown[row.id], seal).response()
+    found = partial(newest, door.session)
+    return await paged(request, "webhooks", limit, cursor, found, views=partial(views, door.session))
 
 
 @router.get("/v1/webhooks/{webhook_id}", operation_id="getWebhook", response_model=WebhookView, summary="One webhook")
@@ -316,13 +310,8 @@ async def list_deliveries(
 ) -> Response:
     """Deliveries of a webhook, newest first; state=dead is the list of those given up."""
     await known(door.session, webhook_id)
-    cursors, scope = request.app.state.cursors, f"deliveries:{webhook_id}:{state}"
-    found = await deliveries(door.session, webhook_id, state, cursors.open(scope, cursor, 2), limit + 1)
-
-    def seal(last: Delivery) -> str:
-        return cursors.seal(scope, [last.created_at.isoformat(), last.id])
-
-    return page(request, found, limit, delivery_view, seal).response()
+    found = partial(deliveries, door.session, webhook_id, state)
+    return await paged(request, f"deliveries:{webhook_id}:{state}", limit, cursor, found, delivery_view)
 
 
 @router.get(

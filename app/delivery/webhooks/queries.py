@@ -1,5 +1,6 @@
 """Reading webhooks, their secrets' public side, and what was delivered."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -10,6 +11,7 @@ from sqlalchemy import text
 from app.clock import iso
 from app.db import ReadSession
 from app.delivery.webhooks.signatures import public_text
+from app.listing import Place, behind
 
 WEBHOOK = """SELECT id, url, types, description, state, version, failures, failing_since, blocked_until, created_by, created_at,
     updated_at, after_xid::text AS after_xid, after_id FROM webhook WHERE tenant = :tenant AND state <> 'deleted'"""
@@ -67,17 +69,11 @@ async def one(session: ReadSession, id: UUID, *, lock: bool = False) -> Webhook 
     return Webhook(**row._mapping) if row else None
 
 
-async def newest(session: ReadSession, before: list[Any] | None, limit: int) -> list[Webhook]:
-    where = ""
-    values: dict[str, Any] = {"tenant": session.tenant, "limit": limit}
-    if before is not None:
-        where = " AND (created_at, id) < (:at, :before)"
-        values |= {"at": datetime.fromisoformat(before[0]), "before": UUID(before[1])}
-    rows = await session.rows(text(f"{WEBHOOK}{where} ORDER BY created_at DESC, id DESC LIMIT :limit"), values)
-    return [Webhook(**row._mapping) for row in rows]
+async def newest(session: ReadSession, before: Place, limit: int) -> list[Webhook]:
+    return [Webhook(**row._mapping) for row in await behind(session, WEBHOOK, before, limit)]
 
 
-async def views(session: ReadSession, found: list[Webhook]) -> list[dict[str, Any]]:
+async def views(session: ReadSession, found: Sequence[Webhook]) -> list[dict[str, Any]]:
     """What the API says of webhooks: with their live secrets' public side, and what waits or died."""
     asked = {"tenant": session.tenant, "webhooks": [one.id for one in found]}
     secrets = await session.rows(SECRETS, asked)
@@ -128,16 +124,9 @@ async def own(session: ReadSession, webhook: UUID, ids: list[UUID]) -> set[UUID]
 
 
 async def deliveries(
-    session: ReadSession, webhook: UUID, state: str | None, before: list[Any] | None, limit: int
+    session: ReadSession, webhook: UUID, state: str | None, before: Place, limit: int
 ) -> list[Delivery]:
-    where = ""
-    values: dict[str, Any] = {"tenant": session.tenant, "webhook": webhook, "limit": limit}
-    if state is not None:
-        where, values = where + " AND state = :state", values | {"state": state}
-    if before is not None:
-        where += " AND (created_at, id) < (:at, :before)"
-        values |= {"at": datetime.fromisoformat(before[0]), "before": UUID(before[1])}
-    rows = await session.rows(text(f"{DELIVERY}{where} ORDER BY created_at DESC, id DESC LIMIT :limit"), values)
+    rows = await behind(session, DELIVERY, before, limit, only={"state": state}, webhook=webhook)
     return [Delivery(**row._mapping) for row in rows]
 
 

@@ -1,5 +1,6 @@
 """Roles over HTTP: given by admins, passed on for a time by whoever holds them, and taken away."""
 
+from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -8,12 +9,14 @@ from fastapi import Request, Response
 from app.clock import now
 from app.db import ReadSession, WriteSession
 from app.errors import Problem
-from app.http import Cursor, Door, Limit, Page, Reply, Routes, once, page, reading, writing
+from app.http import Cursor, Door, Limit, Page, Reply, Routes, once, paged, reading, writing
 from app.identity import actions, queries
 from app.identity.api.models import DelegationAsk, GrantAsk, GrantView
-from app.identity.api.principals import known, refusal
+from app.identity.api.principals import known
+from app.identity.api.shared import refusal
 from app.identity.rights import is_admin, not_to_oneself
 from app.identity.roles import ROLES
+from app.listing import behind
 
 router = Routes(tags=["identity"])
 PATH = "/v1/principals/{principal_id}/grants"
@@ -29,23 +32,8 @@ async def list_grants(
 ) -> Response:
     """Every grant there ever was, newest first; `state` says which count now."""
     await known(door.session, principal_id)
-    cursors, scope = request.app.state.cursors, f"grants:{principal_id}"
-    found = await queries.newest(
-        door.session,
-        queries.GRANTS,
-        cursors.open(scope, cursor, 2),
-        limit + 1,
-        at="g.granted_at",
-        also=" AND g.principal = :principal",
-        principal=principal_id,
-    )
-    return page(
-        request,
-        found,
-        limit,
-        queries.grant_view,
-        lambda last: cursors.seal(scope, [last.created_at.isoformat(), last.id]),
-    ).response()
+    found = partial(behind, door.session, queries.GRANTS, at="g.granted_at", principal=principal_id)
+    return await paged(request, f"grants:{principal_id}", limit, cursor, found, queries.grant_view)
 
 
 @router.post(PATH, operation_id="grantRole", status_code=201, response_model=GrantView, summary="Grant a role")
@@ -106,7 +94,7 @@ async def revoke_grant(
     """Takes a role away at once: by an admin, or by whoever passed it on. Votes on open approvals that rested on it count no
     more, and what was passed on from it ends too. Revoking it again changes nothing."""
     found = await queries.grant(door.session, principal_id, grant_id)
-    mine = found is not None and await queries.delegator_of(door.session, grant_id) == door.caller.principal
+    mine = found is not None and found.delegated_from is not None and found.granted_by == door.caller.principal
     if found is None or not (mine or is_admin(door.caller)):
         raise Problem("not_found", "There is no such grant.")
     await actions.revoke_grant(door.session, grant_id, door.caller)

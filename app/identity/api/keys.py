@@ -1,6 +1,7 @@
 """API keys over HTTP: everybody looks after their own, admins after those of services and newcomers."""
 
 from datetime import timedelta
+from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -9,11 +10,13 @@ from fastapi import Request, Response
 from app.clock import now
 from app.db import ReadSession, WriteSession
 from app.errors import Problem
-from app.http import Cursor, Door, Limit, Page, Reply, Routes, once, page, reading, writing
+from app.http import Cursor, Door, Limit, Page, Reply, Routes, once, paged, reading, writing
 from app.identity import actions, queries
 from app.identity.api.models import KeyAsk, KeyView, NewKeyView, RotateAsk
-from app.identity.api.principals import own_or_known, refusal
+from app.identity.api.principals import own_or_known
+from app.identity.api.shared import refusal
 from app.identity.rights import is_admin, may_equip, own_or_admin
+from app.listing import behind
 
 router = Routes(tags=["identity"])
 
@@ -27,24 +30,10 @@ async def list_keys(
     principal_id: UUID | None = None,
 ) -> Response:
     """The caller's keys, newest first; an admin sees the tenant's, of one principal when asked. Never a secret."""
-    whose = principal_id if is_admin(door.caller) else door.caller.principal
-    if principal_id not in (None, whose):
-        whose = None  # somebody else's: none that this caller sees
-    cursors = request.app.state.cursors
-    also = ""
-    asked: dict[str, Any] = {}
-    if whose is not None or not is_admin(door.caller):
-        also, asked = " AND principal = CAST(:principal AS uuid)", {"principal": whose}
-    found = await queries.newest(
-        door.session, queries.KEYS, cursors.open("keys", cursor, 2), limit + 1, also=also, **asked
-    )
-    return page(
-        request,
-        found,
-        limit,
-        queries.key_view,
-        lambda last: cursors.seal("keys", [last.created_at.isoformat(), last.id]),
-    ).response()
+    # Both, for who is no admin: asking for somebody else's keys then finds none.
+    seen = queries.KEYS if is_admin(door.caller) else f"{queries.KEYS} AND principal = :caller"
+    found = partial(behind, door.session, seen, only={"principal": principal_id}, caller=door.caller.principal)
+    return await paged(request, "keys", limit, cursor, found, queries.key_view)
 
 
 @router.get("/v1/api-keys/{key_id}", operation_id="getApiKey", response_model=KeyView, summary="One API key")

@@ -1,5 +1,6 @@
 """Principals over HTTP: who may act in the tenant, and who they are at the identity provider."""
 
+from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -8,10 +9,12 @@ from fastapi import Request, Response
 from app.caller import Caller
 from app.db import ReadSession, WriteSession
 from app.errors import Problem
-from app.http import Cursor, Door, Limit, Page, Reply, Routes, etag, once, page, reading, require_version, writing
+from app.http import Cursor, Door, Limit, Page, Reply, Routes, once, paged, reading, require_version, writing
 from app.identity import actions, queries
 from app.identity.api.models import EndedView, Kind, LinkAsk, LinkView, PrincipalAsk, PrincipalView
-from app.identity.rights import is_admin, may_equip
+from app.identity.api.shared import not_already, refusal, tagged
+from app.identity.rights import may_equip, own_or_admin
+from app.listing import behind
 
 router = Routes(tags=["identity"])
 
@@ -25,16 +28,8 @@ async def list_principals(
     kind: Kind | None = None,
 ) -> Response:
     """The tenant's humans, services and agents, newest first."""
-    cursors = request.app.state.cursors
-    also = " AND kind = :kind" if kind else ""
-    asked = {"kind": kind} if kind else {}
-    before = cursors.open("principals", cursor, 2)
-    found = await queries.newest(door.session, queries.PRINCIPALS, before, limit + 1, also=also, **asked)
-
-    def seal(last: Any) -> str:
-        return cursors.seal("principals", [last.created_at.isoformat(), last.id])
-
-    return page(request, found, limit, queries.principal_view, seal).response()
+    found = partial(behind, door.session, queries.PRINCIPALS, only={"kind": kind})
+    return await paged(request, "principals", limit, cursor, found, queries.principal_view)
 
 
 @router.post(
@@ -55,9 +50,8 @@ async def create_principal(
 
     async def run() -> Reply:
         made = await actions.create_principal(door.session, ask.name, ask.kind, ask.owner, caller=door.caller)
-        found = await queries.principal(door.session, made)
-        headers = {"Location": f"/v1/principals/{made}", "ETag": etag(found.version)}
-        return Reply(queries.principal_view(found), 201, headers)
+        view = queries.principal_view(await queries.principal(door.session, made))
+        return tagged(view, 201, Location=f"/v1/principals/{made}")
 
     return await once(door, "principals.create", run)
 
@@ -67,8 +61,7 @@ async def create_principal(
 )
 async def get_principal(principal_id: UUID, door: Annotated[Door[ReadSession], reading("principals.read")]) -> Response:
     """A principal; its ETag is what suspend and resume want as If-Match."""
-    found = await known(door.session, principal_id)
-    return Reply(queries.principal_view(found), headers={"ETag": etag(found.version)}).response()
+    return tagged(queries.principal_view(await known(door.session, principal_id))).response()
 
 
 @router.post(
@@ -99,17 +92,11 @@ async def resume_principal(
 
 async def switch(principal_id: UUID, request: Request, door: Door[WriteSession], suspended: bool) -> Response:
     async def run() -> Reply:
-        found = await known(door.session, principal_id, lock=True)
-        view = queries.principal_view(found)
-        require_version(request, found.version, view)
-        if (found.suspended_at is not None) is suspended:
-            said = "suspended already" if suspended else "not suspended"
-            raise Problem(
-                "wrong_state", f"The principal is {said}.", current={"id": str(found.id), "state": view["state"]}
-            )
+        view = queries.principal_view(await known(door.session, principal_id, lock=True))
+        require_version(request, view["version"], view)
+        not_already("principal", view, suspended, "state")
         await actions.suspend_principal(door.session, principal_id, suspended, door.caller)
-        after = await known(door.session, principal_id)
-        return Reply(queries.principal_view(after), headers={"ETag": etag(after.version)})
+        return tagged(queries.principal_view(await known(door.session, principal_id)))
 
     return await once(door, f"principals.{'suspend' if suspended else 'resume'}", run)
 
@@ -129,16 +116,8 @@ async def list_identities(
 ) -> Response:
     """Who the principal is at the identity provider, ended links included, newest first."""
     await known(door.session, principal_id)
-    cursors, scope = request.app.state.cursors, f"identities:{principal_id}"
-    before = cursors.open(scope, cursor, 2)
-    found = await queries.newest(door.session, queries.LINKS, before, limit + 1, at="linked_at", principal=principal_id)
-    return page(
-        request,
-        found,
-        limit,
-        queries.link_view,
-        lambda last: cursors.seal(scope, [last.created_at.isoformat(), last.id]),
-    ).response()
+    found = partial(behind, door.session, queries.LINKS, at="linked_at", principal=principal_id)
+    return await paged(request, f"identities:{principal_id}", limit, cursor, found, queries.link_view)
 
 
 @router.post(
@@ -207,10 +186,5 @@ async def known(session: ReadSession, principal_id: UUID, *, lock: bool = False)
 
 async def own_or_known(session: ReadSession, caller: Caller, principal_id: UUID) -> Any:
     """For what everybody does with themselves and admins with anybody: to others there is nobody."""
-    if principal_id != caller.principal and not is_admin(caller):
-        raise Problem("not_found", "There is no such principal.")
+    own_or_admin(caller, principal_id, "principal")
     return await known(session, principal_id)
-
-
-def refusal(pointer: str, detail: str) -> Problem:
-    return Problem("validation", f"{pointer}: {detail}.", errors=[{"pointer": pointer, "detail": detail}])

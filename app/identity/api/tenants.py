@@ -1,5 +1,6 @@
 """Tenants over HTTP. Everybody sees their own; making and suspending them is for admins of the operator's tenant."""
 
+from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -9,9 +10,12 @@ from app import ledger
 from app.caller import Caller
 from app.db import ReadSession, WriteSession
 from app.errors import Problem
-from app.http import Cursor, Door, Limit, Page, Reply, Routes, etag, once, page, reading, require_version, writing
+from app.http import Cursor, Door, Limit, Page, Reply, Routes, etag, once, paged, reading, require_version, writing
 from app.identity import actions, queries
 from app.identity.api.models import NewTenant, TenantAsk, TenantView
+from app.identity.api.shared import not_already, tagged
+from app.identity.rights import is_admin
+from app.listing import behind
 
 router = Routes(tags=["identity"])
 
@@ -24,25 +28,14 @@ async def list_tenants(
     cursor: Cursor = None,
 ) -> Response:
     """The caller's tenant; for the operator's admins every tenant, newest first."""
-    cursors = request.app.state.cursors
-    only = "" if "admin" in door.caller.roles else " AND id = current_tenant()"
-    found = await queries.newest(
-        door.session, queries.TENANTS, cursors.open("tenants", cursor, 2), limit + 1, also=only
-    )
-    return page(
-        request,
-        found,
-        limit,
-        queries.tenant_view,
-        lambda last: cursors.seal("tenants", [last.created_at.isoformat(), last.id]),
-    ).response()
+    seen = queries.TENANTS if is_admin(door.caller) else f"{queries.TENANTS} AND id = current_tenant()"
+    return await paged(request, "tenants", limit, cursor, partial(behind, door.session, seen), queries.tenant_view)
 
 
 @router.get("/v1/tenants/{tenant_id}", operation_id="getTenant", response_model=TenantView, summary="One tenant")
 async def get_tenant(tenant_id: UUID, door: Annotated[Door[ReadSession], reading("tenants.read")]) -> Response:
     """A tenant; its ETag is what suspend and resume want as If-Match."""
-    found = await visible(door.session, door.caller, tenant_id)
-    return Reply(queries.tenant_view(found), headers={"ETag": etag(found.version)}).response()
+    return tagged(queries.tenant_view(await visible(door.session, door.caller, tenant_id))).response()
 
 
 @router.post(
@@ -101,27 +94,22 @@ async def switch(tenant_id: UUID, request: Request, door: Door[WriteSession], su
         session = door.session
         await session.enter(tenant_id)
         await session.execute("SELECT 1 FROM tenant WHERE id = :id FOR UPDATE", {"id": tenant_id})
-        now = await queries.tenant(session, tenant_id)
-        require_version(request, now.version, queries.tenant_view(now))
+        view = queries.tenant_view(await queries.tenant(session, tenant_id))
+        require_version(request, view["version"], view)
         if found.operator:
-            raise Problem(
-                "wrong_state", "The operator's own tenant is not suspended.", current=queries.tenant_view(now)
-            )
-        if (now.suspended_at is not None) is suspended:
-            said = "suspended already" if suspended else "not suspended"
-            raise Problem("wrong_state", f"The tenant is {said}.", current={"id": str(now.id), "version": now.version})
+            raise Problem("wrong_state", "The operator's own tenant is not suspended.", current=view)
+        not_already("tenant", view, suspended, "version")
         await actions.suspend_tenant(session, suspended, door.caller)
         await session.enter(door.caller.tenant)
         await ledger.record(session, door.caller, "tenant.suspended" if suspended else "tenant.resumed", tenant_id)
-        after = await queries.tenant(session, tenant_id)
-        return Reply(queries.tenant_view(after), headers={"ETag": etag(after.version)})
+        return tagged(queries.tenant_view(await queries.tenant(session, tenant_id)))
 
     return await once(door, f"tenants.{'suspend' if suspended else 'resume'}", run)
 
 
 async def visible(session: ReadSession, caller: Caller, tenant_id: UUID) -> Any:
     found = await queries.tenant(session, tenant_id)
-    if found is None or (found.id != caller.tenant and "admin" not in caller.roles):
+    if found is None or (found.id != caller.tenant and not is_admin(caller)):
         raise Problem("not_found", "There is no such tenant.")
     return found
 
