@@ -34,6 +34,10 @@ class Component:
             self.opened_at = now()
         self._move("down" if self.failures >= self.opens_after else "degraded", detail)
 
+    def switched_off(self, detail: str) -> None:
+        self.failures, self.opened_at = 0, None
+        self._move("off", detail)
+
     def retry_at(self) -> datetime | None:
         """When the next trial call is due, while the breaker is open; None when calls may be made."""
         if self.opened_at is None or now() >= self.opened_at + self.stays_open:

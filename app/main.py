@@ -1,17 +1,8 @@
 """The root API process: the public app, the internal app and the metrics, each on a port of its own. Wiring only."""
 
-import asyncio
 import gc
-import os
-import signal
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from functools import lru_cache
-from typing import Any, Literal
 
 import structlog
-import uvicorn
 from fastapi import FastAPI
 from prometheus_client import make_asgi_app
 
@@ -26,6 +17,7 @@ from app import (
     operations,
     packet,
     policy,
+    process,
     tools,
     workspaces,
     writebacks,
@@ -37,20 +29,13 @@ from app.delivery import Tail
 from app.http import Cursors
 from app.http.edge import install
 from app.http.forward import Forward, Upstream
-from app.http.limits import Limits, networks
+from app.http.limits import rate_limits
+from app.http.serving import instrument, lifespan_of, serve_all, server, uvicorns_loop
 from app.missions import Intake
 from app.missions.normalize import Defaults
 from app.nudge import Nudger
 from app.openapi import describe
-from app.settings import (
-    Misconfigured,
-    Settings,
-    load,
-    refuse_the_registrars_place,
-    refuse_write_credentials,
-    stop,
-)
-from app.telemetry import setup
+from app.settings import Settings, refuse_the_registrars_place, refuse_write_credentials
 from app.work import READS
 from colony_client.client import ColonyClient
 
@@ -105,6 +90,7 @@ class Root:
             "colony": Component("colony", "Missions are accepted and wait."),
             "registrar": Component("registrar", "Nobody's rights or keys can be changed, and no new JWT is taken."),
             "anchors": ledger.component(self.anchor_store),
+            "bus": delivery.bus.component(),
         }
         self.started = self.draining = False
 
@@ -147,20 +133,6 @@ class Root:
         state.started = state.draining = False
 
 
-def rate_limits(settings: Settings, url: str) -> Limits:
-    """The request rates of a process that serves HTTP, over a small pool of their own."""
-    return Limits(
-        Database(url, pool_size=2, wait_ms=settings.database_pool_wait_ms, name="mission-root limits"),
-        key_per_s=settings.rate_limit_key_per_s,
-        principal_per_s=settings.rate_limit_principal_per_s,
-        tenant_per_s=settings.rate_limit_tenant_per_s,
-        mission_per_s=settings.rate_limit_mission_per_s,
-        burst_s=settings.rate_limit_burst_s,
-        failures_per_minute=settings.auth_failures_per_minute,
-        trusted=networks(settings.trusted_proxies),
-    )
-
-
 def public_app(root: Root) -> FastAPI:
     """The public API."""
     app = FastAPI(
@@ -194,114 +166,21 @@ def internal_app(root: Root) -> FastAPI:
     return app
 
 
-def lifespan_of(root: Root) -> Any:
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        await root.open()
-        app.state.started = True
-        yield
-        app.state.draining = True
-        await root.close()
-
-    return lifespan
-
-
-@lru_cache(maxsize=1)
-def http_metrics() -> Any:
-    """The HTTP metrics, made once: the library leaves every later app of a process without any."""
-    from prometheus_fastapi_instrumentator import metrics
-
-    made = metrics.default()
-    assert made is not None, "somebody else registered the same metrics"
-    return made
-
-
-def instrument(app: FastAPI) -> None:
-    from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
-    from prometheus_fastapi_instrumentator import Instrumentator
-
-    FastAPIInstrumentor.instrument_app(
-        app, excluded_urls="livez,readyz,startupz,healthz", exclude_spans=["receive", "send"]
-    )
-    Instrumentator(excluded_handlers=["/livez", "/readyz", "/startupz", "/healthz"]).add(http_metrics()).instrument(app)
-
-
 async def serve(settings: Settings) -> None:
-    """Runs the three servers until SIGTERM or SIGINT, then lets requests finish."""
     root = Root(settings)
     public = public_app(root)
-    servers = [
+    await serve_all(
+        public,
         server(public, settings.host, settings.port, lifespan="on"),
         server(internal_app(root), settings.host, settings.internal_port),
         server(make_asgi_app(), settings.host, settings.metrics_port),
-    ]
-    stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-
-    async def drain() -> None:
-        await stopping.wait()
-        public.state.draining = True
-        await root.tail.stop()  # streams end, so that their connections can close
-        for one in servers:
-            one.should_exit = True
-
-    watcher = asyncio.create_task(drain())
-    await asyncio.gather(*(one.serve() for one in servers))
-    watcher.cancel()
-
-
-class Server(uvicorn.Server):
-    """Uvicorn without its own signal handlers: one drain serves all three ports."""
-
-    def install_signal_handlers(self) -> None:
-        return
-
-    def capture_signals(self) -> Any:
-        from contextlib import nullcontext
-
-        return nullcontext()
-
-
-def server(app: Any, host: str, port: int, lifespan: Literal["on", "off"] = "off") -> Server:
-    config = uvicorn.Config(
-        app,
-        host=host,
-        port=port,
-        lifespan=lifespan,
-        access_log=False,
-        log_config=None,
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=8,
-        server_header=False,
-        date_header=True,
-        proxy_headers=False,  # uvicorn would believe anybody on this machine; TRUSTED_PROXIES alone says who is believed
-        h11_max_incomplete_event_size=65_536,
+        let_go=root.tail.stop,  # streams end, so that their connections can close
     )
-    return Server(config)
 
 
 def run() -> None:
     """The entry of `mission-root serve`."""
-    try:
-        settings = load()
-        setup(
-            "api",
-            level=settings.log_level,
-            otlp_endpoint=settings.otel_exporter_otlp_endpoint,
-            sample=settings.trace_sample_ratio,
-            environment=settings.environment,
-        )
-        from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
-
-        HTTPXClientInstrumentor().instrument()
-        with asyncio.Runner(loop_factory=uvicorn.Config("app.main").get_loop_factory()) as runner:
-            runner.run(serve(settings))
-    except Misconfigured as refused:
-        stop(refused)
-    except OSError as error:
-        print(f"mission-root: a port cannot be opened: {error}", file=sys.stderr)
-        os._exit(1)
+    process.run("api", serve, uvicorns_loop())
 
 
 if __name__ == "__main__":

@@ -74,6 +74,18 @@ def algorithms(value: str) -> str:
     return value
 
 
+def bus_urls(value: SecretStr) -> SecretStr:
+    for one in value.get_secret_value().split(","):
+        try:
+            parts = urlsplit(one.strip())
+            usable = parts.scheme in ("nats", "tls") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            usable = False
+        if not usable:
+            raise ValueError("must be a nats:// or tls:// URL, or several, comma-separated")
+    return value
+
+
 PostgresUrl = Annotated[SecretStr, AfterValidator(postgres_url)]
 HttpUrl = Annotated[str, AfterValidator(http_url)]
 OidcUrl = Annotated[str, AfterValidator(exact_url)]
@@ -159,6 +171,16 @@ class Settings(BaseSettings):
     anchor_revoked_keys: str = ""  # kid[,kid]: whose are no longer
     anchor_interval_s: Annotated[float, Field(ge=0.01, le=86_400)] = 60
     anchor_max_facts: Annotated[int, Field(ge=1, le=10_000)] = 1000  # this many new facts do not wait for the interval
+
+    # Facts to a stream of NATS JetStream (docs/bus.md). Only the worker connects; it then needs READER_DATABASE_URL, too.
+    bus_url: Annotated[SecretStr, AfterValidator(bus_urls)] | None = None  # unset: off
+    bus_credentials: SecretStr | None = None  # a NATS credentials file, or the path of one
+    bus_stream: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")] = (
+        "mission_root"  # its subjects begin so
+    )
+    # of a stream that is made here: its copies, and how long it keeps a fact; 0: for ever
+    bus_replicas: Annotated[int, Field(ge=1, le=5)] = 1
+    bus_max_age_s: Annotated[float, Field(ge=0, le=1e9)] = 604_800
 
     otel_exporter_otlp_endpoint: HttpUrl | None = None
     trace_sample_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0

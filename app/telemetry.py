@@ -33,6 +33,8 @@ BLOCKS = Counter(
 WRITEBACKS = Counter("mission_root_writebacks", "Executions by how they were settled.", ["state"])
 QUARANTINED = Counter("mission_root_quarantined_payloads", "Payloads refused at the boundary and kept.", ["origin"])
 WEBHOOKS = Counter("mission_root_webhook_tries", "Tries to deliver a webhook by what came of them.", ["outcome"])
+BUS_FACTS = Counter("mission_root_bus_facts", "Facts that the message bus has acknowledged.")
+BUS_LAG = Gauge("mission_root_bus_lag_seconds", "Age of the oldest fact not yet on the message bus; 0: none.")
 WORK_DONE = Counter("mission_root_work_items", "Work items by kind and outcome.", ["kind", "outcome"])
 COMPONENT_UP = Gauge(
     "mission_root_component_up", "1 when a dependency answers, 0 when its breaker is open.", ["component"]

@@ -2,23 +2,22 @@
 
 import asyncio
 import contextlib
-import signal
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 
 import structlog
 from prometheus_client import start_http_server
 
-from app import approvals, boundary, budgets, ledger, work
+from app import approvals, boundary, budgets, ledger, process, work
 from app.boundary.dispatch import Colony
 from app.caller import system
 from app.clock import now
 from app.components import Component
 from app.db import Database
-from app.delivery import Courier
+from app.delivery import Courier, bus
 from app.nudge import Nudger, wait
-from app.settings import Misconfigured, Settings, load, refuse_write_credentials, stop
-from app.telemetry import WORK_DONE, setup
+from app.settings import Settings
+from app.telemetry import WORK_DONE
 from app.work import Item
 from colony_client.client import ColonyClient
 
@@ -64,6 +63,7 @@ class Worker:
         )
         keys = settings.webhook_keys()
         self.courier = Courier(self.database, self.nudger, keys, settings.outbound_hosts()) if keys else None
+        self.bus = bus.publishing_side(settings, self.database, self.nudger)
         self.anchorer = ledger.signing_side(settings, self.database)
         if self.anchorer is None:
             log.warning("anchors are off: ANCHOR_STORE and ANCHOR_SIGNING_KEY are not both set")
@@ -83,6 +83,8 @@ class Worker:
                 asyncio.create_task(self.courier.plan_loop(), name="webhook plans"),
                 asyncio.create_task(self.courier.send_loop(), name="webhook sends"),
             ]
+        if self.bus:
+            loops.append(asyncio.create_task(self.bus.run(), name="bus"))
         if self.anchorer:
             loops.append(asyncio.create_task(self.loop(["anchor"], 4, self.each(self.anchorer.turn)), name="anchors"))
         await self.stopping.wait()
@@ -91,6 +93,8 @@ class Worker:
         await asyncio.gather(*loops, return_exceptions=True)
         if self.courier:
             await self.courier.stop()
+        if self.bus:
+            await self.bus.close()
         await self.nudger.stop()
         await self.colony.client.aclose()
         await self.database.close()
@@ -192,6 +196,9 @@ class Worker:
                     async with self.database.write() as session:
                         if await session.scalar("SELECT restore_anchor_work()"):
                             session.nudge("work_worker")
+            with contextlib.suppress(Exception):
+                if self.bus is None:
+                    await bus.switch_off(self.database)
             await self.swept("SELECT sweep_webhook_deliveries(:most)")
             await self.swept("SELECT sweep_connector_reads(:most)")
             await asyncio.sleep(SWEEP_S)
@@ -211,32 +218,14 @@ class Worker:
 
 async def serve(settings: Settings) -> None:
     worker = Worker(settings)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, worker.stopping.set)
+    process.set_when_told_to_stop(worker.stopping)
     start_http_server(settings.worker_metrics_port, settings.host)
     await worker.run()
 
 
 def run() -> None:
     """The entry of `mission-root worker`."""
-    try:
-        settings = load()
-        refuse_write_credentials(settings)
-        setup(
-            "worker",
-            level=settings.log_level,
-            otlp_endpoint=settings.otel_exporter_otlp_endpoint,
-            sample=settings.trace_sample_ratio,
-            environment=settings.environment,
-        )
-        from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
-
-        HTTPXClientInstrumentor().instrument()
-        asyncio.run(serve(settings))
-    except Misconfigured as refused:
-        stop(refused)
-    except OSError as error:
-        raise SystemExit(f"mission-root: a port cannot be opened: {error}") from None
+    process.run("worker", serve)
 
 
 if __name__ == "__main__":

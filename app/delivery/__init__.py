@@ -1,8 +1,9 @@
-"""Facts outward: pages, long polls and streams of the ledger, and webhooks. (A message bus joins here.)"""
+"""Facts outward: pages, long polls and streams of the ledger, webhooks, and the message bus."""
 
+from app.delivery import bus
 from app.delivery.api import router
 from app.delivery.tail import Tail
 from app.delivery.webhooks import Courier
 from app.delivery.webhooks import router as webhooks
 
-__all__ = ["Courier", "Tail", "router", "webhooks"]
+__all__ = ["Courier", "Tail", "bus", "router", "webhooks"]

@@ -1,7 +1,6 @@
 """Events of a mission, events of a tenant, and the ledger page."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 from uuid import UUID
@@ -17,7 +16,7 @@ from app.delivery.tail import Subscription
 from app.errors import Problem
 from app.http import Cursor, Door, Limit, Page, Reply, Routes, reading
 from app.http.pages import bad_cursor
-from app.ledger import Fact, Position, fact_view, facts, known
+from app.ledger import Fact, Position, fact_text, facts, known
 from app.ledger.queries import START, views
 
 router = Routes(tags=["events"])
@@ -206,7 +205,7 @@ async def read(request: Request, caller: Caller, subject: UUID | None, after: Po
 
 
 def event(fact: Fact) -> bytes:
-    return f"id: {fact.position}\nevent: {fact.type}\ndata: {json.dumps(fact_view(fact), separators=(',', ':'))}\n\n".encode()
+    return f"id: {fact.position}\nevent: {fact.type}\ndata: {fact_text(fact)}\n\n".encode()
 
 
 def start(request: Request, cursor: str | None) -> Position:

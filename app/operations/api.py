@@ -6,7 +6,7 @@ from uuid import UUID
 from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from app import ledger
+from app import delivery, ledger
 from app.caller import Caller
 from app.db import ReadSession, WriteSession
 from app.errors import Problem
@@ -101,6 +101,7 @@ async def get_status(request: Request, door: Annotated[Door[ReadSession], readin
     """Components as this process sees them, and violators of the liveness invariant in the caller's tenant."""
     stuck = await violators(door.session)
     await ledger.look(door.session, request.app.state.settings, request.app.state.components["anchors"])
+    await delivery.bus.look(door.session, request.app.state.components["bus"])
     await door.session.connection.close()  # nothing outside Postgres is asked while a transaction is open
     found = await components(request.app.state)
     worst = "degraded" if stuck or any(one["state"] in ("down", "degraded") for one in found) else "ok"

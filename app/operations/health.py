@@ -65,7 +65,8 @@ async def components(state: Any) -> list[dict[str, object]]:
         registrar.succeeded()
     else:
         registrar.failed("no answer")
-    return [database.view(), colony.view(), registrar.view(), state.components["anchors"].view()]
+    told = (database, colony, registrar, state.components["anchors"], state.components["bus"])
+    return [one.view() for one in told]
 
 
 async def look_at_colony(client: ColonyClient, component: Component, enabled: bool) -> None:

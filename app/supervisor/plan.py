@@ -23,7 +23,7 @@ COLONY_TUNING = (
     "TASK_TIMEOUT_MS",
     "OTEL_EXPORTER_OTLP_ENDPOINT",
 )
-WIRING = ("_URL", "_KEY", "_TOKEN", "PORT", "HOST", "_PREFIX")  # settings that the plan alone decides
+WIRING = ("_URL", "_KEY", "_TOKEN", "_CREDENTIALS", "PORT", "HOST", "_PREFIX")  # settings that the plan alone decides
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ def processes(folder: Folder, surroundings: Mapping[str, str] = os.environ) -> l
         "REGISTRAR_KEY": secrets["registrar_key"],
     }
     worker = mission | {
+        **_given(surroundings, "BUS_URL", "BUS_CREDENTIALS"),
         "WORKER_DATABASE_URL": url("worker"),
         "WORKER_METRICS_PORT": str(ports["worker_metrics"]),
         "ANCHOR_SIGNING_KEY": secrets["anchor_signing_key"],

@@ -10,7 +10,8 @@ import httpx
 import pytest
 
 from app.clock import now
-from app.main import Root, lifespan_of, public_app
+from app.http.serving import lifespan_of
+from app.main import Root, public_app
 from tests.boundary.faults import broken
 from tests.world import World
 from tests.world.checks import inspector, problem
@@ -43,13 +44,16 @@ async def age(life: Life) -> None:
 # --- status
 
 
+OFF = {"anchors": "ANCHOR_STORE is not set", "bus": "no worker has a BUS_URL"}
+
+
 async def test_status_of_a_healthy_service(world: World) -> None:
     found = await status(world)
     assert (found["environment"], found["status"], found["violators"]) == ("local", "ok", [])
-    assert {one["name"] for one in found["components"]} == {"database", "colony", "registrar", "anchors"}
+    assert {one["name"] for one in found["components"]} == {"database", "colony", "registrar", "anchors", "bus"}
     for one in found["components"]:
-        if one["name"] == "anchors":  # this world has no store for them
-            assert (one["state"], one["detail"]) == ("off", "ANCHOR_STORE is not set")
+        if one["name"] in OFF:  # this world has neither
+            assert (one["state"], one["detail"]) == ("off", OFF[one["name"]])
             continue
         assert (one["state"], one["effect"], one["detail"]) == ("up", None, None)
         assert datetime.fromisoformat(one["since"]) <= now()

@@ -10,7 +10,8 @@ from app.supervisor.folder import PORTS, Folder, choose_doors, open_folder, sett
 from app.supervisor.plan import SURROUNDINGS, Process, processes
 
 SHELL = {"PATH": "/bin", "CRM_WRITE_TOKEN": "stray", "DATABASE_URL": "stray", "AWS_SECRET_ACCESS_KEY": "stray",
-         "MISSION_LEASE_MS": "2000", "MISSION_TIMEOUT_MS": "9000", "PORT": "1"}  # fmt: skip
+         "MISSION_LEASE_MS": "2000", "MISSION_TIMEOUT_MS": "9000", "PORT": "1",
+         "BUS_URL": "nats://root:bus-password@bus:4222", "BUS_CREDENTIALS": "bus-credentials"}  # fmt: skip
 
 
 def choose_ports(remembered: dict[str, int], public: int | None) -> dict[str, int]:
@@ -48,6 +49,7 @@ def test_each_secret_reaches_only_whom_it_is_for(folder: Folder, plan: dict[str,
     assert knowing(plan, secrets["colony_key"]) == {"serve", "worker", "colony"}
     assert knowing(plan, secrets["root_signing_key"]) == {"serve", "worker"}
     assert knowing(plan, secrets["webhook_sealing_key"]) == {"serve", "worker"}
+    assert knowing(plan, "bus-password") == knowing(plan, "bus-credentials") == {"worker"}
     assert not any(knowing(plan, key) for key in secrets["api_keys"].values())
     assert not any(name.endswith("DATABASE_URL") for name in [*plan["colony"].environment, *plan["crm"].environment])
 
