@@ -156,6 +156,11 @@ def unavailable(error: BaseException) -> Problem | None:
     return None
 
 
+def constraint(error: DBAPIError) -> str | None:
+    """The name of the constraint or unique index that refused."""
+    return getattr(getattr(error.orig, "__cause__", None), "constraint_name", None)
+
+
 def sqlstate(error: DBAPIError) -> str | None:
     """The five-character code of a database error; RX… codes come from the walls."""
     return getattr(error.orig, "sqlstate", None) or getattr(getattr(error.orig, "__cause__", None), "sqlstate", None)

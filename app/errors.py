@@ -175,8 +175,8 @@ KINDS: dict[str, Kind] = {
         "Time, tokens or cost of a mission, of the tenant's day or of the tenant are spent or reserved. `account`, `lacking`, "
         "`left` and `renews_at` say which, what is left and when there is more.",
         (
-            "A colony: finish with what is known.",
-            "A person: ask for less, wait until renews_at, or ask an admin for a higher limit.",
+            "Ask for less, wait until renews_at, or ask an admin for a higher limit.",
+            "A colony finishes with what is known.",
         ),
     ),
     # rates

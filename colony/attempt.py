@@ -44,6 +44,7 @@ class Attempt:
         self.state: State = "running"
         self.reason: str | None = None
         self._stage: Any = None
+        self._tools: Tools | None = None
         self._dispatch, self._root, self._settings = dispatch, root, settings
         self._outbox = Outbox(root, self.mission_id, self.number)
         self._stopped = asyncio.Event()
@@ -113,7 +114,7 @@ class Attempt:
                 async with asyncio.timeout_at(deadline):
                     signal = await self._stages()
             except TimeoutError:
-                signal = _blocked(f"the mission was not finished within {budget_ms} ms")
+                signal = self._late(f"the mission was not finished within {budget_ms} ms")
         self._tell(Signal, **signal)
         try:
             async with asyncio.timeout_at(max(deadline, asyncio.get_running_loop().time() + SECONDS_TO_SAY_SO)):
@@ -132,21 +133,31 @@ class Attempt:
         except Superseded as moved_on:
             raise Stopped(str(moved_on)) from None
         except ToolFailed as failed:
-            self._tell(
-                ProviderFailed, provider=failed.tool, code=failed.code, detail=failed.detail, retryable=failed.retryable
-            )
+            self._tell_failed(failed)
             return _blocked(f"{self._stage}: {failed}")
         except ModelFailed as failed:
             self._tell(ProviderFailed, provider="model", code="model_failed", detail=str(failed)[:2000], retryable=True)
             return _blocked(f"{self._stage}: the model failed: {failed}")
         except TaskTimeout as late:
-            return _blocked(str(late))
+            return self._late(str(late))
         except (TimeoutError, Stopped):
             raise
         except Exception as mistake:
             log.error("a stage failed", stage=self._stage, exc_info=mistake)
             return _blocked(f"{self._stage}: {type(mistake).__name__}; the colony's log has the details")
         return {"signal": "complete"}
+
+    def _late(self, reason: str) -> dict[str, str]:
+        """Time is over. What was tried again all the while is why, and is told."""
+        causes = self._tools.failing if self._tools else []
+        for failed in causes:
+            self._tell_failed(failed)
+        return _blocked("; ".join([reason, *(str(failed) for failed in causes)]))
+
+    def _tell_failed(self, failed: ToolFailed) -> None:
+        self._tell(
+            ProviderFailed, provider=failed.tool, code=failed.code, detail=failed.detail, retryable=failed.retryable
+        )
 
     async def _one_stage(self, name: str, line: Line, case: Case, notes: Any) -> None:
         self._stage = name
@@ -165,9 +176,10 @@ class Attempt:
     def _case(self) -> Case:
         envelope = self._dispatch.envelope
         workspace = envelope.inputs.get("workspace")
+        self._tools = Tools(self._call_tool, workspace if isinstance(workspace, str) and workspace else "default")
         return Case(
             envelope=envelope,
-            tools=Tools(self._call_tool, workspace if isinstance(workspace, str) and workspace else "default"),
+            tools=self._tools,
             tell=self._tell,
             workers=self._settings.max_workers_per_mission,
             task_seconds=self._settings.task_timeout_ms / 1000,

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import random
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import structlog
 
 from colony.reading.ranking import SEARCH_LIMIT, Found
-from colony_client.errors import BoundaryError, Superseded, Unauthorized
+from colony_client.errors import BoundaryError, Refused, Superseded, Unauthorized
 
 log = structlog.get_logger()
 
@@ -19,6 +20,7 @@ AT_ONCE = 4  # tool calls one mission has under way
 PAGE = 200
 MOST_RECORDS = 5_000
 
+CAUSE = re.compile(r"[a-z][a-z0-9_]{0,63}")
 Call = Callable[[str, Mapping[str, Any]], Awaitable[Any]]
 
 
@@ -63,6 +65,12 @@ class Tools:
         self._call = call
         self.workspace = workspace
         self._places = asyncio.Semaphore(AT_ONCE)
+        self._failing: dict[str, ToolFailed] = {}
+
+    @property
+    def failing(self) -> list[ToolFailed]:
+        """The tools that are being tried again right now, each with what it last said."""
+        return list(self._failing.values())
 
     async def search(self, query: str, limit: int = SEARCH_LIMIT) -> list[Found]:
         arguments = {"query": query[:2000], "limit": limit, "workspace": self.workspace}
@@ -110,16 +118,25 @@ class Tools:
         pause = FIRST_PAUSE_S
         while True:
             try:
-                return await self._call(tool, arguments)
+                answer = await self._call(tool, arguments)
+                self._failing.pop(tool, None)
+                return answer
             except Superseded:
                 raise
             except BoundaryError as error:
                 if not error.retryable or isinstance(error, Unauthorized):
                     raise ToolFailed(tool, error.kind, str(error)[:1500], retryable=False) from None
+                self._failing[tool] = ToolFailed(tool, cause(error), str(error)[:1500], retryable=True)
                 log.warning("tool call failed, trying again", tool=tool, kind=error.kind, detail=str(error)[:300])
                 wait = max(pause, getattr(error, "retry_after", None) or 0.0)
             await asyncio.sleep(wait * random.uniform(0.8, 1.2))  # noqa: S311 (spreads retries, guards nothing)
             pause = min(pause * 2, LONGEST_PAUSE_S)
+
+
+def cause(error: BoundaryError) -> str:
+    """What the root says stood behind a refusal, or the kind of the failure."""
+    said = (error.problem or {}).get("cause") if isinstance(error, Refused) else None
+    return said if isinstance(said, str) and CAUSE.fullmatch(said) else error.kind
 
 
 def _found(row: Mapping[str, Any]) -> Found:

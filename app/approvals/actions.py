@@ -29,12 +29,15 @@ STALE = text("""
   SELECT max(s.expires_at) FROM writeback_state s JOIN writeback w ON w.tenant = s.tenant AND w.id = s.id
   WHERE s.tenant = :tenant AND s.mission = :mission AND s.state = 'stale' AND s.expires_at > clock_timestamp()
     AND NOT EXISTS (SELECT 1 FROM writeback n WHERE n.tenant = w.tenant AND n.proposal = w.proposal AND n.revision > w.revision)""")
-# The approval route is tested when humans let one change through that was then written, and stopped another.
-ROUTE_TESTED = text("""
-  SELECT EXISTS (SELECT 1 FROM execution WHERE tenant = :tenant AND state = 'succeeded')
-     AND EXISTS (SELECT 1 FROM approval WHERE tenant = :tenant AND subject = 'writeback' AND state = 'rejected')""")
-KNOWN = text("SELECT NOT retired FROM connector WHERE tenant = :tenant AND name = :name ORDER BY version DESC LIMIT 1")
-RISKS = ("low", "medium", "high")
+# What policy is told of a change. The risk is the one that the wall will keep the writeback with: no floor moves until the
+# end of this transaction. The approval route is tested when humans let one change through that was then written, and
+# stopped another.
+STANDING = text("""
+  SELECT standing_risk(:tenant, :mission, :connector, :operation, :risk) AS risk,
+    COALESCE((SELECT NOT retired FROM connector WHERE tenant = :tenant AND name = :connector ORDER BY version DESC LIMIT 1), false)
+      AS known,
+    EXISTS (SELECT 1 FROM execution WHERE tenant = :tenant AND state = 'succeeded')
+      AND EXISTS (SELECT 1 FROM approval WHERE tenant = :tenant AND subject = 'writeback' AND state = 'rejected') AS tested""")
 UNFINISHED = text("""SELECT id, subject, state FROM approval
                      WHERE tenant = :tenant AND mission = :mission AND state IN ('pending', 'approved') ORDER BY created_at, id""")
 
@@ -196,20 +199,22 @@ async def judge(
     session: WriteSession, caller: Caller, mission: Mission, connector: str, operation: str, risk: str
 ) -> policy.PolicyDecision:
     """What policy says of a change that a mission, or somebody who edits its proposal, wants to ask about."""
+    kind = {"connector": connector, "operation": operation}
+    standing = await session.first(STANDING, kind | {"tenant": session.tenant, "mission": mission.id, "risk": risk})
+    assert standing is not None
     return await policy.decide(
         session,
         caller,
         "writeback.propose",
         f"{connector}.{operation}",
         {
-            "connector": connector,
-            "operation": operation,
-            "known_connector": bool(await session.scalar(KNOWN, {"tenant": session.tenant, "name": connector})),
-            "risk_level": max(risk, mission.risk_level, key=RISKS.index),
+            **kind,
+            "known_connector": standing.known,
+            "risk_level": standing.risk,
             "mode": mission.mode,
             "sensitivity_class": mission.sensitivity_class,
             "environment": (await missions.envelope(session, mission.id)).environment,
-            "approval_route_tested": await session.scalar(ROUTE_TESTED, {"tenant": session.tenant}),
+            "approval_route_tested": standing.tested,
         },
         mission.id,
         requester=mission.requested_by,

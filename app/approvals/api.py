@@ -1,154 +1,27 @@
 """The inbox, one approval with the target's value now, and the decision."""
 
 import json
-from typing import Annotated, Any, Literal
+from functools import partial
+from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import Request, Response
-from pydantic import BaseModel, ConfigDict, Field
 
 from app import writebacks
-from app.approvals.decide import decide
+from app.approvals.decide import Decided, decide
+from app.approvals.models import ApprovalState, ApprovalSummary, ApprovalView, DecisionAsk, DecisionView
 from app.approvals.notices import of_approval
-from app.approvals.queries import Approval, decisions, inbox, ladder, one, view
+from app.approvals.queries import Approval, decisions, inbox, ladder, one, order, view
 from app.approvals.signatures import signing
 from app.clock import iso
 from app.db import ReadSession, WriteSession
 from app.errors import Problem
-from app.http import Cursor, Door, Limit, Page, Reply, Routes, etag, once, page, reading, require_version, writing
+from app.http import Cursor, Door, Limit, Page, Reply, Routes, etag, once, paged, reading, require_version, writing
 from app.http.replies import problem_reply
 from app.policy import PolicyDecision, refusal
-from app.signed import LONGEST
-from app.writebacks.connectors import ConnectorError
+from app.writebacks.connectors import ConnectorError, Observed
 
 router = Routes(tags=["approvals"])
-
-ApprovalState = Literal["pending", "approved", "rejected", "expired", "cancelled"]
-
-
-class RuleRef(BaseModel):
-    id: UUID
-    version: int
-    approver_role: str
-    undo_window_s: float
-    comment_required: bool
-
-
-class ApprovalSummary(BaseModel):
-    """An approval in a list."""
-
-    id: UUID
-    subject: Literal["writeback", "mission"]
-    mission_id: UUID
-    mission_type: str
-    writeback_id: UUID | None
-    state: ApprovalState
-    version: int
-    requested_by: UUID
-    risk_level: str
-    payload: dict[str, Any] | None
-    payload_sha256: str
-    required: int
-    approvals: int
-    deny_threshold: int
-    rule: RuleRef
-    may_decide: list[str]
-    must_hold: str | None
-    obligations: dict[str, Any]
-    revision: int | None
-    edited_by: UUID | None
-    predecessor: UUID | None
-    successor: UUID | None
-    successor_approval: UUID | None
-    glass: dict[str, Any] | None
-    note: str | None
-    summary: str | None
-    rationale: str | None
-    evidence: list[dict[str, Any]]
-    created_at: str
-    expires_at: str
-    not_before: str | None
-    closed_at: str | None
-    signature_required: bool
-
-
-class SigningKey(BaseModel):
-    id: UUID
-    public_key: str
-
-
-class Signing(BaseModel):
-    """What signing a decision takes: who the caller is in the statement, and which of their keys are registered."""
-
-    required: bool
-    tenant: UUID
-    approver: UUID
-    keys: list[SigningKey]
-
-
-class LadderStep(BaseModel):
-    """What happens when nobody decides. The last step is expiry, which fails closed."""
-
-    at: str
-    kind: Literal["remind", "escalate", "expire"]
-    role: str | None
-    done_at: str | None
-
-
-class NoticeSent(BaseModel):
-    principal: UUID
-    kind: Literal["reminder", "escalation", "glass_broken"]
-    at: str
-    seen_at: str | None
-
-
-class ApprovalView(ApprovalSummary):
-    """One approval. current is what the target shows now: value, version, age; null when it cannot be read."""
-
-    current: dict[str, Any] | None
-    decisions: list[dict[str, Any]]
-    signing: Signing
-    ladder: list[LadderStep]
-    notices: list[NoticeSent]
-
-
-class DecisionAsk(BaseModel):
-    """What the approver decides, and the hash of what they saw."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        json_schema_extra={
-            "examples": [
-                {
-                    "decision": "approve",
-                    "payload_sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
-                }
-            ]
-        },
-    )
-    decision: Literal["approve", "reject"]
-    payload_sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="The approval's payload_sha256, as seen.")
-    comment: str | None = Field(None, max_length=2000, description="Why; a rejection needs it.")
-    signature: str | None = Field(
-        None,
-        min_length=1,
-        max_length=LONGEST,
-        description="A compact JWS by the approver's registered key; rules with signature_required count no approval without it.",
-    )
-
-
-class DecisionView(BaseModel):
-    """The receipt of a decision. recorded: counted, more approvers are needed; not_before: when the undo window ends."""
-
-    approval_id: UUID
-    outcome: Literal["recorded", "approved", "rejected"]
-    state: ApprovalState
-    version: int
-    approver: UUID
-    not_before: str | None
-    mission_id: UUID
-    writeback_id: UUID | None
 
 
 @router.get("/v1/approvals", operation_id="listApprovals", response_model=Page[ApprovalSummary], summary="The inbox")
@@ -161,13 +34,8 @@ async def list_approvals(
     mission: UUID | None = None,
 ) -> Response:
     """Approvals; with state=pending those that expire first come first, otherwise the newest."""
-    cursors, scope = request.app.state.cursors, f"approvals:{state}"
-    found = await inbox(door.session, state, mission, cursors.open(scope, cursor, 2), limit + 1)
-
-    def seal(last: Approval) -> str:
-        return cursors.seal(scope, [(last.expires_at if state == "pending" else last.created_at).isoformat(), last.id])
-
-    return page(request, found, limit, view, seal).response()
+    found = partial(inbox, door.session, state, mission)
+    return await paged(request, f"approvals:{state}", limit, cursor, found, view, by=[order(state), "id"])
 
 
 @router.get(
@@ -177,9 +45,7 @@ async def get_approval(
     approval_id: UUID, request: Request, door: Annotated[Door[ReadSession], reading("approvals.read")]
 ) -> Response:
     """Everything a decision needs, with the target's value read now. The ETag is what a decision wants as If-Match."""
-    found = await one(door.session, approval_id)
-    if found is None:
-        raise Problem("not_found", "There is no such approval.")
+    found = await known(door.session, approval_id)
     made = await decisions(door.session, approval_id)
     told = await of_approval(door.session, approval_id)
     signs = await signing(door.session, door.caller, found.signature_required)
@@ -211,13 +77,7 @@ async def post_decision(
     """Decides on exactly the payload that was seen, at the version that was seen."""
 
     async def run() -> Reply:
-        found = await one(door.session, approval_id)
-        if found is None:
-            raise Problem("not_found", "There is no such approval.")
-        if found.state == "pending" or "if-match" not in request.headers:
-            require_version(
-                request, found.version, view(found)
-            )  # a closed one is refused for that, not for its version
+        found = await seen(door, request, approval_id, ("pending",))
         decided = await decide(
             door.session,
             door.caller,
@@ -230,22 +90,44 @@ async def post_decision(
         )
         if isinstance(decided, PolicyDecision):
             return problem_reply(request, refusal(decided))
-        return Reply(
-            {
-                "approval_id": approval_id,
-                "outcome": decided.outcome,
-                "state": decided.state,
-                "version": decided.version,
-                "approver": decided.approver,
-                "not_before": iso(decided.not_before) if decided.not_before else None,
-                "mission_id": decided.mission,
-                "writeback_id": decided.writeback,
-            },
-            201,
-            {"Location": f"/v1/approvals/{approval_id}", "ETag": etag(decided.version)},
-        )
+        return voted(approval_id, decided)
 
     return await once(door, "approvals.decide", run)
+
+
+async def known(session: ReadSession, approval_id: UUID) -> Approval:
+    found = await one(session, approval_id)
+    if found is None:
+        raise Problem("not_found", "There is no such approval.")
+    return found
+
+
+async def seen(door: Door[Any], request: Request, approval_id: UUID, open_states: tuple[str, ...]) -> Approval:
+    """The approval as it is, at the version that was seen; a closed one is refused for that, not for its version."""
+    found = await known(door.session, approval_id)
+    if found.state in open_states or "if-match" not in request.headers:
+        require_version(request, found.version, view(found))
+    return found
+
+
+def voted(approval_id: UUID, vote: Decided, **more: str) -> Reply:
+    """The receipt of a vote that was taken."""
+    body = {
+        "approval_id": approval_id,
+        "outcome": vote.outcome,
+        "state": vote.state,
+        "version": vote.version,
+        "approver": vote.approver,
+        "not_before": iso(vote.not_before) if vote.not_before else None,
+        **more,
+        "mission_id": vote.mission,
+        "writeback_id": vote.writeback,
+    }
+    return Reply(body, 201, located(approval_id, vote.version))
+
+
+def located(approval_id: UUID, version: int) -> dict[str, str]:
+    return {"Location": f"/v1/approvals/{approval_id}", "ETag": etag(version)}
 
 
 def sent(notice: Any) -> dict[str, Any]:
@@ -257,17 +139,20 @@ def sent(notice: Any) -> dict[str, Any]:
     }
 
 
+async def look(request: Request, tenant: UUID, connector: str, target: dict[str, str]) -> Observed:
+    """What a target shows now of a record, read while no transaction is open. Raises ConnectorError."""
+    state = request.app.state
+    async with writebacks.reading(state.database, state.settings, tenant, connector, state.root.nudger) as reader:
+        return await reader.read(target["kind"], target["id"])
+
+
 async def current(request: Request, tenant: UUID, found: Approval) -> dict[str, Any] | None:
     """What the target shows now of the record to be changed; an unreachable target is said, not hidden."""
     if found.payload is None or found.connector is None:
         return None
     payload = json.loads(found.payload)
     try:
-        state = request.app.state
-        async with writebacks.reading(
-            state.database, state.settings, tenant, found.connector, state.root.nudger
-        ) as target:
-            observed = await target.read(payload["target"]["kind"], payload["target"]["id"])
+        observed = await look(request, tenant, found.connector, payload["target"])
     except writebacks.StillReading as waiting:
         return {"problem": waiting.reason, "reading": True}
     except ConnectorError as error:

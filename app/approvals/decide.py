@@ -6,7 +6,7 @@ from typing import Any, Literal
 from uuid import UUID
 
 from pydantic_core import to_jsonable_python
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 
 from app import ledger, missions, policy
 from app.approvals.actions import follow, refused
@@ -46,12 +46,6 @@ REFUSALS: dict[str, tuple[str, str]] = {
     "no_comment": ("validation", "A reason is missing: a rejection needs one, and under some rules an approval does."),
     "signature_missing": ("validation", "/signature: this rule counts signed approvals only"),
 }
-POINTERS = {
-    "no_comment": [{"pointer": "/comment", "detail": "say why"}],
-    "signature_missing": [
-        {"pointer": "/signature", "detail": "sign with `mission-root approvals decide --signing-key FILE`"}
-    ],
-}
 
 
 @dataclass(frozen=True)
@@ -81,35 +75,53 @@ async def decide(
 
     Answers policy's denial when there is one: its fact is part of the transaction.
     """
-    found = await session.first(FIND, {"tenant": session.tenant, "id": approval})
-    if found is None:
-        raise Problem("not_found", "There is no such approval.")
-    mission = await missions.lock(session, found.mission)  # before the approval's own lock, everywhere in this order
-    about = {"subject": found.subject, "verdict": verdict, "risk_level": mission.risk_level}
-    denied = await policy.admit(session, caller, "operate.approval.decide", str(approval), about, mission.id)
+    found, mission = await taken_up(session, approval)
+    denied = await permitted(session, caller, found, mission, verdict)
     if denied is not None:
         return denied
     if signature is not None:
         await check(session, caller, approval, seen_sha256, verdict, signature)
-    said = await session.first(
+    said = await wall(
+        session,
         DECIDE,
-        {
-            "tenant": session.tenant,
-            "approval": approval,
-            "secret": caller.secret,
-            "version": seen_version,
-            "sha256": seen_sha256,
-            "verdict": verdict,
-            "comment": comment,
-            "signature": signature.encode() if signature else None,
-        },
+        caller,
+        approval,
+        seen_version,
+        sha256=seen_sha256,
+        verdict=verdict,
+        comment=comment,
+        signature=signature.encode() if signature else None,
     )
-    assert said is not None
     DECISIONS.labels(said.outcome).inc()
     if said.outcome not in ("recorded", "approved", "rejected"):
-        current = {"id": str(approval), "state": said.state, "version": said.version}
-        raise refusal(said.outcome, current | {"decisions": await decisions(session, approval)})
+        raise await refuse(session, approval, said, "/comment")
     return await let_on(session, caller, mission, found, said)
+
+
+async def taken_up(session: WriteSession, approval: UUID) -> tuple[Any, missions.Mission]:
+    """An approval and its mission, which is locked before the approval, everywhere in this order. Raises Problem not_found."""
+    found = await session.first(FIND, {"tenant": session.tenant, "id": approval})
+    if found is None:
+        raise Problem("not_found", "There is no such approval.")
+    return found, await missions.lock(session, found.mission)
+
+
+async def permitted(
+    session: WriteSession, caller: Caller, found: Any, mission: missions.Mission, verdict: Literal["approve", "reject"]
+) -> policy.PolicyDecision | None:
+    """Policy's denial of a vote, when there is one."""
+    about = {"subject": found.subject, "verdict": verdict, "risk_level": mission.risk_level}
+    return await policy.admit(session, caller, "operate.approval.decide", str(found.id), about, mission.id)
+
+
+async def wall(
+    session: WriteSession, function: TextClause, caller: Caller, approval: UUID, seen_version: int, **asked: Any
+) -> Any:
+    """What a function of the wall says to somebody who has seen an approval at a version."""
+    who = {"tenant": session.tenant, "approval": approval, "secret": caller.secret, "version": seen_version}
+    said = await session.first(function, who | asked)
+    assert said is not None
+    return said
 
 
 async def let_on(session: WriteSession, caller: Caller, mission: missions.Mission, found: Any, said: Any) -> Decided:
@@ -127,8 +139,14 @@ async def let_on(session: WriteSession, caller: Caller, mission: missions.Missio
     return Decided(said.outcome, said.state, said.version, said.approver, said.not_before, mission.id, found.writeback)
 
 
-def refusal(outcome: str, current: dict[str, Any], reason: str = "/comment") -> Problem:
+async def refuse(session: WriteSession, approval: UUID, said: Any, reason: str) -> Problem:
     """What the wall said, with the approval as it is now and who decided it: whoever comes second wants to know."""
+    current = {"id": str(approval), "state": said.state, "version": said.version}
+    return refusal(said.outcome, current | {"decisions": await decisions(session, approval)}, reason)
+
+
+def refusal(outcome: str, current: dict[str, Any], reason: str = "/comment") -> Problem:
+    """Why it was not done; reason is where the request says why it asks."""
     code, detail = REFUSALS[outcome]
     pointers = {
         "no_comment": (reason, "say why"),

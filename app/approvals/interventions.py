@@ -11,9 +11,8 @@ from sqlalchemy import text
 
 from app import ledger, missions, policy
 from app.approvals.actions import follow, judge
-from app.approvals.decide import FIND, Decided, let_on, refusal
+from app.approvals.decide import Decided, let_on, permitted, refusal, refuse, taken_up, wall
 from app.approvals.obligations import parse
-from app.approvals.queries import decisions
 from app.caller import Caller
 from app.db import WriteSession
 from app.errors import Problem
@@ -46,18 +45,6 @@ class AskedAgain:
     by: UUID
 
 
-async def found_of(session: WriteSession, approval: UUID) -> Any:
-    found = await session.first(FIND, {"tenant": session.tenant, "id": approval})
-    if found is None:
-        raise Problem("not_found", "There is no such approval.")
-    return found
-
-
-async def refuse(session: WriteSession, approval: UUID, said: Any) -> Problem:
-    current = {"id": str(approval), "state": said.state, "version": said.version}
-    return refusal(said.outcome, current | {"decisions": await decisions(session, approval)}, "/reason")
-
-
 async def break_glass(
     session: WriteSession,
     caller: Caller,
@@ -71,48 +58,32 @@ async def break_glass(
 
     Raises Problem for what the wall refuses. Answers policy's denial when there is one: what it forbids stays forbidden.
     """
-    found = await found_of(session, approval)
-    mission = await missions.lock(session, found.mission)
-    about = {"subject": found.subject, "verdict": "approve", "risk_level": mission.risk_level}
-    denied = await policy.admit(session, caller, "operate.approval.decide", str(approval), about, mission.id)
+    found, mission = await taken_up(session, approval)
+    denied = await permitted(session, caller, found, mission, "approve")
     if denied is not None:
         return denied
-    said = await session.first(
+    said = await wall(
+        session,
         BREAK,
-        {
-            "tenant": session.tenant,
-            "approval": approval,
-            "secret": caller.secret,
-            "version": seen_version,
-            "sha256": seen_sha256,
-            "reason": reason,
-            "signature": signature.encode() if signature else None,
-        },
+        caller,
+        approval,
+        seen_version,
+        sha256=seen_sha256,
+        reason=reason,
+        signature=signature.encode() if signature else None,
     )
-    assert said is not None
     DECISIONS.labels(said.outcome).inc()
     if said.outcome not in ("recorded", "approved"):
-        raise await refuse(session, approval, said)
+        raise await refuse(session, approval, said, "/reason")
     return Broken(await let_on(session, caller, mission, found, said), said.expires_at)
 
 
 async def withdraw(session: WriteSession, caller: Caller, approval: UUID, seen_version: int, reason: str) -> None:
     """Takes back what is pending, or approved and not yet claimed. Raises Problem for what the wall refuses."""
-    found = await found_of(session, approval)
-    mission = await missions.lock(session, found.mission)
-    said = await session.first(
-        WITHDRAW,
-        {
-            "tenant": session.tenant,
-            "approval": approval,
-            "secret": caller.secret,
-            "version": seen_version,
-            "reason": reason,
-        },
-    )
-    assert said is not None
+    _, mission = await taken_up(session, approval)
+    said = await wall(session, WITHDRAW, caller, approval, seen_version, reason=reason)
     if said.outcome != "cancelled":
-        raise await refuse(session, approval, said)
+        raise await refuse(session, approval, said, "/reason")
     session.nudge(ledger.FACTS)
     await follow(session, caller, mission.id)
 
@@ -154,8 +125,7 @@ async def revise(
 
     Raises Problem for what the wall refuses. Answers policy's denial of what would be asked, when there is one.
     """
-    found = await found_of(session, approval)
-    mission = await missions.lock(session, found.mission)
+    found, mission = await taken_up(session, approval)
     if found.writeback is None:
         raise refusal("not_a_writeback", {"id": str(approval), "state": found.state, "version": found.version})
     old = await one(session, found.writeback)
@@ -164,22 +134,19 @@ async def revise(
     decision = await judge(session, caller, mission, old.connector, old.operation, old.risk)
     if decision.verdict.effect == "deny":
         return decision
-    said = await session.first(
+    said = await wall(
+        session,
         REVISE,
-        {
-            "tenant": session.tenant,
-            "approval": approval,
-            "secret": caller.secret,
-            "version": seen_version,
-            "sha256": seen_sha256,
-            "payload": payload,
-            "reason": reason,
-            "obligations": json.dumps(parse(decision.verdict.obligations)),
-        },
+        caller,
+        approval,
+        seen_version,
+        sha256=seen_sha256,
+        payload=payload,
+        reason=reason,
+        obligations=json.dumps(parse(decision.verdict.obligations)),
     )
-    assert said is not None
     if said.outcome != "revised":
-        raise await refuse(session, approval, said)
+        raise await refuse(session, approval, said, "/reason")
     await asked_again(session, caller, mission.id)
     return AskedAgain(said.new_writeback, said.new_approval, said.editor)
 

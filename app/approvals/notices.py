@@ -1,7 +1,6 @@
 """Notices: what the wall told people about approvals that want them."""
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -12,6 +11,7 @@ from app.caller import Caller
 from app.clock import iso
 from app.db import ReadSession, WriteSession
 from app.errors import Problem
+from app.listing import Place, behind
 
 SELECT = """SELECT n.id, n.approval, n.kind, n.step, n.at, n.seen_at, n.principal, a.mission, a.state, a.expires_at
   FROM notice n JOIN approval a ON a.tenant = n.tenant AND a.id = n.approval WHERE n.tenant = :tenant"""
@@ -20,16 +20,10 @@ ONE = text(f"{SELECT} AND n.id = :id AND n.principal = :principal")
 SEEN = text("SELECT * FROM see_notice(:tenant, :notice, :secret)")
 
 
-async def own(
-    session: ReadSession, principal: UUID, unseen: bool, after: Sequence[str] | None, limit: int
-) -> Sequence[Any]:
+async def own(session: ReadSession, principal: UUID, unseen: bool, before: Place, limit: int) -> Sequence[Any]:
     """A person's notices, newest first."""
-    where = " AND n.principal = :principal" + (" AND n.seen_at IS NULL" if unseen else "")
-    values: dict[str, Any] = {"tenant": session.tenant, "principal": principal, "limit": limit}
-    if after is not None:
-        where += " AND (n.at, n.id) < (:at, :after)"
-        values |= {"at": datetime.fromisoformat(after[0]), "after": UUID(after[1])}
-    return await session.rows(text(f"{SELECT}{where} ORDER BY n.at DESC, n.id DESC LIMIT :limit"), values)
+    select = f"{SELECT} AND n.seen_at IS NULL" if unseen else SELECT
+    return await behind(session, select, before, limit, at="n.at", id="n.id", only={"n.principal": principal})
 
 
 async def of_approval(session: ReadSession, approval: UUID) -> Sequence[Any]:

@@ -11,6 +11,7 @@ from sqlalchemy import text
 
 from app.clock import iso
 from app.db import ReadSession
+from app.listing import Place, behind
 
 SELECT = """
   SELECT a.id, a.mission, a.subject, a.writeback, a.requested_by, a.payload_sha256, a.required, a.deny_threshold, a.state, a.version,
@@ -96,21 +97,17 @@ async def of_mission(session: ReadSession, mission: UUID) -> list[Approval]:
     return [Approval(**row._mapping) for row in rows]
 
 
+def order(state: str | None) -> str:
+    """By which moment an inbox is ordered: who has least time left comes first."""
+    return "expires_at" if state == "pending" else "created_at"
+
+
 async def inbox(
-    session: ReadSession, state: str | None, mission: UUID | None, after: Sequence[str] | None, limit: int
+    session: ReadSession, state: str | None, mission: UUID | None, after: Place, limit: int
 ) -> list[Approval]:
     """Approvals; pending ones by the time they have left, others newest first."""
-    where = ""
-    values: dict[str, Any] = {"tenant": session.tenant, "limit": limit}
-    if state is not None:
-        where, values = where + " AND a.state = :state", values | {"state": state}
-    if mission is not None:
-        where, values = where + " AND a.mission = :mission", values | {"mission": mission}
-    column, way, compare = ("expires_at", "", ">") if state == "pending" else ("created_at", " DESC", "<")
-    if after is not None:
-        where += f" AND (a.{column}, a.id) {compare} (:at, :after)"
-        values |= {"at": datetime.fromisoformat(after[0]), "after": UUID(after[1])}
-    rows = await session.rows(text(f"{SELECT}{where} ORDER BY a.{column}{way}, a.id{way} LIMIT :limit"), values)
+    only, at = {"a.state": state, "a.mission": mission}, f"a.{order(state)}"
+    rows = await behind(session, SELECT, after, limit, at=at, id="a.id", oldest_first=state == "pending", only=only)
     return [Approval(**row._mapping) for row in rows]
 
 

@@ -8,6 +8,7 @@ from uuid import UUID
 from sqlalchemy import text
 
 from app import ledger
+from app.approvals.queries import parsed
 from app.caller import Caller
 from app.clock import iso
 from app.db import ReadSession, WriteSession
@@ -112,9 +113,8 @@ def view(rule: Any) -> dict[str, Any]:
 
 
 def steps(hops: Any) -> list[dict[str, Any]]:
-    """jsonb as the driver hands it over, whether it parsed it or not; a reminder names no role."""
-    found: list[dict[str, Any]] = json.loads(hops) if isinstance(hops, str) else hops
-    return [{"after_s": hop["after_s"], "kind": hop["kind"], "role": hop.get("role")} for hop in found]
+    """The steps of a ladder; a reminder names no role."""
+    return [{"after_s": hop["after_s"], "kind": hop["kind"], "role": hop.get("role")} for hop in parsed(hops)]
 
 
 def why(rule: Any) -> str:

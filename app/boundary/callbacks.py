@@ -138,7 +138,8 @@ async def apply(session: WriteSession, caller: Caller, mission: Mission, event: 
                 session, caller, "checkpoint.saved", mission.id, sha256=event.sha256, size_bytes=event.size_bytes
             )
         case ProviderFailed():
-            PROVIDER_FAILURES.labels(event.code if event.code in PROVIDER_CODES else "other").inc()
+            code = event.code if event.code in PROVIDER_CODES else "other"
+            PROVIDER_FAILURES.labels(code).inc()
             log.warning(
                 "provider failed",
                 mission=str(mission.id),
@@ -146,13 +147,14 @@ async def apply(session: WriteSession, caller: Caller, mission: Mission, event: 
                 code=event.code,
                 detail=event.detail,
             )
-            # names and codes come from outside: the ledger keeps a hash, the log keeps the words
+            # names and codes come from outside: the ledger keeps a hash and the codes we know, the log keeps the words
             await ledger.record(
                 session,
                 caller,
                 "provider.failed",
                 mission.id,
                 retryable=event.retryable,
+                code=code,
                 provider_sha256=fingerprint([event.provider, event.code]).hex(),
             )
         case UsageReported():
@@ -182,6 +184,10 @@ PROVIDER_CODES = (
     "malformed_answer",
     "unauthorized",
     "model_failed",
+    "connector_timed_out",
+    "connector_unreachable",
+    "connector_broke_off",
+    "connector_unusable",
 )
 
 

@@ -72,7 +72,17 @@ def number(name: str, value: str) -> float | int | None:
 
 def limits(found: dict[str, Any]) -> Any:
     said = {name.replace("_", " "): value for name, value in found.items() if name not in ("set_by", "set_at")}
-    return show.pairs({name: "-" if value is None else value for name, value in said.items()})
+    return show.pairs({name: figure(name, value) for name, value in said.items()})
+
+
+def figure(name: str, value: Any) -> str:
+    """Counts whole, costs as money: two places, and further ones where there is something in them."""
+    if value is None:
+        return "-"
+    if not name.replace(" ", "_").endswith("cost_usd"):
+        return str(value)
+    whole, _, parts = f"{value:.6f}".partition(".")
+    return f"{whole}.{parts.rstrip('0').ljust(2, '0')}"
 
 
 def budgets(found: dict[str, Any]) -> None:
@@ -85,6 +95,6 @@ def budgets(found: dict[str, Any]) -> None:
     for when, account in whole:
         for name in ("tokens", "cost_usd", "time_ms"):
             one = account[name]
-            cells = ("-" if one[of] is None else f"{one[of]:g}" for of in ("used", "reserved", "limit", "left"))
+            cells = (figure(name, one[of]) for of in ("used", "reserved", "limit", "left"))
             table.add_row(when if name == "tokens" else "", name, *cells)
     show.out.print(table)

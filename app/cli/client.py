@@ -190,8 +190,10 @@ def refused(status: int, body: Any, asked: str) -> Failed:
     """A problem document as one sentence that ends with what to do next."""
     if not isinstance(body, dict) or "title" not in body:
         return Failed(f"{asked} was answered {status} without a problem document; is --url the root?", 1)
-    wrong = "; ".join(f"{_where(error)}: {error.get('detail', '')}" for error in body.get("errors") or [])
-    said = " ".join([f"{body['title']}: {body.get('detail') or ''}", *([f"({wrong})"] if wrong else [])])
+    detail = str(body.get("detail") or "")
+    found = [f"{_where(error)}: {error.get('detail', '')}" for error in body.get("errors") or []]
+    wrong = "; ".join(one for one in found if one not in detail)  # the first of them often is the detail
+    said = " ".join([f"{body['title']}: {detail}", *([f"({wrong})"] if wrong else [])])
     next_actions = body.get("next_actions") or []
     sentence = " ".join([said, *([f"Next: {next_actions[0]}"] if next_actions else [])])
     code = str(body.get("code", ""))

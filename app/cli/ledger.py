@@ -166,6 +166,8 @@ def keys(
     else:
         for one in found:
             show.line(f"{one['kid']}:{one['public_key']}  {one['use']}")
+        if not found:
+            show.line("No keys are set: neither ANCHOR_SIGNING_KEY nor ANCHOR_PUBLIC_KEYS; --new KID makes one.")
 
 
 def told(known: "Keyring", own: dict[str, bytes], signing: str) -> list[dict[str, str]]:

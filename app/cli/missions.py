@@ -112,6 +112,15 @@ def packet(mission: Id, url: Url = "", api_key: ApiKey = "", as_json: AsJson = F
     with Client(url, api_key) as client:
         found = client.get(f"/v1/missions/{segment(mission)}/packet").body
     emit(found) if as_json else show.packet(found)
+    if not as_json and not found["claims"] and not found["answer"]:
+        show.line(_no_answer(found["mission"]))
+
+
+def _no_answer(mission: dict[str, Any]) -> str:
+    """What a packet has not, and why."""
+    why = ": ".join(str(mission[name]) for name in ("reason", "reason_note") if mission.get(name))
+    yet = "and no claims" if mission["state"] in ENDED else "and no claims yet"
+    return f"The mission {mission['id']} has no answer {yet}; it is {mission['state']}{f' ({why})' if why else ''}."
 
 
 @app.command()

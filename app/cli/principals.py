@@ -90,11 +90,14 @@ def resume(principal: Id, url: Url = "", api_key: ApiKey = "", as_json: AsJson =
     switch(principal, "resume", url, api_key, as_json)
 
 
+NOW = {"suspend": "is suspended", "resume": "is suspended no more"}
+
+
 def switch(principal: str, verb: str, url: str, api_key: str, as_json: bool) -> None:
     path = f"/v1/principals/{segment(principal)}"
     with Client(url, api_key) as client:
         seen = client.get(path)
-        said(client.post(f"{path}/{verb}", if_match=seen.etag).body, f"{seen.body['name']}: {verb} done.", as_json)
+        said(client.post(f"{path}/{verb}", if_match=seen.etag).body, f"{seen.body['name']} {NOW[verb]}.", as_json)
 
 
 @app.command()

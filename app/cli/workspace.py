@@ -29,6 +29,7 @@ MEDIA_TYPES = {
     ".xhtml": "application/xhtml+xml",
     ".pdf": "application/pdf",
 }
+TAKEN = ", ".join(sorted(MEDIA_TYPES))
 AT_ONCE = 4
 TRIES = 5  # of one document, while the root says it is busy
 
@@ -65,7 +66,9 @@ def ingest(
     """
     found = dict(documents(path))
     if not found:
-        raise Failed(f"{path} holds no document that can be read ({', '.join(sorted(MEDIA_TYPES))}).", 2)
+        raise Failed(f"{path} holds no document that can be read ({TAKEN}).", 2)
+    if path.is_file() and not taken(path):
+        raise Failed(f"{path} is of no kind that is taken ({TAKEN}).", 2)
     with Client(url, api_key) as client, show.counting(len(found), f"Ingesting {path}", quiet=as_json) as advance:
         done = ingest_documents(client, workspace, found, advance)
     emit({"workspace": workspace, **done.summary()}) if as_json else show.ingested(workspace, done.summary())
@@ -84,8 +87,12 @@ def documents(path: Path) -> Iterator[tuple[str, Path]]:
         )
         for name in sorted(names):
             file = Path(folder, name)
-            if file.suffix.lower() in MEDIA_TYPES and not name.startswith(".") and file.is_file():
+            if taken(file) and not name.startswith(".") and file.is_file():
                 yield file.relative_to(path).as_posix(), file
+
+
+def taken(file: Path) -> bool:
+    return file.suffix.lower() in MEDIA_TYPES
 
 
 def ingest_documents(
@@ -96,6 +103,9 @@ def ingest_documents(
 
     def upload(item: tuple[str, Path]) -> None:
         name, file = item
+        if not taken(file):
+            done.refused[name] = f"It is of no kind that is taken ({TAKEN})."
+            return advance()
         try:
             done.counts[_put(client, workspace, name, file)] += 1
         except OSError as problem:

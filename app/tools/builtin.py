@@ -16,7 +16,15 @@ from app.errors import Problem
 from app.missions import Mission
 from app.nudge import Nudger
 from app.settings import Settings
-from app.writebacks.connectors import ConnectorError, NotConfigured, Observed, Reader, RecordMissing, Refused
+from app.writebacks.connectors import (
+    ConnectorError,
+    NotConfigured,
+    Observed,
+    Reader,
+    ReadFailed,
+    RecordMissing,
+    Refused,
+)
 from colony_client.artifacts import ToolName
 
 CRM = "sample_crm"  # the connector that is meant when none is named
@@ -196,4 +204,6 @@ def said_no(error: ConnectorError) -> Problem:
         return Problem("validation", error.reason)
     if isinstance(error, NotConfigured):  # asking again would not change that
         return Problem("not_found", error.reason)
-    return Problem("upstream_unavailable", error.reason, retry_after=2)
+    # the cause is one of our own words, so that it can be counted: the colony repeats it when it gives up
+    cause = error.code if isinstance(error, ReadFailed) else "connector_unusable"
+    return Problem("upstream_unavailable", error.reason, retry_after=2, cause=cause)

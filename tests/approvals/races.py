@@ -112,6 +112,14 @@ class Arena:
                 tenant, proposals, missions,
             )  # fmt: skip
             await api.execute(
+                """INSERT INTO policy_decision (tenant, id, mission, principal, action, resource, effect, rule, policy_version, reason,
+                     inputs)
+                   SELECT $1, gen_random_uuid(), m, $2, 'writeback.propose',
+                     (convert_from(b, 'UTF8')::jsonb ->> 'connector') || '.' || (convert_from(b, 'UTF8')::jsonb ->> 'operation'),
+                     'allow', 'race', 'race', 'race', '{"context":{"risk_level":"low"}}' FROM unnest($3::uuid[], $4::bytea[]) x (m, b)""",
+                tenant, ground.ids["asker"], missions, [turn.payload for turn in turns],
+            )  # fmt: skip
+            await api.execute(
                 """INSERT INTO writeback (tenant, id, mission, requested_by, risk, payload, proposal)
                    SELECT $1, w, m, $2, 'low', b, p FROM unnest($3::uuid[], $4::uuid[], $5::bytea[], $6::uuid[]) x (w, m, b, p)""",
                 tenant, ground.ids["asker"], [turn.writeback for turn in turns], missions, [turn.payload for turn in turns], proposals,

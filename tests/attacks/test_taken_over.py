@@ -195,9 +195,9 @@ async def test_the_line_is_not_moved_with_a_captured_secret_of_a_policy_owner(wo
     approval = await pending_change(world)
     assert (approval["risk_level"], approval["signature_required"]) == ("high", True)
     change = Change(world, approval, None)  # type: ignore[arg-type]
-    assert (
-        await tower.decide_as_the_intruder(change, "operator", "made up") == "approved"
-    )  # the new rule's quorum of one
+    # the new rule's quorum is one, but policy was asked about the risk that the floor says, and wants two
+    assert await tower.decide_as_the_intruder(change, "operator", "made up") == "recorded"
+    assert await tower.decide_as_the_intruder(change, "second_operator", "made up") == "approved"
     await refused_by_the_executor(change)
 
 

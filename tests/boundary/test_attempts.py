@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from app.boundary.dispatch import MOST_DECISIONS, decisions
 from app.clock import new_id, now
@@ -282,10 +283,35 @@ async def test_what_else_the_colony_says_is_recorded_without_its_words(world: Wo
     facts = dict(await life.facts())
     assert facts["stage.started"] == {"stage": "researcher", "attempt": 1}
     assert facts["stage.completed"] == {"stage": "researcher", "attempt": 1, "latency_ms": 12.5}
+    assert facts["provider.failed"]["code"] == "other", "a word that only the colony knows"
     assert facts["provider.failed"]["retryable"] is True and len(facts["provider.failed"]["provider_sha256"]) == 64
     assert facts["checkpoint.saved"] == {"sha256": "a" * 64, "size_bytes": 9}
     assert secret not in str(facts)
     assert (await world.mission(life.id))["stage"] == "researcher"
+
+
+async def test_a_connector_that_failed_is_counted_by_our_own_word_and_told_with_the_mission(world: World) -> None:
+    life = await under_way(world)
+    before = failures("connector_timed_out")
+    why = "librarian: reading every lead took longer than 60 s; crm.list: 503: The CRM did not answer within 10 s."
+    await life.say(
+        {
+            "type": "provider.failed",
+            "provider": "crm.list",
+            "code": "connector_timed_out",
+            "detail": "-",
+            "retryable": True,
+        },
+        {"type": "signal", "signal": "blocked", "reason": why},
+    )
+    assert failures("connector_timed_out") == before + 1
+    assert dict(await life.facts())["provider.failed"]["code"] == "connector_timed_out"
+    shown = await world.mission(life.id)
+    assert (shown["state"], shown["reason"], shown["reason_note"]) == ("failed", "blocked", why)
+
+
+def failures(code: str) -> float:
+    return REGISTRY.get_sample_value("mission_root_provider_failures_total", {"code": code}) or 0.0
 
 
 def examples(life: Life) -> dict[str, dict[str, Any]]:

@@ -76,7 +76,8 @@ async def test_a_mission_that_does_not_fit_is_refused_with_a_fact_and_may_be_ask
     refused = await world.submitter.post("/v1/missions", json={**ASK, "budget": {"tokens": 300}}, headers=key)
     said = problem(refused, "budget_exhausted")
     tomorrow = (datetime.now(UTC) + timedelta(days=1)).date().isoformat()
-    assert (said["account"], said["lacking"], said["left"]["tokens"]) == ("tenant_day", ["tokens"], 200)
+    assert (said["account"], said["lacking"]) == ("tenant_day", ["tokens"])
+    assert said["left"] == {"tokens": 200, "cost_usd": None, "time_ms": None}, "of what has no limit nobody says 0"
     assert said["renews_at"] == f"{tomorrow}T00:00:00Z"
     assert 0 < int(refused.headers["retry-after"]) <= 86_401
     facts = await world.facts(await world.tenant())

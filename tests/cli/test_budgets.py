@@ -43,6 +43,20 @@ def test_show_says_limits_and_use(root: Root, command: Callable[..., Ended]) -> 
     assert json.loads(out) == {"limits": LIMITS, "usage": USAGE}
 
 
+def test_counts_are_whole_and_costs_are_money(root: Root, command: Callable[..., Ended]) -> None:
+    tokens = {"used": 2_000_000, "reserved": 1_234_567, "limit": 12_345_678, "left": 9_111_111}
+    cost = {"used": 0.25, "reserved": 0, "limit": 1_234_567.5, "left": 0.000123}
+    account = ACCOUNT | {"tokens": tokens, "cost_usd": cost}
+    root.answers["GET /v1/budgets/usage"] = (200, {}, USAGE | {"total": account, "days": []})
+    root.answers["GET /v1/budgets"] = (200, {}, LIMITS | {"day_tokens": 2_000_000, "total_cost_usd": 1_000_000.0})
+    _, out, _ = command("budgets", "show")
+    rows = [line.split() for line in out.splitlines()]
+    assert ["in", "all", "tokens", "2000000", "1234567", "12345678", "9111111"] in rows, out
+    assert ["cost_usd", "0.25", "0.00", "1234567.50", "0.000123"] in rows, out
+    assert ["day", "tokens", "2000000"] in rows and ["day", "cost", "usd", "2.50"] in rows, out
+    assert ["total", "cost", "usd", "1000000.00"] in rows and "e+" not in out
+
+
 def test_set_changes_what_was_named_and_nothing_else(root: Root, command: Callable[..., Ended]) -> None:
     code, out, err = command(
         "budgets", "set", "--day-tokens", "5000", "--day-cost-usd", "none", "--rate-key-per-s", "0.5", "--json"

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from app.cli import main, show
+from app.cli import main, show, workspace
+from app.cli.client import Client
 from app.errors import KINDS, Problem
 
 Answer = tuple[int, dict[str, str], Any]
@@ -122,6 +123,56 @@ def test_wrong_fields_are_named(root: Root, command: Callable[..., Ended]) -> No
     root.answers["POST /v1/missions"] = (422, {}, problem("validation", errors=wrong))
     exit_code, _, err = command("missions", "create", "oracle_advisory", "What?")
     assert exit_code == 2 and "/inputs/workspace: is not a name" in err
+
+
+def test_a_field_that_the_detail_names_is_said_once(root: Root, command: Callable[..., Ended]) -> None:
+    """As the root answers 422: the detail is the first finding."""
+    wrong = [{"pointer": "/mode", "detail": "is none"}, {"pointer": "/inputs", "detail": "is a list"}]
+    said = problem("validation", errors=wrong) | {"detail": "/mode: is none"}
+    root.answers["POST /v1/missions"] = (422, {}, said)
+    _, _, err = command("missions", "create", "oracle_advisory", "What?")
+    assert err.count("/mode: is none") == 1 and err.count("/inputs: is a list") == 1
+    root.answers["POST /v1/missions"] = (422, {}, said | {"errors": wrong[:1]})
+    _, _, err = command("missions", "create", "oracle_advisory", "What?")
+    assert err.count("/mode: is none") == 1 and "(" not in err
+
+
+def test_a_used_up_budget_tells_a_person_what_a_person_can_do(root: Root, command: Callable[..., Ended]) -> None:
+    root.answers["POST /v1/missions"] = (409, {}, problem("budget_exhausted"))
+    _, _, err = command("missions", "create", "oracle_advisory", "What?")
+    assert "Next: Ask for less, wait until renews_at" in err and "colony" not in err.lower()
+
+
+PACKET: dict[str, Any] = {"mission": MISSION | {"reason": None}, "answer": "", "claims": [], "review": None}
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({}, "The mission 1 has no answer and no claims yet; it is running."),
+        (
+            {"state": "failed", "reason": "blocked", "reason_note": "planner: crm.list: no answer"},
+            "The mission 1 has no answer and no claims; it is failed (blocked: planner: crm.list: no answer).",
+        ),
+    ],
+)
+def test_a_packet_without_an_answer_says_so(
+    root: Root, command: Callable[..., Ended], more: dict[str, Any], said: str
+) -> None:
+    packet = PACKET | {"mission": PACKET["mission"] | more}
+    root.answers["GET /v1/missions/1/packet"] = (200, {}, packet)
+    assert command("missions", "packet", "1") == (0, f"{said}\n", "")
+    exit_code, out, _ = command("missions", "packet", "1", "--json")
+    assert (exit_code, json.loads(out)) == (0, packet)
+
+
+@pytest.mark.parametrize(("verb", "now"), [("suspend", "is suspended"), ("resume", "is suspended no more")])
+def test_a_switched_principal_is_told_as_a_sentence(
+    root: Root, command: Callable[..., Ended], verb: str, now: str
+) -> None:
+    root.answers["GET /v1/principals/p1"] = (200, {"ETag": '"v1"'}, {"name": "Nina"})
+    root.answers[f"POST /v1/principals/p1/{verb}"] = (200, {}, {"id": "p1"})
+    assert command("principals", verb, "p1") == (0, f"Nina {now}.\n", "")
 
 
 def test_nobody_listening_is_unavailable_and_says_how_to_start(command: Callable[..., Ended]) -> None:
@@ -320,6 +371,27 @@ def test_ingest_sends_documents_and_counts_what_became_of_them(
     assert [refusal["reason"] for refusal in told["refused"]] == ["The detail."]
     sent = {query: headers["Content-Type"] for _, query, headers, _ in root.asked}
     assert sent == {"path=a.md": "text/markdown", "path=sub%2Fb.rst": "text/x-rst", "path=sub%2Fc.html": "text/html"}
+
+
+@pytest.mark.parametrize("name", ["all.dump", "README"])
+def test_a_file_of_no_kind_that_is_taken_is_named(
+    root: Root, command: Callable[..., Ended], tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).write_text("x")
+    exit_code, out, err = command("workspace", "ingest", str(tmp_path / name), "--workspace", "g")
+    assert (exit_code, out, err.count("\n")) == (2, "", 1) and not root.asked
+    assert err.startswith(f"mission-root: {tmp_path / name} is of no kind that is taken (") and ".md" in err
+
+
+def test_documents_beside_one_of_no_kind_are_ingested(root: Root, tmp_path: Path) -> None:
+    """As the demo hands over a set of its own."""
+    for name in ("a.md", "b.dump"):
+        (tmp_path / name).write_text("x")
+    root.answers["PUT /v1/workspaces/g/documents"] = (201, {}, {"outcome": "added"})
+    with Client(root.url, "mr_test") as client:
+        done = workspace.ingest_documents(client, "g", {name: tmp_path / name for name in ("b.dump", "a.md")})
+    assert dict(done.counts) == {"added": 1}
+    assert "no kind that is taken" in done.refused["b.dump"] and list(done.refused) == ["b.dump"]
 
 
 def test_ingest_stops_at_a_refused_key(root: Root, command: Callable[..., Ended], tmp_path: Path) -> None:

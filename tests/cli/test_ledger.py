@@ -136,3 +136,10 @@ async def test_keys_are_made_and_shown_without_their_secret_half(cluster: Cluste
         assert done.returncode == 2 and done.stderr.startswith("mission-root: ")
     done = await call("keys", ANCHOR_SIGNING_KEY="old:AAAA")
     assert done.returncode == 2 and "kid:base64" in done.stderr and "AAAA" not in done.stderr
+
+
+async def test_without_keys_it_says_so() -> None:
+    done = await call("keys")
+    assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 1), done.stderr
+    assert done.stdout.startswith("No keys are set")
+    assert json.loads((await call("keys", "--json")).stdout) == []

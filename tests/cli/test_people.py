@@ -3,6 +3,9 @@
 import asyncio
 import io
 import json
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import redirect_stdout
 from typing import Any
@@ -119,3 +122,20 @@ async def test_the_first_tenant_and_admin_are_made_at_the_database(
     await identity("create-principal", "acme", "Bea", "--role", "admin")
     await identity("revoke-role", "acme", "Ada", "admin")
     settings.load.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("new", "--operator"), "There is an operator's tenant already; an installation has one."),
+        (("demo",), "There is a tenant of this name."),
+        (("demo", "--operator"), "There is"),
+    ],
+)
+async def test_a_tenant_that_cannot_be_made_is_told_why(world: World, words: tuple[str, ...], said: str) -> None:
+    done = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-m", "app.cli.main", "identity", "create-tenant", *words], capture_output=True,
+        text=True, timeout=60, check=False, env={"PATH": os.environ["PATH"], "REGISTRAR_DATABASE_URL": world.url("registrar")},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (5, "", 1), done.stderr
+    assert done.stderr.startswith(f"mission-root: {said}")

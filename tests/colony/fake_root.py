@@ -44,6 +44,7 @@ class FakeRoot:
     forget_at: int | None = None  # drops everything it holds once this many events were taken: the next batch is a gap
     already: int = 0  # events of an earlier life of the same attempt
     refuse_tools: dict[str, int] = field(default_factory=dict)  # a status for every call of a tool
+    refused_with: dict[str, Any] = field(default_factory=dict)  # what those refusals say besides
     refuse_events: int | None = None
     tool_seconds: float = 0.0
     sent: asyncio.Event = field(default_factory=asyncio.Event)
@@ -77,7 +78,7 @@ class FakeRoot:
             self.tool_calls.append(tool)
             await asyncio.sleep(self.tool_seconds)
             if tool in self.refuse_tools:
-                return problem(self.refuse_tools[tool], "refused_for_the_test")
+                return problem(self.refuse_tools[tool], "refused_for_the_test", **self.refused_with)
             result = (
                 self._crm(tool, arguments) if tool.startswith("crm.") else await self.workspace.call(tool, arguments)
             )

@@ -208,6 +208,28 @@ def test_trouble_in_a_stage_is_told_and_blocks(trouble: dict[str, Any], words: s
     play(scene, FakeRoot(harbor(), **trouble), task_timeout_ms=400)
 
 
+@pytest.mark.parametrize("limit", ["task", "mission"])
+def test_a_tool_that_fails_until_the_time_is_over_is_told_as_the_cause(limit: str) -> None:
+    """As the root answers for a CRM that takes connections and never says anything."""
+
+    async def scene(built: House) -> None:
+        more = {"budgets": Budgets(time_ms=400, tokens=0, cost_usd=0)} if limit == "mission" else {}
+        asked = built.dispatch(ASK, **more)
+        await built.colony.dispatch([asked])
+        assert await built.ended(asked.mission_id) == "blocked"
+        told = built.root.of(asked.mission_id)
+        (failed,) = [event for event in told if event["type"] == "provider.failed"]
+        assert (failed["provider"], failed["code"]) == ("workspace.search", "connector_timed_out")
+        assert failed["retryable"] and "The CRM did not answer" in failed["detail"]
+        reason = told[-1]["reason"]
+        assert "workspace.search: 503: The CRM did not answer" in reason
+        assert ("took longer than" if limit == "task" else "within 400 ms") in reason
+
+    refused = {"cause": "connector_timed_out", "detail": "The CRM did not answer within 10 s."}
+    root = FakeRoot(harbor(), refuse_tools={"workspace.search": 503}, refused_with=refused)
+    play(scene, root, task_timeout_ms=400 if limit == "task" else 60_000)
+
+
 def test_a_mission_ends_when_its_time_is_over() -> None:
     async def scene(built: House) -> None:
         asked = built.dispatch(ASK, budgets=Budgets(time_ms=300, tokens=0, cost_usd=0))

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import socket
 from typing import Any
 from uuid import uuid4
 
@@ -317,3 +318,15 @@ async def test_no_connection_to_the_database_is_held_while_a_target_is_asked(wor
     server.close()
     for answer in await asyncio.gather(*calls):
         problem(answer, "upstream_unavailable")
+
+
+async def test_a_crm_that_never_answers_is_named_as_the_cause(world: World) -> None:
+    """It takes the connection, and says nothing: what the colony hears can be counted when it gives up."""
+    with socket.create_server(("127.0.0.1", 0)) as frozen:
+        world.crm_base_url = f"http://127.0.0.1:{frozen.getsockname()[1]}"
+        world.internal.state.settings = world.settings()
+        life = await under_way(world, **CRM)
+        said = problem(await ask(world, life.dispatch, "crm.list", {"kind": "lead"}), "upstream_unavailable")
+        assert (said["cause"], said["detail"]) == ("connector_timed_out", "The CRM did not answer within 10 s.")
+    said = problem(await ask(world, life.dispatch, "crm.list", {"kind": "lead"}), "upstream_unavailable")
+    assert said["cause"] == "connector_unreachable"

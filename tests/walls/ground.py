@@ -187,8 +187,11 @@ class Ground:
         return self.connectors[name]
 
     async def propose(self, **more: Any) -> tuple[UUID, dict[str, Any]]:
-        """A mission and its writeback, not yet before anybody; more replaces columns. Answers id and columns."""
-        requested_by = more.pop("by", "asker")
+        """A mission and its writeback, not yet before anybody; more replaces columns. Answers id and columns.
+
+        judged: the risk that policy was asked about; empty when it was not asked.
+        """
+        requested_by, judged = more.pop("by", "asker"), more.pop("judged", "high")
         payload_of = more.pop("connector", "crm")
         await self.connector(payload_of)
         mission = more.pop("mission", None) or await self.mission(requested_by, more.pop("mission_risk", "low"))
@@ -199,7 +202,20 @@ class Ground:
         } | more  # fmt: skip
         columns["proposal"] = more.get("proposal") or await self.proposal(mission)
         await self.run("api", insert("writeback", columns), *columns.values())
+        if judged:
+            await self.judge(mission, columns["payload"], judged)
         return writeback, columns
+
+    async def judge(self, mission: UUID, about: bytes, risk: str, effect: str = "allow") -> None:
+        """Policy is asked about a payload, as the worker asks it, and says so."""
+        document = json.loads(about)
+        inputs = json.dumps({"context": {"risk_level": risk}}).encode()
+        columns = {
+            "tenant": self.tenant, "id": uuid4(), "mission": mission, "principal": self.ids["asker"], "action": "writeback.propose",
+            "resource": f"{document.get('connector')}.{document.get('operation')}", "effect": effect, "rule": "test",
+            "policy_version": "test", "reason": "as the test says", "inputs": inputs,
+        }  # fmt: skip
+        await self.run("api", insert("policy_decision", columns), *columns.values())
 
     async def ask(self, connector: str = "crm", by: str = "asker", **more: Any) -> Asked:
         """A writeback with its approval open."""

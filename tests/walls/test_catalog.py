@@ -18,6 +18,7 @@ RULES: dict[str, tuple[str, dict[str, str]]] = {
         {
             "nonce": "used before any tenant is known", "migration": "the schema's version; no tenant's",
             "rate_bucket": "failed logins are counted before any tenant is known; digests and numbers only",
+            "bus": "one row for the installation: a reading position and how the bus is",
         },
     ),
     "tables without a tenant": (
@@ -26,7 +27,7 @@ RULES: dict[str, tuple[str, dict[str, str]]] = {
                 AND a.atttypid = 'uuid'::regtype)""",
         {
             "tenant": "its id is the tenant", "nonce": "used before any tenant is known", "migration": "the schema's version",
-            "rate_bucket": "likewise",
+            "rate_bucket": "likewise", "bus": "one row for the installation",
         },
     ),
     "tables whose policy is not the tenant's": (
@@ -142,6 +143,7 @@ RULES: dict[str, tuple[str, dict[str, str]]] = {
             "mission_id": "the colony names a mission without its tenant",
             "nonce_pkey": "used before any tenant is known", "migration_pkc": "the schema's version",
             "rate_bucket_pkey": "failed logins are counted before any tenant is known",
+            "bus_pkey": "one row for the installation",
         },
     ),
     "policies that show app roles everything": (

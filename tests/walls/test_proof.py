@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 
 from tests.walls.ground import DENIED, Asked, Ground, insert, payload
@@ -508,6 +509,49 @@ async def test_a_floor_is_set_by_a_policy_owner_over_the_registrars_login(ground
     assert await ground.value("auditor", fact, ground.tenant) == f"principal:{ground.ids['adam']}"
     first = ("registrar", put, (ground.tenant, ground.secrets["adam"], "medium"))
     assert await ground.overtaken(first, ground.risk_floor("crm", "update", "high")) == 3
+
+
+async def test_an_approval_wants_a_policy_that_was_asked_about_its_risk(ground: Ground) -> None:
+    """Whoever judged a change as less than it is, or not at all, or was told no, opens nothing."""
+    await ground.risk_floor("floored", "update", "high")
+    for judged in ("", "low", "medium", "unheard of"):
+        with pytest.raises(asyncpg.PostgresError, match="policy was not asked about a change of high risk") as refused:
+            await ground.ask("floored", judged=judged)
+        assert refused.value.sqlstate == "RX016"
+    await ground.ask("floored", judged="high")
+    await ground.ask("crm", judged="low")
+    with pytest.raises(asyncpg.PostgresError, match="policy was not asked"):
+        await ground.ask("crm", judged="low", mission_risk="medium")
+    # the newest decision about this kind of change counts, and a denial is none
+    mission = await ground.mission()
+    await ground.judge(mission, payload("floored"), "high")
+    await ground.judge(mission, payload("crm"), "low")
+    await ground.ask("floored", mission=mission, judged="")
+    await ground.judge(mission, payload("floored"), "high", effect="deny")
+    with pytest.raises(asyncpg.PostgresError, match="policy was not asked"):
+        await ground.ask("floored", mission=mission, judged="")
+
+
+async def test_no_floor_moves_between_the_question_and_the_writeback(ground: Ground) -> None:
+    mission = await ground.mission()
+    ask = "SELECT standing_risk($1, $2, 'floored', 'update', 'low')"
+    for role in ("api", "worker"):
+        assert await ground.value(role, ask, ground.tenant, mission) == "low"
+        await ground.refused("RX002", role, ask, uuid4(), mission)
+    for role in ("executor", "reader", "auditor", "registrar"):
+        await ground.refused(DENIED, role, ask, ground.tenant, mission)
+    async with ground.within("worker", isolation="repeatable_read") as worker:
+        with pytest.raises(asyncpg.PostgresError, match="only at isolation level read committed"):
+            await worker.fetchval(ask, ground.tenant, mission)
+    first: Any = ("worker", ask, (ground.tenant, mission))
+    assert await ground.overtaken(first, ground.risk_floor("floored", "update", "high")) == 1
+    assert await ground.value("worker", ask, ground.tenant, mission) == "high"
+    raised: Any = (
+        "registrar",
+        "SELECT put_risk_floor($1, $2, 'floored', 'update', 'medium')",
+        (ground.tenant, ground.secrets["adam"]),
+    )
+    assert await ground.overtaken(raised, ground.value("api", ask, ground.tenant, mission)) == "medium"
 
 
 async def hire(ground: Ground, name: str, *roles: str) -> str:

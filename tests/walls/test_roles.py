@@ -74,6 +74,11 @@ GRANTS: dict[str, dict[str, str]] = {
         "worker": f"{DELIVERY} s {TRIED}",
         "auditor": "s",
     },
+    # how far the ledger is on the message bus: whose lease it is moves it
+    "bus": {
+        "api": "s(detail heard_at state)",
+        "worker": "s u(after_id after_xid detail fence heard_at lease_until state stream_made stream_seq)",
+    },
     # what may be used, and how often: moved by functions only
     "budget_limit": {"api": "s", "worker": "s", "auditor": "s"},
     "budget_account": {"api": "s", "worker": "s", "auditor": "s"},
@@ -93,14 +98,14 @@ CALLS: dict[str, set[str]] = {
         "put_policy", "authenticate", "decide", "close_approval", "choose_rule", "approver_keys",
         "put_connector", "switch_connector", "ask_connector_read",
         "put_rule", "fitting_rules", "lay_ladder", "break_glass", "withdraw", "revise", "renew", "see_notice",
-        "raised_risk", "tenant_of_mission", "search_passages", "search_lexemes",
+        "raised_risk", "standing_risk", "tenant_of_mission", "search_passages", "search_lexemes",
         "passage_lexemes", "fact_hash", "current_tenant", "require_tenant", "require_present",
     },
     "worker": {
         "waiting_webhooks", "take_webhook_work", "sweep_webhook_deliveries", "ask_connector_read", "sweep_connector_reads",
         "reconcile_budgets", "sweep_rates",
         "take_worker_work", "next_worker_work", "sweep_expired", "restore_executor_work", "restore_anchor_work",
-        "raised_risk", "close_approval", "choose_rule", "fact_hash", "current_tenant",
+        "raised_risk", "standing_risk", "close_approval", "choose_rule", "fact_hash", "current_tenant",
         "fitting_rules", "lay_ladder", "climb", "restore_approval_timers",
         "require_tenant", "require_present",
     },

@@ -198,7 +198,10 @@ BEGIN
   RETURN jsonb_build_object('account', p_scope,
     'lacking', array_remove(ARRAY[CASE WHEN left_t < p_tokens THEN 'tokens' END, CASE WHEN left_c < p_cost THEN 'cost_usd' END,
                                   CASE WHEN left_m < p_time THEN 'time_ms' END], NULL),
-    'left', jsonb_build_object('tokens', GREATEST(left_t, 0), 'cost_usd', GREATEST(left_c, 0), 'time_ms', GREATEST(left_m, 0)),
+    -- null where there is no limit: GREATEST would pass over it and say that nothing is left
+    'left', jsonb_build_object('tokens', CASE WHEN left_t IS NOT NULL THEN GREATEST(left_t, 0) END,
+      'cost_usd', CASE WHEN left_c IS NOT NULL THEN GREATEST(left_c, 0) END,
+      'time_ms', CASE WHEN left_m IS NOT NULL THEN GREATEST(left_m, 0) END),
     'renews_at', CASE p_scope WHEN 'tenant_day' THEN to_char(p_key::date + 1, 'YYYY-MM-DD"T00:00:00Z"') END);
 END $$;
 

@@ -341,6 +341,7 @@ $$;
 CREATE FUNCTION guard_approval() RETURNS trigger LANGUAGE plpgsql
 SET search_path = pg_catalog, public, pg_temp AS $$
 DECLARE r public.approval_rule; n_ok int; n_no int; w record; m record; life interval; step int;
+  judged text; risks text[] := ARRAY['low', 'medium', 'high'];
 BEGIN
   PERFORM require_present();
   IF TG_OP = 'INSERT' THEN
@@ -352,6 +353,18 @@ BEGIN
       r := choose_rule(NEW.tenant, 'mission', '*', m.mission_type, m.risk_level);
     END IF;
     IF r.id IS NULL THEN RAISE EXCEPTION 'wall: no approval rule fits' USING ERRCODE = 'RX006'; END IF;
+    -- Policy has let just this through: a change of this kind, of no less risk than the writeback is kept with. What a
+    -- serving process says of its decision is its own word; this is against its mistakes, and the rule holds without it.
+    IF NEW.subject = 'writeback' THEN
+      SELECT CASE WHEN d.effect <> 'deny' THEN convert_from(d.inputs, 'UTF8')::jsonb -> 'context' ->> 'risk_level' END INTO judged
+        FROM public.policy_decision d
+        WHERE d.tenant = NEW.tenant AND d.mission = NEW.mission AND d.action = 'writeback.propose'
+          AND d.resource = w.connector || '.' || w.operation
+        ORDER BY d.at DESC LIMIT 1;
+      IF (array_position(risks, judged) >= array_position(risks, w.risk)) IS NOT TRUE THEN
+        RAISE EXCEPTION 'wall: policy was not asked about a change of % risk', w.risk USING ERRCODE = 'RX016';
+      END IF;
+    END IF;
     NEW.rule := r.id; NEW.rule_version := r.version; NEW.rule_required := r.required; NEW.deny_threshold := r.deny_threshold;
     -- What policy obliges to can only tighten: more approvers, a role more, less time.
     NEW.required := GREATEST(r.required, (NEW.obligations ->> 'approvals')::int);

@@ -32,6 +32,17 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, public, pg_temp AS $$
                               AND n.operation = f.operation AND n.version > f.version)) said (risk)
 $$;
 
+-- The same for whoever asks policy before a writeback is written: no floor moves until the end of this transaction, so that
+-- policy hears of the very risk that the writeback will be of. put_risk_floor() waits for this lock.
+CREATE FUNCTION standing_risk(p_tenant uuid, p_mission uuid, p_connector text, p_operation text, p_risk text) RETURNS text
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+BEGIN
+  PERFORM require_tenant(p_tenant);
+  PERFORM require_present();
+  PERFORM 1 FROM public.tenant t WHERE t.id = p_tenant FOR SHARE;
+  RETURN raised_risk(p_tenant, p_mission, p_connector, p_operation, p_risk);
+END $$;
+
 -- Sets a floor, answers its version. By a policy owner with their own secret, over the registrar's login: a serving
 -- process holds live secrets, so that one that was taken over could lower what only has to be high once.
 CREATE FUNCTION put_risk_floor(p_tenant uuid, p_secret text, p_connector text, p_operation text, p_risk text) RETURNS int
@@ -72,6 +83,8 @@ BEGIN
     'rule', r.id, 'rule_version', r.version, 'signature_required', false));
   RETURN r.version;
 END $$;
-REVOKE ALL ON FUNCTION waive_signatures(uuid, text, uuid), raised_risk(uuid, uuid, text, text, text), put_risk_floor(uuid, text, text, text, text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION raised_risk(uuid, uuid, text, text, text) TO {prefix}_api, {prefix}_worker;
+REVOKE ALL ON FUNCTION waive_signatures(uuid, text, uuid), raised_risk(uuid, uuid, text, text, text),
+  standing_risk(uuid, uuid, text, text, text), put_risk_floor(uuid, text, text, text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION raised_risk(uuid, uuid, text, text, text), standing_risk(uuid, uuid, text, text, text)
+  TO {prefix}_api, {prefix}_worker;
 GRANT EXECUTE ON FUNCTION put_risk_floor(uuid, text, text, text, text), waive_signatures(uuid, text, uuid) TO {prefix}_registrar;
