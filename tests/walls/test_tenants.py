@@ -14,7 +14,7 @@ from tests.walls.ground import DENIED, Ground
 from tests.walls.test_immutable import furnished
 from tests.walls.test_roles import GRANTS
 
-SHARED = {"nonce", "migration", "ledger_id"}  # no tenant's
+SHARED = {"nonce", "migration", "ledger_id", "bus"}  # no tenant's
 TABLES = {table: roles for table, roles in GRANTS.items() if table not in SHARED}
 
 
