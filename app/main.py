@@ -30,6 +30,7 @@ from app.http import Cursors
 from app.http.edge import install
 from app.http.forward import Forward, Upstream
 from app.http.limits import rate_limits
+from app.http.probes import probes
 from app.http.serving import instrument, lifespan_of, serve_all, server, uvicorns_loop
 from app.missions import Intake
 from app.missions.normalize import Defaults
@@ -92,12 +93,10 @@ class Root:
             "anchors": ledger.component(self.anchor_store),
             "bus": delivery.bus.component(),
         }
-        self.started = self.draining = False
 
     async def open(self) -> None:
         self.nudger.start()
         self.tail.start()
-        self.started = True
         gc.collect()
         gc.freeze()  # what was imported lives for ever: the collector need not walk it in the middle of a request
 
@@ -147,7 +146,7 @@ def public_app(root: Root) -> FastAPI:
     app.state.bearer_first = True
     for router in PUBLIC:
         app.include_router(router)
-    app.include_router(operations.probes)
+    app.include_router(probes)
     app.add_middleware(Forward, paths=identity.PATHS)
     install(app)
     describe(app)

@@ -8,13 +8,14 @@ import structlog
 from fastapi import FastAPI
 from prometheus_client import make_asgi_app
 
-from app import identity, operations, process
+from app import identity, process
 from app.components import Component
 from app.db import Database
 from app.http import Cursors
 from app.http.edge import install
 from app.http.forward import Believe
 from app.http.limits import rate_limits
+from app.http.probes import probes
 from app.http.serving import instrument, lifespan_of, serve_all, server, uvicorns_loop
 from app.nudge import Nudger
 from app.settings import Settings, refuse_write_credentials
@@ -71,7 +72,7 @@ def registrar_app(registrar: Registrar) -> FastAPI:
     state.started = state.draining = False
     state.bearer_first = True
     app.include_router(identity.router)
-    app.include_router(operations.probes)
+    app.include_router(probes)
     app.add_middleware(Believe, keys=registrar.keys)
     install(app)
     instrument(app)

@@ -125,6 +125,7 @@ class Tools:
                 raise
             except BoundaryError as error:
                 if not error.retryable or isinstance(error, Unauthorized):
+                    self._failing.pop(tool, None)
                     raise ToolFailed(tool, error.kind, str(error)[:1500], retryable=False) from None
                 self._failing[tool] = ToolFailed(tool, cause(error), str(error)[:1500], retryable=True)
                 log.warning("tool call failed, trying again", tool=tool, kind=error.kind, detail=str(error)[:300])

@@ -2,6 +2,5 @@
 
 from app.operations.actions import cancel, fail
 from app.operations.api import router
-from app.operations.health import probes
 
-__all__ = ["cancel", "fail", "probes", "router"]
+__all__ = ["cancel", "fail", "router"]

@@ -82,6 +82,7 @@ async def running(data_dir: Path, port: int | None, say: Callable[[str], None]) 
     except BaseExceptionGroup as several:
         raise several.exceptions[0] from None
     finally:
+        folder.let_go()
         await instance.watch.stop()
         (folder.path / "up.json").unlink(missing_ok=True)
 
@@ -107,14 +108,19 @@ async def confirm_own(instance: Instance) -> None:
     """Is it this instance that answers? Another one that took the port in the last second would look just as ready."""
     folder, port = instance.folder, instance.folder.ports["public"]
     key = folder.secrets["api_keys"]["auditor"]
+    try:
+        async with httpx.AsyncClient(trust_env=False, timeout=10) as http:
+            answer = await http.get(f"http://127.0.0.1:{port}/v1/whoami", headers={"Authorization": f"Bearer {key}"})
+    except httpx.HTTPError:
+        return  # it went away just now: the watch sees to that
+    if answer.status_code != 401:
+        return
     connection = await asyncpg.connect(folder.owner_url())
     try:  # a key that was revoked since tells nothing
         live = await connection.fetchval("SELECT true FROM authenticate($1)", hashlib.sha256(key.encode()).digest())
     finally:
         await connection.close()
-    async with httpx.AsyncClient(trust_env=False, timeout=10) as http:
-        answer = await http.get(f"http://127.0.0.1:{port}/v1/whoami", headers={"Authorization": f"Bearer {key}"})
-    if live and answer.status_code == 401:
+    if live:
         raise CannotStart(f"Port {port} on 127.0.0.1 was taken by another instance; choose another with --port.", 5)
 
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Self
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import text
@@ -217,7 +217,7 @@ class StillReading(ReadFailed):
     """The executor has been asked and has not answered yet; asking again soon finds its answer."""
 
 
-class ExecutorReader:
+class ExecutorReader(Reader):
     """Reads through the executor, where a target has no account that may only read."""
 
     def __init__(self, source: Source, kept: Kept, wait_s: float = WAIT_S) -> None:
@@ -226,12 +226,6 @@ class ExecutorReader:
 
     async def aclose(self) -> None:
         """Nothing is held."""
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self.aclose()
 
     async def find(self, idempotency_key: str, payload: Payload | None = None) -> dict[str, Any] | None:
         raise ReadFailed("Whether a change was applied can only be told by the executor.")

@@ -116,9 +116,10 @@ def test_secrets_are_made_once_and_keep_to_their_owner(folder: Folder) -> None:
 
 
 def test_a_folder_has_one_supervisor(tmp_path: Path) -> None:
-    open_folder(tmp_path / "data", None)
+    folder = open_folder(tmp_path / "data", None)
     with pytest.raises(CannotStart, match="in use by another running instance"):
         open_folder(tmp_path / "data", None)
+    folder.let_go()
 
 
 def test_connectors_credentials_reach_who_may_hold_them(folder: Folder) -> None:
