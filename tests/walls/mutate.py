@@ -89,7 +89,7 @@ LIKELY = (
 PIECES = {
     "refusal": r"RAISE EXCEPTION [^;]+;",
     "forced value": r"NEW\.\w+ := [^;]+;",
-    "condition": r"(?<=WHEN )(?!SQLSTATE|[a-z_]+_violation)(?:(?!\bWHEN\b|\bTHEN\b).)+(?= THEN)",
+    "condition": r"(?<=WHEN )(?!SQLSTATE|[a-z_]+_violation|')(?:(?!\bWHEN\b|\bTHEN\b).)+(?= THEN)",
     "check": r"PERFORM (?:public\.)?(?:require_tenant|require_present)\([^;]*;",
     "early end": r"(?<=IF )(?:(?!\bIF\b|\bTHEN\b).)+(?= THEN RETURN)",
     "durability": r"PERFORM set_config\([^;]*;",
@@ -267,8 +267,12 @@ def judge(task: tuple[Cluster, Mutation, int]) -> tuple[Mutation, str | None]:
         await copy(cluster.admin_url, name, TEMPLATE)
         try:
             admin = await asyncpg.connect(cluster.url("admin", name))
-            await admin.execute(mutation.statement)
-            await admin.close()
+            try:
+                await admin.execute(mutation.statement)
+            except asyncpg.PostgresError as refused:
+                raise ValueError(f"Not a mutation: {mutation.name}: {refused}") from None
+            finally:
+                await admin.close()
             last = remembered().get(mutation.name, "")
             return await noticed_by(lambda role: cluster.url(role, name), likely(mutation), last)
         finally:

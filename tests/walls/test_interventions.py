@@ -90,11 +90,18 @@ async def test_the_glass_is_broken_under_the_newest_version_of_its_rule(ground: 
     )
     await ground.rule("*", glass, 1, required=3, approver_role="break_glass", break_glass=True, life="10 minutes",
                       comment_required=True)  # fmt: skip
-    asked = await ground.ask()
+    rule = await ground.value(
+        "admin", "SELECT id FROM approval_rule WHERE tenant = $1 AND connector = 'two'", ground.tenant
+    )
+    for version in (1, 2):  # so that it is not of the glass's own version
+        await ground.rule("two", rule, version, required=2, deny_threshold=2)
+    asked = await ground.ask("two")
+    assert (await approval(ground, asked))["deny_threshold"] == 2
     assert (await smash(ground, asked, "gwen"))["outcome"] == "recorded"
     row = await approval(ground, asked)
+    assert row["deny_threshold"] == 1  # one refusal is enough where everybody is in a hurry
     assert (row["rule"], row["rule_version"], row["rule_required"], row["required"]) == (glass, 2, 3, 3)
-    assert (row["was_rule_version"], row["expires_at"] - row["glass_broken_at"]) == (1, timedelta(minutes=10))
+    assert (row["was_rule_version"], row["expires_at"] - row["glass_broken_at"]) == (3, timedelta(minutes=10))
 
 
 async def test_only_live_admins_are_told(ground: Ground) -> None:

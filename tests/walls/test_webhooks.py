@@ -38,6 +38,8 @@ async def test_versions_count_what_the_owner_changes(ground: Ground) -> None:
     assert await version("description = 'x'") == 4
     assert await version("state = 'paused'") == 5
     assert await version("version = 99", "owner") == 5
+    late = "UPDATE webhook SET description = 'y', updated_at = 'epoch' WHERE id = $1 RETURNING updated_at > created_at"
+    assert await ground.value("owner", late, webhook)
 
 
 async def test_a_secret_only_ends(ground: Ground) -> None:
