@@ -35,7 +35,7 @@ async def facts(ground: Ground, subject: UUID, kind: str) -> list[dict[str, Any]
 async def test_an_admin_puts_changes_and_retires_and_every_step_is_a_fact(ground: Ground) -> None:
     assert await put(ground, "tickets", None, {"a": 1}) == ("created", 1, None)
     assert await put(ground, "tickets", 1, {"a": 2}) == ("changed", 2, None)
-    assert await put(ground, "tickets", 2, None) == ("retired", 3, None)
+    assert await put(ground, "tickets", 2, None, kind="postgresql") == ("retired", 3, None)
     assert await put(ground, "tickets", 3, {"a": 3}) == ("changed", 4, None)
     kept = await ground.run(
         "admin", "SELECT * FROM connector WHERE name = 'tickets' AND tenant = $1 ORDER BY version", ground.tenant
@@ -44,6 +44,7 @@ async def test_an_admin_puts_changes_and_retires_and_every_step_is_a_fact(ground
         (1, {"a": 1}, False), (2, {"a": 2}, False), (3, {"a": 2}, True), (4, {"a": 3}, False),
     ]  # fmt: skip
     assert {row["created_by"] for row in kept} == {ground.ids["adam"]}
+    assert {row["kind"] for row in kept} == {"http_json"}  # what is retired keeps its kind
     stated = [
         fact for fact in await facts(ground, ground.tenant, "connector.changed") if fact["connector"] == "tickets"
     ]

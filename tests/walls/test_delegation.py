@@ -15,6 +15,9 @@ PASS = """INSERT INTO role_grant (tenant, id, principal, role, granted_by, deleg
           VALUES ($1, $2, $3, $4, $5, $6, COALESCE($7, clock_timestamp()), $8)"""
 
 
+REVOKE = "UPDATE role_grant SET revoked_at = clock_timestamp() WHERE tenant = $1 AND id = $2"
+
+
 async def grant_of(ground: Ground, who: str, role: str) -> UUID:
     found: UUID = await ground.value(
         "admin", "SELECT id FROM role_grant WHERE tenant = $1 AND principal = $2 AND role = $3 AND delegated_from IS NULL",
@@ -154,6 +157,14 @@ async def test_nobody_appoints_their_own_approver(ground: Ground) -> None:
         assert await ground.decide(asked, "ben") == "approved"
 
 
+async def test_whom_nobody_appoints_any_more_decides_for_themselves(ground: Ground) -> None:
+    given = await passed(ground, await grant_of(ground, "anna", "operator"), "anna", "ben")
+    asked = await ground.ask(mission=await ground.mission("agent"), requested_by=ground.ids["agent"])  # anna's
+    assert await ground.decide(asked, "ben") == "own_request"
+    await ground.run("registrar", REVOKE, ground.tenant, given)
+    assert await ground.decide(asked, "ben") == "approved"
+
+
 async def test_one_right_that_is_shared_makes_one_vote(ground: Ground) -> None:
     """Whoever approves does not appoint who approves beside them; nor do two who were appointed by one make two."""
     source = await grant_of(ground, "anna", "operator")
@@ -169,6 +180,10 @@ async def test_one_right_that_is_shared_makes_one_vote(ground: Ground) -> None:
     asked = await ground.ask(connector="two")
     assert await ground.decide(asked, "anna") == "recorded"
     assert await ground.decide(asked, "ben") == "approved"
+    await ground.run("registrar", REVOKE, ground.tenant, await grant_of(ground, "ben", "operator"))  # and then in hers
+    asked = await ground.ask(connector="two")
+    assert await ground.decide(asked, "anna") == "recorded"
+    assert await ground.decide(asked, "ben") == "recorded"
 
 
 async def test_nobody_lets_their_own_request_be_changed_by_whom_they_appointed(ground: Ground) -> None:

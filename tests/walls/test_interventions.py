@@ -313,6 +313,8 @@ async def test_what_is_not_claimed_can_be_taken_back(ground: Ground) -> None:
     asked = Asked(mission, uuid4(), uuid4(), b"", digest, ground.ids["asker"])
     await ground.open(asked, subject="mission", writeback=None, question_sha256=digest)
     assert await withdraw(ground, asked, "anna") == "not_a_writeback"
+    assert await ground.value("api", REVISE.replace("*", "outcome"), ground.tenant, asked.approval, ground.secrets["anna"], 1,
+                              asked.sha256, payload(), "better so") == "not_a_writeback"  # fmt: skip
     # revoked after quorum: the approval stands, and taking it back is what is left
     asked = await ground.approved()
     await ground.revoke("cora")
@@ -525,6 +527,13 @@ async def test_two_who_renew_at_once_ask_once(ground: Ground) -> None:
     asked = await stale(ground)
     first: Any = ("api", RENEW, (ground.tenant, asked.writeback, ground.secrets["anna"], payload(expected_version="2")))
     assert (await ground.overtaken(first, renew(ground, asked, "ben")))["outcome"] == "already_renewed"
+
+
+async def test_a_mission_that_ends_meanwhile_is_not_asked_for_again(ground: Ground) -> None:
+    asked = await stale(ground)
+    ended = "UPDATE mission SET state = 'cancelled', closed_at = clock_timestamp() WHERE tenant = $1 AND id = $2"
+    first: Any = ("api", ended, (ground.tenant, asked.mission))
+    assert (await ground.overtaken(first, renew(ground, asked, "anna")))["outcome"] == "mission_closed"
 
 
 # --- rules ------------------------------------------------------------------------------------------------------------

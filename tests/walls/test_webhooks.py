@@ -91,6 +91,10 @@ async def test_the_worker_hears_which_webhooks_wait_whose_ever_they_are(ground: 
     await ground.run("api", FACT, ground.tenant)
     worker = await ground.of("worker")
     assert webhook in {row["webhook"] for row in await worker.fetch("SELECT * FROM waiting_webhooks(1000)")}
+    for suspended, waits in (("now()", False), ("NULL", True)):
+        await ground.run("admin", f"UPDATE tenant SET suspended_at = {suspended} WHERE id = $1", ground.tenant)
+        found = {row["webhook"] for row in await worker.fetch("SELECT * FROM waiting_webhooks(1000)")}
+        assert (webhook in found) is waits
     await ground.run("api", "UPDATE webhook SET state = 'paused' WHERE id = $1", webhook)
     assert webhook not in {row["webhook"] for row in await worker.fetch("SELECT * FROM waiting_webhooks(1000)")}
 
