@@ -3,14 +3,15 @@
 import hashlib
 from typing import Any
 
-import rfc8785
+from colony_client.canonical import CanonicalizationError
+from colony_client.canonical import canonical as canonical_json
 
 
 def canonical(value: Any) -> bytes:
     """JSON values to their one canonical byte form. Integers beyond ±2^53 and non-JSON values raise ValueError."""
     try:
-        return rfc8785.dumps(value)
-    except rfc8785.CanonicalizationError as refused:
+        return canonical_json(value)
+    except CanonicalizationError as refused:
         raise ValueError(f"not canonical JSON: {refused}") from refused
 
 

@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self, get_args
 from uuid import UUID
 
-import rfc8785
 from pydantic import (
     AfterValidator,
     AwareDatetime,
@@ -26,6 +25,8 @@ from pydantic import (
     TypeAdapter,
     model_validator,
 )
+
+from colony_client.canonical import canonical as canonical_json
 
 MAX_SAFE_INTEGER = 2**53 - 1  # beyond it a JSON number loses digits in half of the world's parsers
 MAX_JSON_DEPTH = 16
@@ -405,7 +406,7 @@ def parse_artifact(value: Mapping[str, Any] | bytes) -> Artifact:
 
 def canonical(model: BaseModel) -> bytes:
     """The RFC 8785 bytes of a model: what is stored, hashed, signed and compared."""
-    return rfc8785.dumps(model.model_dump(mode="json"))
+    return canonical_json(model.model_dump(mode="json"))
 
 
 def quote_sha256(cited: bytes) -> str:
@@ -413,13 +414,30 @@ def quote_sha256(cited: bytes) -> str:
     return hashlib.sha256(cited).hexdigest()
 
 
+UNSEALED = "0" * 64
+
+
 def contract_hash(envelope: MissionEnvelope) -> str:
     """SHA-256 over what was agreed: the whole envelope but the hash itself and the moment it was made."""
-    agreed = envelope.model_dump(mode="json", exclude={"contract_hash", "created_at"})
-    return hashlib.sha256(rfc8785.dumps(agreed)).hexdigest()
+    said = envelope.model_dump(mode="json")
+    return _contract_hash(canonical_json(said), said)
+
+
+def _contract_hash(data: bytes, said: dict[str, Any]) -> str:
+    """What is left out stands side by side in the canonical bytes, and nothing that a caller wrote stands before it."""
+    left_out = f'"contract_hash":"{said["contract_hash"]}","created_at":"{said["created_at"]}",'
+    return hashlib.sha256(data.replace(left_out.encode(), b"", 1)).hexdigest()
 
 
 def sealed_envelope(**fields: Any) -> MissionEnvelope:
     """Build an envelope from every field but `contract_hash`, and set that."""
-    draft = MissionEnvelope(contract_hash="0" * 64, **fields)
-    return draft.model_copy(update={"contract_hash": contract_hash(draft)})
+    return sealed(**fields)[0]
+
+
+def sealed(**fields: Any) -> tuple[MissionEnvelope, bytes]:
+    """The same with its canonical bytes."""
+    draft = MissionEnvelope(contract_hash=UNSEALED, **fields)
+    said = draft.model_dump(mode="json")
+    data = canonical_json(said)
+    sealed_by = _contract_hash(data, said)
+    return draft.model_copy(update={"contract_hash": sealed_by}), data.replace(UNSEALED.encode(), sealed_by.encode(), 1)

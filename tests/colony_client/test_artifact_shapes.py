@@ -78,6 +78,19 @@ def test_contract_hash_covers_everything_but_itself_and_the_moment() -> None:
     assert len(hashes) == len(changed) + 1
 
 
+@pytest.mark.parametrize("hash_", ["0" * 64, "1" * 64])
+def test_what_is_sealed_is_the_envelope_and_not_what_a_caller_wrote_alike(hash_: str) -> None:
+    plain = envelope()
+    said = plain.model_dump(mode="json")
+    bait = {"contract_hash": hash_, "created_at": said["created_at"], "z": 1}
+    fields = {name: getattr(plain, name) for name in type(plain).model_fields if name != "contract_hash"}
+    sealed, data = a.sealed(**(fields | {"inputs": {**bait, "more": bait}, "labels": {"contract_hash": hash_}}))
+    agreed = sealed.model_dump(mode="json", exclude={"contract_hash", "created_at"})
+    assert sealed.contract_hash == hashlib.sha256(rfc8785.dumps(agreed)).hexdigest() == a.contract_hash(sealed)
+    assert data == a.canonical(sealed) == rfc8785.dumps(sealed.model_dump(mode="json"))
+    assert sealed.inputs["contract_hash"] == hash_
+
+
 def test_quote_hash_is_of_the_bytes() -> None:
     assert a.quote_sha256("größer".encode()) == hashlib.sha256("größer".encode()).hexdigest()
 
