@@ -5,6 +5,7 @@ import gc
 import structlog
 from fastapi import FastAPI
 from prometheus_client import make_asgi_app
+from starlette.types import Receive, Scope, Send
 
 from app import (
     approvals,
@@ -23,16 +24,19 @@ from app import (
     writebacks,
 )
 from app.boundary import api as boundary_api
+from app.caller import Caller
 from app.components import Component
 from app.db import Database
 from app.delivery import Tail
 from app.http import Cursors
+from app.http.doors import look_up, permit
 from app.http.edge import install
 from app.http.forward import Forward, Upstream
 from app.http.limits import rate_limits
 from app.http.probes import probes
 from app.http.serving import instrument, lifespan_of, serve_all, server, uvicorns_loop
 from app.missions import Intake
+from app.missions.lane import Lane
 from app.missions.normalize import Defaults
 from app.nudge import Nudger
 from app.openapi import describe
@@ -64,6 +68,8 @@ INTERNAL = (boundary_api.router, tools.router)
 class Root:
     """What both apps of this process share, opened and closed together."""
 
+    allow = staticmethod(identity.allow)
+
     def __init__(self, settings: Settings) -> None:
         refuse_write_credentials(settings)
         refuse_the_registrars_place(settings)
@@ -86,6 +92,16 @@ class Root:
         self.upstream = Upstream(settings.registrar_base_url, settings.registrar_keys())
         self.exchange = identity.Exchange(identity.through(self.upstream))
         self.database.on_commit = self.nudger.send
+        self.callers = identity.Callers(self.database)
+        self.intake = Intake(
+            Defaults(
+                settings.environment, settings.colony_default_time_budget_ms, settings.colony_default_token_budget
+            ),
+            self.database,
+            self.submitter,
+            self.nudger.send,
+            wait_ms=settings.database_pool_wait_ms,
+        )
         self.components = {
             "database": Component("database", "No request can be answered."),
             "colony": Component("colony", "Missions are accepted and wait."),
@@ -94,8 +110,15 @@ class Root:
             "bus": delivery.bus.component(),
         }
 
+    async def submitter(self, secret: str) -> Caller:
+        """Whoever presents this secret now, and may ask for missions. Raises Problem unauthenticated or forbidden."""
+        caller = await look_up(self, secret)
+        permit(self, caller, "missions.create")
+        return caller
+
     async def open(self) -> None:
         self.nudger.start()
+        self.intake.batches.start()
         self.tail.start()
         gc.collect()
         gc.freeze()  # what was imported lives for ever: the collector need not walk it in the middle of a request
@@ -105,6 +128,7 @@ class Root:
         await self.nudger.stop()
         await self.colony.aclose()
         await self.upstream.close()
+        await self.intake.batches.stop()
         await self.database.close()
         await self.limits.database.close()
         await self.reader.close()
@@ -118,23 +142,29 @@ class Root:
         state.cursors = Cursors(self.signing_keys)
         state.anchor_store, state.anchor_keys = self.anchor_store, self.anchor_keys
         state.webhook_keys = self.settings.webhook_keys()
-        state.authenticate, state.allow = identity.authenticate, identity.allow
+        state.authenticate, state.allow = identity.authenticate, self.allow
         state.upstream, state.exchange = self.upstream, self.exchange
         state.limits = self.limits
-        state.intake = Intake(
-            Defaults(
-                self.settings.environment,
-                self.settings.colony_default_time_budget_ms,
-                self.settings.colony_default_token_budget,
-            )
-        )
+        state.callers, state.intake = self.callers, self.intake
         state.log = structlog.get_logger("http")
         state.started = state.draining = False
 
 
+class PublicApp(FastAPI):
+    """The public API, with a short way into its busiest route."""
+
+    lane: Lane | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.lane is not None and self.lane.leads_to(scope):
+            await self.lane(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
 def public_app(root: Root) -> FastAPI:
     """The public API."""
-    app = FastAPI(
+    app = PublicApp(
         title="Mission root",
         version="1",
         docs_url="/docs",
@@ -151,6 +181,8 @@ def public_app(root: Root) -> FastAPI:
     install(app)
     describe(app)
     instrument(app)
+    traces = root.settings.otel_exporter_otlp_endpoint is not None
+    app.lane = Lane(app, super(PublicApp, app).__call__, root.settings.trace_sample_ratio if traces else 0.0)
     return app
 
 

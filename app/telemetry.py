@@ -3,7 +3,9 @@
 import logging
 import sys
 import traceback
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import structlog
@@ -11,7 +13,7 @@ from opentelemetry import propagate, trace
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased, SamplingResult, TraceIdRatioBased
 from prometheus_client import Counter, Gauge, Histogram
 
 tracer = trace.get_tracer("mission_root")
@@ -68,13 +70,35 @@ def setup(
         resource=Resource.create(
             {"service.name": f"mission-root-{process}", "deployment.environment.name": environment}
         ),
-        sampler=ParentBased(TraceIdRatioBased(sample)),
+        sampler=ParentBased(Chosen(sample)),
     )
     if otlp_endpoint:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # only when traces leave
 
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=f"{otlp_endpoint}/v1/traces")))
     trace.set_tracer_provider(provider)
+
+
+_leaving_a_trace: ContextVar[bool] = ContextVar("leaving_a_trace", default=False)
+
+
+@contextmanager
+def leaving_a_trace() -> Iterator[None]:
+    """Within, a new trace is sampled for certain: somebody else has drawn the lot."""
+    token = _leaving_a_trace.set(True)
+    try:
+        yield
+    finally:
+        _leaving_a_trace.reset(token)
+
+
+class Chosen(TraceIdRatioBased):
+    """A share of all traces, and those that were chosen already."""
+
+    def should_sample(self, *args: Any, **named: Any) -> SamplingResult:
+        if _leaving_a_trace.get():
+            return ALWAYS_ON.should_sample(*args, **named)
+        return super().should_sample(*args, **named)
 
 
 def add_trace(_logger: Any, _method: str, record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -98,7 +122,9 @@ def trace_back(_logger: Any, _method: str, record: MutableMapping[str, Any]) -> 
     if error is True:
         error = sys.exception()
     causes: list[str] = []
-    while isinstance(error, BaseException):
+    seen: set[int] = set()
+    while isinstance(error, BaseException) and id(error) not in seen:  # a chain may bite its own tail
+        seen.add(id(error))
         frames = "".join(f"\n  {f.filename}:{f.lineno} {f.name}" for f in traceback.extract_tb(error.__traceback__))
         state = getattr(error, "sqlstate", None)
         said = f": {error}" if type(error).__module__.split(".")[0] in SPEAKING else ""

@@ -14,14 +14,14 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import structlog
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
 
 from app import ledger
 from app.caller import Caller
 from app.clock import iso, now
-from app.db import Database, ReadSession, WriteSession, sqlstate
+from app.db import Database, ReadSession, WriteSession
 from app.errors import Problem
 
 log = structlog.get_logger("budgets")
@@ -83,15 +83,14 @@ def refusal(lacking: dict[str, Any]) -> Problem:
     )
 
 
-def not_admitted(error: DBAPIError, caller: Caller) -> Problem | None:
+def not_admitted(error: asyncpg.PostgresError, caller: Caller) -> Problem | None:
     """The refusal of a mission that does not fit into its tenant's budget; None for any other error.
 
     The transaction is lost with the mission in it, so the refusal carries the fact that is recorded after it.
     """
-    if sqlstate(error) != USED_UP:
+    if error.sqlstate != USED_UP:
         return None
-    cause = getattr(error.orig, "__cause__", None) or error.orig
-    refused = refusal(json.loads(getattr(cause, "detail", None) or "{}"))
+    refused = refusal(json.loads(error.detail or "{}"))
 
     async def leave(session: WriteSession) -> None:
         await session.enter(caller.tenant)

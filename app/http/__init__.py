@@ -4,12 +4,13 @@ A room's api.py makes `router = Routes(...)`, takes a `Door` (session + caller) 
 """
 
 from app.http.bodies import Routes, read_body
-from app.http.doors import Door, Internal, reading, writing
+from app.http.doors import Call, Door, Internal, calling, reading, writing
 from app.http.idempotency import once
 from app.http.pages import Cursor, Cursors, Limit, Page, paged
 from app.http.replies import Reply, etag, require_version
 
 __all__ = [
+    "Call",
     "Cursor",
     "Cursors",
     "Door",
@@ -18,6 +19,7 @@ __all__ = [
     "Page",
     "Reply",
     "Routes",
+    "calling",
     "etag",
     "once",
     "paged",

@@ -40,6 +40,61 @@ class Internal:
     request: Request
 
 
+@dataclass(frozen=True)
+class Call:
+    """What a route works with whose verb opens transactions of its own, and confirms the caller in them."""
+
+    caller: Caller
+    request: Request
+
+
+def calling(action: str) -> Any:
+    """A dependency giving Call to callers who might take `action` when they were last looked up."""
+
+    async def enter(request: Request, bearer: Bearer) -> Call:
+        bearer = await presented(request, bearer)
+        if bearer is None or not bearer.credentials:
+            raise no_key()
+        caller = request.app.state.callers.get(bearer.credentials)
+        if caller is None:
+            caller = await look_up(request.app.state, bearer.credentials)
+        await welcome(request, caller, action)
+        return Call(caller, request)
+
+    return mark(enter, action)
+
+
+async def look_up(state: Any, secret: str) -> Caller:
+    """The caller as they are now. Raises Problem unauthenticated."""
+    caller: Caller | None = await state.callers.look_up(secret)
+    if caller is None:
+        state.limits.failed(secret)
+        raise bad_key()
+    return caller
+
+
+async def welcome(request: Request, caller: Caller, action: str) -> None:
+    """One request of a caller, counted and allowed. Raises Problem rate_limited or forbidden."""
+    state = request.app.state
+    structlog.contextvars.bind_contextvars(tenant_id=str(caller.tenant))
+    state.limits.succeeded(request, caller.secret)
+    await state.limits.admit(request, caller)
+    permit(state, caller, action)
+
+
+def permit(state: Any, caller: Caller, action: str) -> None:
+    if not state.allow(action, caller):
+        raise Problem("forbidden", f"{caller.name} may not take the action {action}.", action=action)
+
+
+def no_key() -> Problem:
+    return Problem("unauthenticated", "The request carries no API key.")
+
+
+def bad_key() -> Problem:
+    return Problem("unauthenticated", "The API key is unknown, expired or revoked.")
+
+
 def reading(action: str) -> Any:
     """A dependency giving Door[ReadSession] to callers who may take `action`."""
 
@@ -78,8 +133,7 @@ async def admit(
 ) -> Door[Session]:
     """Authenticates the bearer, enters the tenant and checks the action. Raises Problem 401 or 403."""
     caller = await identify(session, request, bearer)
-    if not request.app.state.allow(action, caller):
-        raise Problem("forbidden", f"{caller.name} may not take the action {action}.", action=action)
+    permit(request.app.state, caller, action)
     return Door(session, caller, request)
 
 
@@ -102,7 +156,7 @@ async def presented(
     async with judged(request, shown) as attempt:
         secret = await exchange(request, shown)
         if secret is None:
-            raise Problem("unauthenticated", "The API key is unknown, expired or revoked.")
+            raise bad_key()
         if secret != shown:  # a key is judged where it is looked up
             attempt.found_good(secret)
     return HTTPAuthorizationCredentials(scheme=bearer.scheme, credentials=secret)
@@ -140,12 +194,12 @@ async def judged(request: Request, secret: str) -> AsyncIterator[Attempt]:
 
 async def identify(session: ReadSession, request: Request, bearer: HTTPAuthorizationCredentials | None) -> Caller:
     if bearer is None or not bearer.credentials:
-        raise Problem("unauthenticated", "The request carries no API key.")
+        raise no_key()
     limits = request.app.state.limits
     caller: Caller | None = await request.app.state.authenticate(session, bearer.credentials)
     if caller is None:
         limits.failed(bearer.credentials)
-        raise Problem("unauthenticated", "The API key is unknown, expired or revoked.")
+        raise bad_key()
     await session.enter(caller.tenant)
     structlog.contextvars.bind_contextvars(tenant_id=str(caller.tenant))
     limits.succeeded(request, bearer.credentials)

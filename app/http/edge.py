@@ -25,6 +25,14 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 MAX_ERRORS = 20
 
 
+def name_request(scope: Scope) -> str:
+    """The request's id: the one it brought when that is well formed, else a new one."""
+    given = dict(scope["headers"]).get(b"request-id", b"").decode("latin-1")
+    request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    scope.setdefault("state", {})["request_id"] = request_id
+    return request_id
+
+
 class RequestIds:
     """Takes a well-formed Request-Id or makes one, binds it to the log, sends it back, and logs the request's end."""
 
@@ -34,9 +42,7 @@ class RequestIds:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        given = dict(scope["headers"]).get(b"request-id", b"").decode("latin-1")
-        request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = request_id
+        request_id = name_request(scope)
         began, status = time.perf_counter(), 0
 
         async def tagged(message: Message) -> None:

@@ -6,12 +6,14 @@ stored answer is given again, byte for byte; another body under the same key is 
 
 import re
 from collections.abc import Awaitable, Callable
+from typing import Any
 
-from fastapi import Response
+from fastapi import Request, Response
 from sqlalchemy import text
 
+from app.caller import Caller
 from app.canonical import sha256
-from app.db import WriteSession
+from app.db import ReadSession, WriteSession
 from app.errors import Problem
 from app.http.doors import Door
 from app.http.replies import Reply
@@ -24,25 +26,42 @@ KEEP = text("""INSERT INTO idempotency (tenant, principal, route, key, fingerpri
                VALUES (:tenant, :principal, :route, :key, :fingerprint, :status, CAST(:headers AS jsonb), :body)""")
 
 
-async def once(door: Door[WriteSession], route: str, run: Callable[[], Awaitable[Reply]]) -> Response:
-    """Runs a creating or deciding request, at most once per Idempotency-Key when the caller sent one."""
-    key = door.request.headers.get("idempotency-key")
-    if key is None:
-        return (await run()).response()
-    if not KEY.fullmatch(key):
+def idempotency_key(request: Request) -> str | None:
+    """The request's Idempotency-Key, if it carries one. Raises Problem validation."""
+    key = request.headers.get("idempotency-key")
+    if key is not None and not KEY.fullmatch(key):
         raise Problem(
             "validation",
             "Idempotency-Key must be 1 to 255 visible ASCII characters.",
             errors=[{"parameter": "Idempotency-Key", "detail": "1 to 255 visible ASCII characters"}],
         )
-    url = door.request.url
-    asked = sha256(f"{door.request.method} {url.path}?{url.query}\n".encode() + await door.request.body())
+    return key
+
+
+def fingerprint(request: Request, body: bytes) -> bytes:
+    """What makes two requests the same one."""
+    url = request.url
+    return sha256(f"{request.method} {url.path}?{url.query}\n".encode() + body)
+
+
+async def stored_answer(session: ReadSession, caller: Caller, route: str, key: str) -> Any:
+    """The row of the answer that was given under a key, or None."""
+    scope = {"tenant": caller.tenant, "principal": caller.principal, "route": route, "key": key}
+    return await session.first(FIND, scope)
+
+
+async def once(door: Door[WriteSession], route: str, run: Callable[[], Awaitable[Reply]]) -> Response:
+    """Runs a creating or deciding request, at most once per Idempotency-Key when the caller sent one."""
+    key = idempotency_key(door.request)
+    if key is None:
+        return (await run()).response()
+    asked = fingerprint(door.request, await door.request.body())
     scope = {"tenant": door.caller.tenant, "principal": door.caller.principal, "route": route, "key": key}
     if not await door.session.scalar(LOCK, {"name": f"{door.caller.tenant}|{door.caller.principal}|{route}|{key}"}):
         raise Problem(
             "idempotency_in_flight", "The first request with this Idempotency-Key has not finished.", retry_after=1
         )
-    known = await door.session.first(FIND, scope)
+    known = await stored_answer(door.session, door.caller, route, key)
     if known is not None:
         if known.fingerprint != asked:
             raise Problem("idempotency_mismatch", "This Idempotency-Key was used for a different request.")

@@ -40,7 +40,7 @@ TAKE = text("""
 Network = IPv4Network | IPv6Network
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Ask:
     """One bucket: whose it is, how fast it fills, and how many tokens to lease (None: a tenth of a second's worth)."""
 
@@ -91,6 +91,7 @@ class Limits:
         self.proved: OrderedDict[bytes, None] = OrderedDict()
         self.pending: OrderedDict[bytes, float] = OrderedDict()  # counted, and not yet known to be good or bad
         self.counting: dict[bytes, asyncio.Lock] = {}
+        self.subjects: OrderedDict[tuple[UUID, UUID, UUID | None], tuple[tuple[str, bytes], ...]] = OrderedDict()
 
     # --- who is asking
 
@@ -170,14 +171,21 @@ class Limits:
 
     async def admit(self, request: Request, caller: Caller) -> None:
         """One request of an authenticated caller. Raises Problem rate_limited; says where the caller stands either way."""
-        tenant, principal = str(caller.tenant), str(caller.principal)
-        subjects = {
-            "key": digest("key", tenant, principal, str(caller.credential)),
-            "principal": digest("principal", tenant, principal),
-            "tenant": digest("tenant", tenant),
-        }
-        asks = [Ask(scope, subject, self.rates[scope], self.burst_s) for scope, subject in subjects.items()]
-        await self.take(request, caller.tenant, asks, "Too many requests.")
+        await self.take(request, caller.tenant, self.buckets_of(caller), "Too many requests.")
+
+    def buckets_of(self, caller: Caller) -> list[Ask]:
+        """The three buckets of a credential; their names are remembered."""
+        name = (caller.tenant, caller.principal, caller.credential)
+        if name not in self.subjects:
+            tenant, principal = str(caller.tenant), str(caller.principal)
+            self.subjects[name] = (
+                ("key", digest("key", tenant, principal, str(caller.credential))),
+                ("principal", digest("principal", tenant, principal)),
+                ("tenant", digest("tenant", tenant)),
+            )
+            while len(self.subjects) > MOST_PROVED:
+                self.subjects.popitem(last=False)
+        return [Ask(scope, subject, self.rates[scope], self.burst_s) for scope, subject in self.subjects[name]]
 
     async def admit_mission(self, request: Request, tenant: UUID, mission: UUID) -> None:
         """One tool call of a mission."""

@@ -11,6 +11,7 @@ from pydantic_core import to_json
 from app.errors import Problem
 
 JSON = "application/json"
+PROBLEM = "application/problem+json"
 
 
 @dataclass
@@ -40,9 +41,7 @@ class Reply:
 def problem_reply(request: Request, problem: Problem) -> Reply:
     """A problem as an answer that commits: for refusals whose traces are to be kept."""
     request_id = request.scope.get("state", {}).get("request_id")
-    return Reply(
-        problem.document(request.url.path, request_id), problem.kind.status, problem.headers, "application/problem+json"
-    )
+    return Reply(problem.document(request.url.path, request_id), problem.kind.status, problem.headers, PROBLEM)
 
 
 def etag(version: int) -> str:

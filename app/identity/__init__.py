@@ -17,6 +17,7 @@ from app.identity.api import PATHS, router
 from app.identity.api.sessions import exchange_here
 from app.identity.authenticate import authenticate
 from app.identity.exchange import Exchange, through
+from app.identity.memory import Callers
 from app.identity.oidc import Verifier
 from app.identity.roles import ACTIONS, ROLES, allow
 from app.identity.seed import DEMO_PRINCIPALS, seed_demo
@@ -26,6 +27,7 @@ __all__ = [
     "DEMO_PRINCIPALS",
     "PATHS",
     "ROLES",
+    "Callers",
     "Exchange",
     "NewKey",
     "Verifier",

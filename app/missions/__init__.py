@@ -24,7 +24,7 @@ from app.missions.actions import (
     undegrade,
 )
 from app.missions.api import router
-from app.missions.intake import Ask, Intake, request
+from app.missions.intake import Ask, Asked, Intake
 from app.missions.moves import CLOSED, MOVES, State
 from app.missions.queries import Mission, MissionView, envelope, find, view
 
@@ -32,6 +32,7 @@ __all__ = [
     "CLOSED",
     "MOVES",
     "Ask",
+    "Asked",
     "Intake",
     "Mission",
     "MissionView",
@@ -49,7 +50,6 @@ __all__ = [
     "into_review",
     "lock",
     "note_pending",
-    "request",
     "requeue",
     "resume",
     "router",

@@ -10,14 +10,31 @@ import jsonschema_rs
 from fastapi import Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.caller import Caller
 from app.db import ReadSession, WriteSession
 from app.errors import Problem
-from app.http import Cursor, Door, Limit, Page, Reply, Routes, etag, once, paged, reading, require_version, writing
-from app.http.replies import problem_reply
-from app.missions.intake import Ask, rehearse, request
+from app.http import (
+    Call,
+    Cursor,
+    Door,
+    Limit,
+    Page,
+    Reply,
+    Routes,
+    calling,
+    etag,
+    paged,
+    reading,
+    require_version,
+    writing,
+)
+from app.http.edge import request_id
+from app.http.idempotency import fingerprint, idempotency_key
+from app.missions.intake import Ask, Asked, enabled, rehearse
 from app.missions.normalize import validator
-from app.missions.queries import MissionView, find, newest, view, views
+from app.missions.queries import MissionView, find, newest, views
 from app.missions.types import MissionType, find_type, lock_type, put_type, types
+from app.telemetry import traceparent
 from colony_client.artifacts import ToolName, Utc
 
 router = Routes(tags=["missions"])
@@ -55,54 +72,45 @@ class Rehearsal(BaseModel):
 async def create(
     ask: Ask,
     request_: Request,
-    door: Annotated[Door[WriteSession], writing("missions.create")],
+    call: Annotated[Call, calling("missions.create")],
     validate_only: Annotated[bool, Query(description="Make every check and change nothing.")] = False,
 ) -> Response:
     """Accepts a mission: it is normalized, judged by policy, kept and queued before the answer is sent."""
-    app = request_.app.state
-    if not app.settings.colony_enabled:
-        raise Problem("colony_disabled", "COLONY_ENABLED is false; no mission is accepted.", retry_after=60)
+    state = request_.app.state
+    enabled(state.settings)
     if validate_only:
-        envelope, verdict = await rehearse(door.session, door.caller, ask, app.intake)
-        return Reply(
-            {
-                "valid": verdict.effect != "deny",
-                "envelope": envelope.model_dump(mode="json"),
-                "policy": {
-                    "effect": verdict.effect,
-                    "rule": verdict.rule,
-                    "reason": verdict.reason,
-                    "policy_version": verdict.policy_version,
-                    "would_change": verdict.would_change,
-                },
-            }
-        ).response()
+        return (await rehearsal(state, call.caller, ask)).response()
+    key = idempotency_key(request_)
+    asked = Asked(
+        call.caller,
+        ask,
+        key,
+        fingerprint(request_, await request_.body()) if key else b"",
+        traceparent(),
+        request_id(request_),
+    )
+    given = await state.intake.take(asked)
+    return Response(given.body, given.status, given.headers)
 
-    async def run() -> Reply:
-        requested = await request(door.session, door.caller, ask, app.intake)
-        verdict = requested.decision.verdict
-        if requested.mission is None:
-            # An answer, not an exception: the denial's decision and fact are committed with it.
-            return problem_reply(
-                request_,
-                Problem(
-                    "denied_by_policy",
-                    verdict.reason,
-                    rule=verdict.rule,
-                    would_change=verdict.would_change,
-                    policy_version=verdict.policy_version,
-                    policy_decision=str(requested.decision.id),
-                ),
-            )
-        made = await find(door.session, requested.mission)
-        assert made is not None
-        return Reply(
-            view(made, requested.envelope.user_goal),
-            202,
-            {"Location": f"/v1/missions/{made.id}", "ETag": etag(made.version)},
-        )
 
-    return await once(door, "missions.create", run)
+async def rehearsal(state: Any, caller: Caller, ask: Ask) -> Reply:
+    caller = await state.intake.authenticate(caller.secret)
+    async with state.database.read() as session:
+        await session.enter(caller.tenant)
+        envelope, verdict = await rehearse(session, caller, ask, state.intake.defaults)
+    return Reply(
+        {
+            "valid": verdict.effect != "deny",
+            "envelope": envelope.model_dump(mode="json"),
+            "policy": {
+                "effect": verdict.effect,
+                "rule": verdict.rule,
+                "reason": verdict.reason,
+                "policy_version": verdict.policy_version,
+                "would_change": verdict.would_change,
+            },
+        }
+    )
 
 
 @router.get(
@@ -181,7 +189,7 @@ class TypeView(TypeDefinition):
 
 
 def type_view(kind: MissionType) -> dict[str, Any]:
-    return dict(vars(kind))
+    return kind.said()
 
 
 @router.get(

@@ -1,28 +1,43 @@
-"""Taking a mission in: the one path, whoever asks."""
+"""Taking a mission in: the one path, whoever asks.
+
+A request is judged here, from memory: who is asking, which type, which rules. What comes of it is kept by `take_in`
+(migrations/sql/0001/57_intake.sql) together with whatever else is pending, and confirmed there in the same transaction:
+what was judged by something that is no longer so comes back, and is judged anew.
+"""
 
 import json
-from dataclasses import dataclass
-from decimal import Decimal
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from decimal import ROUND_HALF_UP, Decimal
+from functools import partial
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
+import asyncpg
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
-from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
+from pydantic_core import to_json
 
-from app import ledger, work
-from app.artifacts import store
+from app import ledger
+from app.batch import Batches
 from app.budgets.actions import Amounts, foresee, not_admitted
 from app.caller import Caller
-from app.clock import new_id
-from app.db import ReadSession, WriteSession
+from app.canonical import canonical, sha256
+from app.clock import iso, new_id
+from app.db import Database, ReadSession
 from app.errors import Problem
+from app.http.idempotency import stored_answer
+from app.http.replies import JSON, PROBLEM, etag
 from app.missions.normalize import Defaults, build, reaches_public
-from app.missions.types import MissionType, find_type
-from app.policy import PolicyDecision, Verdict, consult, decide
-from app.telemetry import MISSIONS, traceparent
+from app.missions.queries import Mission, view
+from app.missions.types import Known, MissionType, find_type
+from app.policy import SHELF, PolicyDecision, PolicySet, Verdict, consult, count, judge, refusal, renew
+from app.settings import Settings
+from app.telemetry import MISSIONS
+from app.together import Together
 from colony_client.artifacts import MissionEnvelope
 
+CENTS = Decimal("0.0001")  # as finely as the column keeps it
 ROLE_ORDER = ("submitter", "operator", "product_owner")  # as whom a caller with several roles submits
 
 
@@ -71,113 +86,399 @@ class Ask(BaseModel):
     labels: dict[Label, Annotated[str, StringConstraints(max_length=200)]] = Field(default_factory=dict, max_length=20)
 
 
+PATH = "/v1/missions"
+TRIES = 8  # how often what a request was judged by may change while it is judged
+UNKNOWN_TIME = datetime(2000, 1, 1, tzinfo=UTC)  # stands where only the commit knows the time
+STAMP = iso(UNKNOWN_TIME).encode()
+MIDDLE = b'","updated_at":"'
+
+TAKE_IN = f"SELECT n, outcome, at, status, headers, body FROM take_in({', '.join(f'${n}' for n in range(1, 39))})"  # noqa: S608  # $1, $2, ...
+
+
 @dataclass(frozen=True)
-class Intake:
-    """What every request is measured against."""
+class Asked:
+    """One request: who, what, and how it is told apart from its repetitions."""
 
-    defaults: Defaults
+    caller: Caller
+    ask: Ask
+    key: str | None = None  # Idempotency-Key
+    fingerprint: bytes = b""
+    traceparent: str | None = None
+    request_id: str | None = None
 
 
 @dataclass(frozen=True)
-class Requested:
-    """What came of a request. mission is None when policy denied it."""
+class Answer:
+    """What the request is answered, as bytes."""
 
-    mission: UUID | None
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A request with what became of it, ready to be kept. An answer without a tail is its head."""
+
+    asked: Asked
+    mission: UUID
+    kind: MissionType
     envelope: MissionEnvelope
-    decision: PolicyDecision
+    envelope_bytes: bytes
+    decision: UUID
+    artifact: UUID
+    change: int
+    policies: PolicySet
+    verdict: Verdict
+    inputs: bytes
+    status: int
+    headers: dict[str, str]
+    head: bytes
+    tail: bytes | None
 
 
-INSERT = text("""
-  INSERT INTO mission (tenant, id, mission_type, type_version, mode, state, origin_surface, risk_level, sensitivity_class, presented,
-    workspace, contract_hash, labels, traceparent, budget_time_ms, budget_tokens, budget_cost_usd)
-  VALUES (:tenant, :id, :mission_type, :type_version, :mode, 'accepted', :origin_surface, :risk_level, :sensitivity_class, :presented,
-    :workspace, :contract_hash, CAST(:labels AS jsonb), :traceparent, :time_ms, :tokens, :cost_usd)""")
+@dataclass(frozen=True)
+class Kept:
+    """What take_in says of one row."""
+
+    outcome: str
+    at: datetime
+    status: int | None = None
+    headers: dict[str, str] | None = None
+    body: bytes | None = None
 
 
-async def request(session: WriteSession, caller: Caller, ask: Ask, intake: Intake) -> Requested:
-    """Normalizes, asks policy, and keeps mission, envelope, decision, fact and work in one transaction.
+class Intake:
+    """Takes requests for missions in. authenticate(secret) looks a credential up anew; nudge wakes whoever waits for work."""
 
-    A denial keeps decision and fact only. When policy asks, the mission waits for a human before it is dispatched.
-    Raises Problem `validation`.
-    """
-    kind = await known_type(session, ask)
-    mission = new_id()
-    envelope = build(ask, kind, caller, submitting_role(caller), mission, intake.defaults)
-    decision = await decide(
-        session, caller, "mission.create", kind.name, admission(envelope), mission, makes_mission=True
-    )
-    verdict = decision.verdict
-    if verdict.effect == "deny":
-        await ledger.record(
-            session,
-            caller,
-            "mission.refused",
-            caller.tenant,
-            policy_decision=decision.id,
-            rule=verdict.rule,
-            policy_version=verdict.policy_version,
-            mission_type=kind.name,
+    def __init__(
+        self,
+        defaults: Defaults,
+        database: Database,
+        authenticate: Callable[[str], Awaitable[Caller]],
+        nudge: Callable[[Iterable[str]], None],
+        *,
+        connections: int = 2,
+        wait_ms: int = 1000,
+    ) -> None:
+        self.defaults, self.database, self.authenticate, self.nudge = defaults, database, authenticate, nudge
+        self.types = Known()
+        self.asking: Together[UUID, None] = Together()
+        self.asking_type: Together[tuple[UUID, str], MissionType | None] = Together()
+        self.in_flight: set[tuple[UUID, UUID, str]] = set()
+        self.batches: Batches[Judged, Kept] = Batches(
+            database.url, self.keep, name="intake", connections=connections, wait_ms=wait_ms
         )
-        return Requested(None, envelope, decision)
-    await insert(
-        session,
-        caller,
-        {
-            "tenant": caller.tenant,
-            "id": mission,
-            "mission_type": kind.name,
-            "type_version": kind.version,
-            "mode": envelope.mode,
-            "origin_surface": envelope.origin_surface,
-            "risk_level": envelope.risk_level,
-            "sensitivity_class": envelope.sensitivity_class,
-            "presented": caller.secret,  # the wall finds out itself whose mission this is
-            "workspace": ask.inputs.get("workspace", "default"),
-            "contract_hash": bytes.fromhex(envelope.contract_hash),
-            "labels": json.dumps(ask.labels),
-            "traceparent": traceparent(),
-            "time_ms": envelope.budget.time_ms,
-            "tokens": envelope.budget.tokens,
-            "cost_usd": envelope.budget.cost_usd,
-        },
-    )
-    await ledger.record(
-        session,
-        caller,
-        "mission.accepted",
-        mission,
+
+    async def take(self, asked: Asked) -> Answer:
+        """Normalizes, asks policy, and keeps mission, envelope, decision, fact and work in one transaction.
+
+        A denial keeps decision and fact only. When policy asks, the mission waits for a human before it is dispatched.
+        Raises Problem `validation`, `budget_exhausted`, `unauthenticated`, `forbidden`, `idempotency_*`, `database_*`.
+        """
+        if asked.key is None:
+            return await self._take(asked)
+        name = (asked.caller.tenant, asked.caller.principal, asked.key)
+        if name in self.in_flight:
+            raise in_flight()
+        self.in_flight.add(name)
+        try:
+            return await self._take(asked)
+        finally:
+            self.in_flight.discard(name)
+
+    async def _take(self, asked: Asked) -> Answer:
+        for _ in range(TRIES):
+            try:
+                judged = self.judge(asked, await self.kind(asked.caller.tenant, asked.ask.mission_type))
+            except Problem:
+                await self.authenticate(asked.caller.secret)  # nothing is told to whom nothing is told any more
+                if asked.key is not None and (given := await self.given(asked)) is not None:
+                    return given  # what was answered once is answered again, whatever would be said of it now
+                raise
+            try:
+                kept = await self.batches.put(judged)
+            except asyncpg.PostgresError as error:
+                problem = await self.refused(error, asked.caller)
+                if problem is None:
+                    raise
+                raise problem from None
+            match kept.outcome:
+                case "accepted" | "refused":
+                    return answer(judged, kept)
+                case "replayed":
+                    assert kept.status is not None and kept.headers is not None and kept.body is not None
+                    return replay(kept.status, kept.headers, kept.body)
+                case "in_flight":
+                    raise in_flight()
+                case "mismatch":
+                    raise Problem("idempotency_mismatch", "This Idempotency-Key was used for a different request.")
+                case "policy_changed":
+                    await self.asking.ask(asked.caller.tenant, partial(self.renew, asked.caller.tenant))
+                case "type_changed":
+                    await self.look_up(asked.caller.tenant, asked.ask.mission_type)
+                case _:  # unauthenticated, caller_changed
+                    asked = replace(asked, caller=await self.authenticate(asked.caller.secret))
+        raise Problem("database_busy", "What the request is judged by changed again and again.", retry_after=1)
+
+    async def kind(self, tenant: UUID, name: str) -> MissionType:
+        kind = self.types.get(tenant, name) or await self.look_up(tenant, name)
+        if kind is None:
+            raise no_such_type(name)
+        return kind
+
+    async def renew(self, tenant: UUID) -> None:
+        async with self.database.write() as session:
+            await session.enter(tenant)
+            await renew(session)
+
+    async def look_up(self, tenant: UUID, name: str) -> MissionType | None:
+        """The type in force, remembered."""
+        return await self.asking_type.ask((tenant, name), partial(self._look_up, tenant, name))
+
+    async def _look_up(self, tenant: UUID, name: str) -> MissionType | None:
+        async with self.database.read() as session:
+            await session.enter(tenant)
+            kind = await find_type(session, name)
+        if kind is not None and not kind.shipped:
+            self.types.put(tenant, kind)
+        return kind
+
+    async def given(self, asked: Asked) -> Answer | None:
+        """The answer that was given under this Idempotency-Key before. Raises Problem idempotency_mismatch."""
+        async with self.database.read() as session:
+            await session.enter(asked.caller.tenant)
+            known = await stored_answer(session, asked.caller, "missions.create", asked.key or "")
+        if known is None:
+            return None
+        if known.fingerprint != asked.fingerprint:
+            raise Problem("idempotency_mismatch", "This Idempotency-Key was used for a different request.")
+        return replay(known.status, known.headers, known.body)
+
+    def judge(self, asked: Asked, kind: MissionType) -> Judged:
+        """The request as it will be kept. Raises Problem validation."""
+        caller, mission = asked.caller, new_id()
+        envelope, data = build(asked.ask, kind, caller, submitting_role(caller), mission, self.defaults)
+        change, policies = SHELF.get(caller.tenant)
+        judgement = judge(caller, "mission.create", kind.name, admission(envelope), policies)
+        verdict, decision = judgement.verdict, new_id()
+        status, headers, head, tail = 202, {"Location": f"{PATH}/{mission}", "ETag": etag(1)}, b"", b""
+        if verdict.effect == "deny":
+            problem = refusal(PolicyDecision(decision, "mission.create", kind.name, sha256(judgement.inputs), verdict))
+            status, headers = problem.kind.status, problem.headers | {"content-type": PROBLEM}
+            head = to_json(problem.document(PATH, asked.request_id))
+        else:
+            shown = to_json(view(accepted(mission, kind, asked, envelope), envelope.user_goal))
+            head, _, tail = shown.rsplit(STAMP, 2)
+            headers["content-type"] = JSON
+        return Judged(
+            asked=asked,
+            mission=mission,
+            kind=kind,
+            envelope=envelope,
+            envelope_bytes=data,
+            decision=decision,
+            artifact=new_id(),
+            change=change,
+            policies=policies,
+            verdict=verdict,
+            inputs=judgement.inputs,
+            status=status,
+            headers=headers,
+            head=head,
+            tail=None if verdict.effect == "deny" else tail,
+        )
+
+    async def keep(self, connection: asyncpg.Connection, together: Sequence[Judged]) -> list[Kept]:
+        """Everything that is pending, in one statement and one commit."""
+        rows = await connection.fetch(TAKE_IN, *columns(together))
+        kept: list[Kept] = [None] * len(together)  # type: ignore[list-item]
+        for n, outcome, at, status, headers, body in rows:
+            kept[n - 1] = Kept(outcome, at, status, json.loads(headers) if headers else None, body)
+        wakes: set[str] = set()
+        for one, said in zip(together, kept, strict=True):
+            if said.outcome in ("accepted", "refused"):
+                count("mission.create", one.verdict)
+                wakes.add(ledger.FACTS)
+            if said.outcome == "accepted":
+                MISSIONS.labels(one.kind.name, "accepted").inc()
+                wakes.add("work_worker")
+        if wakes:
+            self.nudge(wakes)
+        return kept
+
+    async def refused(self, error: asyncpg.PostgresError, caller: Caller) -> Problem | None:
+        """What the wall's refusal of one row means to whoever asked; None when it is nothing to tell."""
+        if error.sqlstate == "RX013":
+            return Problem("unauthenticated", "The credential ended while it was used.")
+        problem = not_admitted(error, caller)
+        if problem is not None and problem.leaves is not None:
+            async with self.database.write() as session:
+                await problem.leaves(session)
+        return problem
+
+
+def accepted(mission: UUID, kind: MissionType, asked: Asked, envelope: MissionEnvelope) -> Mission:
+    """The mission's row as it will be, but for the time."""
+    return Mission(
+        id=mission,
         mission_type=kind.name,
         type_version=kind.version,
         mode=envelope.mode,
+        state="accepted",
+        stage=None,
+        version=1,
+        origin_surface=envelope.origin_surface,
         risk_level=envelope.risk_level,
         sensitivity_class=envelope.sensitivity_class,
-        contract_hash=envelope.contract_hash,
-        policy_decision=decision.id,
-        effect=verdict.effect,
-        rule=verdict.rule,
-        policy_version=verdict.policy_version,
+        requested_by=asked.caller.principal,
+        workspace=workspace(asked.ask),
+        contract_hash=bytes.fromhex(envelope.contract_hash),
+        labels=asked.ask.labels,
+        traceparent=asked.traceparent,
+        attempt=1,
+        last_seq=0,
+        lease_until=None,
+        deadline_at=None,
+        budget_time_ms=envelope.budget.time_ms,
+        budget_tokens=envelope.budget.tokens,
+        budget_cost_usd=Decimal(str(envelope.budget.cost_usd)).quantize(CENTS, ROUND_HALF_UP),
+        used_tokens=0,
+        used_cost_usd=Decimal(0),
+        answer_status=None,
+        pending_approvals=[],
+        writebacks={},
+        degraded=None,
+        reason=None,
+        reason_note=None,
+        created_at=UNKNOWN_TIME,
+        updated_at=UNKNOWN_TIME,
+        closed_at=None,
     )
-    await store(session, caller, mission, 1, envelope)
-    await work.add(session, "ask" if verdict.effect == "ask" else "dispatch", mission)
-    MISSIONS.labels(kind.name, "accepted").inc()
-    return Requested(mission, envelope, decision)
 
 
-async def insert(session: WriteSession, caller: Caller, row: dict[str, Any]) -> None:
-    """The mission with its budget held, or Problem budget_exhausted and nothing of it."""
-    try:
-        await session.execute(INSERT, row)
-    except DBAPIError as error:
-        raise not_admitted(error, caller) or error from None
+def answer(judged: Judged, kept: Kept) -> Answer:
+    if judged.tail is None:
+        return Answer(judged.status, judged.headers, judged.head)
+    at = iso(kept.at).encode()
+    return Answer(judged.status, judged.headers, b"".join((judged.head, at, MIDDLE, at, judged.tail)))
 
 
-async def rehearse(session: ReadSession, caller: Caller, ask: Ask, intake: Intake) -> tuple[MissionEnvelope, Verdict]:
+def replay(status: int, headers: dict[str, str], body: bytes) -> Answer:
+    return Answer(status, headers | {"Idempotent-Replayed": "true"}, body)
+
+
+def enabled(settings: Settings) -> None:
+    if not settings.colony_enabled:
+        raise Problem("colony_disabled", "COLONY_ENABLED is false; no mission is accepted.", retry_after=60)
+
+
+def in_flight() -> Problem:
+    detail = "The first request with this Idempotency-Key has not finished."
+    return Problem("idempotency_in_flight", detail, retry_after=1)
+
+
+def columns(together: Sequence[Judged]) -> list[Any]:
+    """The arguments of take_in, in its order: what callers have in common once, then a list for every column."""
+    callers: dict[str, int] = {}
+    first: list[Judged] = []
+    places: list[int] = []
+    for one in together:
+        secret = one.asked.caller.secret
+        if secret not in callers:
+            first.append(one)
+            callers[secret] = len(first)
+        places.append(callers[secret])
+    rows = [row(one) for one in together]
+    return [
+        [one.asked.caller.secret for one in first],
+        [one.asked.caller.tenant for one in first],
+        [one.asked.caller.principal for one in first],
+        [",".join(sorted(one.asked.caller.roles)) for one in first],
+        [one.change for one in first],
+        [bytes.fromhex(one.policies.version) for one in first],
+        places,
+        *(list(column) for column in zip(*(values[:-1] for values in rows), strict=True)),
+        MIDDLE,
+        [values[-1] for values in rows],
+    ]
+
+
+def row(one: Judged) -> tuple[Any, ...]:
+    envelope, verdict, asked = one.envelope, one.verdict, one.asked
+    return (
+        one.mission,
+        one.kind.name,
+        one.kind.version,
+        envelope.mode,
+        envelope.origin_surface,
+        envelope.risk_level,
+        envelope.sensitivity_class,
+        workspace(asked.ask),
+        bytes.fromhex(envelope.contract_hash),
+        json.dumps(asked.ask.labels),
+        asked.traceparent,
+        envelope.budget.time_ms,
+        envelope.budget.tokens,
+        Decimal(str(envelope.budget.cost_usd)),
+        one.decision,
+        verdict.effect,
+        verdict.rule,
+        verdict.policy_version,
+        verdict.reason,
+        one.inputs,
+        json.dumps(verdict.obligations),
+        one.artifact,
+        one.envelope_bytes,
+        fact(one),
+        asked.key,
+        asked.fingerprint,
+        one.status,
+        json.dumps(one.headers),
+        one.head,
+        one.tail,
+    )
+
+
+def fact(one: Judged) -> bytes:
+    """The body of `mission.accepted`, or of `mission.refused`."""
+    verdict, envelope = one.verdict, one.envelope
+    said: dict[str, Any] = {
+        "mission_type": one.kind.name,
+        "policy_decision": str(one.decision),
+        "policy_version": verdict.policy_version,
+        "rule": verdict.rule,
+    }
+    if verdict.effect != "deny":
+        said |= {
+            "type_version": one.kind.version,
+            "mode": envelope.mode,
+            "risk_level": envelope.risk_level,
+            "sensitivity_class": envelope.sensitivity_class,
+            "contract_hash": envelope.contract_hash,
+            "effect": verdict.effect,
+            "envelope": str(one.artifact),
+            "envelope_sha256": sha256(one.envelope_bytes).hex(),
+        }
+    return canonical(said)
+
+
+def workspace(ask: Ask) -> str:
+    found: str = ask.inputs.get("workspace", "default")
+    return found
+
+
+async def rehearse(
+    session: ReadSession, caller: Caller, ask: Ask, defaults: Defaults
+) -> tuple[MissionEnvelope, Verdict]:
     """Every check of a request, and nothing kept: the envelope it would have and what policy would say.
 
     Raises Problem `validation`, and `budget_exhausted` when the request itself would.
     """
-    kind = await known_type(session, ask)
-    envelope = build(ask, kind, caller, submitting_role(caller), new_id(), intake.defaults)
+    kind = await find_type(session, ask.mission_type)
+    if kind is None:
+        raise no_such_type(ask.mission_type)
+    envelope, _ = build(ask, kind, caller, submitting_role(caller), new_id(), defaults)
     verdict = await consult(session, caller, "mission.create", kind.name, admission(envelope))
     if verdict.effect != "deny":
         budget = envelope.budget
@@ -185,15 +486,12 @@ async def rehearse(session: ReadSession, caller: Caller, ask: Ask, intake: Intak
     return envelope, verdict
 
 
-async def known_type(session: ReadSession, ask: Ask) -> MissionType:
-    kind = await find_type(session, ask.mission_type)
-    if kind is None:
-        raise Problem(
-            "validation",
-            f"/mission_type: there is no mission type {ask.mission_type}",
-            errors=[{"pointer": "/mission_type", "detail": "see GET /v1/mission-types"}],
-        )
-    return kind
+def no_such_type(name: str) -> Problem:
+    return Problem(
+        "validation",
+        f"/mission_type: there is no mission type {name}",
+        errors=[{"pointer": "/mission_type", "detail": "see GET /v1/mission-types"}],
+    )
 
 
 def submitting_role(caller: Caller) -> str:

@@ -15,13 +15,14 @@ from app.clock import now
 from app.errors import Problem
 from app.http.edge import entry
 from app.missions.types import MissionType
-from colony_client.artifacts import Budgets, MissionEnvelope, Producer, sealed_envelope
+from colony_client.artifacts import MissionEnvelope, Producer, sealed
 
 SPACES = re.compile(r"[^\S\n]+")
 EMPTY_LINES = re.compile(r"\s*\n\s*")
 INVISIBLE = ("Cc", "Cf")  # controls and format characters: they read as nothing and hide what is meant
 SPELLING = "\n\t\u200c\u200d"  # but joiners belong to the spelling of several scripts, and lines are lines
 WORKSPACE = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+ROOT = Producer(name="root", version="1")
 PUBLIC_PREFIXES = ("web.", "browser.", "public.")
 
 
@@ -36,12 +37,16 @@ class Defaults:
 
 def tidy(text: str) -> str:
     """NFC, without invisible characters, trimmed; the words stay the caller's."""
+    if text.isascii() and text.isprintable():
+        return text.strip()
     visible = (c for c in text if c in SPELLING or unicodedata.category(c) not in INVISIBLE)
     return unicodedata.normalize("NFC", "".join(visible)).strip()  # what stood apart composes once nothing is between
 
 
 def normalized(text: str) -> str:
     """The goal on one line with single spaces: what searches and comparisons use."""
+    if text.isascii() and text.isprintable():
+        return " ".join(text.split())
     return SPACES.sub(" ", EMPTY_LINES.sub(" ", tidy(text))).strip()
 
 
@@ -75,8 +80,10 @@ def check_inputs(kind: MissionType, inputs: dict[str, Any]) -> None:
         )
 
 
-def build(ask: Any, kind: MissionType, caller: Caller, role: str, mission: UUID, defaults: Defaults) -> MissionEnvelope:
-    """The envelope of an ask. Raises Problem when nothing is left of the goal."""
+def build(
+    ask: Any, kind: MissionType, caller: Caller, role: str, mission: UUID, defaults: Defaults
+) -> tuple[MissionEnvelope, bytes]:
+    """The envelope of an ask, and its canonical bytes. Raises Problem when nothing is left of the goal."""
     goal, plain = tidy(ask.user_goal), normalized(ask.user_goal)
     if not any(unicodedata.category(c)[0] in "LNPS" for c in plain):
         raise Problem(
@@ -86,22 +93,22 @@ def build(ask: Any, kind: MissionType, caller: Caller, role: str, mission: UUID,
         )
     check_inputs(kind, ask.inputs)
     try:
-        return sealed(ask, goal, plain, kind, caller, role, mission, defaults)
+        return seal(ask, goal, plain, kind, caller, role, mission, defaults)
     except ValidationError as refused:  # the envelope's own bounds are narrower than a type's schema may be
         found = [entry(("body", *error["loc"]), error["msg"]) for error in refused.errors()[:20]]
         raise Problem("validation", f"{found[0].get('pointer')}: {found[0]['detail']}", errors=found) from None
 
 
-def sealed(
+def seal(
     ask: Any, goal: str, plain: str, kind: MissionType, caller: Caller, role: str, mission: UUID, defaults: Defaults
-) -> MissionEnvelope:
+) -> tuple[MissionEnvelope, bytes]:
     budget = ask.budget
-    return sealed_envelope(
+    return sealed(
         mission_id=mission,
         tenant_id=caller.tenant,
         actor_id=caller.principal,
         created_at=now(),
-        producer=Producer(name="root", version="1"),
+        producer=ROOT,
         mission_type=kind.name,
         origin_surface=ask.origin_surface,
         actor_role=role,
@@ -114,13 +121,13 @@ def sealed(
         inputs=ask.inputs,
         tools=list(dict.fromkeys(ask.tools if ask.tools is not None else kind.tools)),
         labels=ask.labels,
-        budget=Budgets(
-            time_ms=min(budget.time_ms or defaults.time_ms, int(kind.limits["time_ms"])),
-            tokens=min(defaults.tokens if budget.tokens is None else budget.tokens, int(kind.limits["tokens"])),
-            cost_usd=min(
+        budget={
+            "time_ms": min(budget.time_ms or defaults.time_ms, int(kind.limits["time_ms"])),
+            "tokens": min(defaults.tokens if budget.tokens is None else budget.tokens, int(kind.limits["tokens"])),
+            "cost_usd": min(
                 kind.limits["cost_usd"] if budget.cost_usd is None else budget.cost_usd, kind.limits["cost_usd"]
             ),
-        ),
+        },
     )
 
 

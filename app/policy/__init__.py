@@ -4,9 +4,23 @@ The rules are Cedar text: those shipped (baseline.cedar) and a tenant's own, ver
 permits, and a forbid always wins. `decide` judges and records; `admit` does so for what operators do.
 """
 
-from app.policy.actions import PolicyDecision, admit, consult, decide, refusal
+from app.policy.actions import PolicyDecision, admit, consult, count, decide, judge, refusal, renew
 from app.policy.api import router
-from app.policy.engine import Verdict
-from app.policy.queries import recorded
+from app.policy.engine import PolicySet, Verdict
+from app.policy.queries import SHELF, recorded
 
-__all__ = ["PolicyDecision", "Verdict", "admit", "consult", "decide", "recorded", "refusal", "router"]
+__all__ = [
+    "SHELF",
+    "PolicyDecision",
+    "PolicySet",
+    "Verdict",
+    "admit",
+    "consult",
+    "count",
+    "decide",
+    "judge",
+    "recorded",
+    "refusal",
+    "renew",
+    "router",
+]

@@ -34,6 +34,7 @@ KEEP_SET = text("""
   WHERE NOT EXISTS (SELECT 1 FROM policy_set WHERE tenant = :tenant AND version = sha256(CAST(:manifest AS bytea)))""")
 PUT = text("SELECT * FROM put_policy(:tenant, :secret, :name, CAST(:text AS bytea), :expected)")
 TRIES = 8
+REMEMBERED = 2048  # verdicts of one set
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,42 @@ def asker(caller: Caller, action: str, requester: UUID | None) -> Asker:
     return Asker(str(requester or caller.principal))
 
 
+@dataclass(frozen=True)
+class Judgement:
+    """A verdict, and the canonical bytes that it was made from."""
+
+    who: Asker
+    inputs: bytes
+    verdict: Verdict
+
+
+def judge(
+    caller: Caller,
+    action: str,
+    resource: str,
+    context: dict[str, Any],
+    policies: PolicySet,
+    requester: UUID | None = None,
+) -> Judgement:
+    """What a set of rules says. The same inputs have the same verdict, so a set remembers its last ones."""
+    who = asker(caller, action, requester)
+    inputs = canonical(
+        {
+            "principal": {"id": who.id, "kind": who.kind, "roles": sorted(who.roles)},
+            "action": action,
+            "resource": resource,
+            "context": context,
+        }
+    )
+    known = policies.verdicts.get(inputs)
+    if known is None:
+        known = evaluate(who, action, resource, context, policies)
+        if len(policies.verdicts) >= REMEMBERED:
+            policies.verdicts.clear()
+        policies.verdicts[inputs] = known
+    return Judgement(who, inputs, known)
+
+
 async def decide(
     session: WriteSession,
     caller: Caller,
@@ -70,25 +107,16 @@ async def decide(
 
     requester is for whom a mission acts. makes_mission: the mission will only be there when this is not denied.
     """
-    who = asker(caller, action, requester)
-    inputs = canonical(
-        {
-            "principal": {"id": who.id, "kind": who.kind, "roles": sorted(who.roles)},
-            "action": action,
-            "resource": resource,
-            "context": context,
-        }
-    )
     change, policies = SHELF.get(caller.tenant)
     for _ in range(TRIES):
-        verdict = evaluate(who, action, resource, context, policies)
+        judgement = judge(caller, action, resource, context, policies, requester)
+        verdict, inputs, who = judgement.verdict, judgement.inputs, judgement.who
         decision = PolicyDecision(new_id(), action, resource, sha256(inputs), verdict)
         about = None if makes_mission and verdict.effect == "deny" else mission
         if await keep(session, caller.tenant, decision, about, UUID(who.id), inputs, change, policies):
-            count(decision)
+            count(action, verdict)
             return decision
-        change, policies = await load(session)
-        await keep_set(session, caller.tenant, policies)
+        change, policies = await renew(session)
     raise Problem("database_busy", "The policies changed again and again while they were read.", retry_after=1)
 
 
@@ -126,6 +154,14 @@ async def keep(
     return bool(done.rowcount)
 
 
+async def renew(session: WriteSession) -> tuple[int, PolicySet]:
+    """The rules in force, read anew, and kept for the decisions that will name them."""
+    assert session.tenant is not None
+    change, policies = await load(session)
+    await keep_set(session, session.tenant, policies)
+    return change, policies
+
+
 async def keep_set(session: WriteSession, tenant: UUID, policies: PolicySet) -> None:
     await session.execute(
         KEEP_SET,
@@ -133,12 +169,12 @@ async def keep_set(session: WriteSession, tenant: UUID, policies: PolicySet) -> 
     )
 
 
-def count(decision: PolicyDecision) -> None:
+def count(action: str, verdict: Verdict) -> None:
     """Metrics. A tenant's own rule ids are words of the tenant and would be labels without end."""
-    verdict = decision.verdict
-    POLICY.labels(decision.action if decision.action in ACTIONS else "unknown", verdict.effect).inc()
+    label = action if action in ACTIONS else "unknown"
+    POLICY.labels(label, verdict.effect).inc()
     if verdict.effect == "deny":
-        BLOCKS.labels(decision.action if decision.action in ACTIONS else "unknown", rule_label(verdict.rule)).inc()
+        BLOCKS.labels(label, rule_label(verdict.rule)).inc()
 
 
 def rule_label(rule: str) -> str:

@@ -86,6 +86,11 @@ class PolicySet:
         return sha256(self.manifest).hex()
 
     @cached_property
+    def verdicts(self) -> dict[bytes, Verdict]:
+        """What was answered lately, by the canonical bytes of what was asked."""
+        return {}
+
+    @cached_property
     def parsed(self) -> cedarpy.PolicySet:
         """Read from the very rules that are checked, listed and explained: the text between them is nobody's rule, whatever
         Cedar would make of it (its comments end at a carriage return, too)."""

@@ -80,6 +80,7 @@ CALLABLE = {
     "spend_budget": "spends a mission's means",
     "standing_risk": "reads, and holds floors where they are until its transaction ends",
     "switch_connector": "wants a secret",
+    "take_in": "runs as its caller: whatever it may not do itself",
     "take_tokens": "counts requests",
     "tenant_of_mission": "reads",
     "withdraw": "wants a secret",

@@ -37,7 +37,7 @@ MODULES = (
     "walls.test_what_is_approved", "walls.test_who_decides", "walls.test_execution", "walls.test_immutable",
     "walls.test_constraints", "walls.test_tenants", "walls.test_proof", "walls.test_delegation",
     "walls.test_policies", "walls.test_webhooks", "walls.test_connectors", "ledger.test_facts", "budgets.test_guards",
-    "walls.test_ladder", "walls.test_interventions",
+    "walls.test_ladder", "walls.test_interventions", "walls.test_intake",
 )  # fmt: skip
 CATALOG = ("walls.test_catalog", "walls.test_roles")
 # A list of what there is notices everything and proves nothing.
@@ -57,7 +57,7 @@ GUARDS = (
     "spend_budget", "hold_for_mission", "let_go_of_mission", "give_back", "put_budget_limits", "take_tokens", "put_policy",
     "guard_webhook", "guard_webhook_secret", "guard_webhook_delivery", "waiting_webhooks",
     "is_ladder", "guard_notice", "entitled_to", "votes", "stands_for", "lay_ladder", "give_notice", "next_step", "climb",
-    "restore_approval_timers", "see_notice", "break_glass", "withdraw", "ask_again", "revise", "renew", "stricter", "put_rule",
+    "restore_approval_timers", "see_notice", "break_glass", "withdraw", "ask_again", "revise", "renew", "stricter", "put_rule", "take_in",
 )  # fmt: skip
 # Who is likeliest to notice, so that a run need not ask everybody.
 ASK_FIRST = {
@@ -83,6 +83,7 @@ LIKELY = (
     (r"^(decide|guard_decision|entitled|owns|authenticate|guard_approval|close_approval)",
      ("walls.test_who_decides", "walls.test_execution")),
     (r"^(guard_writeback)", ("walls.test_what_is_approved",)),
+    (r"^take_in", ("walls.test_intake",)),
     (r"^constraint|^unique", ("walls.test_constraints",)),
     (r"row security|open$", ("walls.test_tenants",)),
 )  # fmt: skip

@@ -1,10 +1,12 @@
 """Mission types are data: shipped ones are the JSON files beside this one, a tenant's own are rows."""
 
 import json
-from dataclasses import dataclass
-from functools import lru_cache
+from collections import OrderedDict
+from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import text
 
@@ -36,7 +38,11 @@ class MissionType:
     review: dict[str, float]
     shipped: bool = False
 
-    @property
+    def said(self) -> dict[str, Any]:
+        """Its fields, as they are stored and shown."""
+        return {one.name: getattr(self, one.name) for one in fields(self)}
+
+    @cached_property
     def schema_text(self) -> str:
         return json.dumps(self.inputs_schema, sort_keys=True)
 
@@ -45,6 +51,24 @@ class MissionType:
 def shipped() -> dict[str, MissionType]:
     found = (json.loads(file.read_text()) for file in sorted(Path(__file__).parent.glob("*.json")))
     return {kind["name"]: MissionType(**kind, shipped=True) for kind in found}
+
+
+class Known:
+    """The types that missions were asked for lately, by tenant and name. What it says is confirmed by whoever uses it."""
+
+    def __init__(self, most: int = 4096) -> None:
+        self.most = most
+        self.own: OrderedDict[tuple[UUID, str], MissionType] = OrderedDict()
+
+    def get(self, tenant: UUID, name: str) -> MissionType | None:
+        """What was last seen of a name; of one never seen, the shipped type. None when it has to be looked up."""
+        return self.own.get((tenant, name)) or shipped().get(name)
+
+    def put(self, tenant: UUID, kind: MissionType) -> None:
+        self.own[tenant, kind.name] = kind
+        self.own.move_to_end((tenant, kind.name))
+        while len(self.own) > self.most:
+            self.own.popitem(last=False)
 
 
 async def types(session: ReadSession) -> list[MissionType]:
@@ -77,7 +101,7 @@ async def put_type(session: WriteSession, caller: Caller, name: str, definition:
     known = await find_type(session, name)
     version = known.version + 1 if known else 1
     kind = MissionType(name=name, version=version, **definition)
-    stored = {field: value for field, value in vars(kind).items() if field != "shipped"}
+    stored = {field: value for field, value in kind.said().items() if field != "shipped"}
     await session.execute(
         INSERT,
         {

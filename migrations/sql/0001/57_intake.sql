@@ -1,0 +1,111 @@
+-- Many requests for missions at once: one statement, one commit, one wake-up for all of them. It runs as whoever calls it and
+-- adds no right: every table's own triggers, policies and keys judge each row as they would judge it alone.
+--
+-- The api has judged the requests from memory: who is behind a secret (c_*, one per secret), which rules are in force, which
+-- version of a type is the newest. Here, in the transaction that keeps the mission, each of these is looked at once more, and
+-- what was judged by something that is no longer so comes back undone, to be judged anew.
+--
+-- outcome: accepted · refused (by policy: decision and fact are kept) · replayed (the answer given under this Idempotency-Key) ·
+-- or, with nothing kept: unauthenticated, caller_changed, policy_changed, type_changed, in_flight, mismatch.
+-- An answer is head || at || middle || at || tail: only here is known when the mission was taken in. Without a tail it is head.
+CREATE FUNCTION take_in(
+  c_secret text[], c_tenant uuid[], c_principal uuid[], c_roles text[], c_change bigint[], c_set bytea[],
+  m_caller int[], m_id uuid[], m_type text[], m_type_version int[], m_mode text[], m_surface text[], m_risk text[],
+  m_sensitivity text[], m_workspace text[], m_contract bytea[], m_labels text[], m_trace text[], m_time bigint[], m_tokens bigint[],
+  m_cost numeric[],
+  d_id uuid[], d_effect text[], d_rule text[], d_policy_version text[], d_reason text[], d_inputs bytea[], d_obligations text[],
+  e_id uuid[], e_bytes bytea[], f_body bytea[],
+  k_key text[], k_fingerprint bytea[], k_status int[], k_headers text[], k_head bytea[], k_middle bytea, k_tail bytea[])
+RETURNS TABLE (n int, outcome text, at timestamptz, status int, headers jsonb, body bytea)
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+  who record; doubt text[] := '{}'; t uuid; newest bigint; moment timestamptz := clock_timestamp();
+  stamp bytea := convert_to(to_char(moment AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), 'UTF8');
+  say text[] := array_fill(NULL::text, ARRAY[cardinality(m_id)]); c int; i int;
+BEGIN
+  FOR c IN 1 .. cardinality(c_secret) LOOP
+    SELECT a.tenant, a.principal, (SELECT COALESCE(string_agg(r, ',' ORDER BY r COLLATE "C"), '') FROM unnest(a.roles) r) AS roles INTO who
+      FROM authenticate(sha256(convert_to(c_secret[c], 'UTF8'))) a;
+    doubt[c] := CASE WHEN who.tenant IS NULL THEN 'unauthenticated'
+      WHEN (who.tenant, who.principal, who.roles) IS DISTINCT FROM (c_tenant[c], c_principal[c], c_roles[c]) THEN 'caller_changed' END;
+  END LOOP;
+  FOR i IN 1 .. cardinality(m_id) LOOP say[i] := doubt[m_caller[i]]; END LOOP;
+  -- always in the same order: two batches that meet on what tenants share wait for each other, and never in a ring
+  FOR t IN SELECT DISTINCT x FROM unnest(c_tenant) x ORDER BY x LOOP
+    PERFORM set_config('app.tenant', t::text, true);
+    SELECT COALESCE(max(p.change), 0) INTO newest FROM policy p WHERE p.tenant = t;
+    FOR i IN 1 .. cardinality(m_id) LOOP
+      CONTINUE WHEN c_tenant[m_caller[i]] <> t OR say[i] IS NOT NULL;
+      IF k_key[i] IS NOT NULL THEN
+        IF NOT pg_try_advisory_xact_lock(hashtextextended(
+             t || '|' || c_principal[m_caller[i]] || '|missions.create|' || k_key[i], 11)) THEN
+          say[i] := 'in_flight'; CONTINUE;
+        END IF;
+        SELECT x.fingerprint = k_fingerprint[i] AS same, x.status, x.headers, x.body INTO who FROM idempotency x
+          WHERE x.tenant = t AND x.principal = c_principal[m_caller[i]] AND x.route = 'missions.create' AND x.key = k_key[i];
+        IF FOUND THEN
+          say[i] := CASE WHEN who.same THEN 'replayed' ELSE 'mismatch' END;
+          IF who.same THEN
+            n := i; outcome := 'replayed'; at := NULL; status := who.status; headers := who.headers; body := who.body;
+            RETURN NEXT;
+          END IF;
+          CONTINUE;
+        END IF;
+      END IF;
+      IF newest <> c_change[m_caller[i]] OR NOT EXISTS (
+           SELECT 1 FROM policy_set s WHERE s.tenant = t AND s.version = c_set[m_caller[i]]) THEN
+        say[i] := 'policy_changed';
+      ELSIF EXISTS (SELECT 1 FROM mission_type y
+                    WHERE y.tenant = t AND y.name = m_type[i] AND y.version > m_type_version[i]) THEN
+        say[i] := 'type_changed';
+      END IF;
+    END LOOP;
+    WITH one AS MATERIALIZED (
+      SELECT o.*, c_principal[o.caller] AS principal, c_secret[o.caller] AS secret
+      FROM unnest(m_caller, m_id, m_type, m_type_version, m_mode, m_surface, m_risk, m_sensitivity, m_workspace, m_contract,
+                  m_labels, m_trace, m_time, m_tokens, m_cost, d_id, d_effect, d_rule, d_policy_version, d_reason, d_inputs,
+                  d_obligations, e_id, e_bytes, f_body, k_key, k_fingerprint, k_status, k_headers, k_head, k_tail)
+           WITH ORDINALITY AS o(caller, id, type, type_version, mode, surface, risk, sensitivity, workspace, contract, labels,
+                  trace, time_ms, tokens, cost, decision, effect, rule, policy_version, reason, inputs, obligations, artifact,
+                  bytes, fact, key, fingerprint, status, headers, head, tail, i)
+      WHERE c_tenant[o.caller] = t AND say[o.i] IS NULL),
+    made AS (
+      INSERT INTO mission (tenant, id, mission_type, type_version, mode, state, origin_surface, risk_level, sensitivity_class,
+          presented, workspace, contract_hash, labels, traceparent, budget_time_ms, budget_tokens, budget_cost_usd, created_at, updated_at)
+        SELECT t, o.id, o.type, o.type_version, o.mode, 'accepted', o.surface, o.risk, o.sensitivity, o.secret, o.workspace,
+          o.contract, o.labels::jsonb, o.trace, o.time_ms, o.tokens, o.cost, moment, moment
+        FROM one o WHERE o.effect <> 'deny'),
+    decided AS (
+      INSERT INTO policy_decision (tenant, id, mission, principal, action, resource, effect, rule, policy_version, reason,
+          inputs, obligations)
+        SELECT t, o.decision, CASE WHEN o.effect <> 'deny' THEN o.id END, o.principal, 'mission.create', o.type, o.effect, o.rule,
+          o.policy_version, o.reason, o.inputs, o.obligations::jsonb FROM one o),
+    kept AS (
+      INSERT INTO artifact (tenant, id, mission, attempt, schema_name, schema_version, producer, bytes)
+        SELECT t, o.artifact, o.id, 1, 'mission_envelope', '1', 'root', o.bytes FROM one o WHERE o.effect <> 'deny'),
+    told AS (
+      INSERT INTO ledger (tenant, subject, type, actor, body)
+        SELECT t, CASE WHEN o.effect = 'deny' THEN t ELSE o.id END,
+          CASE WHEN o.effect = 'deny' THEN 'mission.refused' ELSE 'mission.accepted' END, 'principal:' || o.principal, o.fact
+        FROM one o),
+    queued AS (
+      INSERT INTO work (tenant, kind, subject, queue, next_at)
+        SELECT t, CASE o.effect WHEN 'ask' THEN 'ask' ELSE 'dispatch' END, o.id, 'worker', moment FROM one o WHERE o.effect <> 'deny')
+    INSERT INTO idempotency (tenant, principal, route, key, fingerprint, status, headers, body)
+      SELECT t, o.principal, 'missions.create', o.key, o.fingerprint, o.status, o.headers::jsonb,
+        CASE WHEN o.tail IS NULL THEN o.head ELSE o.head || stamp || k_middle || stamp || o.tail END
+      FROM one o WHERE o.key IS NOT NULL;
+  END LOOP;
+  FOR i IN 1 .. cardinality(m_id) LOOP
+    CONTINUE WHEN say[i] = 'replayed';
+    n := i; outcome := COALESCE(say[i], CASE d_effect[i] WHEN 'deny' THEN 'refused' ELSE 'accepted' END);
+    at := moment; status := NULL; headers := NULL; body := NULL;
+    RETURN NEXT;
+  END LOOP;
+END $$;
+DO $$
+BEGIN
+  EXECUTE (SELECT format('REVOKE ALL ON FUNCTION %s FROM PUBLIC; GRANT EXECUTE ON FUNCTION %1$s TO {prefix}_api', oid::regprocedure)
+           FROM pg_proc WHERE proname = 'take_in' AND pronamespace = 'public'::regnamespace);
+END $$;

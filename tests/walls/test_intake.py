@@ -1,0 +1,182 @@
+"""Taking missions in together: what was judged from memory is confirmed by the transaction that keeps it."""
+
+import hashlib
+import json
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from app.policy.engine import compiled
+from tests.walls.ground import Ground
+
+RULES = compiled(())
+NAMES = (
+    "c_secret", "c_tenant", "c_principal", "c_roles", "c_change", "c_set", "m_caller", "m_id", "m_type", "m_type_version", "m_mode",
+    "m_surface", "m_risk", "m_sensitivity", "m_workspace", "m_contract", "m_labels", "m_trace", "m_time", "m_tokens", "m_cost", "d_id",
+    "d_effect", "d_rule", "d_policy_version", "d_reason", "d_inputs", "d_obligations", "e_id", "e_bytes", "f_body", "k_key",
+    "k_fingerprint", "k_status", "k_headers", "k_head", "k_middle", "k_tail",
+)  # fmt: skip
+TAKE_IN = f"SELECT * FROM take_in({', '.join(f'{name} => ${n}' for n, name in enumerate(NAMES, 1))})"
+
+
+OF_MISSION = {
+    "mission": "id",
+    "artifact": "mission",
+    "policy_decision": "mission",
+    "ledger": "subject",
+    "work": "subject",
+}
+
+
+def asked(ground: Ground, who: str = "asker", **more: Any) -> dict[str, Any]:
+    """One row as the api would send it, alone with its caller."""
+    mission = uuid4()
+    values = {
+        "c_secret": ground.secrets.get(who, who), "c_tenant": ground.tenant, "c_principal": ground.ids.get(who, uuid4()),
+        "c_roles": "submitter", "c_change": 0, "c_set": bytes.fromhex(RULES.version), "m_caller": 1, "m_id": mission,
+        "m_type": "oracle_advisory", "m_type_version": 1, "m_mode": "assisted", "m_surface": "test", "m_risk": "low",
+        "m_sensitivity": "internal", "m_workspace": "default", "m_contract": bytes(32), "m_labels": "{}", "m_trace": None,
+        "m_time": 1000, "m_tokens": 1, "m_cost": 1, "d_id": uuid4(), "d_effect": "allow", "d_rule": "r",
+        "d_policy_version": RULES.version, "d_reason": "because", "d_inputs": b"{}", "d_obligations": "{}", "e_id": uuid4(),
+        "e_bytes": mission.bytes, "f_body": b"{}", "k_key": None, "k_fingerprint": bytes(32), "k_status": 202,
+        "k_headers": '{"a": "b"}', "k_head": b"<", "k_tail": b">",
+    } | more  # fmt: skip
+    return values
+
+
+async def take_in(ground: Ground, *rows: dict[str, Any], role: str = "api") -> list[Any]:
+    """Outcomes in the order of the rows; each row brings its own caller."""
+    rows = tuple(row | {"m_caller": n} for n, row in enumerate(rows, 1))
+    values = [b"-" if name == "k_middle" else [row[name] for row in rows] for name in NAMES]
+    said = await ground.run(role, TAKE_IN, *values)
+    return [row for _, row in sorted((row["n"], row) for row in said)]
+
+
+async def know_the_rules(ground: Ground) -> None:
+    manifest, baseline = RULES.manifest, RULES.sources[0].text.encode()
+    await ground.run(
+        "api",
+        "INSERT INTO policy_set (tenant, manifest, baseline) VALUES ($1, $2, $3)",
+        ground.tenant,
+        manifest,
+        baseline,
+    )
+
+
+async def census(ground: Ground) -> list[int]:
+    tables = ("mission", "policy_decision", "artifact", "ledger", "work", "idempotency")
+    return [
+        await ground.value("admin", f"SELECT count(*) FROM {table} WHERE tenant = $1", ground.tenant)
+        for table in tables
+    ]
+
+
+async def test_what_is_confirmed_is_kept_whole(ground: Ground) -> None:
+    await know_the_rules(ground)
+    before = await census(ground)
+    plain, keyed = asked(ground), asked(ground, k_key="k", d_effect="ask")
+    first, second = await take_in(ground, plain, keyed)
+    assert (first["outcome"], second["outcome"], first["at"]) == ("accepted", "accepted", second["at"])
+    assert [a - b for a, b in zip(await census(ground), before, strict=True)] == [2, 2, 2, 2, 2, 1]
+    [row] = await ground.run("admin", "SELECT * FROM mission WHERE id = $1", plain["m_id"])
+    assert (row["requested_by"], row["state"], row["created_at"], row["presented"]) == (
+        ground.ids["asker"], "accepted", first["at"], None
+    )  # fmt: skip
+    kinds = await ground.run(
+        "admin", "SELECT subject, kind FROM work WHERE subject = ANY ($1)", [plain["m_id"], keyed["m_id"]]
+    )
+    assert dict(tuple(kind) for kind in kinds) == {plain["m_id"]: "dispatch", keyed["m_id"]: "ask"}
+    [fact] = await ground.run("admin", "SELECT type, actor FROM ledger WHERE subject = $1", plain["m_id"])
+    assert tuple(fact) == ("mission.accepted", f"principal:{ground.ids['asker']}")
+    stamp = await ground.value(
+        "admin", "SELECT to_char($1::timestamptz AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')", first["at"]
+    )
+    [again] = await take_in(ground, asked(ground, k_key="k"))
+    assert (again["outcome"], again["status"], json.loads(again["headers"])) == ("replayed", 202, {"a": "b"})
+    assert again["body"] == f"<{stamp}-{stamp}>".encode()
+    [other] = await take_in(ground, asked(ground, k_key="k", k_fingerprint=hashlib.sha256(b"x").digest()))
+    assert other["outcome"] == "mismatch"
+    [somebody] = await take_in(ground, asked(ground, "adam", c_roles="admin,auditor,policy_owner,submitter", k_key="k"))
+    assert somebody["outcome"] == "accepted", "a key is its principal's"
+
+
+async def test_a_denial_keeps_decision_and_fact_only(ground: Ground) -> None:
+    await know_the_rules(ground)
+    before = await census(ground)
+    rows = [asked(ground, d_effect="deny", k_key=key, k_tail=None) for key in (None, "k")]
+    assert [row["outcome"] for row in await take_in(ground, *rows)] == ["refused", "refused"]
+    assert [a - b for a, b in zip(await census(ground), before, strict=True)] == [0, 2, 0, 2, 0, 1]
+    [again] = await take_in(ground, asked(ground, k_key="k"))
+    assert (again["outcome"], again["body"]) == ("replayed", b"<")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "outcome"),
+    {
+        "nobody's secret": ({"c_secret": "nobody"}, "unauthenticated"),
+        "somebody else's principal": ({"c_principal": UUID(int=1)}, "caller_changed"),
+        "another tenant": ({"c_tenant": UUID(int=1)}, "caller_changed"),
+        "roles that are gone": ({"c_roles": "operator,submitter"}, "caller_changed"),
+        "no roles": ({"c_roles": ""}, "caller_changed"),
+        "rules of before": ({"c_change": 1}, "policy_changed"),
+        "rules that nobody kept": ({"c_set": bytes(32)}, "policy_changed"),
+    }.values(),
+    ids=lambda value: None if isinstance(value, dict) else value,
+)  # fmt: skip
+async def test_what_is_no_longer_so_comes_back_and_the_rest_is_kept(
+    ground: Ground, wrong: dict[str, Any], outcome: str
+) -> None:
+    await know_the_rules(ground)
+    before = await census(ground)
+    said = await take_in(ground, asked(ground), asked(ground, **wrong), asked(ground))
+    assert [row["outcome"] for row in said] == ["accepted", outcome, "accepted"]
+    assert [a - b for a, b in zip(await census(ground), before, strict=True)] == [2, 2, 2, 2, 2, 0]
+
+
+async def test_a_type_of_before_comes_back(ground: Ground) -> None:
+    await know_the_rules(ground)
+    own = "INSERT INTO mission_type (tenant, name, version, definition, created_by) VALUES ($1, 'oracle_advisory', 2, '{}', $2)"
+    await ground.run("api", own, ground.tenant, ground.ids["adam"])
+    said = await take_in(ground, asked(ground), asked(ground, m_type_version=2), asked(ground, m_type="other_type"))
+    assert [row["outcome"] for row in said] == ["type_changed", "accepted", "accepted"]
+
+
+async def test_a_key_that_is_held_elsewhere_is_in_flight(ground: Ground) -> None:
+    await know_the_rules(ground)
+    name = f"{ground.tenant}|{ground.ids['asker']}|missions.create|k"
+    async with ground.within("owner") as other:
+        await other.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 11))", name)
+        said = await take_in(ground, asked(ground, k_key="k"), asked(ground, k_key="other"))
+        assert [row["outcome"] for row in said] == ["in_flight", "accepted"]
+    assert (await take_in(ground, asked(ground, k_key="k")))[0]["outcome"] == "accepted"
+
+
+async def test_two_tenants_in_one_call_keep_to_themselves(ground: Ground) -> None:
+    await know_the_rules(ground)
+    other = Ground(ground.url)
+    async with other.stack:
+        await other.lay()
+        await know_the_rules(other)
+        rows = [asked(ground), asked(other), asked(ground), asked(other, k_key="k")]
+        assert {row["outcome"] for row in await take_in(ground, *rows)} == {"accepted"}
+        for one, own in ((ground, rows[::2]), (other, rows[1::2])):
+            for table, column in (
+                ("mission", "id"),
+                ("artifact", "mission"),
+                ("policy_decision", "mission"),
+                ("ledger", "subject"),
+                ("work", "subject"),
+            ):
+                found = await one.run(
+                    "api", f"SELECT {column} FROM {table} WHERE {column} = ANY ($1)", [row["m_id"] for row in rows]
+                )
+                assert {row[0] for row in found} == {row["m_id"] for row in own}, table
+
+
+async def test_it_is_the_apis_door_and_adds_no_right(ground: Ground) -> None:
+    await know_the_rules(ground)
+    for role in ("worker", "executor", "registrar", "auditor", "reader"):
+        with pytest.raises(Exception, match="permission denied"):
+            await take_in(ground, asked(ground), role=role)
+    assert not await ground.value("admin", "SELECT bool_or(prosecdef) FROM pg_proc WHERE proname = 'take_in'")
