@@ -41,6 +41,11 @@ class ReadSession:
         """Runs a SQLAlchemy statement, or SQL text with :named parameters (a list of dicts runs it for each)."""
         return await self.connection.execute(text(statement) if isinstance(statement, str) else statement, parameters)
 
+    async def fetch(self, statement: str, *values: Any) -> Sequence[Mapping[str, Any]]:
+        """SQL with $1, $2, … in the driver's own types, as a plain connection's fetch: for statements that take arrays."""
+        rows: Any = (await self.connection.exec_driver_sql(statement, values)).mappings().all()
+        return rows
+
     async def rows(
         self, statement: Executable | str, parameters: Mapping[str, Any] | None = None
     ) -> Sequence[Row[Any]]:
@@ -83,6 +88,22 @@ class Database:
         event.listen(self.engine.sync_engine, "handle_error", mark_lost_connections)
         event.listen(self.engine.sync_engine, "checkout", refuse_dead_connections)
         self.on_commit = _nobody
+        self.name, self._plain = name, list[asyncpg.Connection]()
+
+    async def fetch(self, statement: str, *values: Any) -> Sequence[Mapping[str, Any]]:
+        """One statement that is a whole transaction: SQL with $1, $2, … over a plain connection, in one round trip."""
+        kept = [one for one in self._plain if not one.is_closed()]
+        connection = kept.pop() if kept else await asyncpg.connect(
+            asyncpg_url(self.url), timeout=5, command_timeout=25, server_settings={"application_name": self.name}
+        )  # fmt: skip
+        self._plain = kept
+        try:
+            rows: Sequence[Mapping[str, Any]] = await connection.fetch(statement, *values)
+        except BaseException:
+            connection.terminate()
+            raise
+        self._plain.append(connection)
+        return rows
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[ReadSession]:
@@ -100,6 +121,9 @@ class Database:
             self.on_commit(session.nudges)
 
     async def close(self) -> None:
+        for connection in self._plain:
+            connection.terminate()
+        self._plain = []
         await self.engine.dispose()
 
 

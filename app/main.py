@@ -1,6 +1,7 @@
 """The root API process: the public app, the internal app and the metrics, each on a port of its own. Wiring only."""
 
 import gc
+from datetime import timedelta
 
 import structlog
 from fastapi import FastAPI
@@ -23,7 +24,9 @@ from app import (
     workspaces,
     writebacks,
 )
+from app.boundary import Callbacks
 from app.boundary import api as boundary_api
+from app.boundary.lane import Lane
 from app.caller import Caller
 from app.components import Component
 from app.db import Database
@@ -102,6 +105,12 @@ class Root:
             self.nudger.send,
             wait_ms=settings.database_pool_wait_ms,
         )
+        self.callbacks = Callbacks(
+            self.database,
+            self.nudger.send,
+            timedelta(milliseconds=settings.mission_lease_ms),
+            wait_ms=settings.database_pool_wait_ms,
+        )
         self.components = {
             "database": Component("database", "No request can be answered."),
             "colony": Component("colony", "Missions are accepted and wait."),
@@ -119,6 +128,7 @@ class Root:
     async def open(self) -> None:
         self.nudger.start()
         self.intake.batches.start()
+        self.callbacks.batches.start()
         self.tail.start()
         gc.collect()
         gc.freeze()  # what was imported lives for ever: the collector need not walk it in the middle of a request
@@ -129,6 +139,7 @@ class Root:
         await self.colony.aclose()
         await self.upstream.close()
         await self.intake.batches.stop()
+        await self.callbacks.batches.stop()
         await self.database.close()
         await self.limits.database.close()
         await self.reader.close()
@@ -145,7 +156,7 @@ class Root:
         state.authenticate, state.allow = identity.authenticate, self.allow
         state.upstream, state.exchange = self.upstream, self.exchange
         state.limits = self.limits
-        state.callers, state.intake = self.callers, self.intake
+        state.callers, state.intake, state.callbacks = self.callers, self.intake, self.callbacks
         state.log = structlog.get_logger("http")
         state.started = state.draining = False
 
@@ -186,14 +197,27 @@ def public_app(root: Root) -> FastAPI:
     return app
 
 
+class InternalApp(FastAPI):
+    """The API for the colony, with a short way into its busiest route."""
+
+    lane: Lane | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await (self.lane or super().__call__)(scope, receive, send)
+
+
 def internal_app(root: Root) -> FastAPI:
     """The API for the colony: never mounted on the public one."""
-    app = FastAPI(title="Mission root, internal", version="1", docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = InternalApp(
+        title="Mission root, internal", version="1", docs_url=None, redoc_url=None, redirect_slashes=False
+    )
     root.share(app)
     for router in INTERNAL:
         app.include_router(router)
     install(app)
     instrument(app)
+    traces = root.settings.otel_exporter_otlp_endpoint is not None
+    app.lane = Lane(app, super(InternalApp, app).__call__, root.settings.trace_sample_ratio if traces else 0.0)
     return app
 
 

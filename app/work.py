@@ -48,8 +48,8 @@ AGAIN = text("""
 
 # The executor may not take what it likes: each of its kinds has a door of its own.
 EXECUTORS = {
-    "execute": "SELECT * FROM take_executor_work(:limit, :lease)",
-    "connector_read": "SELECT * FROM take_read_work(:limit, :lease)",
+    "execute": "SELECT * FROM take_executor_work($1, $2)",
+    "connector_read": "SELECT * FROM take_read_work($1, $2)",
 }
 
 
@@ -63,6 +63,9 @@ class Item:
     fence: int
     wanted: int
     attempts: int
+
+
+ITEM = ("tenant", "kind", "subject", "fence", "wanted", "attempts")
 
 
 async def add(session: WriteSession, kind: str, subject: UUID, *, at: datetime | None = None) -> None:
@@ -95,21 +98,18 @@ async def drop(session: WriteSession, kind: str, subject: UUID) -> None:
 
 async def take(database: Database, queue: Queue, kinds: list[str], limit: int, lease: timedelta) -> list[Item]:
     """Leases up to limit due items of a queue, whatever tenant they belong to, and commits that."""
-    async with database.write() as session:
-        if queue == "worker":
-            taken = await session.rows(
-                "SELECT * FROM take_worker_work(:kinds, :limit, :lease)",
-                {"kinds": kinds, "limit": limit, "lease": lease},
-            )
-        else:
-            taken = await session.rows(EXECUTORS[kinds[0]], {"limit": limit, "lease": lease})
-    return [Item(r.tenant, r.kind, r.subject, r.fence, r.wanted, r.attempts) for r in taken]
+    if queue == "worker":
+        taken = await database.fetch("SELECT * FROM take_worker_work($1, $2, $3)", kinds, limit, lease)
+    else:
+        taken = await database.fetch(EXECUTORS[kinds[0]], limit, lease)
+    return [Item(*(row[name] for name in ITEM)) for row in taken]
 
 
 async def next_due(database: Database, queue: Queue) -> datetime | None:
     """When the earliest item of a queue falls due; None when the queue is empty."""
-    async with database.read() as session:
-        return await session.scalar(f"SELECT next_{queue}_work()")
+    [row] = await database.fetch(f"SELECT next_{queue}_work() AS due")
+    due: datetime | None = row["due"]
+    return due
 
 
 def _key(item: Item) -> dict[str, object]:

@@ -15,6 +15,7 @@ from app.clock import now
 from app.components import Component
 from app.db import Database
 from app.delivery import Courier, bus
+from app.http.serving import uvicorns_loop
 from app.nudge import Nudger, wait
 from app.settings import Settings
 from app.telemetry import WORK_DONE
@@ -23,16 +24,20 @@ from colony_client.client import ColonyClient
 
 log = structlog.get_logger("worker")
 
-BATCH = 32
+BATCH = 64
+AT_ONCE = 8  # of what is done one by one
+CALLS = ("attempt_timer", "colony_cancel")
 LEASE = timedelta(seconds=20)
 POLL_S = 1.0
+BUSY_S = 0.1  # how long what falls due waits at most while another line is at work
 SWEEP_S = 60.0
 SWEEP_BITE, SWEEP_BITES = 5000, 200  # rows in one transaction, and how many of those before others have their turn
+
+Handle = Callable[[list[Item]], Awaitable[None]]
 
 # Work that is one verb in one transaction. What a verb answers is when it wants to be called again.
 VERBS: dict[str, Callable[..., Awaitable[datetime | None]]] = {
     "ask": approvals.open_intake,
-    "review": approvals.conclude,
     "progress": approvals.progress,
     "approval_timer": approvals.climb,
 }
@@ -73,9 +78,7 @@ class Worker:
         """Works until told to stop, then finishes what is in hand."""
         self.nudger.start()
         loops = [
-            asyncio.create_task(self.loop(["dispatch"], BATCH, self.dispatch), name="dispatch"),
-            asyncio.create_task(self.loop(sorted(VERBS), BATCH, self.each(self.verb)), name="verbs"),
-            asyncio.create_task(self.loop(["attempt_timer", "colony_cancel"], 8, self.each(self.call)), name="calls"),
+            asyncio.create_task(self.take_up(), name="work"),
             asyncio.create_task(self.sweep(), name="sweep"),
         ]
         if self.courier:
@@ -85,8 +88,6 @@ class Worker:
             ]
         if self.bus:
             loops.append(asyncio.create_task(self.bus.run(), name="bus"))
-        if self.anchorer:
-            loops.append(asyncio.create_task(self.loop(["anchor"], 4, self.each(self.anchorer.turn)), name="anchors"))
         await self.stopping.wait()
         for task in loops:
             task.cancel()
@@ -99,20 +100,42 @@ class Worker:
         await self.colony.client.aclose()
         await self.database.close()
 
-    async def loop(self, kinds: list[str], limit: int, handle: Callable[[list[Item]], Awaitable[None]]) -> None:
-        """Takes and handles until cancelled. A batch in hand is finished first."""
+    def lines(self) -> list[tuple[tuple[str, ...], Handle]]:
+        """Kinds of work and who does them; the lines work side by side, each at one batch at a time."""
+        lines: list[tuple[tuple[str, ...], Handle]] = [
+            (("dispatch",), self.dispatch),
+            (("review",), self.review),
+            (tuple(sorted(VERBS)), self.each(self.verb)),
+            (CALLS, self.each(self.call)),
+        ]
+        if self.anchorer:
+            lines.append((("anchor",), self.each(self.anchorer.turn)))
+        return lines
+
+    async def take_up(self) -> None:
+        """Takes what is due for all lines that are free, and hands it out, until cancelled. What is in hand is finished first."""
+        lines = self.lines()
+        line_of = {kind: line for line, (kinds, _) in enumerate(lines) for kind in kinds}
+        busy: dict[int, asyncio.Future[None]] = {}
         with self.nudger.listening("work_worker") as woken:
-            while True:
-                try:
-                    items = await work.take(self.database, "worker", kinds, limit, LEASE)
-                except Exception as error:  # the database is away: try again, for ever
-                    log.warning("work cannot be taken", error=type(error).__name__)
-                    await asyncio.sleep(POLL_S)
-                    continue
-                if not items:
-                    await wait(woken, await self.pause())
-                    continue
-                await asyncio.shield(asyncio.ensure_future(handle(items)))
+            try:
+                while True:
+                    busy = {line: task for line, task in busy.items() if not task.done()}
+                    free = [kind for kind, line in line_of.items() if line not in busy]
+                    try:
+                        items = await work.take(self.database, "worker", free, BATCH, LEASE) if free else []
+                    except Exception as error:  # the database is away: try again, for ever
+                        log.warning("work cannot be taken", error=type(error).__name__)
+                        await asyncio.sleep(POLL_S)
+                        continue
+                    for line in {line_of[item.kind] for item in items}:
+                        own = [item for item in items if line_of[item.kind] == line]
+                        busy[line] = asyncio.ensure_future(lines[line][1](own))
+                        busy[line].add_done_callback(lambda _: woken.set())
+                    if not items:
+                        await wait(woken, max(await self.pause(), BUSY_S if busy else 0))
+            finally:
+                await asyncio.gather(*busy.values(), return_exceptions=True)
 
     async def pause(self) -> float:
         """How long nothing is due, at most POLL_S."""
@@ -131,9 +154,27 @@ class Worker:
             for item in items:
                 await self.failed(item, error)
 
-    def each(self, handle: Callable[[Item], Awaitable[None]]) -> Callable[[list[Item]], Awaitable[None]]:
+    async def review(self, items: list[Item]) -> None:
+        """Held, and one by one when that fails: whoever is to blame fails alone."""
+        try:
+            await approvals.conclude(self.database, items, self.settings)
+            WORK_DONE.labels("review", "done").inc(len(items))
+        except Exception as error:
+            if len(items) == 1:
+                await self.failed(items[0], error)
+            else:
+                for item in items:
+                    await self.review([item])
+
+    def each(self, handle: Callable[[Item], Awaitable[None]]) -> Handle:
+        turns = asyncio.Semaphore(AT_ONCE)
+
+        async def in_turn(item: Item) -> None:
+            async with turns:
+                await self.guarded(handle, item)
+
         async def all_of(items: list[Item]) -> None:
-            await asyncio.gather(*(self.guarded(handle, item) for item in items))
+            await asyncio.gather(*(in_turn(item) for item in items))
 
         return all_of
 
@@ -146,12 +187,9 @@ class Worker:
 
     async def verb(self, item: Item) -> None:
         """One verb, one transaction. Verbs look under a lock before they move: who lost the lease finds it done."""
-        seen: dict[str, object] = {}
-        if item.kind == "review":  # targets are read before the transaction, never inside it
-            seen["already"] = await approvals.already_so(self.database, item.tenant, item.subject, self.settings)
         async with self.database.write() as session:
             await session.enter(item.tenant)
-            again = await VERBS[item.kind](session, system(item.tenant, "worker"), item.subject, **seen)
+            again = await VERBS[item.kind](session, system(item.tenant, "worker"), item.subject)
             if again is None:
                 await work.finish(session, item)
             else:
@@ -225,7 +263,7 @@ async def serve(settings: Settings) -> None:
 
 def run() -> None:
     """The entry of `mission-root worker`."""
-    process.run("worker", serve)
+    process.run("worker", serve, uvicorns_loop())
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ Whether a decision counts is the wall's business; this room says the outcome in 
 """
 
 from app.approvals.actions import ask_mission, ask_writeback, cancel_open, climb, conclude, open_intake, progress
-from app.approvals.already import already_so
 from app.approvals.api import router
 from app.approvals.decide import Decided, decide
 from app.approvals.interventions_api import router as interventions
@@ -15,7 +14,6 @@ from app.approvals.rules_api import router as rules
 __all__ = [
     "Approval",
     "Decided",
-    "already_so",
     "ask_mission",
     "ask_writeback",
     "cancel_open",

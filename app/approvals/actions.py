@@ -1,7 +1,7 @@
 """Opening and closing approvals, and bringing a mission up to where its approvals and writebacks are."""
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
@@ -9,11 +9,14 @@ from uuid import UUID
 from sqlalchemy import text
 
 from app import artifacts, evidence, ledger, missions, policy, work, writebacks
+from app.approvals.already import already_so
 from app.approvals.obligations import BadObligations, parse
-from app.caller import Caller
+from app.caller import Caller, system
 from app.clock import new_id, now
-from app.db import WriteSession
-from app.missions import Mission
+from app.db import Database, WriteSession
+from app.missions import Held, Mission
+from app.settings import Settings
+from app.work import Item
 from app.writebacks.connectors import BadPayload
 from colony_client.artifacts import PolicyDecisionArtifact, Producer, WritebackProposal
 
@@ -167,32 +170,71 @@ async def open_intake(session: WriteSession, caller: Caller, mission_id: UUID) -
     await missions.await_decision(session, caller, mission_id, "policy_asks", [approval])
 
 
-async def conclude(
-    session: WriteSession, caller: Caller, mission_id: UUID, already: Collection[UUID] = frozenset()
-) -> None:
-    """A mission in review: checks its evidence, puts its proposals before humans, and completes it when there are none.
+async def conclude(database: Database, items: Sequence[Item], settings: Settings) -> None:
+    """Missions in review: checks their evidence, puts their proposals before humans, and completes those without any.
 
-    already: the proposals whose targets were seen to hold the wanted values (`already_so`); nobody is asked about those.
+    Those without proposals touch only their own rows and are concluded together. Targets of proposals are read before the
+    transaction, never inside it.
     """
-    mission = await missions.lock(session, mission_id)
-    if mission.state != "in_review":
-        return
-    found = await evidence.review(session, caller, mission)
-    if not found.passed:
-        await missions.fail(session, caller, mission_id, "review", reason="review")
-        return
-    await missions.answered(session, mission_id, found.answer_status)
+    async with database.read() as session:
+        gathered = await evidence.gather(session, [(item.tenant, item.subject) for item in items])
+    alone = [item for item in items if item.subject in gathered and gathered[item.subject].proposals]
+    rest = [item for item in items if item not in alone]
+    if rest:
+        await close_reviews(database, rest, gathered)
+    for item in alone:
+        proposed = [proposal for proposal, _ in gathered[item.subject].proposals]
+        already = await already_so(database, item.tenant, item.subject, proposed, settings)
+        await close_reviews(database, [item], gathered, already)
+
+
+async def close_reviews(
+    database: Database,
+    items: Sequence[Item],
+    gathered: Mapping[UUID, evidence.Material],
+    already: Collection[UUID] = frozenset(),
+) -> None:
+    """already: the proposals whose targets were seen to hold the wanted values; nobody is asked about those."""
+    changing: list[tuple[Caller, Mission, evidence.Review]] = []
+    async with database.write() as session:
+        held = Held(session.fetch)
+        await held.hold((item.tenant, item.subject) for item in items)
+        for item in items:
+            mission, caller = held.missions.get(item.subject), system(item.tenant, "worker")
+            if mission is not None and mission.state == "in_review":
+                material = gathered.get(mission.id)
+                if material is None or material.attempt != mission.attempt:  # it has moved meanwhile: look again
+                    held.again(item, None)
+                    continue
+                found = evidence.review(held, caller, mission, material)
+                if not found.passed:
+                    held.fail(caller, mission.id, "review", reason="review")
+                elif found.proposals:
+                    changing.append((caller, held.change(mission.id, answer_status=found.answer_status), found))
+                else:
+                    held.complete(caller, mission.id, found.answer_status)
+            held.finish(item)
+        await held.keep()
+        session.nudges |= held.nudges
+        for caller, mission, found in changing:
+            await session.enter(caller.tenant)
+            await put_to_humans(session, caller, mission, found, already)
+
+
+async def put_to_humans(
+    session: WriteSession, caller: Caller, mission: Mission, found: evidence.Review, already: Collection[UUID]
+) -> None:
+    """The proposals of a reviewed mission; when none of them needs anybody, the mission is completed."""
     pending = [
         approval
         for proposal in found.proposals
         if (approval := await propose(session, caller, mission, proposal, proposal.artifact.id in already))
     ]
     if pending:
-        await missions.await_decision(
-            session, caller, mission_id, "proposals", pending, await writebacks.tally(session, mission_id)
-        )
+        tally = await writebacks.tally(session, mission.id)
+        await missions.await_decision(session, caller, mission.id, "proposals", pending, tally)
     else:
-        await missions.complete(session, caller, mission_id, "reviewed", answer_status=found.answer_status)
+        await missions.complete(session, caller, mission.id, "reviewed", answer_status=found.answer_status)
 
 
 async def judge(

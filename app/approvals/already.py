@@ -2,11 +2,12 @@
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from uuid import UUID
 
 import structlog
 
-from app import artifacts, missions
+from app import missions
 from app.artifacts import Artifact
 from app.clock import now
 from app.db import Database
@@ -22,17 +23,18 @@ ENOUGH_S = 5.0  # a target that does not answer in this time is not waited for: 
 AT_ONCE = 8
 
 
-async def already_so(database: Database, tenant: UUID, mission_id: UUID, settings: Settings) -> frozenset[UUID]:
-    """The proposals (by artifact) of a mission in review whose target shows every wanted value already.
+async def already_so(
+    database: Database, tenant: UUID, mission_id: UUID, proposed: Sequence[Artifact], settings: Settings
+) -> frozenset[UUID]:
+    """Those of a mission's proposals (by artifact) whose target shows every wanted value already, while it is in review.
 
     A target that cannot be read, or not by this process, shows nothing; the executor looks once more before it writes.
     """
     async with database.read() as session:
         await session.enter(tenant)
         mission = await missions.find(session, mission_id)
-        if mission is None or mission.state != "in_review" or mission.mode == "dry_run":
-            return frozenset()
-        proposed = await artifacts.of_attempt(session, mission_id, mission.attempt, "writeback_proposal")
+    if mission is None or mission.state != "in_review" or mission.mode == "dry_run":
+        return frozenset()
     found: set[UUID] = set()
     turns = asyncio.Semaphore(AT_ONCE)
 

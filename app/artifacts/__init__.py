@@ -4,16 +4,18 @@ An artifact is one of the ten contract types in canonical bytes, immutable, belo
 A blob is the text of a document or the snapshot of a record; a reading says that a mission was shown one.
 """
 
-from app.artifacts.actions import Stored, keep_blob, note_readings, store
+from app.artifacts.actions import Made, Stored, keep_blob, made, note_readings, store
 from app.artifacts.api import router
 from app.artifacts.queries import Artifact, blobs, latest, of_attempt, of_mission, one, readings
 
 __all__ = [
     "Artifact",
+    "Made",
     "Stored",
     "blobs",
     "keep_blob",
     "latest",
+    "made",
     "note_readings",
     "of_attempt",
     "of_mission",

@@ -35,25 +35,41 @@ class Stored:
     new: bool
 
 
+@dataclass(frozen=True)
+class Made:
+    """An artifact in the bytes that are stored and hashed."""
+
+    schema_name: str
+    schema_version: str
+    producer: str
+    sha256: bytes
+    bytes: bytes
+
+
+def made(artifact: ArtifactBase) -> Made:
+    data, name = canonical(artifact), artifact.schema_name  # type: ignore[attr-defined]
+    return Made(name, artifact.schema_version, artifact.producer.name, sha256(data), data)
+
+
 async def store(session: WriteSession, caller: Caller, mission: UUID, attempt: int, artifact: ArtifactBase) -> Stored:
     """Keeps an artifact in its canonical bytes and records `artifact.stored`.
 
     Bytes that an earlier attempt had produced are kept once; that this attempt says them too is `artifact.repeated`.
     """
-    data = canonical(artifact)
-    digest, name = sha256(data), artifact.schema_name  # type: ignore[attr-defined]
+    it = made(artifact)
+    digest, name = it.sha256, it.schema_name
     values = {
         "tenant": caller.tenant,
         "id": new_id(),
         "mission": mission,
         "attempt": attempt,
         "schema_name": name,
-        "schema_version": artifact.schema_version,
-        "producer": artifact.producer.name,
-        "bytes": data,
+        "schema_version": it.schema_version,
+        "producer": it.producer,
+        "bytes": it.bytes,
     }
-    made = await session.scalar(INSERT, values)
-    if made is None:
+    kept = await session.scalar(INSERT, values)
+    if kept is None:
         known = await session.first(FIND, {"tenant": caller.tenant, "mission": mission, "sha256": digest})
         assert known is not None
         if known.attempt != attempt:
@@ -66,12 +82,12 @@ async def store(session: WriteSession, caller: Caller, mission: UUID, attempt: i
         caller,
         "artifact.stored",
         mission,
-        artifact=made,
+        artifact=kept,
         schema_name=name,
         sha256=digest.hex(),
         attempt=attempt,
     )
-    return Stored(made, digest, new=True)
+    return Stored(kept, digest, new=True)
 
 
 async def keep_blob(session: WriteSession, tenant: UUID, data: bytes) -> bytes:

@@ -1,6 +1,5 @@
 """The internal API: what a colony calls. Its own app on its own port, never mounted on the public one."""
 
-from datetime import timedelta
 from typing import Annotated
 from uuid import UUID
 
@@ -8,9 +7,10 @@ import structlog
 from fastapi import APIRouter, Depends, Request, Response
 
 from app import missions
-from app.boundary.callbacks import receive, refuse_root_artifacts
+from app.boundary import callbacks
+from app.boundary.callbacks import refuse_root_artifacts
 from app.boundary.dispatch import keep_refused
-from app.boundary.door import Signed, signed, token, unknown
+from app.boundary.door import Signed, genuine, signed, stranger, token, unknown, use_nonce
 from app.errors import Problem
 from app.http import Reply
 from app.http.replies import problem_reply
@@ -21,6 +21,7 @@ from colony_client.wire import read_model
 
 router = APIRouter(tags=["colony"])
 Call = Annotated[Signed, Depends(signed, scope="function")]
+Unspent = Annotated[Signed, Depends(genuine, scope="function")]
 
 
 @router.post(
@@ -31,24 +32,26 @@ Call = Annotated[Signed, Depends(signed, scope="function")]
         "requestBody": {"required": True, "content": {"application/json": {"schema": EventBatch.model_json_schema()}}}
     },
 )
-async def events(mission_id: UUID, request: Request, call: Call) -> Response:
+async def events(mission_id: UUID, request: Request, call: Unspent) -> Response:
     """Takes a batch of events of one attempt; an empty one is a heartbeat. Idempotent per (attempt, seq)."""
-    said = token(request, mission_id)
-    structlog.contextvars.bind_contextvars(mission_id=str(mission_id), tenant_id=str(said.tenant))
-    caller, state = call.caller(said.tenant), request.app.state
+    state = request.app.state
     try:
+        said = token(request, mission_id)
+        structlog.contextvars.bind_contextvars(mission_id=str(mission_id), tenant_id=str(said.tenant))
+        caller = call.caller(said.tenant)
         batch = read_batch(call.body, mission_id, said)
+        if batch.attempt != said.attempt:
+            raise unknown()  # a token opens this door for its own attempt only
     except Problem as refused:
+        if not await use_nonce(state.database, call.kid, call.nonce):
+            raise stranger(request, "SignatureReplayed") from None
+        if refused.code == "unauthenticated":
+            raise
         async with state.database.write() as session:
             await session.enter(said.tenant)
             await keep_refused(session, caller, mission_id, "callback", refused.detail, call.body)
         return problem_reply(request, refused).response()
-    if batch.attempt != said.attempt:
-        raise unknown()  # a token opens this door for its own attempt only
-    lease = timedelta(milliseconds=state.settings.mission_lease_ms)
-    async with state.database.write() as session:
-        await session.enter(said.tenant)
-        taken = await receive(session, caller, mission_id, batch, lease)
+    taken = await state.callbacks.take(callbacks.call(call.kid, call.nonce, caller, mission_id, batch))
     receipt = EventReceipt(
         accepted_seq=taken.accepted_seq,
         lease_until=taken.lease_until,

@@ -1,21 +1,29 @@
-"""Events from the colony: in order, each once, whatever was sent twice or came late."""
+"""Events from the colony: in order, each once, whatever was sent twice or came late.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+Batches of events that are pending at the same moment are taken together, in one transaction; each is judged for itself,
+as if they had come one after the other.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from uuid import UUID
 
+import asyncpg
 import structlog
 
-from app import approvals, artifacts, budgets, ledger, missions, work
+from app import approvals, artifacts, budgets, missions
+from app.artifacts import Made
+from app.batch import Batches
+from app.boundary.door import unknown, use_nonce
 from app.caller import Caller
 from app.canonical import fingerprint
 from app.clock import now
-from app.db import WriteSession
+from app.db import Database
 from app.errors import Problem
-from app.missions import Mission
-from app.missions.moves import move
+from app.missions import Held, Mission
+from app.missions.held import Fetch
 from app.telemetry import PROVIDER_FAILURES, STAGE_SECONDS
 from colony_client.contract import (
     ArtifactProduced,
@@ -33,6 +41,34 @@ from colony_client.contract import (
 
 log = structlog.get_logger("colony")
 ROOTS_OWN = ("mission_envelope", "policy_decision")  # what only the root may say
+USE_NONCES = "SELECT use_nonces($1, $2) AS fresh"
+
+
+@dataclass(frozen=True)
+class Call:
+    """One signed batch of events of a mission; its nonce has still to be used. made: its artifacts, by the event's seq."""
+
+    kid: str
+    nonce: str
+    caller: Caller
+    mission: UUID
+    batch: EventBatch
+    made: dict[int, Made] = field(repr=False)
+
+    @property
+    def escalates(self) -> bool:
+        last = self.batch.events[-1] if self.batch.events else None
+        return isinstance(last, Signal) and last.signal == "escalate"
+
+
+def call(kid: str, nonce: str, caller: Caller, mission: UUID, batch: EventBatch) -> Call:
+    made: dict[int, Made] = {}
+    for event in batch.events:
+        if isinstance(event, ArtifactProduced):
+            made[event.seq] = artifacts.made(event.artifact)
+        elif isinstance(event, WritebackProposed):
+            made[event.seq] = artifacts.made(event.proposal)
+    return Call(kid, nonce, caller, mission, batch, made)
 
 
 @dataclass
@@ -42,137 +78,209 @@ class Taken:
     accepted_seq: int
     lease_until: datetime
     stop_reason: str | None = None
+    asks: Signal | None = None  # the question that this batch has ended the attempt with
 
 
-@dataclass
-class Progress:
-    """What a batch adds up to."""
-
-    stage: str | None = None
+Outcome = Taken | Problem
 
 
-async def receive(session: WriteSession, caller: Caller, mission_id: Any, batch: EventBatch, lease: timedelta) -> Taken:
-    """Takes a batch of the current attempt: what is new is applied, what was seen is skipped, a gap is refused whole.
+class Callbacks:
+    """Takes batches of events in. nudge wakes whoever waits for work or facts."""
 
-    Raises Problem sequence_gap, attempt_superseded, mission_closed, not_found or validation; then nothing was applied.
+    def __init__(
+        self,
+        database: Database,
+        nudge: Callable[[Iterable[str]], None],
+        lease: timedelta,
+        *,
+        connections: int = 2,
+        wait_ms: int = 1000,
+    ) -> None:
+        self.database, self.nudge, self.lease = database, nudge, lease
+        self.batches: Batches[Call, Outcome] = Batches(
+            database.url, self.run, name="callbacks", connections=connections, wait_ms=wait_ms
+        )
+
+    async def take(self, call: Call) -> Taken:
+        """Takes a batch of the current attempt: what is new is applied, what was seen is skipped, a gap is refused whole.
+
+        Raises Problem unauthenticated, sequence_gap, attempt_superseded, mission_closed or not_found; then no event was
+        applied. The nonce is used whatever comes of it.
+        """
+        try:
+            outcome = await (self.escalate(call) if call.escalates else self.batches.put(call))
+        except Problem:
+            raise
+        except Exception:
+            await use_nonce(self.database, call.kid, call.nonce)  # it went back with the rest
+            raise
+        if isinstance(outcome, Problem):
+            raise outcome
+        return outcome
+
+    async def run(self, connection: asyncpg.Connection, calls: Sequence[Call]) -> list[Outcome]:
+        """Everything that is pending, in one transaction."""
+        async with connection.transaction():
+            outcomes, nudges = await receive(connection.fetch, calls, self.lease)
+        self.nudge(nudges)
+        return outcomes
+
+    async def escalate(self, call: Call) -> Outcome:
+        """The same for a batch that puts a question before a human, which opens an approval."""
+        async with self.database.write() as session:
+            await session.enter(call.caller.tenant)
+            [outcome], nudges = await receive(session.fetch, [call], self.lease)
+            session.nudges |= nudges
+            if isinstance(outcome, Taken) and outcome.asks is not None:
+                mission = await missions.lock(session, call.mission)
+                question = outcome.asks.question or outcome.asks.reason or ""
+                await missions.escalated(session, call.caller, mission)
+                approval = await approvals.ask_mission(
+                    session,
+                    call.caller,
+                    mission,
+                    "mission.continue",
+                    "colony.escalates",
+                    question,
+                    fingerprint([str(mission.id), mission.attempt, question]),
+                    "colony",
+                )
+                await missions.note_pending(session, mission.id, [approval], {})
+            return outcome
+
+
+async def receive(fetch: Fetch, calls: Sequence[Call], lease: timedelta) -> tuple[list[Outcome], set[str]]:
+    """What becomes of calls that have come at once, each judged as if it had come alone, in the order given.
+
+    fetch runs statements in the transaction that keeps it. Answers the outcomes and whom to wake after the commit.
     """
-    mission = await missions.lock(session, mission_id)
+    [row] = await fetch(USE_NONCES, [one.kid for one in calls], [one.nonce for one in calls])
+    held = Held(fetch)
+    await held.hold(
+        [(one.caller.tenant, one.mission) for one in calls],
+        [(one.mission, made.sha256) for one in calls for made in one.made.values()],
+    )
+    outcomes: list[Outcome] = []
+    for one, fresh in zip(calls, row["fresh"], strict=True):
+        if not fresh:
+            log.warning("signature refused", reason="SignatureReplayed", mission=str(one.mission))
+        outcomes.append(await judge(held, one, lease) if fresh else unknown())
+    await held.keep()
+    return outcomes, held.nudges
+
+
+async def judge(held: Held, call: Call, lease: timedelta) -> Outcome:
+    """One call. A Problem means that nothing of it was applied."""
+    mission, batch, caller = held.missions.get(call.mission), call.batch, call.caller
+    if mission is None or held.tenants[mission.id] != caller.tenant:
+        return Problem("not_found", "There is no such mission.")
     until = now() + lease
     if mission.attempt != batch.attempt:
-        raise Problem("attempt_superseded", f"The current attempt is {mission.attempt}.")
+        return Problem("attempt_superseded", f"The current attempt is {mission.attempt}.")
     new = [event for event in batch.events if event.seq > mission.last_seq]
     if mission.state not in ("accepted", "dispatched", "running"):
         if new:
-            raise Problem("mission_closed", f"The mission is {mission.state} and takes no more events of this attempt.")
+            return Problem(
+                "mission_closed", f"The mission is {mission.state} and takes no more events of this attempt."
+            )
         return Taken(mission.last_seq, until, stop_reason=f"the mission is {mission.state}")
     if new and new[0].seq != mission.last_seq + 1:
-        raise Problem("sequence_gap", f"Event {mission.last_seq + 1} is missing.", expected_seq=mission.last_seq + 1)
+        return Problem("sequence_gap", f"Event {mission.last_seq + 1} is missing.", expected_seq=mission.last_seq + 1)
 
-    mission = await underway(session, caller, mission, lease)
-    progress = Progress()
+    # the first word of an attempt makes the mission running, even when it overtakes the answer to the dispatch
+    over = mission.over_budget
+    if mission.state == "accepted":
+        held.taken_by_colony(caller, mission.id, lease)
+    if mission.state != "running":
+        held.move(caller, mission.id, "running", "first_event")
     used = usage(new)
     # before the first fact: budgets come before the ledger in the order of locks
-    spent = await budgets.spend(session, caller, mission.id, used) if used != budgets.Amounts() else None
-    if spent and spent.newly_over:
-        await work.add(session, "attempt_timer", mission.id, at=now() + budgets.GRACE)
+    spent = await spend(held, caller, mission.id, used) if used != budgets.Amounts() else None
+    stage = mission.stage
     for event in new:
-        await apply(session, caller, mission, event, progress)
+        stage = apply(held, call, event) or stage
     last = new[-1].seq if new else mission.last_seq
-    await missions.take_events(
-        session,
-        mission,
-        last_seq=last,
-        stage=progress.stage,
-        lease_until=until,
-    )
+    degraded = held.missions[mission.id].degraded
+    if degraded is not None and degraded.get("code") != budgets.USED_UP_CODE:
+        degraded = None
+    held.change(mission.id, last_seq=last, stage=stage, lease_until=until, degraded=degraded)
     if new and isinstance(new[-1], Signal) and new[-1].ends_attempt:
-        await end_attempt(session, caller, mission, new[-1])
-        return Taken(last, until, stop_reason="the attempt has ended")
-    return Taken(last, until, stop_reason=overspent(mission, spent))
+        asks = end_attempt(held, caller, mission, new[-1])
+        return Taken(last, until, stop_reason="the attempt has ended", asks=asks)
+    return Taken(last, until, stop_reason=overspent(mission, over or (spent is not None and spent.over)))
 
 
-async def underway(session: WriteSession, caller: Caller, mission: Mission, lease: timedelta) -> Mission:
-    """The first word of an attempt makes the mission running, even when it overtakes the answer to the dispatch."""
-    if mission.state == "accepted":
-        await missions.taken_by_colony(session, caller, mission, lease)
-    if mission.state != "running":
-        await move(session, caller, mission.id, "running", "first_event")
-    return mission
+async def spend(held: Held, caller: Caller, mission: UUID, used: budgets.Amounts) -> budgets.Spent:
+    """Counts what the colony reports, and says so when the budget is used up by it."""
+    spent = await budgets.spend(held.fetch, caller.tenant, mission, used)
+    held.change(mission, used_tokens=spent.used_tokens, used_cost_usd=spent.used_cost_usd)
+    if spent.newly_over:
+        held.change(mission, degraded=budgets.used_up())
+        held.tell(caller, "budget.exceeded", mission, **budgets.exceeded(spent))
+        held.add("attempt_timer", mission, now() + budgets.GRACE)
+    return spent
 
 
-async def apply(session: WriteSession, caller: Caller, mission: Mission, event: Event, progress: Progress) -> None:
-    """One event: its artifact stored, its fact recorded, its figures added."""
+def apply(held: Held, call: Call, event: Event) -> str | None:
+    """One event: its artifact stored, its fact recorded, its figures added. Answers the stage that it begins."""
+    caller, mission, attempt = call.caller, call.mission, call.batch.attempt
     match event:
         case StageStarted():
-            progress.stage = event.stage
-            await ledger.record(
-                session, caller, "stage.started", mission.id, stage=event.stage, attempt=mission.attempt
-            )
+            held.tell(caller, "stage.started", mission, stage=event.stage, attempt=attempt)
+            return event.stage
         case StageCompleted():
             STAGE_SECONDS.labels(event.stage).observe(event.latency_ms / 1000)
-            await ledger.record(
-                session,
-                caller,
-                "stage.completed",
-                mission.id,
-                stage=event.stage,
-                latency_ms=event.latency_ms,
-                attempt=mission.attempt,
+            held.tell(
+                caller, "stage.completed", mission, stage=event.stage, latency_ms=event.latency_ms, attempt=attempt
             )
         case ArtifactProduced():
-            await artifacts.store(session, caller, mission.id, mission.attempt, event.artifact)
+            held.store(caller, mission, attempt, call.made[event.seq])
         case WritebackProposed():
-            kept = await artifacts.store(session, caller, mission.id, mission.attempt, event.proposal)
-            await ledger.record(
-                session,
+            kept = held.store(caller, mission, attempt, call.made[event.seq])
+            held.tell(
                 caller,
                 "writeback.proposed",
-                mission.id,
+                mission,
                 proposal=kept.id,
                 connector=event.proposal.connector,
                 operation=event.proposal.operation,
                 risk_level=event.proposal.risk_level,
             )
         case CheckpointSaved():
-            await ledger.record(
-                session, caller, "checkpoint.saved", mission.id, sha256=event.sha256, size_bytes=event.size_bytes
-            )
+            held.tell(caller, "checkpoint.saved", mission, sha256=event.sha256, size_bytes=event.size_bytes)
         case ProviderFailed():
             code = event.code if event.code in PROVIDER_CODES else "other"
             PROVIDER_FAILURES.labels(code).inc()
             log.warning(
                 "provider failed",
-                mission=str(mission.id),
+                mission=str(mission),
                 provider=event.provider,
                 code=event.code,
                 detail=event.detail,
             )
             # names and codes come from outside: the ledger keeps a hash and the codes we know, the log keeps the words
-            await ledger.record(
-                session,
+            held.tell(
                 caller,
                 "provider.failed",
-                mission.id,
+                mission,
                 retryable=event.retryable,
                 code=code,
                 provider_sha256=fingerprint([event.provider, event.code]).hex(),
             )
         case UsageReported():
-            await ledger.record(
-                session,
+            held.tell(
                 caller,
                 "usage.reported",
-                mission.id,
+                mission,
                 tokens_in=event.tokens_in,
                 tokens_out=event.tokens_out,
                 cost_usd=event.cost_usd,
             )
         case Signal():
-            await ledger.record(
-                session, caller, "colony.signalled", mission.id, signal=event.signal, attempt=mission.attempt
-            )
+            held.tell(caller, "colony.signalled", mission, signal=event.signal, attempt=attempt)
         case Log():
-            getattr(log, event.level)("colony says", mission=str(mission.id), message=event.message)
+            getattr(log, event.level)("colony says", mission=str(mission), message=event.message)
+    return None
 
 
 PROVIDER_CODES = (
@@ -191,28 +299,15 @@ PROVIDER_CODES = (
 )
 
 
-async def end_attempt(session: WriteSession, caller: Caller, mission: Mission, signal: Signal) -> None:
-    """complete goes to review, blocked ends the mission, escalate puts a question before a human."""
+def end_attempt(held: Held, caller: Caller, mission: Mission, signal: Signal) -> Signal | None:
+    """complete goes to review, blocked ends the mission; answers the signal when it puts a question before a human."""
+    if signal.signal == "escalate":
+        return signal
     if signal.signal == "complete":
-        await missions.into_review(session, caller, mission.id)
-    elif signal.signal == "blocked":
-        await missions.fail(
-            session, caller, mission.id, "blocked", reason="blocked", note=signal.reason or signal.question
-        )
+        held.into_review(caller, mission.id)
     else:
-        question = signal.question or signal.reason or ""
-        await missions.escalated(session, caller, mission)
-        approval = await approvals.ask_mission(
-            session,
-            caller,
-            mission,
-            "mission.continue",
-            "colony.escalates",
-            question,
-            fingerprint([str(mission.id), mission.attempt, question]),
-            "colony",
-        )
-        await missions.note_pending(session, mission.id, [approval], {})
+        held.fail(caller, mission.id, "blocked", reason="blocked", note=signal.reason or signal.question)
+    return None
 
 
 def usage(events: Sequence[Event]) -> budgets.Amounts:
@@ -224,9 +319,9 @@ def usage(events: Sequence[Event]) -> budgets.Amounts:
     )
 
 
-def overspent(mission: Mission, spent: budgets.Spent | None) -> str | None:
+def overspent(mission: Mission, over: bool) -> str | None:
     """Why the colony is told to stop: tokens, cost or time are used up."""
-    if mission.over_budget or (spent is not None and spent.over):
+    if over:
         return "the mission's budget is used up"
     if mission.deadline_at is not None and mission.deadline_at <= now():
         return "the mission's time is used up"

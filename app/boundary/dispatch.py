@@ -4,7 +4,6 @@ No call is made inside a transaction. Each verb reads what it needs, calls, and 
 fence of its work item; a crash in between repeats the call, which the contract makes harmless.
 """
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -20,7 +19,8 @@ from app.caller import Caller, system
 from app.clock import now
 from app.components import Component
 from app.db import Database, WriteSession
-from app.missions.queries import Mission, envelopes, find
+from app.missions import Held, Mission
+from app.missions.queries import from_row
 from app.telemetry import COMPONENT_UP, QUARANTINED, continuing, traceparent, tracer
 from app.work import Item
 from colony_client import tokens
@@ -32,9 +32,22 @@ from colony_client.signing import Keys
 
 log = structlog.get_logger("dispatch")
 
-Offer = tuple[Item, Mission, Dispatch]
 MOST_DECISIONS = 50  # of one dispatch, by the contract
 AROUND_MISSIONS = 256  # bytes of a batch that are not its missions
+AROUND_MISSION = (
+    8192  # bytes of a dispatch, at most, that are neither its envelope nor decisions; URL and token have 4,048
+)
+OFFERED = "SELECT (o.m).*, o.envelope, o.asked FROM offered_missions($1, $2) o"
+
+
+@dataclass(frozen=True)
+class Offer:
+    """One mission that is offered; weight: at most so many bytes on the wire."""
+
+    item: Item
+    mission: Mission
+    message: Dispatch
+    weight: int
 
 
 @dataclass
@@ -73,8 +86,8 @@ def degraded_code(error: BoundaryError) -> str:
 async def dispatch(database: Database, colony: Colony, items: Sequence[Item]) -> None:
     """Offers the current attempt of each item's mission to the colony, many in one call."""
     ready, rest = await prepare(database, colony, items)
-    for item in rest:
-        await let_go(database, item)
+    if rest:
+        await let_go(database, rest)
     for call in calls(ready):
         await offer(database, colony, call)
 
@@ -84,60 +97,61 @@ def calls(ready: Sequence[Offer]) -> Iterator[list[Offer]]:
     call: list[Offer] = []
     size = 0
     for one in ready:
-        weight = len(one[2].model_dump_json().encode()) + 1
-        if call and (len(call) == MAX_MISSIONS_PER_DISPATCH or size + weight > MAX_BODY_BYTES - AROUND_MISSIONS):
+        if call and (len(call) == MAX_MISSIONS_PER_DISPATCH or size + one.weight > MAX_BODY_BYTES - AROUND_MISSIONS):
             yield call
             call, size = [], 0
         call.append(one)
-        size += weight
+        size += one.weight
     if call:
         yield call
 
 
 async def offer(database: Database, colony: Colony, ready: Sequence[Offer]) -> None:
     """One call, and what came of each mission in it."""
+    items = [one.item for one in ready]
     trial = colony.component.retry_at()
     if trial is not None:
-        await wait_all(database, [item for item, _, _ in ready], colony.trouble, trial)
+        await wait_all(database, items, colony.trouble, trial)
         return
-    first = ready[0][1]
+    first = ready[0].mission
     with tracer.start_as_current_span("dispatch", context=continuing(first.traceparent), kind=SpanKind.CLIENT):
         try:
-            answers = await colony.client.dispatch([message for _, _, message in ready])
+            answers = await colony.client.dispatch([one.message for one in ready])
         except BoundaryError as error:
-            await dispatch_failed(database, colony, [item for item, _, _ in ready], error)
+            await dispatch_failed(database, colony, items, error)
             return
     colony.component.succeeded()
     COMPONENT_UP.labels("colony").set(1)
-    for (item, mission, _), answer in zip(ready, answers, strict=True):
-        await record_answer(database, colony, item, mission, answer)
+    async with missions.holding(database, named(items)) as held:
+        for one, answer in zip(ready, answers, strict=True):
+            note_answer(held, colony, one, answer)
 
 
 async def prepare(database: Database, colony: Colony, items: Sequence[Item]) -> tuple[list[Offer], list[Item]]:
     """What can be sent, and the items that no longer need sending or whose time is over."""
-    by_tenant: dict[UUID, list[Item]] = defaultdict(list)
-    for item in items:
-        by_tenant[item.tenant].append(item)
     ready: list[Offer] = []
     rest: list[Item] = []
-    for tenant, own in by_tenant.items():
-        async with database.read() as session:
+    async with database.write() as session:  # writes nothing: the tenant of a statement is set by itself
+        rows = await session.fetch(OFFERED, [item.tenant for item in items], [item.subject for item in items])
+        found = {row["id"]: row for row in rows}
+        said: dict[UUID, Sequence[Any]] = {}
+        for tenant in {row["tenant"] for row in rows if row["asked"]}:
             await session.enter(tenant)
-            subjects = [item.subject for item in own]
-            stored, said = await envelopes(session, subjects), await answers(session, subjects)
-            for item in own:
-                mission = await find(session, item.subject)
-                if mission is None or mission.state != "accepted" or out_of_time(mission):
-                    rest.append(item)
-                else:
-                    ready.append(
-                        (
-                            item,
-                            mission,
-                            message(tenant, mission, stored[item.subject], decisions(said, mission.id), colony),
-                        )
-                    )
+            said[tenant] = await answers(session, [row["id"] for row in rows if row["asked"]])
+    for item in items:
+        row = found.get(item.subject)
+        mission = from_row(row) if row is not None else None
+        if row is None or mission is None or mission.state != "accepted" or out_of_time(mission):
+            rest.append(item)
+        else:
+            spoken = decisions(said.get(item.tenant, ()), mission.id)
+            weight = len(row["envelope"]) + AROUND_MISSION + sum(len(one.model_dump_json().encode()) for one in spoken)
+            ready.append(Offer(item, mission, message(item.tenant, mission, row["envelope"], spoken, colony), weight))
     return ready, rest
+
+
+def named(items: Sequence[Item]) -> list[tuple[UUID, UUID]]:
+    return [(item.tenant, item.subject) for item in items]
 
 
 def decisions(said: Sequence[Any], mission: UUID) -> list[HumanDecision]:
@@ -161,14 +175,14 @@ def out_of_time(mission: Mission) -> bool:
     return mission.deadline_at is not None and mission.deadline_at <= now()
 
 
-async def let_go(database: Database, item: Item) -> None:
-    """Ends a dispatch that is not sent: the mission is elsewhere by now, or has spent its time waiting for a colony."""
-    async with database.write() as session:
-        await session.enter(item.tenant)
-        mission = await missions.lock(session, item.subject)
-        if mission.state == "accepted" and out_of_time(mission):
-            await missions.fail(session, system(item.tenant, "worker"), mission.id, "time_budget", reason="time_budget")
-        await work.finish(session, item)
+async def let_go(database: Database, items: Sequence[Item]) -> None:
+    """Ends dispatches that are not sent: the mission is elsewhere by now, or has spent its time waiting for a colony."""
+    async with missions.holding(database, named(items)) as held:
+        for item in items:
+            mission = held.missions.get(item.subject)
+            if mission is not None and mission.state == "accepted" and out_of_time(mission):
+                held.fail(system(item.tenant, "worker"), mission.id, "time_budget", reason="time_budget")
+            held.finish(item)
 
 
 def message(tenant: UUID, mission: Mission, envelope: bytes, said: list[HumanDecision], colony: Colony) -> Dispatch:
@@ -205,28 +219,20 @@ def message(tenant: UUID, mission: Mission, envelope: bytes, said: list[HumanDec
     )
 
 
-async def record_answer(
-    database: Database, colony: Colony, item: Item, mission: Mission, answer: DispatchAnswer
-) -> None:
+def note_answer(held: Held, colony: Colony, offered: Offer, answer: DispatchAnswer) -> None:
     """accepted: a lease runs. busy: again later. refused: the mission fails and says why."""
-    async with database.write() as session:
-        await session.enter(item.tenant)
-        caller = system(item.tenant, "worker")
-        present = await missions.lock(session, mission.id)
-        if present.state == "accepted" and present.attempt == mission.attempt:
-            if answer.outcome == "accepted":
-                await missions.taken_by_colony(session, caller, present, colony.lease)
-            elif answer.outcome == "refused":
-                await missions.fail(
-                    session, caller, mission.id, "refused", reason="refused_by_colony", note=answer.reason
-                )
-            else:
-                await missions.degrade(session, caller, mission.id, "colony_busy", EFFECTS["colony_busy"])
-                await work.again(
-                    session, item, now() + timedelta(seconds=min(max(answer.retry_after_s or 1.0, 0.2), 60))
-                )
-                return
-        await work.finish(session, item)
+    item, caller = offered.item, system(offered.item.tenant, "worker")
+    present = held.missions[item.subject]
+    if present.state == "accepted" and present.attempt == offered.mission.attempt:
+        if answer.outcome == "accepted":
+            held.taken_by_colony(caller, present.id, colony.lease)
+        elif answer.outcome == "refused":
+            held.fail(caller, present.id, "refused", reason="refused_by_colony", note=answer.reason)
+        else:
+            held.degrade(caller, present.id, "colony_busy", EFFECTS["colony_busy"])
+            held.again(item, now() + timedelta(seconds=min(max(answer.retry_after_s or 1.0, 0.2), 60)))
+            return
+    held.finish(item)
 
 
 async def dispatch_failed(database: Database, colony: Colony, items: Sequence[Item], error: BoundaryError) -> None:
@@ -245,11 +251,11 @@ async def dispatch_failed(database: Database, colony: Colony, items: Sequence[It
 
 
 async def wait_all(database: Database, items: Sequence[Item], code: str, at: datetime) -> None:
-    for item in items:
-        async with database.write() as session:
-            await session.enter(item.tenant)
-            await missions.degrade(session, system(item.tenant, "worker"), item.subject, code, EFFECTS[code])
-            await work.again(session, item, at)
+    async with missions.holding(database, named(items)) as held:
+        for item in items:
+            if item.subject in held.missions:
+                held.degrade(system(item.tenant, "worker"), item.subject, code, EFFECTS[code])
+            held.again(item, at)
 
 
 async def watch_attempt(database: Database, colony: Colony, item: Item) -> None:
@@ -279,7 +285,7 @@ async def watch_attempt(database: Database, colony: Colony, item: Item) -> None:
             await work.again(session, item, now())  # it moved while we asked: look again
         elif alive:
             until = now() + colony.lease
-            await missions.take_events(session, present, last_seq=present.last_seq, stage=None, lease_until=until)
+            await missions.extend(session, present, until)
             await work.again(
                 session, item, min(until, mission.deadline_at, budgets.over_until(present.degraded) or until)
             )

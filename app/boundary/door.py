@@ -1,7 +1,6 @@
 """Who calls the internal API: a signature by a shared key, a nonce used once, and a token for exactly one attempt."""
 
 from dataclasses import dataclass
-from datetime import datetime
 from uuid import UUID
 
 from fastapi import Request
@@ -17,41 +16,45 @@ from colony_client.errors import SignatureRefused, TokenRefused
 
 @dataclass(frozen=True)
 class Signed:
-    """A call whose signature is genuine and whose nonce is fresh."""
+    """A call whose signature is genuine."""
 
     kid: str
+    nonce: str
     body: bytes
 
     def caller(self, tenant: UUID) -> Caller:
         return Caller(tenant=tenant, principal=SYSTEM, actor=f"colony:{self.kid}", name="colony")
 
 
-async def signed(request: Request) -> Signed:
-    """Reads the body and checks the signature over its bytes. Raises Problem unauthenticated, the same for every reason."""
+async def genuine(request: Request) -> Signed:
+    """Reads the body and checks the signature over its bytes; the nonce has still to be used, by whatever becomes of the call.
+
+    Raises Problem unauthenticated, the same for every reason.
+    """
     body = await read_body(request, MAX_BODY_BYTES)
-    state = request.app.state
-
-    async def first_use(nonce: str, _until: datetime) -> bool:
-        return await use_nonce(state.database, request.headers[signing.KEY_HEADER], nonce)
-
+    path = signing.signed_path(request.scope)
     try:
-        kid = await signing.verify(
-            state.colony_keys,
-            request.method,
-            signing.signed_path(request.scope),
-            body,
-            "root",
-            request.headers,
-            first_use,
-        )
+        found = signing.check(request.app.state.colony_keys, request.method, path, body, "root", request.headers)
     except SignatureRefused as refused:
-        state.log.warning("signature refused", reason=type(refused).__name__, path=request.url.path)
-        raise unknown() from None
-    return Signed(kid, body)
+        raise stranger(request, type(refused).__name__) from None
+    return Signed(found.kid, found.nonce, body)
+
+
+async def signed(request: Request) -> Signed:
+    """The same with its nonce used: what follows may fail, it stays used."""
+    call = await genuine(request)
+    if not await use_nonce(request.app.state.database, call.kid, call.nonce):
+        raise stranger(request, "SignatureReplayed")
+    return call
+
+
+def stranger(request: Request, reason: str) -> Problem:
+    request.app.state.log.warning("signature refused", reason=reason, path=request.url.path)
+    return unknown()
 
 
 async def use_nonce(database: Database, kid: str, nonce: str) -> bool:
-    """Remembers a nonce for every root process, in a transaction of its own: what follows may fail, the nonce stays used."""
+    """Remembers a nonce for every root process, in a transaction of its own. False: it was used before."""
     async with database.write() as session:
         used = await session.execute(
             "INSERT INTO nonce (kid, nonce) VALUES (:kid, :nonce) ON CONFLICT DO NOTHING", {"kid": kid, "nonce": nonce}

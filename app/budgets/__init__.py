@@ -6,10 +6,12 @@ mission is inserted with its whole budget held, and gives back the rest when it 
 
 from app.budgets.actions import (
     GRACE,
+    USED_UP_CODE,
     Amounts,
     Hold,
     Spent,
     charge,
+    exceeded,
     over_until,
     reconcile,
     refusal,
@@ -18,15 +20,18 @@ from app.budgets.actions import (
     set_limits,
     settle,
     spend,
+    used_up,
 )
 from app.budgets.api import router
 
 __all__ = [
     "GRACE",
+    "USED_UP_CODE",
     "Amounts",
     "Hold",
     "Spent",
     "charge",
+    "exceeded",
     "over_until",
     "reconcile",
     "refusal",
@@ -36,4 +41,5 @@ __all__ = [
     "set_limits",
     "settle",
     "spend",
+    "used_up",
 ]

@@ -6,7 +6,7 @@ in Postgres take the first by themselves, so call these verbs before a transacti
 
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -27,7 +27,9 @@ from app.errors import Problem
 log = structlog.get_logger("budgets")
 
 USED_UP = "RX020"  # what Postgres answers when a mission does not fit into its tenant's budget
+USED_UP_CODE = "budget_exhausted"
 GRACE = timedelta(seconds=30)  # how long a colony may take to finish with what it has, once the budget is used up
+Fetch = Callable[..., Awaitable[Sequence[Mapping[str, Any]]]]  # (statement, *values) in the transaction at hand
 NAMES = {"mission": "mission's budget", "tenant_day": "tenant's budget of the day", "tenant": "tenant's budget"}
 
 RESERVE = text("""SELECT reservation, lacking FROM reserve_budget(:tenant, :mission, :tokens, CAST(:cost_usd AS numeric), :time_ms,
@@ -35,8 +37,8 @@ RESERVE = text("""SELECT reservation, lacking FROM reserve_budget(:tenant, :miss
 SETTLE = text("""SELECT is_over, was_over FROM settle_budget(:tenant, :reservation, :tokens, CAST(:cost_usd AS numeric), :time_ms,
                  :calls_ms)""")
 RELEASE = text("SELECT release_budget(:tenant, :reservation)")
-SPEND = text("""SELECT is_over, was_over, used_tokens, used_cost_usd
-                FROM spend_budget(:tenant, :mission, :tokens, CAST(:cost_usd AS numeric))""")
+SPEND = """SELECT s.is_over, s.was_over, s.used_tokens, s.used_cost_usd
+           FROM set_config('app.tenant', $1, true) t CROSS JOIN LATERAL spend_budget(t::uuid, $2, $3, $4) s"""
 WOULD_LACK = text("SELECT budget_would_lack(:tenant, :tokens, CAST(:cost_usd AS numeric), :time_ms)")
 PUT = text("SELECT outcome, version FROM put_budget_limits(:tenant, :secret, :version, CAST(:limits AS jsonb))")
 
@@ -152,17 +154,14 @@ async def release(session: WriteSession, caller: Caller, reservation: UUID) -> b
     return bool(await session.scalar(RELEASE, {"tenant": caller.tenant, "reservation": reservation}))
 
 
-async def spend(session: WriteSession, caller: Caller, mission: UUID, amounts: Amounts) -> Spent:
-    """Counts what was used without having been reserved: the colony's own reports. What is beyond the budget is kept apart."""
-    row = await session.first(
-        SPEND,
-        {"tenant": caller.tenant, "mission": mission, "tokens": amounts.tokens, "cost_usd": amounts.cost_usd},
-    )
-    assert row is not None and row.was_over is not None, "the caller holds the mission"
-    spent = Spent(row.is_over, row.is_over and not row.was_over, row.used_tokens, row.used_cost_usd)
-    if spent.newly_over:
-        await note_exceeded(session, caller, mission, spent)
-    return spent
+async def spend(fetch: Fetch, tenant: UUID, mission: UUID, amounts: Amounts) -> Spent:
+    """Counts what a held mission has used without having reserved it: the colony's own reports.
+
+    What is beyond the budget is kept apart. The transaction is in whichever tenant it was last; it is in this one then.
+    """
+    [row] = await fetch(SPEND, str(tenant), mission, amounts.tokens, amounts.cost_usd)
+    assert row["was_over"] is not None, "the caller holds the mission"
+    return Spent(row["is_over"], row["is_over"] and not row["was_over"], row["used_tokens"], row["used_cost_usd"])
 
 
 NOTE = text("""
@@ -172,27 +171,33 @@ NOTE = text("""
 
 async def note_exceeded(session: WriteSession, caller: Caller, mission: UUID, spent: Spent) -> None:
     """Says once, on the ledger and on the mission, that the budget is used up and until when the colony may still finish."""
+    await session.execute(NOTE, {"tenant": caller.tenant, "id": mission, "degraded": json.dumps(used_up())})
+    await ledger.record(session, caller, "budget.exceeded", mission, **exceeded(spent))
+
+
+def used_up() -> dict[str, Any]:
+    """What a mission says of itself from then on."""
     moment = now()
-    degraded = {
-        "code": "budget_exhausted",
+    return {
+        "code": USED_UP_CODE,
         "effect": "The budget is used up. No further call is made; the colony may finish with what it has.",
         "since": iso(moment),
         "until": iso(moment + GRACE),
     }
-    await session.execute(NOTE, {"tenant": caller.tenant, "id": mission, "degraded": json.dumps(degraded)})
-    await ledger.record(
-        session,
-        caller,
-        "budget.exceeded",
-        mission,
-        used_tokens=spent.used_tokens,
-        used_cost_usd=None if spent.used_cost_usd is None else round(float(spent.used_cost_usd), 4),
-    )
+
+
+def exceeded(spent: Spent) -> dict[str, Any]:
+    """The body of `budget.exceeded`."""
+    cost = spent.used_cost_usd
+    return {
+        "used_tokens": spent.used_tokens,
+        "used_cost_usd": None if cost is None else round(float(cost), 4),
+    }
 
 
 def over_until(degraded: dict[str, Any] | None) -> datetime | None:
     """Until when a mission that has used up its budget may finish; None for any other mission."""
-    if degraded is None or degraded.get("code") != "budget_exhausted" or "until" not in degraded:
+    if degraded is None or degraded.get("code") != USED_UP_CODE or "until" not in degraded:
         return None
     return datetime.fromisoformat(str(degraded["until"])).astimezone(UTC)
 

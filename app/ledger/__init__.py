@@ -4,7 +4,7 @@ Every verb records what it did in the transaction that did it, so audit, events,
 A fact carries ids, states, hashes and small typed fields; never a user's text, a payload or evidence.
 """
 
-from app.ledger.actions import FACTS, record
+from app.ledger.actions import FACTS, Told, fact, record
 from app.ledger.anchors import Anchorer, Broken, overdue
 from app.ledger.api import inside_of, router
 from app.ledger.keys import Keyring, Signer, keyring, public_text, signer
@@ -22,9 +22,11 @@ __all__ = [
     "Position",
     "Signer",
     "Store",
+    "Told",
     "Verdict",
     "audit",
     "component",
+    "fact",
     "fact_text",
     "fact_view",
     "facts",

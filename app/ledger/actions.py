@@ -1,5 +1,6 @@
 """Recording a fact."""
 
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -17,20 +18,26 @@ INSERT = text(
 )
 
 
-async def record(session: WriteSession, caller: Caller, type: str, subject: UUID, /, **body: Any) -> None:
-    """Appends a fact about a subject (a mission's id, or the tenant's). Position and hashes are Postgres's work.
+@dataclass(frozen=True)
+class Told:
+    """A fact before it has its place."""
 
-    body values are ids, states, numbers, hex hashes; None is left out.
-    """
+    tenant: UUID
+    subject: UUID
+    type: str
+    actor: str
+    body: bytes
+
+
+def fact(caller: Caller, type: str, subject: UUID, /, **body: Any) -> Told:
+    """A fact about a subject (a mission's id, or the tenant's). Values are ids, states, numbers, hex hashes; None is left out."""
     said = {name: value for name, value in body.items() if value is not None}
-    await session.execute(
-        INSERT,
-        {
-            "tenant": caller.tenant,
-            "subject": subject,
-            "type": type,
-            "actor": caller.actor,
-            "body": canonical(to_jsonable_python(said)),
-        },
-    )
+    return Told(caller.tenant, subject, type, caller.actor, canonical(to_jsonable_python(said)))
+
+
+async def record(session: WriteSession, caller: Caller, type: str, subject: UUID, /, **body: Any) -> None:
+    """Appends a fact. Position and hashes are Postgres's work."""
+    told = fact(caller, type, subject, **body)
+    values = {"tenant": told.tenant, "subject": subject, "type": type, "actor": told.actor, "body": told.body}
+    await session.execute(INSERT, values)
     session.nudge(FACTS)

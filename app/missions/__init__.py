@@ -4,26 +4,22 @@ Later rooms call down into these verbs; nothing here knows who follows. The draw
 """
 
 from app.missions.actions import (
-    answered,
     await_decision,
     cancel,
     complete,
-    degrade,
     deny,
     escalated,
+    extend,
     fail,
-    into_review,
     lock,
     note_pending,
     requeue,
     resume,
-    take_events,
-    taken_by_colony,
     to_executing,
     to_waiting,
-    undegrade,
 )
 from app.missions.api import router
+from app.missions.held import Held, holding
 from app.missions.intake import Ask, Asked, Intake
 from app.missions.moves import CLOSED, MOVES, State
 from app.missions.queries import Mission, MissionView, envelope, find, view
@@ -33,30 +29,27 @@ __all__ = [
     "MOVES",
     "Ask",
     "Asked",
+    "Held",
     "Intake",
     "Mission",
     "MissionView",
     "State",
-    "answered",
     "await_decision",
     "cancel",
     "complete",
-    "degrade",
     "deny",
     "envelope",
     "escalated",
+    "extend",
     "fail",
     "find",
-    "into_review",
+    "holding",
     "lock",
     "note_pending",
     "requeue",
     "resume",
     "router",
-    "take_events",
-    "taken_by_colony",
     "to_executing",
     "to_waiting",
-    "undegrade",
     "view",
 ]

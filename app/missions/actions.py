@@ -1,28 +1,21 @@
 """What can happen to a mission. Each verb is the whole fact: check, guarded move, ledger, work, in one transaction."""
 
 import json
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import text
 
-from app import ledger, work
+from app import work
 from app.caller import Caller
-from app.clock import iso, now
 from app.db import WriteSession
 from app.errors import Problem
+from app.missions.held import AT_COLONY, STOPPED
 from app.missions.moves import Moved, move
 from app.missions.queries import Mission, find
 
-TAKE_EVENTS = text("""
-  UPDATE mission SET last_seq = :last_seq, stage = COALESCE(:stage, stage), lease_until = :lease_until,
-    degraded = CASE WHEN degraded ->> 'code' = 'budget_exhausted' THEN degraded END
-  WHERE tenant = :tenant AND id = :id""")
-DEGRADE = text("""
-  UPDATE mission SET degraded = CAST(:degraded AS jsonb) WHERE tenant = :tenant AND id = :id AND state = 'accepted'
-    AND (degraded IS NULL OR degraded ->> 'code' <> :code)""")
-UNDEGRADE = text("UPDATE mission SET degraded = NULL WHERE tenant = :tenant AND id = :id AND degraded IS NOT NULL")
+EXTEND = text("UPDATE mission SET lease_until = :lease_until WHERE tenant = :tenant AND id = :id")
 
 
 async def lock(session: WriteSession, id: UUID) -> Mission:
@@ -33,43 +26,9 @@ async def lock(session: WriteSession, id: UUID) -> Mission:
     return found
 
 
-async def taken_by_colony(session: WriteSession, caller: Caller, mission: Mission, lease: timedelta) -> None:
-    """The colony accepted the current attempt: accepted -> dispatched, with a lease and a timer that watches it."""
-    moment = now()
-    deadline = mission.deadline_at or moment + timedelta(milliseconds=mission.budget_time_ms)
-    until = moment + lease
-    await move(
-        session, caller, mission.id, "dispatched", "dispatch", lease_until=until, deadline_at=deadline, degraded=None
-    )
-    await work.add(session, "attempt_timer", mission.id, at=min(until, deadline))
-
-
-async def take_events(
-    session: WriteSession,
-    mission: Mission,
-    *,
-    last_seq: int,
-    stage: str | None,
-    lease_until: datetime,
-) -> None:
-    """Notes how far the current attempt has got; any word from the colony extends the lease."""
-    await session.execute(
-        TAKE_EVENTS,
-        {
-            "tenant": session.tenant,
-            "id": mission.id,
-            "last_seq": last_seq,
-            "stage": stage,
-            "lease_until": lease_until,
-        },
-    )
-
-
-async def into_review(session: WriteSession, caller: Caller, mission: UUID) -> None:
-    """The colony says it is complete: the root looks for itself."""
-    await move(session, caller, mission, "in_review", "complete", lease_until=None)
-    await work.drop(session, "attempt_timer", mission)
-    await work.add(session, "review", mission)
+async def extend(session: WriteSession, mission: Mission, lease_until: datetime) -> None:
+    """The colony has been asked and is at it: the attempt has more time."""
+    await session.execute(EXTEND, {"tenant": session.tenant, "id": mission.id, "lease_until": lease_until})
 
 
 async def requeue(session: WriteSession, caller: Caller, mission: Mission, max_attempts: int) -> Moved:
@@ -185,14 +144,6 @@ async def complete(
     )
 
 
-async def answered(session: WriteSession, mission: UUID, answer_status: str) -> None:
-    """Keeps what review found while the mission still has writebacks to wait for."""
-    await session.execute(
-        "UPDATE mission SET answer_status = :status WHERE tenant = :tenant AND id = :id",
-        {"tenant": session.tenant, "id": mission, "status": answer_status},
-    )
-
-
 async def fail(
     session: WriteSession, caller: Caller, mission: UUID, cause: str, *, reason: str, note: str | None = None
 ) -> Moved:
@@ -247,21 +198,7 @@ async def deny(session: WriteSession, caller: Caller, mission: UUID, cause: str)
 
 async def stop_work(session: WriteSession, mission: UUID, moved: Moved) -> None:
     """Takes back what was to be done for a mission, and tells the colony when it may be working on it."""
-    for kind in ("ask", "dispatch", "attempt_timer", "review"):
+    for kind in STOPPED:
         await work.drop(session, kind, mission)
-    if moved.was in ("accepted", "dispatched", "running"):
+    if moved.was in AT_COLONY:
         await work.add(session, "colony_cancel", mission)
-
-
-async def degrade(session: WriteSession, caller: Caller, mission: UUID, code: str, effect: str) -> None:
-    """Says why an accepted mission waits, once per reason."""
-    degraded = json.dumps({"code": code, "effect": effect, "since": iso(now())})
-    noted = await session.execute(
-        DEGRADE, {"tenant": session.tenant, "id": mission, "degraded": degraded, "code": code}
-    )
-    if noted.rowcount:
-        await ledger.record(session, caller, "mission.degraded", mission, code=code)
-
-
-async def undegrade(session: WriteSession, mission: UUID) -> None:
-    await session.execute(UNDEGRADE, {"tenant": session.tenant, "id": mission})

@@ -1,7 +1,7 @@
 """Reading missions."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -122,6 +122,18 @@ ENVELOPES = text("""SELECT mission, bytes FROM artifact
 
 def mission(row: Any) -> Mission:
     return Mission(**row._mapping)
+
+
+FIELDS = tuple(Mission.__dataclass_fields__)
+
+
+def from_row(row: Mapping[str, Any]) -> Mission:
+    """A row as the driver gives it, whose JSON may still be text; what else it holds is left out."""
+    values = {name: row[name] for name in FIELDS}
+    for name in ("labels", "writebacks", "degraded"):
+        if isinstance(values[name], str):
+            values[name] = json.loads(values[name])
+    return Mission(**values)
 
 
 async def find(session: ReadSession, id: UUID, *, lock: bool = False) -> Mission | None:

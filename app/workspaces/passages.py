@@ -29,7 +29,7 @@ class Passage:
 
 
 def split(source: bytes, kind: Kind) -> list[Passage]:
-    """The passages of a document in order. Together they hold every character that is not white space."""
+    """The passages of a document in order. Held they hold every character that is not white space."""
     passages: list[Passage] = []
     for path, start, end in _packed(blocks(source, kind)):
         for first, last in _pieces(source, start, end):

@@ -118,6 +118,7 @@ async def test_the_signature_is_over_everything_that_is_said(world: World) -> No
 async def test_a_request_counts_once_in_all_processes_of_the_root(world: World) -> None:
     """A replay to another process of the root, which shares only the database, is refused."""
     second = Root(world.settings())
+    second.callbacks.batches.start()
     try:
         other = httpx.AsyncClient(transport=httpx.ASGITransport(internal_app(second)), base_url="http://root")
         life = await in_state(world, "running")
@@ -128,6 +129,7 @@ async def test_a_request_counts_once_in_all_processes_of_the_root(world: World) 
             assert taken.status_code == 200, taken.text
             problem(await call(world, path, batch(life.dispatch), token, via=again, **nonce), "unauthenticated")
     finally:
+        await second.callbacks.batches.stop()
         await second.database.close()
         await second.reader.close()
         await second.colony.aclose()

@@ -24,7 +24,7 @@ ENDS: dict[str, list[dict[str, Any]]] = {
 MIDDLE = ("started", "completed", "usage", "checkpoint", "provider", "log", "artifact", "proposal", "continue")
 # What differs between two missions that did the same: ids of rows, and hashes over bytes that hold the mission's id.
 OWN = ("artifact", "proposal", "approval", "sha256", "payload_sha256", "contract_hash", "policy_decision", "review_packet",
-       "expires_at", "writeback")  # fmt: skip
+       "expires_at", "writeback", "envelope", "envelope_sha256")  # fmt: skip
 
 
 def bodies(life: Life, script: list[str], end: str) -> list[dict[str, Any]]:

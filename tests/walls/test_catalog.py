@@ -78,6 +78,7 @@ RULES: dict[str, tuple[str, dict[str, str]]] = {
         {
             "current_tenant": "its body was parsed when it was made: names in it are bound, and it runs as its caller",
             "lexeme_query": "likewise",
+            "fact_hash": "likewise",
         },
     ),
     "functions that everybody may call": (

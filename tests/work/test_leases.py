@@ -255,7 +255,7 @@ async def test_a_slow_holders_verb_finds_the_work_done_and_does_not_do_it_twice(
     await life.complete(proposals=1)
     [slow] = await take(world, lease=GONE)
     [quick] = await take(world)
-    await asyncio.gather(*(world.worker.guarded(world.worker.verb, item) for item in (slow, quick)))
+    await asyncio.gather(*(world.worker.review([item]) for item in (slow, quick)))
     assert await life.state() == "awaiting_approval"
     assert len(await life.facts("mission.reviewed")) == 1
     assert len(await life.writebacks()) == len(await life.approvals()) == 1
@@ -272,7 +272,7 @@ async def test_work_whose_verb_fails_comes_back_later_each_time(world: World) ->
     for _ in range(3):
         await connection.execute("UPDATE work SET next_at = clock_timestamp() WHERE subject = $1", life.id)
         [item] = await take(world)
-        await world.worker.guarded(world.worker.verb, item)
+        await world.worker.review([item])
         found = await row(world, item)
         assert found is not None and found["lease_until"] is None
         waits.append(found["wait"])
@@ -350,6 +350,6 @@ async def test_the_executor_ends_and_postpones_only_what_it_holds(world: World) 
 
 
 def test_every_kind_of_work_has_a_queue_and_somebody_who_does_it() -> None:
-    by_call = {"dispatch", "attempt_timer", "colony_cancel", "webhook_send", "anchor"}
+    by_call = {"dispatch", "review", "attempt_timer", "colony_cancel", "webhook_send", "anchor"}
     assert {kind for kind, queue in KINDS.items() if queue == "worker"} == set(VERBS) | by_call
     assert {kind for kind, queue in KINDS.items() if queue == "executor"} == {"execute", "connector_read"}

@@ -149,7 +149,7 @@ class World:
 
     async def run_work(self, *kinds: str, rounds: int = 20) -> int:
         """Does all worker work that is due, until nothing is; answers how many items that were. kinds keeps to some."""
-        wanted, done = list(kinds or (*VERBS, "dispatch", "attempt_timer", "colony_cancel")), 0
+        wanted, done = list(kinds or (*VERBS, "dispatch", "review", "attempt_timer", "colony_cancel")), 0
         for _ in range(rounds):
             items = await work.take(self.worker.database, "worker", wanted, 32, self.root_lease())
             if not items:
@@ -158,10 +158,13 @@ class World:
             dispatches = [item for item in items if item.kind == "dispatch"]
             if dispatches:
                 await self.worker.dispatch(dispatches)
+            reviews = [item for item in items if item.kind == "review"]
+            if reviews:
+                await self.worker.review(reviews)
             for item in items:
                 if item.kind in VERBS:
                     await self.worker.guarded(self.worker.verb, item)
-                elif item.kind != "dispatch":
+                elif item.kind not in ("dispatch", "review"):
                     await self.worker.guarded(self.worker.call, item)
         return done
 

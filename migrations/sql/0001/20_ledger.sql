@@ -19,12 +19,12 @@ CREATE UNIQUE INDEX ledger_position ON ledger (tenant, xid, id);
 CREATE INDEX ledger_position_all ON ledger (xid, id);
 
 -- What is hashed. One line of fields, one line of body bytes, after the previous hash: easy to redo in any language.
+-- Its names were bound when it was made, so that no search_path leads it astray; setting one would cost as much as the hash.
 CREATE FUNCTION fact_hash(p_prev bytea, p_tenant uuid, p_subject uuid, p_seq bigint, p_type text, p_actor text,
                           p_at timestamptz, p_body bytea)
-RETURNS bytea LANGUAGE sql STABLE SET search_path = pg_catalog, public, pg_temp AS $$
-  SELECT sha256(p_prev || convert_to(concat_ws('|', p_tenant, p_subject, p_seq, p_type, p_actor,
-    to_char(p_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')) || E'\n', 'UTF8') || p_body)
-$$;
+RETURNS bytea LANGUAGE sql STABLE
+RETURN sha256(p_prev || convert_to(concat_ws('|', p_tenant, p_subject, p_seq, p_type, p_actor,
+  to_char(p_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')) || E'\n', 'UTF8') || p_body);
 
 -- Runs before every insert. The advisory lock makes facts of one subject queue up until commit, so seq has no gaps
 -- and follows commit order. The reading position is never below the predecessor's and never below this transaction's

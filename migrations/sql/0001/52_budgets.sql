@@ -423,7 +423,8 @@ BEGIN
   PERFORM move_budget(p_tenant, 'tenant', p_tenant::text, false, e.used_tokens - e.tokens, e.used_cost_usd - e.cost_usd,
                       e.used_time_ms - e.time_ms, 0, 0, 0);
 END $$;
-CREATE TRIGGER mission_lets_go AFTER UPDATE OF state ON mission FOR EACH ROW EXECUTE FUNCTION let_go_of_mission();
+CREATE TRIGGER mission_lets_go AFTER UPDATE OF state ON mission FOR EACH ROW WHEN (NEW.state <> OLD.state)
+  EXECUTE FUNCTION let_go_of_mission();
 ALTER TABLE mission ENABLE ALWAYS TRIGGER mission_holds;
 ALTER TABLE mission ENABLE ALWAYS TRIGGER mission_lets_go;
 
