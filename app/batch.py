@@ -2,7 +2,7 @@
 
 Whatever is pending when a connection is free goes at once. There is no timer, so a lone request waits for nobody; under
 load each commit carries more. A batch that fails as a whole is repeated one by one, so that a failure meets its own
-request only.
+request only; nobody waits longer than a moment for what others hold.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import asyncpg
+import structlog
 
 from app.db import asyncpg_url, unavailable
 from app.errors import Problem
@@ -22,8 +23,10 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 MOST_TOGETHER = 64
+MOST_BYTES = 2_000_000  # of what goes together; a single item may be larger
 MOST_PENDING = 10_000
 LOST = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, ConnectionError, OSError, TimeoutError)
+log = structlog.get_logger("batch")
 
 
 @dataclass
@@ -36,28 +39,26 @@ class Pending(Generic[Item, Result]):
 
 
 class Batches(Generic[Item, Result]):
-    """run does the items of a batch over one connection, in a transaction of its own, and answers each in turn."""
+    """run does the items of a batch over one connection, in a transaction of its own, and answers each in turn.
+
+    size says of an item how many bytes it brings.
+    """
 
     def __init__(
         self,
         url: str,
         run: Callable[[asyncpg.Connection, Sequence[Item]], Awaitable[Sequence[Result]]],
+        size: Callable[[Item], int],
         *,
         name: str,
         connections: int = 2,
         wait_ms: int = 1000,
     ) -> None:
-        self.url, self.run, self.name, self.connections, self.wait_s = (
-            asyncpg_url(url),
-            run,
-            name,
-            connections,
-            wait_ms / 1000,
-        )
+        self.url, self.run, self.size, self.name = asyncpg_url(url), run, size, name
+        self.connections, self.wait_s = connections, wait_ms / 1000
         self.pending: deque[Pending[Item, Result]] = deque()
         self.wake = asyncio.Event()
         self.tasks: list[asyncio.Task[None]] = []
-        self.free = 0  # hands that wait for something to do
 
     def start(self) -> None:
         self.tasks = [asyncio.create_task(self._hand(), name=f"{self.name} {n}") for n in range(self.connections)]
@@ -68,8 +69,9 @@ class Batches(Generic[Item, Result]):
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
-        for one in self._drain():
-            one.answer.set_exception(busy())
+        left, self.pending = list(self.pending), deque()
+        for one in left:
+            fail(one, busy())
 
     async def put(self, item: Item) -> Result:
         """The result of one item, once it is committed. Raises what run raised for it, or Problem database_busy."""
@@ -89,48 +91,88 @@ class Batches(Generic[Item, Result]):
                     await self.wake.wait()
                 # one turn of the loop for those who are just arriving: they would otherwise wait for a whole commit
                 await asyncio.sleep(0)
-                together = [self.pending.popleft() for _ in range(min(MOST_TOGETHER, len(self.pending)))]
-                together = [one for one in together if not one.answer.done()]
-                if together:
+                if together := self._cut():
                     connection = await self._try(connection, together)
         finally:
             if connection is not None:
                 with contextlib.suppress(Exception):
                     await connection.close(timeout=1)
 
+    def _cut(self) -> list[Pending[Item, Result]]:
+        """The oldest of what is pending, as much as goes together."""
+        together: list[Pending[Item, Result]] = []
+        room = MOST_BYTES
+        while self.pending and len(together) < MOST_TOGETHER:
+            one = self.pending[0]
+            if not one.answer.done():
+                room -= self.size(one.item)
+                if together and room < 0:
+                    break
+                together.append(one)
+            self.pending.popleft()
+        return together
+
     async def _try(
         self, connection: asyncpg.Connection | None, together: list[Pending[Item, Result]]
     ) -> asyncpg.Connection | None:
-        """Does a batch; answers the connection for the next one, None when it is lost."""
+        """Does a batch, and answers everybody in it; answers the connection for the next one, None when it is lost."""
         try:
             if connection is None or connection.is_closed():
                 connection = await self._connect()
-            results = await self.run(connection, [one.item for one in together])
-        except LOST as error:
-            if connection is not None:
-                connection.terminate()
-            for one in together:  # whether it was committed nobody knows: as with any request whose connection broke
-                fail(one, error)
-            return None
         except Exception as error:
-            if len(together) == 1:
-                fail(together[0], error)
-            else:
-                for one in together:
-                    connection = await self._try(connection, [one])
+            self._lost(None, together, error)
+            return None
         except asyncio.CancelledError:
-            for one in together:
-                fail(one, busy())
+            fail_all(together, busy())
             raise
-        else:
+        try:
+            results = await self.run(connection, [one.item for one in together])
             for one, result in zip(together, results, strict=True):
                 if not one.answer.done():
                     one.answer.set_result(result)
+        except Exception as error:
+            if isinstance(error, LOST) and not isinstance(error, asyncpg.DataError):
+                self._lost(connection, together, error)
+                return None
+            if len(together) == 1:
+                fail(together[0], error)
+                return connection
+            log.info("a batch is repeated one by one", batch=self.name, items=len(together), error=type(error).__name__)
+            return await self._one_by_one(connection, together)
+        finally:
+            # only when this was cancelled is anybody left: nobody knows whether it was committed
+            fail_all(together, unknown())
         return connection
 
+    async def _one_by_one(
+        self, connection: asyncpg.Connection | None, together: list[Pending[Item, Result]]
+    ) -> asyncpg.Connection | None:
+        for one in together:
+            if one.answer.done():
+                continue
+            if time.monotonic() - one.since > self.wait_s:
+                fail(one, busy())
+            else:
+                connection = await self._try(connection, [one])
+        return connection
+
+    def _lost(
+        self, connection: asyncpg.Connection | None, together: list[Pending[Item, Result]], error: Exception
+    ) -> None:
+        """Whether a batch was committed nobody knows when its connection broke, as with any request."""
+        log.warning("a batch lost its connection", batch=self.name, items=len(together), error=type(error).__name__)
+        if connection is not None:
+            connection.terminate()
+        fail_all(together, error)
+
     async def _connect(self) -> asyncpg.Connection:
+        # whoever waits for a lock holds up everybody in the batch: rather alone, and later
+        patience = {"lock_timeout": f"{self.wait_s / 4 * 1000:.0f}ms"}
         return await asyncpg.connect(
-            self.url, timeout=5, command_timeout=25, server_settings={"application_name": f"mission-root {self.name}"}
+            self.url,
+            timeout=5,
+            command_timeout=25,
+            server_settings={"application_name": f"mission-root {self.name}", **patience},
         )
 
     async def _impatience(self) -> None:
@@ -141,9 +183,10 @@ class Batches(Generic[Item, Result]):
             while self.pending and self.pending[0].since < too_long:
                 fail(self.pending.popleft(), busy())
 
-    def _drain(self) -> list[Pending[Item, Result]]:
-        left, self.pending = [one for one in self.pending if not one.answer.done()], deque()
-        return left
+
+def fail_all(together: Sequence[Pending[Item, Result]], error: BaseException) -> None:
+    for one in together:
+        fail(one, error)
 
 
 def fail(one: Pending[Item, Result], error: BaseException) -> None:
@@ -153,3 +196,7 @@ def fail(one: Pending[Item, Result], error: BaseException) -> None:
 
 def busy() -> Problem:
     return Problem("database_busy", "Every database connection is in use.", retry_after=1)
+
+
+def unknown() -> Problem:
+    return Problem("database_unavailable", "The process ended before the database answered.", retry_after=2)

@@ -5,7 +5,7 @@ go that its verbs asked for. Nothing else in the code commits.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
@@ -21,6 +21,7 @@ from sqlalchemy.sql import Executable
 from app.errors import Problem
 
 metadata = MetaData()
+Fetch = Callable[..., Awaitable[Sequence[Mapping[str, Any]]]]  # (statement, *values) in the transaction at hand
 
 ENTER = text("SELECT set_config('app.tenant', :tenant, true)")
 
@@ -92,11 +93,13 @@ class Database:
 
     async def fetch(self, statement: str, *values: Any) -> Sequence[Mapping[str, Any]]:
         """One statement that is a whole transaction: SQL with $1, $2, … over a plain connection, in one round trip."""
-        kept = [one for one in self._plain if not one.is_closed()]
-        connection = kept.pop() if kept else await asyncpg.connect(
-            asyncpg_url(self.url), timeout=5, command_timeout=25, server_settings={"application_name": self.name}
-        )  # fmt: skip
-        self._plain = kept
+        connection = None
+        while self._plain and (connection is None or connection.is_closed()):
+            connection = self._plain.pop()
+        if connection is None or connection.is_closed():
+            connection = await asyncpg.connect(
+                asyncpg_url(self.url), timeout=5, command_timeout=25, server_settings={"application_name": self.name}
+            )
         try:
             rows: Sequence[Mapping[str, Any]] = await connection.fetch(statement, *values)
         except BaseException:
@@ -166,6 +169,8 @@ def unavailable(error: BaseException) -> Problem | None:
     lost = getattr(
         error, "connection_invalidated", False
     )  # whatever the driver calls it when a connection dies under it
+    if isinstance(cause, asyncpg.DataError):  # to the driver an interface error, and no fault of the connection's
+        return None
     if lost or isinstance(cause, gone) or isinstance(error, (OperationalError, InterfaceError)):
         return Problem("database_unavailable", "The database does not answer.", retry_after=2)
     passing = (

@@ -12,7 +12,6 @@
 A Problem is an answer, not a bug: bugs are assertions and uncaught exceptions, answered as `internal`.
 """
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -198,8 +197,8 @@ KINDS: dict[str, Kind] = {
     "database_unavailable": Kind(
         503,
         "The database does not answer",
-        "Nothing was changed.",
-        ("Send the request again after Retry-After seconds.",),
+        "What was asked is done whole or not at all. Which of the two nobody knows when the connection broke in the middle.",
+        ("Send the request again after Retry-After seconds, under the same Idempotency-Key: then it is done once.",),
         True,
     ),
     "database_busy": Kind(
@@ -252,7 +251,6 @@ class Problem(Exception):
         self.errors, self.members = errors or [], members
         self.headers = dict(headers or {})
         # what is recorded in a transaction of its own after the one that was refused is taken back
-        self.leaves: Callable[[Any], Awaitable[None]] | None = None
         if retry_after is not None:
             self.headers["Retry-After"] = str(retry_after)
         if code == "unauthenticated":

@@ -1,12 +1,13 @@
 """The root API process: the public app, the internal app and the metrics, each on a port of its own. Wiring only."""
 
 import gc
+from collections.abc import Callable
 from datetime import timedelta
 
 import structlog
 from fastapi import FastAPI
 from prometheus_client import make_asgi_app
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import (
     approvals,
@@ -26,7 +27,7 @@ from app import (
 )
 from app.boundary import Callbacks
 from app.boundary import api as boundary_api
-from app.boundary.lane import Lane
+from app.boundary.lane import EventLane
 from app.caller import Caller
 from app.components import Component
 from app.db import Database
@@ -39,7 +40,7 @@ from app.http.limits import rate_limits
 from app.http.probes import probes
 from app.http.serving import instrument, lifespan_of, serve_all, server, uvicorns_loop
 from app.missions import Intake
-from app.missions.lane import Lane
+from app.missions.lane import MissionLane
 from app.missions.normalize import Defaults
 from app.nudge import Nudger
 from app.openapi import describe
@@ -161,21 +162,23 @@ class Root:
         state.started = state.draining = False
 
 
-class PublicApp(FastAPI):
-    """The public API, with a short way into its busiest route."""
+class App(FastAPI):
+    """An API whose busiest route has a short way in."""
 
-    lane: Lane | None = None
+    lane: ASGIApp | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self.lane is not None and self.lane.leads_to(scope):
-            await self.lane(scope, receive, send)
-        else:
-            await super().__call__(scope, receive, send)
+        await (self.lane or super().__call__)(scope, receive, send)
+
+    def put_before(self, lane: Callable[[FastAPI, ASGIApp, float], ASGIApp], root: Root) -> None:
+        settings = root.settings
+        traced = settings.trace_sample_ratio if settings.otel_exporter_otlp_endpoint is not None else 0.0
+        self.lane = lane(self, super().__call__, traced)
 
 
 def public_app(root: Root) -> FastAPI:
     """The public API."""
-    app = PublicApp(
+    app = App(
         title="Mission root",
         version="1",
         docs_url="/docs",
@@ -192,32 +195,19 @@ def public_app(root: Root) -> FastAPI:
     install(app)
     describe(app)
     instrument(app)
-    traces = root.settings.otel_exporter_otlp_endpoint is not None
-    app.lane = Lane(app, super(PublicApp, app).__call__, root.settings.trace_sample_ratio if traces else 0.0)
+    app.put_before(MissionLane, root)
     return app
-
-
-class InternalApp(FastAPI):
-    """The API for the colony, with a short way into its busiest route."""
-
-    lane: Lane | None = None
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await (self.lane or super().__call__)(scope, receive, send)
 
 
 def internal_app(root: Root) -> FastAPI:
     """The API for the colony: never mounted on the public one."""
-    app = InternalApp(
-        title="Mission root, internal", version="1", docs_url=None, redoc_url=None, redirect_slashes=False
-    )
+    app = App(title="Mission root, internal", version="1", docs_url=None, redoc_url=None, redirect_slashes=False)
     root.share(app)
     for router in INTERNAL:
         app.include_router(router)
     install(app)
     instrument(app)
-    traces = root.settings.otel_exporter_otlp_endpoint is not None
-    app.lane = Lane(app, super(InternalApp, app).__call__, root.settings.trace_sample_ratio if traces else 0.0)
+    app.put_before(EventLane, root)
     return app
 
 

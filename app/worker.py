@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
+from functools import partial
 
 import structlog
 from prometheus_client import start_http_server
@@ -15,6 +17,7 @@ from app.clock import now
 from app.components import Component
 from app.db import Database
 from app.delivery import Courier, bus
+from app.evidence import Material
 from app.http.serving import uvicorns_loop
 from app.nudge import Nudger, wait
 from app.settings import Settings
@@ -26,6 +29,7 @@ log = structlog.get_logger("worker")
 
 BATCH = 64
 AT_ONCE = 8  # of what is done one by one
+LOOKING = 32  # reviews that wait for their targets
 CALLS = ("attempt_timer", "colony_cancel")
 LEASE = timedelta(seconds=20)
 POLL_S = 1.0
@@ -72,6 +76,8 @@ class Worker:
         self.anchorer = ledger.signing_side(settings, self.database)
         if self.anchorer is None:
             log.warning("anchors are off: ANCHOR_STORE and ANCHOR_SIGNING_KEY are not both set")
+        self.hands = asyncio.Semaphore(LOOKING)
+        self.looking: set[asyncio.Future[None]] = set()  # reviews that ask targets
         self.stopping = asyncio.Event()
 
     async def run(self) -> None:
@@ -136,6 +142,7 @@ class Worker:
                         await wait(woken, max(await self.pause(), BUSY_S if busy else 0))
             finally:
                 await asyncio.gather(*busy.values(), return_exceptions=True)
+                await self.looked()
 
     async def pause(self) -> float:
         """How long nothing is due, at most POLL_S."""
@@ -146,35 +153,55 @@ class Worker:
         return POLL_S
 
     async def dispatch(self, items: list[Item]) -> None:
-        try:
-            await boundary.dispatch(self.database, self.colony, items)
-            for item in items:
-                WORK_DONE.labels(item.kind, "done").inc()
-        except Exception as error:
-            for item in items:
-                await self.failed(item, error)
+        await self.together(items, partial(boundary.dispatch, self.database, self.colony))
 
     async def review(self, items: list[Item]) -> None:
-        """Held, and one by one when that fails: whoever is to blame fails alone."""
+        """Whoever has to look at targets first does so without keeping the others waiting."""
+
+        async def conclude(some: list[Item]) -> None:
+            for item, material in await approvals.conclude(self.database, some):
+                await self.hands.acquire()
+                task = asyncio.ensure_future(self.look(item, material))
+                self.looking.add(task)
+                task.add_done_callback(self.looking.discard)
+
+        await self.together(items, conclude)
+
+    async def look(self, item: Item, material: Material) -> None:
         try:
-            await approvals.conclude(self.database, items, self.settings)
-            WORK_DONE.labels("review", "done").inc(len(items))
+            await approvals.conclude_changes(self.database, item, material, self.settings)
+        except Exception as error:
+            await self.failed(item, error)
+        finally:
+            self.hands.release()
+
+    async def looked(self) -> None:
+        """Until no review waits for a target."""
+        await asyncio.gather(*self.looking, return_exceptions=True)
+
+    async def together(self, items: list[Item], handle: Handle) -> None:
+        """All at once, and one by one when that fails: whoever is to blame fails alone."""
+        try:
+            await handle(items)
+            WORK_DONE.labels(items[0].kind, "done").inc(len(items))
         except Exception as error:
             if len(items) == 1:
                 await self.failed(items[0], error)
             else:
                 for item in items:
-                    await self.review([item])
+                    await self.together([item], handle)
 
     def each(self, handle: Callable[[Item], Awaitable[None]]) -> Handle:
         turns = asyncio.Semaphore(AT_ONCE)
 
-        async def in_turn(item: Item) -> None:
+        async def in_turn(item: Item, lease_ends: float) -> None:
             async with turns:
-                await self.guarded(handle, item)
+                if time.monotonic() < lease_ends:  # else somebody else may have it by now
+                    await self.guarded(handle, item)
 
         async def all_of(items: list[Item]) -> None:
-            await asyncio.gather(*(in_turn(item) for item in items))
+            ends = time.monotonic() + LEASE.total_seconds()
+            await asyncio.gather(*(in_turn(item, ends) for item in items))
 
         return all_of
 

@@ -42,6 +42,6 @@ def _alike(value: Any) -> Any:
     elif kind is float:
         if value.is_integer() and abs(value) <= _SAFE:
             return int(value)
-        if 1e-4 <= abs(value) < 1e16:  # beyond, Python and JavaScript differ in when they write an exponent
+        if 1e-4 <= abs(value) < _SAFE:  # beyond, Python and JavaScript differ in when they write an exponent
             return value
     raise _Unlike

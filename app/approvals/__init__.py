@@ -4,7 +4,16 @@
 Whether a decision counts is the wall's business; this room says the outcome in words and moves the mission.
 """
 
-from app.approvals.actions import ask_mission, ask_writeback, cancel_open, climb, conclude, open_intake, progress
+from app.approvals.actions import (
+    ask_mission,
+    ask_writeback,
+    cancel_open,
+    climb,
+    conclude,
+    conclude_changes,
+    open_intake,
+    progress,
+)
 from app.approvals.api import router
 from app.approvals.decide import Decided, decide
 from app.approvals.interventions_api import router as interventions
@@ -19,6 +28,7 @@ __all__ = [
     "cancel_open",
     "climb",
     "conclude",
+    "conclude_changes",
     "decide",
     "interventions",
     "of_mission",

@@ -170,28 +170,33 @@ async def open_intake(session: WriteSession, caller: Caller, mission_id: UUID) -
     await missions.await_decision(session, caller, mission_id, "policy_asks", [approval])
 
 
-async def conclude(database: Database, items: Sequence[Item], settings: Settings) -> None:
-    """Missions in review: checks their evidence, puts their proposals before humans, and completes those without any.
+async def conclude(database: Database, items: Sequence[Item]) -> list[tuple[Item, evidence.Material]]:
+    """Missions in review: checks their evidence and completes or fails them, together.
 
-    Those without proposals touch only their own rows and are concluded together. Targets of proposals are read before the
-    transaction, never inside it.
+    Those with proposals are left as they are and answered, with what there is to review: `conclude_changes` takes each alone.
     """
     async with database.read() as session:
-        gathered = await evidence.gather(session, [(item.tenant, item.subject) for item in items])
-    alone = [item for item in items if item.subject in gathered and gathered[item.subject].proposals]
-    rest = [item for item in items if item not in alone]
-    if rest:
-        await close_reviews(database, rest, gathered)
-    for item in alone:
-        proposed = [proposal for proposal, _ in gathered[item.subject].proposals]
-        already = await already_so(database, item.tenant, item.subject, proposed, settings)
-        await close_reviews(database, [item], gathered, already)
+        found = await evidence.material(session, [(item.tenant, item.subject) for item in items])
+    changing = [
+        (item, found[item.subject]) for item in items if item.subject in found and found[item.subject].proposals
+    ]
+    apart = {item.subject for item, _ in changing}
+    if rest := [item for item in items if item.subject not in apart]:
+        await close_reviews(database, rest, found)
+    return changing
+
+
+async def conclude_changes(database: Database, item: Item, material: evidence.Material, settings: Settings) -> None:
+    """A mission in review that proposes changes: its targets are read first, never inside the transaction; humans are asked."""
+    proposed = [proposal for proposal, _ in material.proposals]
+    already = await already_so(database, item.tenant, item.subject, proposed, settings)
+    await close_reviews(database, [item], {item.subject: material}, already)
 
 
 async def close_reviews(
     database: Database,
     items: Sequence[Item],
-    gathered: Mapping[UUID, evidence.Material],
+    found: Mapping[UUID, evidence.Material],
     already: Collection[UUID] = frozenset(),
 ) -> None:
     """already: the proposals whose targets were seen to hold the wanted values; nobody is asked about those."""
@@ -202,23 +207,24 @@ async def close_reviews(
         for item in items:
             mission, caller = held.missions.get(item.subject), system(item.tenant, "worker")
             if mission is not None and mission.state == "in_review":
-                material = gathered.get(mission.id)
+                material = found.get(mission.id)
                 if material is None or material.attempt != mission.attempt:  # it has moved meanwhile: look again
                     held.again(item, None)
                     continue
-                found = evidence.review(held, caller, mission, material)
-                if not found.passed:
+                review = evidence.review(held, caller, mission, material)
+                if not review.passed:
                     held.fail(caller, mission.id, "review", reason="review")
-                elif found.proposals:
-                    changing.append((caller, held.change(mission.id, answer_status=found.answer_status), found))
+                elif review.proposals:
+                    changing.append((caller, held.change(mission.id, answer_status=review.answer_status), review))
                 else:
-                    held.complete(caller, mission.id, found.answer_status)
+                    held.complete(caller, mission.id, review.answer_status)
             held.finish(item)
         await held.keep()
         session.nudges |= held.nudges
-        for caller, mission, found in changing:
+        for caller, mission, review in changing:
             await session.enter(caller.tenant)
-            await put_to_humans(session, caller, mission, found, already)
+            await put_to_humans(session, caller, mission, review, already)
+    held.committed()
 
 
 async def put_to_humans(

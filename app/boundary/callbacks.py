@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from uuid import UUID
 
 import asyncpg
@@ -16,14 +17,13 @@ import structlog
 from app import approvals, artifacts, budgets, missions
 from app.artifacts import Made
 from app.batch import Batches
-from app.boundary.door import unknown, use_nonce
+from app.boundary.door import unknown
 from app.caller import Caller
 from app.canonical import fingerprint
 from app.clock import now
-from app.db import Database
+from app.db import Database, Fetch
 from app.errors import Problem
 from app.missions import Held, Mission
-from app.missions.held import Fetch
 from app.telemetry import PROVIDER_FAILURES, STAGE_SECONDS
 from colony_client.contract import (
     ArtifactProduced,
@@ -54,6 +54,10 @@ class Call:
     mission: UUID
     batch: EventBatch
     made: dict[int, Made] = field(repr=False)
+
+    @property
+    def size(self) -> int:
+        return sum(len(made.bytes) for made in self.made.values()) + 512 * len(self.batch.events)
 
     @property
     def escalates(self) -> bool:
@@ -98,22 +102,17 @@ class Callbacks:
     ) -> None:
         self.database, self.nudge, self.lease = database, nudge, lease
         self.batches: Batches[Call, Outcome] = Batches(
-            database.url, self.run, name="callbacks", connections=connections, wait_ms=wait_ms
+            database.url, self.run, lambda one: one.size, name="callbacks", connections=connections, wait_ms=wait_ms
         )
 
     async def take(self, call: Call) -> Taken:
         """Takes a batch of the current attempt: what is new is applied, what was seen is skipped, a gap is refused whole.
 
         Raises Problem unauthenticated, sequence_gap, attempt_superseded, mission_closed or not_found; then no event was
-        applied. The nonce is used whatever comes of it.
+        applied. The nonce is used in the transaction that judges the call: one that could not be judged has done nothing,
+        and may come again.
         """
-        try:
-            outcome = await (self.escalate(call) if call.escalates else self.batches.put(call))
-        except Problem:
-            raise
-        except Exception:
-            await use_nonce(self.database, call.kid, call.nonce)  # it went back with the rest
-            raise
+        outcome = await (self.escalate(call) if call.escalates else self.batches.put(call))
         if isinstance(outcome, Problem):
             raise outcome
         return outcome
@@ -121,16 +120,17 @@ class Callbacks:
     async def run(self, connection: asyncpg.Connection, calls: Sequence[Call]) -> list[Outcome]:
         """Everything that is pending, in one transaction."""
         async with connection.transaction():
-            outcomes, nudges = await receive(connection.fetch, calls, self.lease)
-        self.nudge(nudges)
+            outcomes, held = await receive(connection.fetch, calls, self.lease)
+        held.committed()
+        self.nudge(held.nudges)
         return outcomes
 
     async def escalate(self, call: Call) -> Outcome:
         """The same for a batch that puts a question before a human, which opens an approval."""
         async with self.database.write() as session:
             await session.enter(call.caller.tenant)
-            [outcome], nudges = await receive(session.fetch, [call], self.lease)
-            session.nudges |= nudges
+            [outcome], held = await receive(session.fetch, [call], self.lease)
+            session.nudges |= held.nudges
             if isinstance(outcome, Taken) and outcome.asks is not None:
                 mission = await missions.lock(session, call.mission)
                 question = outcome.asks.question or outcome.asks.reason or ""
@@ -146,13 +146,15 @@ class Callbacks:
                     "colony",
                 )
                 await missions.note_pending(session, mission.id, [approval], {})
-            return outcome
+        held.committed()
+        return outcome
 
 
-async def receive(fetch: Fetch, calls: Sequence[Call], lease: timedelta) -> tuple[list[Outcome], set[str]]:
-    """What becomes of calls that have come at once, each judged as if it had come alone, in the order given.
+async def receive(fetch: Fetch, calls: Sequence[Call], lease: timedelta) -> tuple[list[Outcome], Held]:
+    """What becomes of calls that have come at once, each judged as if it had come alone, those of one mission in the order given.
 
-    fetch runs statements in the transaction that keeps it. Answers the outcomes and whom to wake after the commit.
+    fetch runs statements in the transaction that keeps it. Answers the outcomes, and what was held for them: whoever
+    commits tells it so.
     """
     [row] = await fetch(USE_NONCES, [one.kid for one in calls], [one.nonce for one in calls])
     held = Held(fetch)
@@ -160,13 +162,15 @@ async def receive(fetch: Fetch, calls: Sequence[Call], lease: timedelta) -> tupl
         [(one.caller.tenant, one.mission) for one in calls],
         [(one.mission, made.sha256) for one in calls for made in one.made.values()],
     )
+    if len(calls) > 1 and any(usage(one.batch.events) != budgets.Amounts() for one in calls):
+        await budgets.hold(fetch, [(one.caller.tenant, one.mission) for one in calls])
     outcomes: list[Outcome] = []
     for one, fresh in zip(calls, row["fresh"], strict=True):
         if not fresh:
             log.warning("signature refused", reason="SignatureReplayed", mission=str(one.mission))
         outcomes.append(await judge(held, one, lease) if fresh else unknown())
     await held.keep()
-    return outcomes, held.nudges
+    return outcomes, held
 
 
 async def judge(held: Held, call: Call, lease: timedelta) -> Outcome:
@@ -229,7 +233,7 @@ def apply(held: Held, call: Call, event: Event) -> str | None:
             held.tell(caller, "stage.started", mission, stage=event.stage, attempt=attempt)
             return event.stage
         case StageCompleted():
-            STAGE_SECONDS.labels(event.stage).observe(event.latency_ms / 1000)
+            held.afterwards(partial(STAGE_SECONDS.labels(event.stage).observe, event.latency_ms / 1000))
             held.tell(
                 caller, "stage.completed", mission, stage=event.stage, latency_ms=event.latency_ms, attempt=attempt
             )
@@ -250,14 +254,9 @@ def apply(held: Held, call: Call, event: Event) -> str | None:
             held.tell(caller, "checkpoint.saved", mission, sha256=event.sha256, size_bytes=event.size_bytes)
         case ProviderFailed():
             code = event.code if event.code in PROVIDER_CODES else "other"
-            PROVIDER_FAILURES.labels(code).inc()
-            log.warning(
-                "provider failed",
-                mission=str(mission),
-                provider=event.provider,
-                code=event.code,
-                detail=event.detail,
-            )
+            held.afterwards(PROVIDER_FAILURES.labels(code).inc)
+            said = {"provider": event.provider, "code": event.code, "detail": event.detail}
+            held.afterwards(partial(log.warning, "provider failed", mission=str(mission), **said))
             # names and codes come from outside: the ledger keeps a hash and the codes we know, the log keeps the words
             held.tell(
                 caller,
@@ -279,7 +278,9 @@ def apply(held: Held, call: Call, event: Event) -> str | None:
         case Signal():
             held.tell(caller, "colony.signalled", mission, signal=event.signal, attempt=attempt)
         case Log():
-            getattr(log, event.level)("colony says", mission=str(mission), message=event.message)
+            held.afterwards(
+                partial(getattr(log, event.level), "colony says", mission=str(mission), message=event.message)
+            )
     return None
 
 

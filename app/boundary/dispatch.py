@@ -122,16 +122,15 @@ async def offer(database: Database, colony: Colony, ready: Sequence[Offer]) -> N
             return
     colony.component.succeeded()
     COMPONENT_UP.labels("colony").set(1)
-    async with missions.holding(database, named(items)) as held:
-        for one, answer in zip(ready, answers, strict=True):
-            note_answer(held, colony, one, answer)
+    said = {one.item.subject: (one, answer) for one, answer in zip(ready, answers, strict=True)}
+    await missions.hold_each(database, items, lambda held, item: note_answer(held, colony, *said[item.subject]))
 
 
 async def prepare(database: Database, colony: Colony, items: Sequence[Item]) -> tuple[list[Offer], list[Item]]:
     """What can be sent, and the items that no longer need sending or whose time is over."""
     ready: list[Offer] = []
     rest: list[Item] = []
-    async with database.write() as session:  # writes nothing: the tenant of a statement is set by itself
+    async with database.read() as session:
         rows = await session.fetch(OFFERED, [item.tenant for item in items], [item.subject for item in items])
         found = {row["id"]: row for row in rows}
         said: dict[UUID, Sequence[Any]] = {}
@@ -148,10 +147,6 @@ async def prepare(database: Database, colony: Colony, items: Sequence[Item]) -> 
             weight = len(row["envelope"]) + AROUND_MISSION + sum(len(one.model_dump_json().encode()) for one in spoken)
             ready.append(Offer(item, mission, message(item.tenant, mission, row["envelope"], spoken, colony), weight))
     return ready, rest
-
-
-def named(items: Sequence[Item]) -> list[tuple[UUID, UUID]]:
-    return [(item.tenant, item.subject) for item in items]
 
 
 def decisions(said: Sequence[Any], mission: UUID) -> list[HumanDecision]:
@@ -177,12 +172,14 @@ def out_of_time(mission: Mission) -> bool:
 
 async def let_go(database: Database, items: Sequence[Item]) -> None:
     """Ends dispatches that are not sent: the mission is elsewhere by now, or has spent its time waiting for a colony."""
-    async with missions.holding(database, named(items)) as held:
-        for item in items:
-            mission = held.missions.get(item.subject)
-            if mission is not None and mission.state == "accepted" and out_of_time(mission):
-                held.fail(system(item.tenant, "worker"), mission.id, "time_budget", reason="time_budget")
-            held.finish(item)
+
+    def become(held: Held, item: Item) -> None:
+        mission = held.missions.get(item.subject)
+        if mission is not None and mission.state == "accepted" and out_of_time(mission):
+            held.fail(system(item.tenant, "worker"), mission.id, "time_budget", reason="time_budget")
+        held.finish(item)
+
+    await missions.hold_each(database, items, become)
 
 
 def message(tenant: UUID, mission: Mission, envelope: bytes, said: list[HumanDecision], colony: Colony) -> Dispatch:
@@ -251,11 +248,12 @@ async def dispatch_failed(database: Database, colony: Colony, items: Sequence[It
 
 
 async def wait_all(database: Database, items: Sequence[Item], code: str, at: datetime) -> None:
-    async with missions.holding(database, named(items)) as held:
-        for item in items:
-            if item.subject in held.missions:
-                held.degrade(system(item.tenant, "worker"), item.subject, code, EFFECTS[code])
-            held.again(item, at)
+    def become(held: Held, item: Item) -> None:
+        if item.subject in held.missions:
+            held.degrade(system(item.tenant, "worker"), item.subject, code, EFFECTS[code])
+        held.again(item, at)
+
+    await missions.hold_each(database, items, become)
 
 
 async def watch_attempt(database: Database, colony: Colony, item: Item) -> None:

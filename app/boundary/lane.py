@@ -25,7 +25,7 @@ PATH = re.compile(r"/internal/v1/missions/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-
 ROUTE = "/internal/v1/missions/{mission_id}/events"
 
 
-class Lane:
+class EventLane:
     """In front of the internal app. sample: the share of calls without a trace of their own that leave one."""
 
     def __init__(self, app: FastAPI, framework: ASGIApp, sample: float) -> None:

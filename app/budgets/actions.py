@@ -6,7 +6,7 @@ in Postgres take the first by themselves, so call these verbs before a transacti
 
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -14,22 +14,19 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-import asyncpg
 import structlog
 from sqlalchemy import text
 
 from app import ledger
 from app.caller import Caller
 from app.clock import iso, now
-from app.db import Database, ReadSession, WriteSession
+from app.db import Database, Fetch, ReadSession, WriteSession
 from app.errors import Problem
 
 log = structlog.get_logger("budgets")
 
-USED_UP = "RX020"  # what Postgres answers when a mission does not fit into its tenant's budget
 USED_UP_CODE = "budget_exhausted"
 GRACE = timedelta(seconds=30)  # how long a colony may take to finish with what it has, once the budget is used up
-Fetch = Callable[..., Awaitable[Sequence[Mapping[str, Any]]]]  # (statement, *values) in the transaction at hand
 NAMES = {"mission": "mission's budget", "tenant_day": "tenant's budget of the day", "tenant": "tenant's budget"}
 
 RESERVE = text("""SELECT reservation, lacking FROM reserve_budget(:tenant, :mission, :tokens, CAST(:cost_usd AS numeric), :time_ms,
@@ -39,6 +36,7 @@ SETTLE = text("""SELECT is_over, was_over FROM settle_budget(:tenant, :reservati
 RELEASE = text("SELECT release_budget(:tenant, :reservation)")
 SPEND = """SELECT s.is_over, s.was_over, s.used_tokens, s.used_cost_usd
            FROM set_config('app.tenant', $1, true) t CROSS JOIN LATERAL spend_budget(t::uuid, $2, $3, $4) s"""
+HOLD = "SELECT hold_budgets($1, $2)"
 WOULD_LACK = text("SELECT budget_would_lack(:tenant, :tokens, CAST(:cost_usd AS numeric), :time_ms)")
 PUT = text("SELECT outcome, version FROM put_budget_limits(:tenant, :secret, :version, CAST(:limits AS jsonb))")
 
@@ -85,28 +83,16 @@ def refusal(lacking: dict[str, Any]) -> Problem:
     )
 
 
-def not_admitted(error: asyncpg.PostgresError, caller: Caller) -> Problem | None:
-    """The refusal of a mission that does not fit into its tenant's budget; None for any other error.
-
-    The transaction is lost with the mission in it, so the refusal carries the fact that is recorded after it.
-    """
-    if error.sqlstate != USED_UP:
-        return None
-    refused = refusal(json.loads(error.detail or "{}"))
-
-    async def leave(session: WriteSession) -> None:
-        await session.enter(caller.tenant)
-        await ledger.record(
-            session,
-            caller,
-            "budget.refused",
-            caller.tenant,
-            account=refused.members["account"],
-            lacking=refused.members["lacking"],
-        )
-
-    refused.leaves = leave
-    return refused
+async def note_refused(session: WriteSession, caller: Caller, refused: Problem) -> None:
+    """The fact of a mission that did not fit into its tenant's budget: what kept the mission is lost with it."""
+    await ledger.record(
+        session,
+        caller,
+        "budget.refused",
+        caller.tenant,
+        account=refused.members["account"],
+        lacking=refused.members["lacking"],
+    )
 
 
 async def foresee(session: ReadSession, amounts: Amounts) -> None:
@@ -152,6 +138,12 @@ async def settle(
 async def release(session: WriteSession, caller: Caller, reservation: UUID) -> bool:
     """Gives back a reservation of which nothing came. False when it had ended already."""
     return bool(await session.scalar(RELEASE, {"tenant": caller.tenant, "reservation": reservation}))
+
+
+async def hold(fetch: Fetch, missions: Sequence[tuple[UUID, UUID]]) -> None:
+    """Locks what (tenant, mission) pairs share with others, before many of them are moved in one transaction."""
+    tenants, ids = zip(*missions, strict=True)
+    await fetch(HOLD, list(tenants), list(ids))
 
 
 async def spend(fetch: Fetch, tenant: UUID, mission: UUID, amounts: Amounts) -> Spent:

@@ -71,20 +71,20 @@ class Material:
         return of_claims + self.lead_citations + of_proposals
 
 
-async def gather(session: ReadSession, wanted: Sequence[tuple[UUID, UUID]]) -> dict[UUID, Material]:
-    """The material of missions, (tenant, mission) pairs; of those that there are."""
+async def material(session: ReadSession, wanted: Sequence[tuple[UUID, UUID]]) -> dict[UUID, Material]:
+    """What there is to review of missions, (tenant, mission) pairs; of those that there are."""
     said: dict[UUID, list[Any]] = defaultdict(list)
     for row in await session.fetch(SAID, [tenant for tenant, _ in wanted], [mission for _, mission in wanted]):
         said[row["of_mission"]].append(row)
     found = {mission: heard(rows) for mission, rows in said.items()}
     citing: dict[UUID, dict[UUID, list[Citation]]] = defaultdict(dict)
-    for mission, material in found.items():
-        if cited := material.cited():
-            citing[material.tenant][mission] = cited
-    for tenant, missions in citing.items():
+    for mission, one in found.items():
+        if cited := one.cited():
+            citing[one.tenant][mission] = cited
+    for tenant, cited_by in citing.items():
         await session.enter(tenant)
-        stored = await stored_sources(session, (citation for cited in missions.values() for citation in cited))
-        for mission in missions:
+        stored = await stored_sources(session, (citation for cited in cited_by.values() for citation in cited))
+        for mission in cited_by:
             readings = await artifacts.readings(session, mission)
             found[mission].stored = stored
             found[mission].shown = {(row.source_sha256.hex(), row.document) for row in readings}

@@ -55,9 +55,10 @@ def calling(action: str) -> Any:
         bearer = await presented(request, bearer)
         if bearer is None or not bearer.credentials:
             raise no_key()
-        caller = request.app.state.callers.get(bearer.credentials)
-        if caller is None:
-            caller = await look_up(request.app.state, bearer.credentials)
+        state = request.app.state
+        caller = state.callers.get(bearer.credentials)
+        if caller is None or not state.allow(action, caller):  # a right may be new
+            caller = await look_up(state, bearer.credentials)
         await welcome(request, caller, action)
         return Call(caller, request)
 
@@ -111,14 +112,8 @@ def writing(action: str) -> Any:
 
     async def enter(request: Request, bearer: Bearer) -> AsyncIterator[Door[WriteSession]]:
         bearer = await presented(request, bearer)
-        try:
-            async with request.app.state.database.write() as session:
-                yield await admit(session, request, bearer, action)
-        except Problem as refused:
-            if refused.leaves is not None:  # a refusal that took its work back, and still is a fact
-                async with request.app.state.database.write() as session:
-                    await refused.leaves(session)
-            raise
+        async with request.app.state.database.write() as session:
+            yield await admit(session, request, bearer, action)
 
     return mark(enter, action)
 

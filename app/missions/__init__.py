@@ -19,7 +19,7 @@ from app.missions.actions import (
     to_waiting,
 )
 from app.missions.api import router
-from app.missions.held import Held, holding
+from app.missions.held import Held, hold_each
 from app.missions.intake import Ask, Asked, Intake
 from app.missions.moves import CLOSED, MOVES, State
 from app.missions.queries import Mission, MissionView, envelope, find, view
@@ -43,7 +43,7 @@ __all__ = [
     "extend",
     "fail",
     "find",
-    "holding",
+    "hold_each",
     "lock",
     "note_pending",
     "requeue",

@@ -5,10 +5,11 @@ becomes, and keeps all of it. The verbs here are those of `actions`, for mission
 """
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -16,14 +17,12 @@ from app import ledger
 from app.artifacts import Made, Stored
 from app.caller import Caller
 from app.clock import iso, new_id, now
-from app.db import Database
+from app.db import Database, Fetch
 from app.errors import Problem
 from app.missions.moves import CLOSED, FROM, State
 from app.missions.queries import Mission, from_row
 from app.telemetry import MISSIONS
 from app.work import Item
-
-Fetch = Callable[..., Awaitable[Sequence[Mapping[str, Any]]]]  # (statement, *values): a connection's, or a session's
 
 HOLD = "SELECT (h.m).*, h.known FROM hold_missions($1, $2, $3, $4) h"
 KEEP = f"SELECT keep_missions({', '.join(f'${n}' for n in range(1, 33))})"  # $1, $2, ...
@@ -43,7 +42,7 @@ class Held:
     _made: list[tuple[Any, ...]] = field(default_factory=list)
     _facts: list[ledger.Told] = field(default_factory=list)
     _work: dict[tuple[str, UUID], tuple[Any, ...]] = field(default_factory=dict)
-    _moved: list[tuple[str, str]] = field(default_factory=list)
+    _afterwards: list[Callable[[], object]] = field(default_factory=list)
 
     async def hold(
         self, wanted: Iterable[tuple[UUID, UUID]], shown: Iterable[tuple[UUID, bytes]] = ()
@@ -84,7 +83,7 @@ class Held:
         self.tell(
             caller, f"mission.{to}", mission, was=before.state, cause=cause, attempt=moved.attempt, **(facts or {})
         )
-        self._moved.append((moved.mission_type, to))
+        self.afterwards(partial(count, moved.mission_type, to))
         return moved
 
     def store(self, caller: Caller, mission: UUID, attempt: int, made: Made) -> Stored:
@@ -116,6 +115,10 @@ class Held:
     # --- work
 
     def add(self, kind: str, mission: UUID, at: datetime | None = None) -> None:
+        """Wants it done; of two wishes the earlier one counts."""
+        wished = self._work.get((kind, mission))
+        if wished is not None and wished[1] == "add":
+            at = None if at is None or wished[4] is None else min(at, wished[4])
         self._work[kind, mission] = (self.tenants[mission], "add", kind, mission, at, None, None)
         if at is None:  # what is for later is found when it is due
             self.nudges.add(WORKERS)
@@ -134,7 +137,10 @@ class Held:
             self.nudges.add(WORKERS)
 
     def _held(self, item: Item, what: str, at: datetime | None) -> None:
-        if (item.kind, item.subject) not in self._work:  # a verb that took the wish back has the last word
+        if (
+            item.kind,
+            item.subject,
+        ) not in self._work:  # a verb that took the wish back, or has a new one, has the last word
             self._work[item.kind, item.subject] = (
                 item.tenant, what, item.kind, item.subject, at, item.fence, item.wanted,
             )  # fmt: skip
@@ -206,12 +212,24 @@ class Held:
         for rows, width in ((changed, 12), (self._made, 8), (facts, 5), (list(self._work.values()), 7)):
             columns += [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(width)]
         await self.fetch(KEEP, *columns)
-        for kind, to in self._moved:
-            MISSIONS.labels(kind, to).inc()
         if self._facts:
             self.nudges.add(ledger.FACTS)
-        for done in (self._changed, self._made, self._facts, self._work, self._moved):
+        for done in (self._changed, self._made, self._facts, self._work):
             done.clear()
+
+    def afterwards(self, say: Callable[[], object]) -> None:
+        """What is to be counted or logged once the transaction is committed, and not when it goes back."""
+        self._afterwards.append(say)
+
+    def committed(self) -> None:
+        """Whoever has committed the transaction says so."""
+        for say in self._afterwards:
+            say()
+        self._afterwards.clear()
+
+
+def count(mission_type: str, state: str) -> None:
+    MISSIONS.labels(mission_type, state).inc()
 
 
 # What is taken back when a mission ends, and the states in which a colony may be working on it.
@@ -245,3 +263,26 @@ async def holding(database: Database, wanted: Iterable[tuple[UUID, UUID]]) -> As
         yield held
         await held.keep()
         session.nudges |= held.nudges
+    held.committed()
+
+
+async def hold_each(database: Database, items: Sequence[Item], become: Callable[[Held, Item], None]) -> None:
+    """Does to the mission of each item what becomes of it, together, and one by one when that fails.
+
+    Whoever is to blame fails alone: the first failure is raised when all others are kept.
+    """
+    try:
+        async with holding(database, ((item.tenant, item.subject) for item in items)) as held:
+            for item in items:
+                become(held, item)
+    except Exception:
+        if len(items) == 1:
+            raise
+        failures: list[Exception] = []
+        for item in items:
+            try:
+                await hold_each(database, [item], become)
+            except Exception as failure:
+                failures.append(failure)
+        if failures:
+            raise failures[0] from None

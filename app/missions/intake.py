@@ -20,7 +20,8 @@ from pydantic_core import to_json
 
 from app import ledger
 from app.batch import Batches
-from app.budgets.actions import Amounts, foresee, not_admitted
+from app.budgets.actions import Amounts, foresee, note_refused
+from app.budgets.actions import refusal as too_little_left
 from app.caller import Caller
 from app.canonical import canonical, sha256
 from app.clock import iso, new_id
@@ -92,7 +93,7 @@ UNKNOWN_TIME = datetime(2000, 1, 1, tzinfo=UTC)  # stands where only the commit 
 STAMP = iso(UNKNOWN_TIME).encode()
 MIDDLE = b'","updated_at":"'
 
-TAKE_IN = f"SELECT n, outcome, at, status, headers, body FROM take_in({', '.join(f'${n}' for n in range(1, 39))})"  # noqa: S608  # $1, $2, ...
+TAKE_IN = f"SELECT n, outcome, at, status, headers, body FROM take_in({', '.join(f'${n}' for n in range(1, 40))})"  # noqa: S608  # $1, $2, ...
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,10 @@ class Judged:
     head: bytes
     tail: bytes | None
 
+    @property
+    def size(self) -> int:
+        return 2 * len(self.envelope_bytes) + len(self.inputs) + len(self.head)
+
 
 @dataclass(frozen=True)
 class Kept:
@@ -167,7 +172,7 @@ class Intake:
         self.asking_type: Together[tuple[UUID, str], MissionType | None] = Together()
         self.in_flight: set[tuple[UUID, UUID, str]] = set()
         self.batches: Batches[Judged, Kept] = Batches(
-            database.url, self.keep, name="intake", connections=connections, wait_ms=wait_ms
+            database.url, self.keep, lambda one: one.size, name="intake", connections=connections, wait_ms=wait_ms
         )
 
     async def take(self, asked: Asked) -> Answer:
@@ -188,21 +193,24 @@ class Intake:
             self.in_flight.discard(name)
 
     async def _take(self, asked: Asked) -> Answer:
+        tenant, name = asked.caller.tenant, asked.ask.mission_type
         for _ in range(TRIES):
+            kind = await self.kind(tenant, name)
             try:
-                judged = self.judge(asked, await self.kind(asked.caller.tenant, asked.ask.mission_type))
+                judged = self.judge(asked, kind)
             except Problem:
                 await self.authenticate(asked.caller.secret)  # nothing is told to whom nothing is told any more
                 if asked.key is not None and (given := await self.given(asked)) is not None:
                     return given  # what was answered once is answered again, whatever would be said of it now
+                if await self.look_up(tenant, name) != kind:
+                    continue
                 raise
             try:
                 kept = await self.batches.put(judged)
             except asyncpg.PostgresError as error:
-                problem = await self.refused(error, asked.caller)
-                if problem is None:
-                    raise
-                raise problem from None
+                if error.sqlstate == "RX013":
+                    raise Problem("unauthenticated", "The credential ended while it was used.") from None
+                raise
             match kept.outcome:
                 case "accepted" | "refused":
                     return answer(judged, kept)
@@ -212,11 +220,13 @@ class Intake:
                 case "in_flight":
                     raise in_flight()
                 case "mismatch":
-                    raise Problem("idempotency_mismatch", "This Idempotency-Key was used for a different request.")
+                    raise mismatch()
+                case "exhausted":
+                    raise await self.too_much(asked.caller, kept)
                 case "policy_changed":
-                    await self.asking.ask(asked.caller.tenant, partial(self.renew, asked.caller.tenant))
+                    await self.asking.ask(tenant, partial(self.renew, tenant))
                 case "type_changed":
-                    await self.look_up(asked.caller.tenant, asked.ask.mission_type)
+                    await self.look_up(tenant, name)
                 case _:  # unauthenticated, caller_changed
                     asked = replace(asked, caller=await self.authenticate(asked.caller.secret))
         raise Problem("database_busy", "What the request is judged by changed again and again.", retry_after=1)
@@ -252,7 +262,7 @@ class Intake:
         if known is None:
             return None
         if known.fingerprint != asked.fingerprint:
-            raise Problem("idempotency_mismatch", "This Idempotency-Key was used for a different request.")
+            raise mismatch()
         return replay(known.status, known.headers, known.body)
 
     def judge(self, asked: Asked, kind: MissionType) -> Judged:
@@ -307,15 +317,13 @@ class Intake:
             self.nudge(wakes)
         return kept
 
-    async def refused(self, error: asyncpg.PostgresError, caller: Caller) -> Problem | None:
-        """What the wall's refusal of one row means to whoever asked; None when it is nothing to tell."""
-        if error.sqlstate == "RX013":
-            return Problem("unauthenticated", "The credential ended while it was used.")
-        problem = not_admitted(error, caller)
-        if problem is not None and problem.leaves is not None:
-            async with self.database.write() as session:
-                await problem.leaves(session)
-        return problem
+    async def too_much(self, caller: Caller, kept: Kept) -> Problem:
+        """The refusal of a mission that does not fit into its tenant's budget, which is a fact."""
+        refused = too_little_left(json.loads(kept.body or b"{}"))
+        async with self.database.write() as session:
+            await session.enter(caller.tenant)
+            await note_refused(session, caller, refused)
+        return refused
 
 
 def accepted(mission: UUID, kind: MissionType, asked: Asked, envelope: MissionEnvelope) -> Mission:
@@ -378,30 +386,29 @@ def in_flight() -> Problem:
     return Problem("idempotency_in_flight", detail, retry_after=1)
 
 
+def mismatch() -> Problem:
+    return Problem("idempotency_mismatch", "This Idempotency-Key was used for a different request.")
+
+
 def columns(together: Sequence[Judged]) -> list[Any]:
-    """The arguments of take_in, in its order: what callers have in common once, then a list for every column."""
-    callers: dict[str, int] = {}
-    first: list[Judged] = []
-    places: list[int] = []
-    for one in together:
-        secret = one.asked.caller.secret
-        if secret not in callers:
-            first.append(one)
-            callers[secret] = len(first)
-        places.append(callers[secret])
+    """The arguments of take_in, in its order: by what requests were judged once, then a list for every column."""
+    judges = [judged_by(one) for one in together]
+    places = {judge: place for place, judge in enumerate(dict.fromkeys(judges), 1)}
     rows = [row(one) for one in together]
     return [
-        [one.asked.caller.secret for one in first],
-        [one.asked.caller.tenant for one in first],
-        [one.asked.caller.principal for one in first],
-        [",".join(sorted(one.asked.caller.roles)) for one in first],
-        [one.change for one in first],
-        [bytes.fromhex(one.policies.version) for one in first],
-        places,
+        *(list(column) for column in zip(*places, strict=True)),
+        [places[judge] for judge in judges],
         *(list(column) for column in zip(*(values[:-1] for values in rows), strict=True)),
         MIDDLE,
         [values[-1] for values in rows],
     ]
+
+
+def judged_by(one: Judged) -> tuple[Any, ...]:
+    """What has to be so still: who asks, as whom, and by which rules."""
+    caller = one.asked.caller
+    roles = ",".join(sorted(caller.roles))
+    return caller.secret, caller.tenant, caller.principal, roles, one.change, bytes.fromhex(one.policies.version)
 
 
 def row(one: Judged) -> tuple[Any, ...]:
@@ -410,6 +417,7 @@ def row(one: Judged) -> tuple[Any, ...]:
         one.mission,
         one.kind.name,
         one.kind.version,
+        not one.kind.shipped,
         envelope.mode,
         envelope.origin_surface,
         envelope.risk_level,

@@ -8,6 +8,7 @@ pieces, a credential not seen before, anything malformed) it hands on untouched:
 import asyncio
 import contextlib
 import random
+import re
 import time
 from typing import Any
 
@@ -27,26 +28,21 @@ from app.telemetry import leaving_a_trace
 
 log = structlog.get_logger("http")
 BEARER = b"bearer "
+TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 MOST_PIECES = 8
 AT_ONCE_S = 0.05  # a body that comes later than this is waited for by the framework's reader, and by its clock
 
 
-class Lane:
+class MissionLane:
     """In front of the public app. sample: the share of requests without a trace of their own that go the long way to leave one."""
 
     def __init__(self, app: FastAPI, framework: ASGIApp, sample: float) -> None:
         self.app, self.framework, self.state, self.sample = app, framework, app.state, sample
         self.limit = app.state.settings.max_body_bytes
 
-    def leads_to(self, scope: Scope) -> bool:
-        return (
-            scope["type"] == "http"
-            and scope["path"] == PATH
-            and scope["method"] == "POST"
-            and not scope["query_string"]
-        )
-
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not leads_to(scope):
+            return await self.framework(scope, receive, send)
         began = time.perf_counter()
         headers: dict[bytes, bytes] = dict(scope["headers"])
         caller = self.caller(headers)
@@ -66,12 +62,13 @@ class Lane:
         request_id = name_request(scope)
         scope["app"] = self.app
         request = Request(scope)
-        try:
-            status, sent, content = await self.take(request, Call(caller, request), ask, body, headers, request_id)
-        except Problem as problem:
-            status, sent, content = plain(await on_problem(request, problem))
-        except Exception as error:
-            status, sent, content = plain(await on_bug(request, error))
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                status, sent, content = await self.take(request, Call(caller, request), ask, body, headers, request_id)
+            except Problem as problem:
+                status, sent, content = plain(await on_problem(request, problem))
+            except Exception as error:
+                status, sent, content = plain(await on_bug(request, error))
         sent += scope["state"].get("rate_headers", ())
         await send(
             {"type": "http.response.start", "status": status, "headers": [*sent, (b"request-id", request_id.encode())]}
@@ -85,14 +82,12 @@ class Lane:
         )  # fmt: skip
 
     def caller(self, headers: dict[bytes, bytes]) -> Any:
-        """Whom this process has seen with this credential before."""
+        """Whom this process has seen with this credential before, when they might submit missions then."""
         shown = headers.get(b"authorization", b"")
-        if shown[:7].lower() != BEARER:
+        if shown[:7].lower() != BEARER or not shown.isascii():
             return None
-        try:
-            return self.state.callers.get(shown[7:].decode("ascii"))
-        except UnicodeDecodeError:
-            return None
+        found = self.state.callers.get(shown[7:].decode())
+        return found if found is not None and self.state.allow("missions.create", found) else None
 
     def traced(self, headers: dict[bytes, bytes]) -> bool:
         parent = headers.get(b"traceparent")
@@ -124,6 +119,10 @@ class Lane:
         )
 
 
+def leads_to(scope: Scope) -> bool:
+    return scope["type"] == "http" and scope["path"] == PATH and scope["method"] == "POST" and not scope["query_string"]
+
+
 class Unusual(Exception):
     """Nothing is wrong with it; the framework takes it."""
 
@@ -137,7 +136,7 @@ def usual(headers: dict[bytes, bytes], limit: int) -> bool:
         and 0 < int(length) <= limit
         and b"expect" not in headers
         and (key is None or KEY.fullmatch(key.decode("latin-1")) is not None)
-        and (parent is None or len(parent) == 55)
+        and (parent is None or TRACEPARENT.fullmatch(parent) is not None)
     )
 
 

@@ -101,19 +101,17 @@ async def decide(
     mission: UUID | None,
     *,
     requester: UUID | None = None,
-    makes_mission: bool = False,
 ) -> PolicyDecision:
     """Evaluates the rules in force and keeps the decision, its rule and its inputs in this transaction.
 
-    requester is for whom a mission acts. makes_mission: the mission will only be there when this is not denied.
+    requester is for whom a mission acts.
     """
     change, policies = SHELF.get(caller.tenant)
     for _ in range(TRIES):
         judgement = judge(caller, action, resource, context, policies, requester)
         verdict, inputs, who = judgement.verdict, judgement.inputs, judgement.who
         decision = PolicyDecision(new_id(), action, resource, sha256(inputs), verdict)
-        about = None if makes_mission and verdict.effect == "deny" else mission
-        if await keep(session, caller.tenant, decision, about, UUID(who.id), inputs, change, policies):
+        if await keep(session, caller.tenant, decision, mission, UUID(who.id), inputs, change, policies):
             count(action, verdict)
             return decision
         change, policies = await renew(session)

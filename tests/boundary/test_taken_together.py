@@ -2,7 +2,7 @@
 
 import asyncio
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
@@ -13,7 +13,7 @@ from app.boundary import callbacks
 from app.boundary.callbacks import Call, Taken
 from app.caller import SYSTEM, Caller
 from app.errors import Problem
-from app.missions import holding
+from app.missions.held import holding
 from app.work import Item, take
 from colony_client.contract import Event, EventBatch
 from tests.boundary.test_event_order import ENDS, MIDDLE, bodies, remains
@@ -129,7 +129,7 @@ async def test_what_is_pending_goes_in_one_commit_from_dispatch_to_the_end(world
     assert left == []
 
 
-async def test_a_call_that_the_wall_refuses_fails_alone_and_its_nonce_is_spent(world: World) -> None:
+async def test_a_call_that_the_wall_refuses_fails_alone_and_may_come_again(world: World) -> None:
     lives = [await in_state(world, "running") for _ in range(4)]
     admin = await inspector(world)
     await admin.execute(f"ALTER TABLE ledger ADD CONSTRAINT poison CHECK (subject <> '{lives[1].id}') NOT VALID")
@@ -139,10 +139,63 @@ async def test_a_call_that_the_wall_refuses_fails_alone_and_its_nonce_is_spent(w
     assert [one.accepted_seq for one in found if isinstance(one, Taken)] == [1, 1, 1]
     assert [(await life.row())["last_seq"] for life in lives] == [1, 0, 1, 1]
     await admin.execute("ALTER TABLE ledger DROP CONSTRAINT poison")
+    assert (await world.root.callbacks.take(calls[1])).accepted_seq == 1
     for one in calls:
         with pytest.raises(Problem) as refused:
             await world.root.callbacks.take(one)
         assert refused.value.code == "unauthenticated"
+
+
+async def test_a_mission_that_somebody_holds_keeps_only_its_own_callers_waiting(world: World) -> None:
+    lives = [await in_state(world, "running") for _ in range(4)]
+    calls = [call(life, 1, [event(1, type="stage.started", stage="workers")]) for life in lives]
+    admin = await world.connect("admin")
+    async with admin.transaction():
+        await admin.execute("SELECT 1 FROM mission WHERE id = $1 FOR UPDATE", lives[2].id)
+        found = await asyncio.gather(*(world.root.callbacks.take(one) for one in calls), return_exceptions=True)
+    assert [one.accepted_seq for one in found if isinstance(one, Taken)] == [1, 1, 1]
+    assert isinstance(found[2], Problem) and found[2].code == "database_busy"
+    assert (await world.root.callbacks.take(calls[2])).accepted_seq == 1
+
+
+async def test_an_answer_that_cannot_be_kept_is_the_only_one_that_is_lost(world: World) -> None:
+    lives = [await begin(world) for _ in range(4)]
+    admin = await inspector(world)
+    await admin.execute(f"ALTER TABLE ledger ADD CONSTRAINT poison CHECK (subject <> '{lives[1].id}') NOT VALID")
+    await world.run_work("dispatch")
+    assert [await life.state() for life in lives] == ["dispatched", "accepted", "dispatched", "dispatched"]
+    await admin.execute("ALTER TABLE ledger DROP CONSTRAINT poison")
+    await world.make_due("dispatch")
+    await world.run_work("dispatch")
+    assert await lives[1].state() == "dispatched"
+
+
+async def test_batches_of_several_tenants_never_wait_for_each_other_in_a_ring(world: World) -> None:
+    """Each uses something up for one tenant and ends a mission of the other."""
+    await world.another_tenant()
+    connections = [await world.connect("api"), await world.connect("api")]
+    for _ in range(8):
+        batches: list[list[Call]] = []
+        for turn in range(2):
+            ours, theirs = await in_state(world, "running"), await begin_elsewhere(world)
+            used = event(1, type="usage.reported", tokens_in=1, tokens_out=1, cost_usd=0.01)
+            ends = event(1, type="signal", signal="blocked", reason="no")
+            pair = [call(ours, 1, [used if turn else ends]), call(theirs, 1, [ends if turn else used])]
+            batches.append(pair[::-1] if turn else pair)
+        runs = (world.root.callbacks.run(one, batch) for one, batch in zip(connections, batches, strict=True))
+        for outcomes in await asyncio.gather(*runs):
+            assert all(isinstance(one, Taken) for one in outcomes)
+    deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+    assert await (await inspector(world)).fetchval(deadlocks) == 0
+
+
+async def begin_elsewhere(world: World) -> Life:
+    made = await world.other.post(
+        "/v1/missions", json={"mission_type": "oracle_advisory", "user_goal": "Is there a freeze?"}
+    )
+    life = Life(world, UUID(made.json()["id"]))
+    await world.run_work("dispatch")
+    return life
 
 
 async def test_a_review_that_cannot_be_kept_fails_alone(world: World) -> None:

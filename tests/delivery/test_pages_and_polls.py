@@ -45,11 +45,12 @@ async def test_pages_follow_one_another_and_the_last_cursor_goes_on(world: World
             assert (await world.submitter.get(path, params={"cursor": page["next_cursor"]})).json()["items"] == []
     made = await world.create()
     later = (await world.submitter.get("/v1/events", params={"cursor": page["next_cursor"]})).json()
-    assert [one["subject"] for one in later["items"]] == [made["id"]] * 2
+    assert [one["subject"] for one in later["items"]] == [made["id"]]
 
 
 async def test_the_ledger_of_one_subject(world: World) -> None:
     made, _ = await world.create(), await world.create()
+    await world.run_work("dispatch")
     page = (await world.auditor.get("/v1/ledger", params={"subject": made["id"]})).json()
     assert [one["seq"] for one in page["items"]] == [1, 2]
     verdict = (await world.auditor.post("/v1/ledger/verify")).json()
@@ -79,7 +80,7 @@ async def test_a_poll_waits_and_wakes(world: World) -> None:
 async def test_a_poll_does_not_wait_for_what_is_there(world: World) -> None:
     mission = (await world.create())["id"]
     began = time.monotonic()
-    assert len((await world.submitter.get(f"/v1/missions/{mission}/events?wait=30")).json()["items"]) == 2
+    assert len((await world.submitter.get(f"/v1/missions/{mission}/events?wait=30")).json()["items"]) == 1
     assert time.monotonic() - began < 5
 
 

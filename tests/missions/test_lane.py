@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.missions.lane import Lane
+from app.missions.lane import MissionLane
 from tests.world import World
 from tests.world.checks import impersonal, inspector, problem
 from tests.world.world import served
@@ -49,13 +49,13 @@ BODIES: dict[str, bytes] = {
 def short(world: World, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Which requests were answered by the lane itself."""
     taken: list[bool] = []
-    take = Lane.take
+    take = MissionLane.take
 
-    async def noted(self: Lane, *args: Any) -> Any:
+    async def noted(self: MissionLane, *args: Any) -> Any:
         taken.append(True)
         return await take(self, *args)
 
-    monkeypatch.setattr(Lane, "take", noted)
+    monkeypatch.setattr(MissionLane, "take", noted)
     return taken
 
 

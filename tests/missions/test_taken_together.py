@@ -11,6 +11,7 @@ import pytest
 
 from app import identity
 from app.db import Database
+from app.missions.intake import Ask, Asked
 from tests.world import World
 from tests.world.checks import inspector, problem
 
@@ -82,6 +83,22 @@ async def test_a_tenants_budget_is_not_exceeded_by_a_crowd(world: World) -> None
     assert await connection.fetchval("SELECT count(*) FROM ledger WHERE type = 'budget.refused'") == 10
 
 
+async def test_a_tenant_without_budget_takes_nobody_elses_commit_apart(world: World) -> None:
+    stranger = await world.another_tenant()
+    limits = await world.admin.put("/v1/budgets", json={"day_tokens": 250}, headers={"If-Match": '"v0"'})
+    assert limits.status_code == 200, limits.text
+    crowd = [world.submitter, stranger.http] * 15
+    answers = await asyncio.gather(*(ask(http, {**ASK, "budget": {"tokens": 100}}) for http in crowd))
+    assert [one.status_code for one in answers[1::2]] == [202] * 15
+    assert sorted(one.status_code for one in answers[::2]) == [202] * 2 + [409] * 13
+    connection = await inspector(world)
+    transactions = await connection.fetchval(
+        "SELECT count(DISTINCT xid::text) FROM ledger WHERE type = 'mission.accepted'"
+    )
+    assert transactions < 8, "they were not taken in together"
+    assert await connection.fetchval("SELECT count(*) FROM mission") == 17
+
+
 async def test_a_key_that_is_remembered_is_dead_when_it_is_revoked(world: World) -> None:
     assert (await ask(world.submitter)).status_code == 202
     await revoke(world, "submitter", "UPDATE api_key SET revoked_at = clock_timestamp() WHERE principal = $1")
@@ -95,6 +112,35 @@ async def test_a_right_that_is_remembered_is_gone_when_it_is_taken_away(world: W
     await revoke(world, "submitter", "UPDATE role_grant SET revoked_at = clock_timestamp() WHERE principal = $1")
     problem(await ask(world.submitter), "forbidden")
     assert await (await inspector(world)).fetchval("SELECT count(*) FROM mission") == 1
+    given = (
+        "INSERT INTO role_grant (tenant, principal, role) SELECT tenant, id, 'submitter' FROM principal WHERE id = $1"
+    )
+    await revoke(world, "submitter", given)
+    assert (await ask(world.submitter)).status_code == 202  # and there again when it is given back
+
+
+async def test_requests_of_one_key_that_were_judged_differently_are_confirmed_apart(world: World) -> None:
+    """One process may have seen the same key before and after a role was taken away."""
+    await revoke(
+        world,
+        "submitter",
+        "INSERT INTO role_grant (tenant, principal, role) SELECT tenant, id, 'operator' FROM principal WHERE id = $1",
+    )
+    assert (await ask(world.submitter)).status_code == 202
+    intake, key = world.root.intake, world.people["submitter"].key
+    before = world.root.callers.get(key)
+    assert before is not None and "operator" in before.roles
+    await revoke(
+        world,
+        "submitter",
+        "UPDATE role_grant SET revoked_at = clock_timestamp() WHERE principal = $1 AND role = 'operator'",
+    )
+    after = await world.root.callers.look_up(key)
+    assert after is not None and "operator" not in after.roles
+    kind = await intake.kind(before.tenant, "oracle_advisory")
+    judged = [intake.judge(Asked(one, Ask.model_validate(ASK)), kind) for one in (after, before, after)]
+    kept = await intake.keep(await world.connect("api"), judged)
+    assert [one.outcome for one in kept] == ["accepted", "caller_changed", "accepted"]
 
 
 async def test_a_role_that_was_added_meanwhile_is_judged_anew(world: World) -> None:
@@ -142,6 +188,19 @@ async def test_a_type_that_changed_in_another_process_is_the_one_that_is_asked_f
     assert (await ask(world.submitter)).json()["risk_level"] == "medium"
     row = await (await inspector(world)).fetchrow("SELECT type_version FROM mission ORDER BY created_at DESC LIMIT 1")
     assert row["type_version"] == shown["version"] + 1
+
+
+async def test_what_an_older_type_does_not_take_is_asked_of_the_newest(world: World) -> None:
+    """What this process remembers may be narrower than what holds now."""
+    shown = (await world.submitter.get("/v1/mission-types/oracle_advisory")).json()
+    own = {name: value for name, value in shown.items() if name not in ("name", "version", "shipped")}
+    for version, extra in ((shown["version"], "more"), (shown["version"] + 1, "most")):
+        more = {**ASK, "inputs": {extra: "x"}}
+        problem(await ask(world.submitter, more), "validation")
+        own["inputs_schema"]["properties"][extra] = {"type": "string"}
+        path, headers = "/v1/mission-types/oracle_advisory", {"If-Match": f'"v{version}"'}
+        assert (await world.product_owner.put(path, json=own, headers=headers)).status_code == 200
+        assert (await ask(world.submitter, more)).status_code == 202
 
 
 async def test_one_key_is_one_mission_however_many_ask_at_once(world: World) -> None:
@@ -201,7 +260,9 @@ async def test_who_waits_too_long_for_a_database_that_hangs_is_told(world: World
             while not await waiting(holder, number):
                 await asyncio.sleep(0.01)
         problem(await ask(world.submitter), "database_busy")
-    assert [(await one).status_code for one in held] == [202, 202]
+        for one in held:  # nobody keeps a connection, and all who come after, for what somebody else holds
+            problem(await one, "database_busy")
+    assert (await ask(world.submitter)).status_code == 202
 
 
 async def waiting(connection: asyncpg.Connection, number: int) -> bool:

@@ -12,10 +12,11 @@ from tests.walls.ground import Ground
 
 RULES = compiled(())
 NAMES = (
-    "c_secret", "c_tenant", "c_principal", "c_roles", "c_change", "c_set", "m_caller", "m_id", "m_type", "m_type_version", "m_mode",
-    "m_surface", "m_risk", "m_sensitivity", "m_workspace", "m_contract", "m_labels", "m_trace", "m_time", "m_tokens", "m_cost", "d_id",
-    "d_effect", "d_rule", "d_policy_version", "d_reason", "d_inputs", "d_obligations", "e_id", "e_bytes", "f_body", "k_key",
-    "k_fingerprint", "k_status", "k_headers", "k_head", "k_middle", "k_tail",
+    "c_secret", "c_tenant", "c_principal", "c_roles", "c_change", "c_set", "m_caller", "m_id", "m_type",
+    "m_type_version", "m_own", "m_mode", "m_surface", "m_risk", "m_sensitivity", "m_workspace", "m_contract",
+    "m_labels", "m_trace", "m_time", "m_tokens", "m_cost", "d_id", "d_effect", "d_rule", "d_policy_version", "d_reason",
+    "d_inputs", "d_obligations", "e_id", "e_bytes", "f_body", "k_key", "k_fingerprint", "k_status", "k_headers",
+    "k_head", "k_middle", "k_tail",
 )  # fmt: skip
 TAKE_IN = f"SELECT * FROM take_in({', '.join(f'{name} => ${n}' for n, name in enumerate(NAMES, 1))})"
 
@@ -35,7 +36,7 @@ def asked(ground: Ground, who: str = "asker", **more: Any) -> dict[str, Any]:
     values = {
         "c_secret": ground.secrets.get(who, who), "c_tenant": ground.tenant, "c_principal": ground.ids.get(who, uuid4()),
         "c_roles": "submitter", "c_change": 0, "c_set": bytes.fromhex(RULES.version), "m_caller": 1, "m_id": mission,
-        "m_type": "oracle_advisory", "m_type_version": 1, "m_mode": "assisted", "m_surface": "test", "m_risk": "low",
+        "m_type": "oracle_advisory", "m_type_version": 1, "m_own": False, "m_mode": "assisted", "m_surface": "test", "m_risk": "low",
         "m_sensitivity": "internal", "m_workspace": "default", "m_contract": bytes(32), "m_labels": "{}", "m_trace": None,
         "m_time": 1000, "m_tokens": 1, "m_cost": 1, "d_id": uuid4(), "d_effect": "allow", "d_rule": "r",
         "d_policy_version": RULES.version, "d_reason": "because", "d_inputs": b"{}", "d_obligations": "{}", "e_id": uuid4(),
@@ -138,8 +139,10 @@ async def test_a_type_of_before_comes_back(ground: Ground) -> None:
     await know_the_rules(ground)
     own = "INSERT INTO mission_type (tenant, name, version, definition, created_by) VALUES ($1, 'oracle_advisory', 2, '{}', $2)"
     await ground.run("api", own, ground.tenant, ground.ids["adam"])
-    said = await take_in(ground, asked(ground), asked(ground, m_type_version=2), asked(ground, m_type="other_type"))
-    assert [row["outcome"] for row in said] == ["type_changed", "accepted", "accepted"]
+    rows = [asked(ground), asked(ground, m_type_version=2, m_own=True), asked(ground, m_type="other_type")]
+    rows.append(asked(ground, m_type_version=2))  # the shipped one of the same number is not the tenant's
+    said = await take_in(ground, *rows)
+    assert [row["outcome"] for row in said] == ["type_changed", "accepted", "accepted", "type_changed"]
 
 
 async def test_a_key_that_is_held_elsewhere_is_in_flight(ground: Ground) -> None:

@@ -100,10 +100,10 @@ CALLS: dict[str, set[str]] = {
         "put_rule", "fitting_rules", "lay_ladder", "break_glass", "withdraw", "revise", "renew", "see_notice",
         "raised_risk", "standing_risk", "take_in", "tenant_of_mission", "search_passages", "search_lexemes",
         "passage_lexemes", "fact_hash", "current_tenant", "require_tenant", "require_present",
-        "take_in", "hold_missions", "keep_missions", "use_nonces",
+        "hold_missions", "keep_missions", "use_nonces", "hold_budgets",
     },
     "worker": {
-        "hold_missions", "keep_missions", "offered_missions", "said_of_missions",
+        "hold_missions", "keep_missions", "offered_missions", "said_of_missions", "hold_budgets",
         "waiting_webhooks", "take_webhook_work", "sweep_webhook_deliveries", "ask_connector_read", "sweep_connector_reads",
         "reconcile_budgets", "sweep_rates",
         "take_worker_work", "next_worker_work", "sweep_expired", "restore_executor_work", "restore_anchor_work",

@@ -256,6 +256,7 @@ async def test_a_slow_holders_verb_finds_the_work_done_and_does_not_do_it_twice(
     [slow] = await take(world, lease=GONE)
     [quick] = await take(world)
     await asyncio.gather(*(world.worker.review([item]) for item in (slow, quick)))
+    await world.worker.looked()
     assert await life.state() == "awaiting_approval"
     assert len(await life.facts("mission.reviewed")) == 1
     assert len(await life.writebacks()) == len(await life.approvals()) == 1

@@ -161,6 +161,7 @@ class World:
             reviews = [item for item in items if item.kind == "review"]
             if reviews:
                 await self.worker.review(reviews)
+                await self.worker.looked()
             for item in items:
                 if item.kind in VERBS:
                     await self.worker.guarded(self.worker.verb, item)

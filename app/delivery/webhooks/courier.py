@@ -25,6 +25,7 @@ log = structlog.get_logger("webhooks")
 AT_ONCE = 32
 OF_WEBHOOK, OF_TENANT = 4, AT_ONCE // 2  # receivers that hang hold no more hands than this: the others are for others
 POLL_S = 1.0
+COALESCE_S = 0.02  # many commits, one look
 LEASE = timedelta(seconds=40)  # longer than any one try
 CONNECT_S, TOTAL_S = 5.0, 15.0
 LARGEST_ANSWER = 65_536  # of an answer nobody reads; more than this is a failure
@@ -53,6 +54,7 @@ class Courier:
                 except Exception as error:  # the database is away: the cursor stands where it stood
                     log.warning("webhooks cannot be planned", error=type(error).__name__)
                     await asyncio.sleep(POLL_S)
+                await asyncio.sleep(COALESCE_S)
                 await wait(woken, POLL_S)
 
     async def plan(self) -> None:
@@ -81,6 +83,7 @@ class Courier:
                 with contextlib.suppress(Exception):
                     taken = await self.take()
                 if not taken:
+                    await asyncio.sleep(COALESCE_S)
                     await wait(woken, POLL_S)
 
     async def take(self) -> int:

@@ -10,20 +10,19 @@
 CREATE FUNCTION hold_missions(p_tenant uuid[], p_id uuid[], a_mission uuid[], a_sha256 bytea[])
 RETURNS TABLE (m mission, known jsonb)
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, pg_temp AS $$
-DECLARE t uuid;
+DECLARE t uuid; wanted uuid[];
 BEGIN
   FOR t IN SELECT DISTINCT x FROM unnest(p_tenant) x ORDER BY x LOOP
     PERFORM set_config('app.tenant', t::text, true);
-    RETURN QUERY
-      WITH held AS MATERIALIZED (
-        SELECT x AS m FROM mission x WHERE x.tenant = t
-          AND x.id = ANY (ARRAY(SELECT w.id FROM unnest(p_tenant, p_id) w(tenant, id) WHERE w.tenant = t))
-        ORDER BY x.id FOR NO KEY UPDATE)   -- NO KEY: rows that refer to a mission may be written meanwhile
-      SELECT h.m, (SELECT jsonb_agg(jsonb_build_array(encode(a.sha256, 'hex'), a.id, a.attempt))
-                   FROM unnest(a_mission, a_sha256) w(mission, sha256)
-                   JOIN artifact a ON a.tenant = t AND a.mission = w.mission AND a.sha256 = w.sha256
-                   WHERE w.mission = (h.m).id)
-      FROM held h;
+    wanted := ARRAY(SELECT w.id FROM unnest(p_tenant, p_id) w(tenant, id) WHERE w.tenant = t);
+    -- NO KEY: rows that refer to a mission may be written meanwhile
+    PERFORM 1 FROM mission x WHERE x.tenant = t AND x.id = ANY (wanted) ORDER BY x.id FOR NO KEY UPDATE;
+    RETURN QUERY   -- a statement of its own: it sees what was committed while the first one waited
+      SELECT x, (SELECT jsonb_agg(jsonb_build_array(encode(a.sha256, 'hex'), a.id, a.attempt))
+                 FROM unnest(a_mission, a_sha256) w(mission, sha256)
+                 JOIN artifact a ON a.tenant = t AND a.mission = w.mission AND a.sha256 = w.sha256
+                 WHERE w.mission = x.id)
+      FROM mission x WHERE x.tenant = t AND x.id = ANY (wanted);
   END LOOP;
 END $$;
 
@@ -40,6 +39,9 @@ RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, pg_temp AS $$
 DECLARE t uuid; moment timestamptz := clock_timestamp();
 BEGIN
+  IF cardinality(m_id) > 1 AND NOT m_state <@ ARRAY['accepted', 'dispatched', 'running'] THEN   -- runs that end are counted
+    PERFORM hold_budgets(m_tenant, m_id);
+  END IF;
   FOR t IN SELECT DISTINCT x FROM unnest(m_tenant || a_tenant || f_tenant || w_tenant) x ORDER BY x LOOP
     PERFORM set_config('app.tenant', t::text, true);
     IF t = ANY (m_tenant) THEN

@@ -1,16 +1,17 @@
 -- Many requests for missions at once: one statement, one commit, one wake-up for all of them. It runs as whoever calls it and
 -- adds no right: every table's own triggers, policies and keys judge each row as they would judge it alone.
 --
--- The api has judged the requests from memory: who is behind a secret (c_*, one per secret), which rules are in force, which
--- version of a type is the newest. Here, in the transaction that keeps the mission, each of these is looked at once more, and
+-- The api has judged the requests from memory: who is behind a secret and which rules are in force (c_*, once for all requests that
+-- were judged by the same), which version of a type is the newest, and whether that is the tenant's own. Here, in the transaction that keeps the mission, each of these is looked at once more, and
 -- what was judged by something that is no longer so comes back undone, to be judged anew.
 --
 -- outcome: accepted · refused (by policy: decision and fact are kept) · replayed (the answer given under this Idempotency-Key) ·
--- or, with nothing kept: unauthenticated, caller_changed, policy_changed, type_changed, in_flight, mismatch.
+-- or, with nothing kept: unauthenticated, caller_changed, policy_changed, type_changed, in_flight, mismatch, exhausted (the
+-- tenant's budget: body says what is lacking).
 -- An answer is head || at || middle || at || tail: only here is known when the mission was taken in. Without a tail it is head.
 CREATE FUNCTION take_in(
   c_secret text[], c_tenant uuid[], c_principal uuid[], c_roles text[], c_change bigint[], c_set bytea[],
-  m_caller int[], m_id uuid[], m_type text[], m_type_version int[], m_mode text[], m_surface text[], m_risk text[],
+  m_caller int[], m_id uuid[], m_type text[], m_type_version int[], m_own boolean[], m_mode text[], m_surface text[], m_risk text[],
   m_sensitivity text[], m_workspace text[], m_contract bytea[], m_labels text[], m_trace text[], m_time bigint[], m_tokens bigint[],
   m_cost numeric[],
   d_id uuid[], d_effect text[], d_rule text[], d_policy_version text[], d_reason text[], d_inputs bytea[], d_obligations text[],
@@ -22,7 +23,7 @@ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, pg_temp AS $$
 DECLARE
   who record; doubt text[] := '{}'; t uuid; newest bigint; moment timestamptz := clock_timestamp();
   stamp bytea := convert_to(to_char(moment AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), 'UTF8');
-  say text[] := array_fill(NULL::text, ARRAY[cardinality(m_id)]); c int; i int;
+  say text[] := array_fill(NULL::text, ARRAY[cardinality(m_id)]); lacking text[] := '{}'; c int; i int; rest int[]; piece int; why text;
 BEGIN
   FOR c IN 1 .. cardinality(c_secret) LOOP
     SELECT a.tenant, a.principal, (SELECT COALESCE(string_agg(r, ',' ORDER BY r COLLATE "C"), '') FROM unnest(a.roles) r) AS roles INTO who
@@ -57,50 +58,66 @@ BEGIN
            SELECT 1 FROM policy_set s WHERE s.tenant = t AND s.version = c_set[m_caller[i]]) THEN
         say[i] := 'policy_changed';
       ELSIF EXISTS (SELECT 1 FROM mission_type y
-                    WHERE y.tenant = t AND y.name = m_type[i] AND y.version > m_type_version[i]) THEN
+                    WHERE y.tenant = t AND y.name = m_type[i]
+                      AND (y.version > m_type_version[i] OR NOT m_own[i] AND y.version = m_type_version[i])) THEN
         say[i] := 'type_changed';
       END IF;
     END LOOP;
-    WITH one AS MATERIALIZED (
-      SELECT o.*, c_principal[o.caller] AS principal, c_secret[o.caller] AS secret
-      FROM unnest(m_caller, m_id, m_type, m_type_version, m_mode, m_surface, m_risk, m_sensitivity, m_workspace, m_contract,
-                  m_labels, m_trace, m_time, m_tokens, m_cost, d_id, d_effect, d_rule, d_policy_version, d_reason, d_inputs,
-                  d_obligations, e_id, e_bytes, f_body, k_key, k_fingerprint, k_status, k_headers, k_head, k_tail)
-           WITH ORDINALITY AS o(caller, id, type, type_version, mode, surface, risk, sensitivity, workspace, contract, labels,
-                  trace, time_ms, tokens, cost, decision, effect, rule, policy_version, reason, inputs, obligations, artifact,
-                  bytes, fact, key, fingerprint, status, headers, head, tail, i)
-      WHERE c_tenant[o.caller] = t AND say[o.i] IS NULL),
-    made AS (
-      INSERT INTO mission (tenant, id, mission_type, type_version, mode, state, origin_surface, risk_level, sensitivity_class,
-          presented, workspace, contract_hash, labels, traceparent, budget_time_ms, budget_tokens, budget_cost_usd, created_at, updated_at)
-        SELECT t, o.id, o.type, o.type_version, o.mode, 'accepted', o.surface, o.risk, o.sensitivity, o.secret, o.workspace,
-          o.contract, o.labels::jsonb, o.trace, o.time_ms, o.tokens, o.cost, moment, moment
-        FROM one o WHERE o.effect <> 'deny'),
-    decided AS (
-      INSERT INTO policy_decision (tenant, id, mission, principal, action, resource, effect, rule, policy_version, reason,
-          inputs, obligations)
-        SELECT t, o.decision, CASE WHEN o.effect <> 'deny' THEN o.id END, o.principal, 'mission.create', o.type, o.effect, o.rule,
-          o.policy_version, o.reason, o.inputs, o.obligations::jsonb FROM one o),
-    kept AS (
-      INSERT INTO artifact (tenant, id, mission, attempt, schema_name, schema_version, producer, bytes)
-        SELECT t, o.artifact, o.id, 1, 'mission_envelope', '1', 'root', o.bytes FROM one o WHERE o.effect <> 'deny'),
-    told AS (
-      INSERT INTO ledger (tenant, subject, type, actor, body)
-        SELECT t, CASE WHEN o.effect = 'deny' THEN t ELSE o.id END,
-          CASE WHEN o.effect = 'deny' THEN 'mission.refused' ELSE 'mission.accepted' END, 'principal:' || o.principal, o.fact
-        FROM one o),
-    queued AS (
-      INSERT INTO work (tenant, kind, subject, queue, next_at)
-        SELECT t, CASE o.effect WHEN 'ask' THEN 'ask' ELSE 'dispatch' END, o.id, 'worker', moment FROM one o WHERE o.effect <> 'deny')
-    INSERT INTO idempotency (tenant, principal, route, key, fingerprint, status, headers, body)
-      SELECT t, o.principal, 'missions.create', o.key, o.fingerprint, o.status, o.headers::jsonb,
-        CASE WHEN o.tail IS NULL THEN o.head ELSE o.head || stamp || k_middle || stamp || o.tail END
-      FROM one o WHERE o.key IS NOT NULL;
+    -- all of the tenant's together (0), and one by one when a budget refuses: then it refuses that one only
+    rest := ARRAY[0];
+    WHILE cardinality(rest) > 0 LOOP
+      piece := rest[1]; rest := rest[2:];
+      BEGIN
+        WITH one AS MATERIALIZED (
+          SELECT o.*, c_principal[o.caller] AS principal, c_secret[o.caller] AS secret
+          FROM unnest(m_caller, m_id, m_type, m_type_version, m_mode, m_surface, m_risk, m_sensitivity, m_workspace, m_contract,
+                      m_labels, m_trace, m_time, m_tokens, m_cost, d_id, d_effect, d_rule, d_policy_version, d_reason, d_inputs,
+                      d_obligations, e_id, e_bytes, k_key, k_fingerprint, k_status, k_headers, k_head, k_tail)
+               WITH ORDINALITY AS o(caller, id, type, type_version, mode, surface, risk, sensitivity, workspace, contract, labels,
+                      trace, time_ms, tokens, cost, decision, effect, rule, policy_version, reason, inputs, obligations, artifact,
+                      bytes, key, fingerprint, status, headers, head, tail, i)
+          WHERE c_tenant[o.caller] = t AND say[o.i] IS NULL AND (piece = 0 OR o.i = piece)),
+        made AS (
+          INSERT INTO mission (tenant, id, mission_type, type_version, mode, state, origin_surface, risk_level, sensitivity_class,
+              presented, workspace, contract_hash, labels, traceparent, budget_time_ms, budget_tokens, budget_cost_usd, created_at, updated_at)
+            SELECT t, o.id, o.type, o.type_version, o.mode, 'accepted', o.surface, o.risk, o.sensitivity, o.secret, o.workspace,
+              o.contract, o.labels::jsonb, o.trace, o.time_ms, o.tokens, o.cost, moment, moment
+            FROM one o WHERE o.effect <> 'deny'),
+        decided AS (
+          INSERT INTO policy_decision (tenant, id, mission, principal, action, resource, effect, rule, policy_version, reason,
+              inputs, obligations)
+            SELECT t, o.decision, CASE WHEN o.effect <> 'deny' THEN o.id END, o.principal, 'mission.create', o.type, o.effect, o.rule,
+              o.policy_version, o.reason, o.inputs, o.obligations::jsonb FROM one o),
+        kept AS (
+          INSERT INTO artifact (tenant, id, mission, attempt, schema_name, schema_version, producer, bytes)
+            SELECT t, o.artifact, o.id, 1, 'mission_envelope', '1', 'root', o.bytes FROM one o WHERE o.effect <> 'deny'),
+        queued AS (
+          INSERT INTO work (tenant, kind, subject, queue, next_at)
+            SELECT t, CASE o.effect WHEN 'ask' THEN 'ask' ELSE 'dispatch' END, o.id, 'worker', moment FROM one o WHERE o.effect <> 'deny')
+        INSERT INTO idempotency (tenant, principal, route, key, fingerprint, status, headers, body)
+          SELECT t, o.principal, 'missions.create', o.key, o.fingerprint, o.status, o.headers::jsonb,
+            CASE WHEN o.tail IS NULL THEN o.head ELSE o.head || stamp || k_middle || stamp || o.tail END
+          FROM one o WHERE o.key IS NOT NULL;
+        -- last, and by itself: rows that others refer to and accounts are locked before a tenant's chain of facts
+        INSERT INTO ledger (tenant, subject, type, actor, body)
+          SELECT t, CASE WHEN o.effect = 'deny' THEN t ELSE o.id END,
+            CASE WHEN o.effect = 'deny' THEN 'mission.refused' ELSE 'mission.accepted' END, 'principal:' || c_principal[o.caller], o.fact
+          FROM unnest(m_caller, m_id, d_effect, f_body) WITH ORDINALITY AS o(caller, id, effect, fact, i)
+          WHERE c_tenant[o.caller] = t AND say[o.i] IS NULL AND (piece = 0 OR o.i = piece);
+      EXCEPTION WHEN SQLSTATE 'RX020' THEN
+        IF piece = 0 THEN
+          SELECT array_agg(x) INTO rest FROM generate_series(1, cardinality(m_id)) x WHERE c_tenant[m_caller[x]] = t AND say[x] IS NULL;
+        ELSE
+          GET STACKED DIAGNOSTICS why = PG_EXCEPTION_DETAIL;
+          say[piece] := 'exhausted'; lacking[piece] := why;
+        END IF;
+      END;
+    END LOOP;
   END LOOP;
   FOR i IN 1 .. cardinality(m_id) LOOP
     CONTINUE WHEN say[i] = 'replayed';
     n := i; outcome := COALESCE(say[i], CASE d_effect[i] WHEN 'deny' THEN 'refused' ELSE 'accepted' END);
-    at := moment; status := NULL; headers := NULL; body := NULL;
+    at := moment; status := NULL; headers := NULL; body := convert_to(lacking[i], 'UTF8');
     RETURN NEXT;
   END LOOP;
 END $$;
