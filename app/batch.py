@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 import asyncpg
 import structlog
 
-from app.db import asyncpg_url, unavailable
+from app.db import Database, unavailable
 from app.errors import Problem
 
 Item = TypeVar("Item")
@@ -46,7 +46,7 @@ class Batches(Generic[Item, Result]):
 
     def __init__(
         self,
-        url: str,
+        database: Database,
         run: Callable[[asyncpg.Connection, Sequence[Item]], Awaitable[Sequence[Result]]],
         size: Callable[[Item], int],
         *,
@@ -54,7 +54,7 @@ class Batches(Generic[Item, Result]):
         connections: int = 2,
         wait_ms: int = 1000,
     ) -> None:
-        self.url, self.run, self.size, self.name = asyncpg_url(url), run, size, name
+        self.database, self.run, self.size, self.name = database, run, size, name
         self.connections, self.wait_s = connections, wait_ms / 1000
         self.pending: deque[Pending[Item, Result]] = deque()
         self.wake = asyncio.Event()
@@ -118,7 +118,7 @@ class Batches(Generic[Item, Result]):
         """Does a batch, and answers everybody in it; answers the connection for the next one, None when it is lost."""
         try:
             if connection is None or connection.is_closed():
-                connection = await self._connect()
+                connection = await self.database.connect()
         except Exception as error:
             self._lost(None, together, error)
             return None
@@ -150,7 +150,7 @@ class Batches(Generic[Item, Result]):
         for one in together:
             if one.answer.done():
                 continue
-            if time.monotonic() - one.since > self.wait_s:
+            if time.monotonic() - one.since > 2 * self.wait_s:
                 fail(one, busy())
             else:
                 connection = await self._try(connection, [one])
@@ -164,16 +164,6 @@ class Batches(Generic[Item, Result]):
         if connection is not None:
             connection.terminate()
         fail_all(together, error)
-
-    async def _connect(self) -> asyncpg.Connection:
-        # whoever waits for a lock holds up everybody in the batch: rather alone, and later
-        patience = {"lock_timeout": f"{self.wait_s / 4 * 1000:.0f}ms"}
-        return await asyncpg.connect(
-            self.url,
-            timeout=5,
-            command_timeout=25,
-            server_settings={"application_name": f"mission-root {self.name}", **patience},
-        )
 
     async def _impatience(self) -> None:
         """A database that hangs holds the batches that it has; nobody else waits for it."""

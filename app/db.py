@@ -19,9 +19,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.sql import Executable
 
 from app.errors import Problem
+from app.settings import Address
 
 metadata = MetaData()
 Fetch = Callable[..., Awaitable[Sequence[Mapping[str, Any]]]]  # (statement, *values) in the transaction at hand
+
+# SQLAlchemy names the statements that it prepares, and keeps them
+UNNAMED: dict[str, Any] = {"prepared_statement_cache_size": 0, "prepared_statement_name_func": lambda: ""}
 
 ENTER = text("SELECT set_config('app.tenant', :tenant, true)")
 
@@ -74,22 +78,33 @@ class WriteSession(ReadSession):
 class Database:
     """The connection pool of one role, and the sessions made from it."""
 
-    def __init__(self, url: str, *, pool_size: int = 10, wait_ms: int = 1000, name: str = "mission-root") -> None:
-        self.url = url
+    def __init__(
+        self, address: Address | str, *, pool_size: int = 10, wait_ms: int = 1000, name: str = "mission-root"
+    ) -> None:
+        self.address = Address.of(address)
+        self.name, self._plain = name, list[asyncpg.Connection]()
         self.engine: AsyncEngine = create_async_engine(
-            plain_url(url),
+            plain_url(self.address.url),
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=wait_ms / 1000,
             pool_pre_ping=False,
             pool_use_lifo=True,
             hide_parameters=True,  # an error that is printed somewhere does not quote what people wrote
-            connect_args={"timeout": 5, "command_timeout": 25, "server_settings": {"application_name": name}},
+            connect_args=self.connection() | (UNNAMED if self.address.pooled else {}),
         )
         event.listen(self.engine.sync_engine, "handle_error", mark_lost_connections)
         event.listen(self.engine.sync_engine, "checkout", refuse_dead_connections)
         self.on_commit = _nobody
-        self.name, self._plain = name, list[asyncpg.Connection]()
+
+    def connection(self) -> dict[str, Any]:
+        """How the driver connects. Behind a pooler the next transaction is another server's, which knows no statement of before."""
+        kept = {"statement_cache_size": 0} if self.address.pooled else {}
+        return {"timeout": 5, "command_timeout": 25, "server_settings": {"application_name": self.name}, **kept}
+
+    async def connect(self) -> asyncpg.Connection:
+        """A connection of the driver's own, which whoever asked for it closes."""
+        return await asyncpg.connect(asyncpg_url(self.address.url), **self.connection())
 
     async def fetch(self, statement: str, *values: Any) -> Sequence[Mapping[str, Any]]:
         """One statement that is a whole transaction: SQL with $1, $2, … over a plain connection, in one round trip."""
@@ -97,9 +112,7 @@ class Database:
         while self._plain and (connection is None or connection.is_closed()):
             connection = self._plain.pop()
         if connection is None or connection.is_closed():
-            connection = await asyncpg.connect(
-                asyncpg_url(self.url), timeout=5, command_timeout=25, server_settings={"application_name": self.name}
-            )
+            connection = await self.connect()
         try:
             rows: Sequence[Mapping[str, Any]] = await connection.fetch(statement, *values)
         except BaseException:

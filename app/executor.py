@@ -90,9 +90,11 @@ class Executor:
         self.settings = settings
         self.lease = timedelta(milliseconds=settings.execution_lease_ms)
         self.database = Database(
-            settings.secret("executor_database_url"), pool_size=4, wait_ms=5000, name="mission-root executor"
+            settings.database("executor_database_url"), pool_size=4, wait_ms=5000, name="mission-root executor"
         )
-        self.nudger = Nudger(settings.secret("executor_database_url"), ["work_executor", "work_worker", "facts", READS])
+        self.nudger = Nudger(
+            settings.database("executor_database_url"), ["work_executor", "work_worker", "facts", READS]
+        )
         self.stopping = asyncio.Event()
 
     async def run(self) -> None:

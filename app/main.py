@@ -79,14 +79,14 @@ class Root:
         refuse_the_registrars_place(settings)
         self.settings = settings
         self.database = Database(
-            settings.secret("database_url"),
+            settings.database("database_url"),
             pool_size=settings.database_pool_size,
             wait_ms=settings.database_pool_wait_ms,
             name="mission-root api",
         )
-        self.reader = Database(settings.secret("reader_database_url"), pool_size=2, name="mission-root reader")
-        self.limits = rate_limits(settings, settings.secret("database_url"))
-        self.nudger = Nudger(settings.secret("database_url"), ["facts", "work_worker", "work_executor", READS])
+        self.reader = Database(settings.database("reader_database_url"), pool_size=2, name="mission-root reader")
+        self.limits = rate_limits(settings, settings.database("database_url"))
+        self.nudger = Nudger(settings.database("database_url"), ["facts", "work_worker", "work_executor", READS])
         self.tail = Tail(self.reader, self.nudger)
         self.anchor_store, self.anchor_keys = ledger.reading_side(settings)
         self.colony_keys, self.signing_keys = settings.colony_keys(), settings.signing_keys()

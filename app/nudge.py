@@ -12,6 +12,7 @@ import asyncpg
 import structlog
 
 from app.db import asyncpg_url
+from app.settings import Address
 
 log = structlog.get_logger("nudge")
 RECONNECT_S = 1.0
@@ -20,8 +21,8 @@ RECONNECT_S = 1.0
 class Nudger:
     """Sends and receives wake-ups. wake(channel) is an asyncio.Event-like generation that waiters compare."""
 
-    def __init__(self, url: str, channels: Iterable[str]) -> None:
-        self.url = asyncpg_url(url)
+    def __init__(self, address: Address | str, channels: Iterable[str]) -> None:
+        self.url = asyncpg_url(Address.of(address).direct_url)
         self.channels = tuple(channels)
         self.marked: set[str] = set()
         self.mark = asyncio.Event()

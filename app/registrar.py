@@ -27,19 +27,19 @@ class Registrar:
     def __init__(self, settings: Settings) -> None:
         refuse_write_credentials(settings)
         self.settings = settings
-        url = settings.secret("registrar_database_url")
+        address = settings.database("registrar_database_url")
         self.keys = settings.registrar_keys()
         self.verifier = None
         if settings.oidc_issuer is not None or settings.oidc_audience is not None:
             self.verifier = identity.Verifier(settings)
         self.database = Database(
-            url,
+            address,
             pool_size=settings.database_pool_size,
             wait_ms=settings.database_pool_wait_ms,
             name="mission-root registrar",
         )
-        self.limits = rate_limits(settings, url)
-        self.nudger = Nudger(url, ["facts"])
+        self.limits = rate_limits(settings, address)
+        self.nudger = Nudger(address, ["facts"])
         self.database.on_commit = self.nudger.send
 
     async def open(self) -> None:

@@ -3,10 +3,11 @@
 import os
 import re
 import sys
+from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import ip_network
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import AfterValidator, Field, PrivateAttr, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict
@@ -30,6 +31,31 @@ def postgres_url(value: SecretStr) -> SecretStr:
         usable = False
     if not usable:
         raise ValueError("must be a postgresql:// URL")
+    return value
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where PostgreSQL is reached, and where it is listened to. Through a pooler nothing outlives a transaction."""
+
+    url: str = field(repr=False)
+    direct_url: str = field(repr=False)
+    pooled: bool = False
+
+    @classmethod
+    def of(cls, where: "Address | str") -> "Address":
+        """An address, or that of a server that is reached directly."""
+        return where if isinstance(where, Address) else cls(where, where)
+
+
+def host_and_port(value: str) -> str:
+    try:
+        parts = urlsplit(f"//{value}")
+        usable = bool(parts.hostname) and bool(parts.port) and parts.netloc == value and "@" not in value
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError("must be host:port")
     return value
 
 
@@ -117,6 +143,10 @@ class Settings(BaseSettings):
     database_role_prefix: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,30}$")] = "mission_root"
     database_pool_size: Annotated[int, Field(ge=2, le=100)] = 10
     database_pool_wait_ms: Milliseconds = 1000
+    database_pooled: bool = False  # the URLs above lead to a pooler that gives a server away after each transaction
+    database_direct_address: Annotated[str, AfterValidator(host_and_port)] | None = (
+        None  # PostgreSQL itself, for LISTEN
+    )
 
     colony_enabled: bool = True
     colony_service_base_url: HttpUrl = "http://127.0.0.1:8090"
@@ -207,6 +237,21 @@ class Settings(BaseSettings):
         """The names of all write credentials this process was given, which only the executor may be."""
         found = sorted(name for name in self._credentials if name.endswith("_WRITE"))
         return ["CRM_WRITE_TOKEN", *found] if self.crm_write_token is not None else found
+
+    def database(self, field: str) -> Address:
+        """How this process reaches PostgreSQL as the role of a setting."""
+        url = self.secret(field)
+        if not self.database_pooled:
+            return Address(url, url)
+        if self.database_direct_address is None:
+            raise Misconfigured(
+                "DATABASE_POOLED is true, and DATABASE_DIRECT_ADDRESS is not set: notifications do not pass through a pooler, "
+                "so it has to name the host and port of PostgreSQL itself."
+            )
+        parts = urlsplit(url)
+        who = parts.netloc.rpartition("@")[0]
+        direct = parts._replace(netloc=f"{who}@{self.database_direct_address}" if who else self.database_direct_address)
+        return Address(url, urlunsplit(direct), pooled=True)
 
     def secret(self, field: str) -> str:
         """The value of a secret that this process cannot do without."""

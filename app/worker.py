@@ -53,12 +53,12 @@ class Worker:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.database = Database(
-            settings.secret("worker_database_url"),
+            settings.database("worker_database_url"),
             pool_size=settings.database_pool_size,
             wait_ms=5000,
             name="mission-root worker",
         )
-        self.nudger = Nudger(settings.secret("worker_database_url"), ["work_worker", "work_executor", "facts"])
+        self.nudger = Nudger(settings.database("worker_database_url"), ["work_worker", "work_executor", "facts"])
         self.database.on_commit = self.nudger.send
         self.colony = Colony(
             client=ColonyClient(

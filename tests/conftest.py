@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import os
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit, urlunsplit
@@ -23,6 +24,18 @@ numbers = itertools.count(1)
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+# What a mark needs beside the lock file, and where Debian puts it.
+NEEDS = {"node": "node", "chromium": "chromium", "prometheus": "prometheus", "pgbouncer": "/usr/sbin/pgbouncer"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for mark, program in NEEDS.items():
+        if shutil.which(program) is None:
+            for item in items:
+                if item.get_closest_marker(mark):
+                    item.add_marker(pytest.mark.skip(reason=f"needs {mark}: apt-get install {mark}"))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

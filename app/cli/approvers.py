@@ -167,7 +167,7 @@ async def transaction(tenant: str, statement: str, values: dict[str, Any]) -> An
     from app.settings import Misconfigured, load
 
     try:
-        database = Database(load().secret("registrar_database_url"), pool_size=1, name="mission-root approvers")
+        database = Database(load().database("registrar_database_url"), pool_size=1, name="mission-root approvers")
     except Misconfigured as refused:
         raise Failed(str(refused), 2) from None
     try:

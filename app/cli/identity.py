@@ -132,7 +132,7 @@ def run(step: Callable[[Any], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
     from app.settings import Misconfigured, load
 
     async def whole() -> dict[str, Any]:
-        database = Database(load().secret("registrar_database_url"), pool_size=2, name="mission-root registrar")
+        database = Database(load().database("registrar_database_url"), pool_size=2, name="mission-root registrar")
         try:
             async with database.write() as session:
                 return await step(session)

@@ -23,7 +23,7 @@ from sqlalchemy import text
 from app.caller import Caller
 from app.db import Database
 from app.errors import Problem
-from app.settings import Settings
+from app.settings import Address, Settings
 
 LEASE_S = 1.0  # how long a leased token is good for
 KEPT_S = 60.0  # how long the token of a login that turned out well is kept for the next one
@@ -256,10 +256,14 @@ class Limits:
         return found
 
 
-def rate_limits(settings: Settings, url: str) -> Limits:
-    """The request rates of a process that serves HTTP, over a small pool of their own."""
+def rate_limits(settings: Settings, address: Address) -> Limits:
+    """The request rates of a process that serves HTTP, over a small pool of their own.
+
+    It leads around a pooler: a request asks for its rate while it has a transaction open, and if both came out of one pool,
+    as many requests as it has servers would wait for each other.
+    """
     return Limits(
-        Database(url, pool_size=2, wait_ms=settings.database_pool_wait_ms, name="mission-root limits"),
+        Database(address.direct_url, pool_size=2, wait_ms=settings.database_pool_wait_ms, name="mission-root limits"),
         key_per_s=settings.rate_limit_key_per_s,
         principal_per_s=settings.rate_limit_principal_per_s,
         tenant_per_s=settings.rate_limit_tenant_per_s,

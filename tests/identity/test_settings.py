@@ -83,6 +83,9 @@ WRONG: dict[str, dict[str, Any]] = {
     "WORKER_DATABASE_URL": {"WORKER_DATABASE_URL": "localhost"},
     "DATABASE_ROLE_PREFIX": {"DATABASE_ROLE_PREFIX": "Mission Root"},
     "DATABASE_POOL_SIZE": {"DATABASE_POOL_SIZE": "1"},
+    "DATABASE_POOLED": {"DATABASE_POOLED": "sometimes"},
+    "DATABASE_DIRECT_ADDRESS": {"DATABASE_DIRECT_ADDRESS": "postgresql://root:s3cret-s3cret@db:5432"},
+    "DATABASE_DIRECT_ADDRESS without a port": {"DATABASE_DIRECT_ADDRESS": "db"},
     "COLONY_ENABLED": {"COLONY_ENABLED": "perhaps"},
     "COLONY_SERVICE_BASE_URL": {"COLONY_SERVICE_BASE_URL": "ftp://colony"},
     "COLONY_SERVICE_BASE_URL without a host": {"COLONY_SERVICE_BASE_URL": "http://"},
@@ -125,6 +128,19 @@ def test_a_wrong_value_is_one_sentence(
     assert case.split()[0] in sentence
     assert sentence.endswith(".") and "\n" not in sentence and "s3cret" not in sentence
     assert refused.value.__suppress_context__
+
+
+def test_a_pooler_needs_the_address_of_postgresql_itself() -> None:
+    urls = {"database_url": "postgresql://mission_root_api:s3cret%40word@pooler:6432/m?sslmode=require"}
+    with pytest.raises(
+        root.Misconfigured, match=r"^DATABASE_POOLED is true, and DATABASE_DIRECT_ADDRESS is not set: .+\.$"
+    ):
+        root.Settings(_env_file=None, **urls, database_pooled=True).database("database_url")  # type: ignore[call-arg]
+    whole = root.Settings(_env_file=None, **urls, database_pooled=True, database_direct_address="db:5432")  # type: ignore[call-arg]
+    found = whole.database("database_url")
+    assert found.pooled and found.url == urls["database_url"]
+    assert found.direct_url == urls["database_url"].replace("pooler:6432", "db:5432")
+    assert "s3cret" not in repr(found)
 
 
 def test_several_wrong_values_are_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def publishing_side(settings: Settings, database: Database, nudger: Nudger) -> "
         replicas=settings.bus_replicas,
         max_age_s=settings.bus_max_age_s,
     )
-    reader = Database(settings.secret("reader_database_url"), pool_size=1, wait_ms=5000, name="mission-root bus")
+    reader = Database(settings.database("reader_database_url"), pool_size=1, wait_ms=5000, name="mission-root bus")
     return Publisher(database, reader, nudger, place)
 
 

@@ -12,6 +12,7 @@ RETURNS TABLE (m mission, known jsonb)
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, pg_temp AS $$
 DECLARE t uuid; wanted uuid[];
 BEGIN
+  PERFORM set_config('lock_timeout', '500ms', true);   -- whoever waits for one of them holds up all others: rather alone, and later
   FOR t IN SELECT DISTINCT x FROM unnest(p_tenant) x ORDER BY x LOOP
     PERFORM set_config('app.tenant', t::text, true);
     wanted := ARRAY(SELECT w.id FROM unnest(p_tenant, p_id) w(tenant, id) WHERE w.tenant = t);

@@ -25,6 +25,7 @@ DECLARE
   stamp bytea := convert_to(to_char(moment AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), 'UTF8');
   say text[] := array_fill(NULL::text, ARRAY[cardinality(m_id)]); lacking text[] := '{}'; c int; i int; rest int[]; piece int; why text;
 BEGIN
+  PERFORM set_config('lock_timeout', '500ms', true);   -- whoever waits holds up everybody in the batch: rather alone, and later
   FOR c IN 1 .. cardinality(c_secret) LOOP
     SELECT a.tenant, a.principal, (SELECT COALESCE(string_agg(r, ',' ORDER BY r COLLATE "C"), '') FROM unnest(a.roles) r) AS roles INTO who
       FROM authenticate(sha256(convert_to(c_secret[c], 'UTF8'))) a;
