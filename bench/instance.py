@@ -47,7 +47,7 @@ class Instance:
             self.folder.let_go()
             for process in processes(self.folder, self.surroundings):
                 if process.name in self.names:
-                    self.running.append(Child(stand_in(process), self.folder.logs / f"{process.name}.log"))
+                    self.running.append(Child(self.dressed(process), self.folder.logs / f"{process.name}.log"))
                     self.running[-1].start()
             for child in self.running:
                 await_ready(child)
@@ -70,6 +70,10 @@ class Instance:
         self.running = []
         self.folder.let_go()
         self.folder.server.stop()
+
+    def dressed(self, process: Process) -> Process:
+        """A process of the plan as it is started here."""
+        return stand_in(process)
 
     def stop_processes(self) -> None:
         """Told to drain, waited for; the database stays. What they were still doing is in the tables afterwards."""

@@ -23,7 +23,17 @@ COLONY_TUNING = (
     "TASK_TIMEOUT_MS",
     "OTEL_EXPORTER_OTLP_ENDPOINT",
 )
-WIRING = ("_URL", "_KEY", "_TOKEN", "_CREDENTIALS", "PORT", "HOST", "_PREFIX")  # settings that the plan alone decides
+WIRING = (
+    "_URL",
+    "_KEY",
+    "_TOKEN",
+    "_CREDENTIALS",
+    "PORT",
+    "HOST",
+    "_PREFIX",
+    "_POOLED",
+    "_ADDRESS",
+)  # settings that the plan alone decides
 
 
 @dataclass(frozen=True)

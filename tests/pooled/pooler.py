@@ -1,8 +1,5 @@
 """A real PgBouncer in transaction mode before the tests' PostgreSQL, and a world that reaches it through that only."""
 
-import asyncio
-import os
-import shutil
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,9 +10,9 @@ from urllib.parse import urlsplit
 import asyncpg
 from pydantic import SecretStr
 
-from app.embedded import free_port
 from app.executor import Executor
 from app.settings import Settings
+from bench.pgbouncer import PgBouncer
 from tests.conftest import PREFIX, Cluster
 from tests.world import World
 from tests.world.world import WRITE_TOKEN
@@ -23,53 +20,15 @@ from tests.world.world import WRITE_TOKEN
 SERVERS = 2  # connections of a role to PostgreSQL, however many clients there are
 
 
-class Pooler:
-    """The process, its place and its configuration. A pooler of a root user works as nobody."""
+class Pooler(PgBouncer):
+    """The same for the roles of the tests' cluster."""
 
     def __init__(self, cluster: Cluster, folder: Path) -> None:
-        self.cluster, self.folder, self.port = cluster, folder, free_port()
-        self.process: asyncio.subprocess.Process | None = None
         server = urlsplit(cluster.admin_url)
-        self.direct = f"{server.hostname}:{server.port}"
-        names = {f"{PREFIX}_{role}": word for role, word in cluster.passwords.items()}
-        (folder / "users.txt").write_text("".join(f'"{name}" "{word}"\n' for name, word in names.items()))
-        (folder / "pgbouncer.ini").write_text(f"""
-[databases]
-* = host={server.hostname} port={server.port}
-[pgbouncer]
-listen_addr = 127.0.0.1
-listen_port = {self.port}
-unix_socket_dir =
-auth_type = scram-sha-256
-auth_file = {folder / "users.txt"}
-pool_mode = transaction
-default_pool_size = {SERVERS}
-max_client_conn = 500
-logfile =
-""")
-
-    async def start(self) -> None:
-        program = shutil.which("pgbouncer") or "/usr/sbin/pgbouncer"
-        options = ["-q", *(["-u", "nobody"] if os.getuid() == 0 else [])]
-        self.process = await asyncio.create_subprocess_exec(
-            program, *options, str(self.folder / "pgbouncer.ini"),
-            stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
-        )  # fmt: skip
-        for _ in range(200):
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", self.port)
-            except OSError:
-                assert self.process.returncode is None, "pgbouncer ended at once"
-                await asyncio.sleep(0.02)
-            else:
-                writer.close()
-                return
-        raise AssertionError("pgbouncer does not listen")
-
-    async def kill(self) -> None:
-        if self.process and self.process.returncode is None:
-            self.process.kill()
-            await self.process.wait()
+        assert server.hostname is not None and server.port is not None
+        users = {f"{PREFIX}_{role}": word for role, word in cluster.passwords.items()}
+        super().__init__(folder, server.hostname, server.port, users, SERVERS)
+        self.cluster, self.direct = cluster, f"{server.hostname}:{server.port}"
 
     def url(self, role: str, database: str) -> str:
         return self.cluster.url(role, database).replace(f"@{self.direct}/", f"@127.0.0.1:{self.port}/")
@@ -114,13 +73,12 @@ class PooledWorld(World):
 @asynccontextmanager
 async def pooled_world(cluster: Cluster, database: str) -> AsyncIterator[PooledWorld]:
     with tempfile.TemporaryDirectory() as place:
-        Path(place).chmod(0o755)  # nobody has to read it
         pooler = Pooler(cluster, Path(place))
-        await pooler.start()
+        pooler.start()
         world = PooledWorld(cluster, database, pooler)
         try:
             await world.open()
             yield world
         finally:
             await world.close()
-            await pooler.kill()
+            pooler.kill()

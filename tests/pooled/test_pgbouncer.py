@@ -72,11 +72,11 @@ async def test_news_come_around_the_pooler(pooled: PooledWorld) -> None:
 
 async def test_a_pooler_that_dies_and_comes_back_is_an_outage_and_no_more(pooled: PooledWorld) -> None:
     await pooled.create()
-    await pooled.pooler.kill()
+    pooled.pooler.kill()
     answer = await pooled.submitter.post("/v1/missions", json=ASK)
     assert (answer.status_code, answer.json()["code"]) == (503, "database_unavailable")
     assert (await pooled.anybody.get("/readyz")).status_code == 503
-    await pooled.pooler.start()
+    pooled.pooler.start()
     assert (await pooled.anybody.get("/readyz")).status_code == 200
     await pooled.create()
     assert len(await missions(pooled)) == 2
