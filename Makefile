@@ -2,7 +2,7 @@
 # Installation speaks on stderr, so that stdout carries only what a target answers.
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-once up test lint format types lock mutate-schema budget-races nightly bench bench-quick clean
+.PHONY: help install demo demo-once up test lint format types lock mutate-schema races budget-races nightly bench bench-quick clean
 
 UV_VERSION := 0.13.8
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 python3; do \
@@ -58,6 +58,9 @@ lock: $(UV)  ## resolve the dependencies of pyproject.toml anew into requirement
 
 mutate-schema: install  ## drop every guard of the walls in turn: does a test notice?
 	@$(BIN)/python -m tests.walls.mutate $(ARGS)
+
+races: install  ## what two may do to one approval at the same moment: every pair, 5,000 times each
+	@$(BIN)/python -m tests.approvals.races $(ARGS)
 
 budget-races: install  ## 2,000 runs of 50 concurrent spends, and 500 random lives of a budget against a model
 	@BUDGET_RACES=2000 BUDGET_EXAMPLES=500 $(BIN)/python -m pytest tests/budgets/test_races.py $(ARGS)
