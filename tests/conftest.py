@@ -5,20 +5,41 @@ import itertools
 import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
+from fastapi.routing import _IncludedRouter
 
 from app.bootstrap import LOGIN_ROLES, bootstrap
 from app.embedded import ephemeral
+from app.identity import seed_demo
 from app.migrate import upgrade
+from app.policy import SHELF
 from tests.world import World
 
 PREFIX = "mission_root"
-TEMPLATE = "template_mission_root"
+TEMPLATE, DEMO = "template_mission_root", "template_mission_root_demo"
 numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def routes_are_made_once() -> None:
+    """Every test has apps of its own, of the same routers: what FastAPI works out for a route is kept from one to the next."""
+    made: dict[tuple[int, str], tuple[Any, Any]] = {}  # with the route itself, so that its id stays its own
+    build = _IncludedRouter._build_effective_context
+
+    def remembered(self: _IncludedRouter, route: Any) -> Any:
+        context = self.include_context
+        name = (id(route), repr((context.prefix, context.tags, [one.dependency for one in context.dependencies])))
+        if name not in made:
+            made[name] = route, build(self, route)
+        return made[name][1]
+
+    _IncludedRouter._build_effective_context = remembered  # type: ignore[method-assign]
 
 
 @pytest.fixture
@@ -101,29 +122,50 @@ def cluster(admin_url: str) -> Cluster:
     return found
 
 
-@pytest.fixture
-async def database(cluster: Cluster) -> AsyncIterator[str]:
-    """The name of a fresh, migrated, empty database, dropped afterwards."""
-    name = f"test_{os.getpid()}_{next(numbers)}"
+@pytest.fixture(scope="session")
+def demo(cluster: Cluster) -> dict[str, str]:
+    """A second template with the demo tenant in it; the keys of its people."""
+
+    async def make() -> dict[str, str]:
+        async with fresh(cluster, TEMPLATE, DEMO, keep=True):
+            return await seed_demo(cluster.url("registrar", DEMO))
+
+    return asyncio.run(make())
+
+
+@asynccontextmanager
+async def fresh(cluster: Cluster, template: str, name: str, *, keep: bool = False) -> AsyncIterator[str]:
+    """A copy of a template database, dropped afterwards."""
     admin = await asyncpg.connect(cluster.admin_url)
     try:
-        await admin.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+        await admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         # CONNECT is granted per database and is not copied with it
         await admin.execute(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC")
         for role in LOGIN_ROLES:
             await admin.execute(f"GRANT CONNECT ON DATABASE {name} TO {PREFIX}_{role}")
         yield name
-        await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        if not keep:
+            await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
     finally:
         await admin.close()
 
 
 @pytest.fixture
-async def world(cluster: Cluster, database: str) -> AsyncIterator[World]:
+async def database(cluster: Cluster) -> AsyncIterator[str]:
+    """The name of a fresh, migrated, empty database, dropped afterwards."""
+    async with fresh(cluster, TEMPLATE, f"test_{os.getpid()}_{next(numbers)}") as name:
+        yield name
+
+
+@pytest.fixture
+async def world(cluster: Cluster, demo: dict[str, str]) -> AsyncIterator[World]:
     """The root in this process over a real database, with the demo tenant's people."""
-    made = World(lambda role: cluster.url(role, database))
-    await made.open()
-    try:
-        yield made
-    finally:
-        await made.close()
+    async with fresh(cluster, DEMO, f"test_{os.getpid()}_{next(numbers)}") as name:
+        made = World(lambda role: cluster.url(role, name))
+        SHELF.known.clear()  # the process remembers rules by tenant, and every test has the same one
+        await made.open(demo)
+        try:
+            yield made
+        finally:
+            await made.close()

@@ -47,9 +47,6 @@ class Shelf:
         return found
 
     def put(self, tenant: UUID, change: int, policies: PolicySet) -> None:
-        known = self.known.get(tenant)
-        if known is not None and known[0] > change:
-            return  # whoever read it earlier comes later
         self.known[tenant] = (change, policies)
         self.known.move_to_end(tenant)
         while len(self.known) > self.most:

@@ -113,7 +113,7 @@ async def test_a_denial_keeps_decision_and_fact_only(ground: Ground) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "outcome"),
+    "case",
     {
         "nobody's secret": ({"c_secret": "nobody"}, "unauthenticated"),
         "somebody else's principal": ({"c_principal": UUID(int=1)}, "caller_changed"),
@@ -123,11 +123,12 @@ async def test_a_denial_keeps_decision_and_fact_only(ground: Ground) -> None:
         "rules of before": ({"c_change": 1}, "policy_changed"),
         "rules that nobody kept": ({"c_set": bytes(32)}, "policy_changed"),
     }.values(),
-    ids=lambda value: None if isinstance(value, dict) else value,
+    ids=lambda case: case[1] + " by " + min(case[0]),
 )  # fmt: skip
 async def test_what_is_no_longer_so_comes_back_and_the_rest_is_kept(
-    ground: Ground, wrong: dict[str, Any], outcome: str
+    ground: Ground, case: tuple[dict[str, Any], str]
 ) -> None:
+    wrong, outcome = case
     await know_the_rules(ground)
     before = await census(ground)
     said = await take_in(ground, asked(ground), asked(ground, **wrong), asked(ground))

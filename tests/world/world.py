@@ -70,8 +70,10 @@ class World:
         }
         return Settings(**(values | self.more | more))
 
-    async def open(self) -> None:
-        keys = await identity.seed_demo(self.url("registrar"))
+    async def open(self, keys: dict[str, str] | None = None) -> None:
+        """keys are those of the demo tenant's people where it is there already."""
+        if keys is None:
+            keys = await identity.seed_demo(self.url("registrar"))
         self.root = Root(self.settings())
         self.public, self.internal = public_app(self.root), internal_app(self.root)
         await self.stack.enter_async_context(lifespan(self.public))
