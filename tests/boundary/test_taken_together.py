@@ -164,6 +164,7 @@ async def test_an_answer_that_cannot_be_kept_is_the_only_one_that_is_lost(world:
     await admin.execute(f"ALTER TABLE ledger ADD CONSTRAINT poison CHECK (subject <> '{lives[1].id}') NOT VALID")
     await world.run_work("dispatch")
     assert [await life.state() for life in lives] == ["dispatched", "accepted", "dispatched", "dispatched"]
+    assert len(world.colony.dispatched) == 5  # all of them once, and then the one again
     await admin.execute("ALTER TABLE ledger DROP CONSTRAINT poison")
     await world.make_due("dispatch")
     await world.run_work("dispatch")
