@@ -90,9 +90,9 @@ LIKELY = (
 PIECES = {
     "refusal": r"RAISE EXCEPTION [^;]+;",
     "forced value": r"NEW\.\w+ := [^;]+;",
-    "condition": r"(?<=WHEN )(?!SQLSTATE|[a-z_]+_violation|')(?:(?!\bWHEN\b|\bTHEN\b).)+(?= THEN)",
+    "condition": r"(?<=WHEN )(?!SQLSTATE|[a-z_]+_violation|')(?:(?!\bWHEN\b|\bTHEN\b|;).)+(?= THEN)",
     "check": r"PERFORM (?:public\.)?(?:require_tenant|require_present)\([^;]*;",
-    "early end": r"(?<=IF )(?:(?!\bIF\b|\bTHEN\b).)+(?= THEN RETURN)",
+    "early end": r"(?<=IF )(?:(?!\bIF\b|\bTHEN\b|;).)+(?= THEN RETURN)",
     "durability": r"PERFORM set_config\([^;]*;",
     "lock": r"FOR (?:NO KEY )?(?:SHARE|UPDATE)\b(?! SKIP)",
     "live": r"AND (?:p|t|k|g|s|d|i)\.(?:suspended_at|revoked_at|unlinked_at) IS NULL",
@@ -104,6 +104,8 @@ INSTEAD = {"condition": "false", "early end": "false", "lock": "", "live": "", "
 
 # survivor: what holds when it is gone
 REDUNDANT = {
+    "take_in, durability 1: PERFORM set_config('lock_timeout', '500ms', true);": "patience, no guard; tests/missions looks at it",
+    "put_rule, lock 1: FOR NO KEY UPDATE": "a rule's version is unique, and whoever comes second is answered stale all the same",
     "trigger connector_switch_order gone": "switch_connector(), the only writer of the table, takes the tenant's row itself",
     "order_switch, lock 1: FOR NO KEY UPDATE": "likewise",
     "break_glass, condition 3: clock_timestamp() >= a.expires_at": "guard_approval() breaks no glass late; the answer is the same",

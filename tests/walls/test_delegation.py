@@ -118,6 +118,15 @@ async def test_its_source_is_not_taken_away_under_a_decision(ground: Ground, wha
     assert await ground.overtaken(first, ground.decide(second, "nina")) == "not_entitled"
 
 
+@pytest.mark.parametrize("what", TAKE_THE_SOURCE_AWAY)
+async def test_a_role_is_not_passed_on_while_it_is_taken_away(ground: Ground, what: str) -> None:
+    await newcomer(ground)
+    first = ("registrar", TAKE_THE_SOURCE_AWAY[what], (ground.ids["anna"],))
+    with pytest.raises(asyncpg.PostgresError) as refused:
+        await ground.overtaken(first, passed(ground, await grant_of(ground, "anna", "operator"), "anna", "nina"))
+    assert refused.value.sqlstate == "RX020"
+
+
 async def test_a_vote_that_rested_on_it_is_gone_with_it(ground: Ground) -> None:
     await newcomer(ground)
     source = await grant_of(ground, "anna", "operator")

@@ -107,6 +107,10 @@ async def test_a_denial_keeps_decision_and_fact_only(ground: Ground) -> None:
     before = await census(ground)
     rows = [asked(ground, d_effect="deny", k_key=key, k_tail=None) for key in (None, "k")]
     assert [row["outcome"] for row in await take_in(ground, *rows)] == ["refused", "refused"]
+    [told] = await ground.run(
+        "admin", "SELECT DISTINCT subject, type FROM ledger WHERE tenant = $1 AND type LIKE 'mission.%'", ground.tenant
+    )
+    assert tuple(told) == (ground.tenant, "mission.refused")
     assert [a - b for a, b in zip(await census(ground), before, strict=True)] == [0, 2, 0, 2, 0, 1]
     [again] = await take_in(ground, asked(ground, k_key="k"))
     assert (again["outcome"], again["body"]) == ("replayed", b"<")
