@@ -225,6 +225,12 @@ async def test_operators_halt_and_only_admins_go_on(ground: Ground) -> None:
         assert not any("reason" in fact for fact in said)  # people's words are no fact
 
 
+async def test_two_who_halt_at_once_halt_once(ground: Ground) -> None:
+    await ground.connector("crm")
+    first = ("api", SWITCH, (ground.tenant, ground.secrets["anna"], "crm", True, "a reason"))
+    assert await ground.overtaken(first, switch(ground, "ben", True)) == "unchanged"
+
+
 async def test_no_login_switches_or_defines_past_the_functions(ground: Ground) -> None:
     await ground.halt("crm")
     for role in ("api", "worker", "registrar", "executor", "reader", "auditor"):

@@ -193,6 +193,12 @@ async def test_one_right_that_is_shared_makes_one_vote(ground: Ground) -> None:
     asked = await ground.ask(connector="two")
     assert await ground.decide(asked, "anna") == "recorded"
     assert await ground.decide(asked, "ben") == "recorded"
+    own = "INSERT INTO role_grant (tenant, principal, role, expires_at) VALUES ($1, $2, 'operator', now() + interval '1 second')"
+    await ground.run("registrar", own, ground.tenant, ground.ids["ben"])  # an own right that ended is none either
+    await ground.run("admin", "SELECT pg_sleep(1.1)")
+    asked = await ground.ask(connector="two")
+    assert await ground.decide(asked, "anna") == "recorded"
+    assert await ground.decide(asked, "ben") == "recorded"
 
 
 async def test_nobody_lets_their_own_request_be_changed_by_whom_they_appointed(ground: Ground) -> None:
