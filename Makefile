@@ -65,7 +65,7 @@ races: install  ## what two may do to one approval at the same moment: every pai
 budget-races: install  ## 2,000 runs of 50 concurrent spends, and 500 random lives of a budget against a model
 	@BUDGET_RACES=2000 BUDGET_EXAMPLES=500 $(BIN)/python -m pytest tests/budgets/test_races.py $(ARGS)
 
-nightly: install mutate-schema  ## what is too long for every commit: the mutation run, and the kill tests ten times over
+nightly: install mutate-schema races budget-races  ## what is too long for every commit; and the kill tests ten times over
 	@for turn in 1 2 3 4 5 6 7 8 9 10; do $(BIN)/python -m pytest tests/walks || exit 1; done
 
 bench: install  ## everything measured against the limits and eight peers, at most 40 minutes
