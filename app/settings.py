@@ -281,9 +281,6 @@ class Settings(BaseSettings):
     def oidc_algorithm_list(self) -> tuple[str, ...]:
         return tuple(one.strip() for one in self.oidc_algorithms.split(","))
 
-    def callback_origin(self) -> str:
-        return url_origin(self.callback_base_url)
-
 
 class Misconfigured(Exception):
     """A setting is missing or wrong; the message is one sentence for the person who starts the process."""

@@ -28,11 +28,10 @@ NOTE_READING = text("""
 
 @dataclass(frozen=True)
 class Stored:
-    """Where an artifact's bytes are. new is false when the same bytes were there already."""
+    """Where an artifact's bytes are."""
 
     id: UUID
     sha256: bytes
-    new: bool
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ async def store(session: WriteSession, caller: Caller, mission: UUID, attempt: i
             await ledger.record(
                 session, caller, "artifact.repeated", mission, artifact=known.id, schema_name=name, attempt=attempt
             )
-        return Stored(known.id, digest, new=False)
+        return Stored(known.id, digest)
     await ledger.record(
         session,
         caller,
@@ -87,7 +86,7 @@ async def store(session: WriteSession, caller: Caller, mission: UUID, attempt: i
         sha256=digest.hex(),
         attempt=attempt,
     )
-    return Stored(kept, digest, new=True)
+    return Stored(kept, digest)
 
 
 async def keep_blob(session: WriteSession, tenant: UUID, data: bytes) -> bytes:

@@ -50,6 +50,15 @@ async def stored_answer(session: ReadSession, caller: Caller, route: str, key: s
     return await session.first(FIND, scope)
 
 
+def in_flight() -> Problem:
+    detail = "The first request with this Idempotency-Key has not finished."
+    return Problem("idempotency_in_flight", detail, retry_after=1)
+
+
+def mismatch() -> Problem:
+    return Problem("idempotency_mismatch", "This Idempotency-Key was used for a different request.")
+
+
 async def once(door: Door[WriteSession], route: str, run: Callable[[], Awaitable[Reply]]) -> Response:
     """Runs a creating or deciding request, at most once per Idempotency-Key when the caller sent one."""
     key = idempotency_key(door.request)
@@ -58,13 +67,11 @@ async def once(door: Door[WriteSession], route: str, run: Callable[[], Awaitable
     asked = fingerprint(door.request, await door.request.body())
     scope = {"tenant": door.caller.tenant, "principal": door.caller.principal, "route": route, "key": key}
     if not await door.session.scalar(LOCK, {"name": f"{door.caller.tenant}|{door.caller.principal}|{route}|{key}"}):
-        raise Problem(
-            "idempotency_in_flight", "The first request with this Idempotency-Key has not finished.", retry_after=1
-        )
+        raise in_flight()
     known = await stored_answer(door.session, door.caller, route, key)
     if known is not None:
         if known.fingerprint != asked:
-            raise Problem("idempotency_mismatch", "This Idempotency-Key was used for a different request.")
+            raise mismatch()
         return Response(known.body, known.status, {**known.headers, "Idempotent-Replayed": "true"})
     reply = await run()
     answer = reply.response()

@@ -19,10 +19,12 @@ from app.missions.actions import (
     to_waiting,
 )
 from app.missions.api import router
+from app.missions.ask import Ask
 from app.missions.held import Held, hold_each
-from app.missions.intake import Ask, Asked, Intake
+from app.missions.intake import Intake
 from app.missions.moves import CLOSED, MOVES, State
 from app.missions.queries import Mission, MissionView, envelope, find, view
+from app.missions.rows import Asked
 
 __all__ = [
     "CLOSED",

@@ -30,9 +30,11 @@ from app.http import (
 )
 from app.http.edge import request_id
 from app.http.idempotency import fingerprint, idempotency_key
-from app.missions.intake import Ask, Asked, enabled, rehearse
+from app.missions.ask import Ask
+from app.missions.intake import enabled, rehearse
 from app.missions.normalize import validator
 from app.missions.queries import MissionView, find, newest, views
+from app.missions.rows import Asked
 from app.missions.types import MissionType, find_type, lock_type, put_type, types
 from app.telemetry import traceparent
 from colony_client.artifacts import ToolName, Utc

@@ -95,7 +95,7 @@ class Held:
                 self.tell(
                     caller, "artifact.repeated", mission, artifact=id, schema_name=made.schema_name, attempt=attempt
                 )
-            return Stored(id, made.sha256, new=False)
+            return Stored(id, made.sha256)
         id = new_id()
         self._known[mission, made.sha256] = id, attempt
         self._made.append(
@@ -110,7 +110,7 @@ class Held:
             sha256=made.sha256.hex(),
             attempt=attempt,
         )
-        return Stored(id, made.sha256, new=True)
+        return Stored(id, made.sha256)
 
     # --- work
 

@@ -11,11 +11,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Decimal
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Any
 from uuid import UUID
 
 import asyncpg
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic_core import to_json
 
 from app import ledger
@@ -23,16 +22,18 @@ from app.batch import Batches
 from app.budgets.actions import Amounts, foresee, note_refused
 from app.budgets.actions import refusal as too_little_left
 from app.caller import Caller
-from app.canonical import canonical, sha256
+from app.canonical import sha256
 from app.clock import iso, new_id
 from app.db import Database, ReadSession
 from app.errors import Problem
-from app.http.idempotency import stored_answer
+from app.http.idempotency import in_flight, mismatch, stored_answer
 from app.http.replies import JSON, PROBLEM, etag
+from app.missions.ask import Ask, workspace
 from app.missions.normalize import Defaults, build, reaches_public
 from app.missions.queries import Mission, view
+from app.missions.rows import MIDDLE, TAKE_IN, Asked, Judged, Kept, columns
 from app.missions.types import Known, MissionType, find_type
-from app.policy import SHELF, PolicyDecision, PolicySet, Verdict, consult, count, judge, refusal, renew
+from app.policy import SHELF, PolicyDecision, Verdict, consult, count, judge, refusal, renew
 from app.settings import Settings
 from app.telemetry import MISSIONS
 from app.together import Together
@@ -42,70 +43,10 @@ CENTS = Decimal("0.0001")  # as finely as the column keeps it
 ROLE_ORDER = ("submitter", "operator", "product_owner")  # as whom a caller with several roles submits
 
 
-class BudgetAsk(BaseModel):
-    """What the mission may use; what is left out comes from the settings, what is too much is clamped to the type's limit."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-    time_ms: int | None = Field(None, ge=1, le=7 * 86_400_000)
-    tokens: int | None = Field(None, ge=0, le=1_000_000_000)
-    cost_usd: float | None = Field(None, ge=0, le=1e6, allow_inf_nan=False)
-
-
-Label = Annotated[str, StringConstraints(min_length=1, max_length=100)]
-
-
-class Ask(BaseModel):
-    """A request for a mission."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        json_schema_extra={
-            "examples": [
-                {
-                    "mission_type": "oracle_advisory",
-                    "user_goal": "What has to be true before a writeback is executed?",
-                    "inputs": {"workspace": "default"},
-                    "mode": "assisted",
-                }
-            ]
-        },
-    )
-    mission_type: str = Field(pattern=r"^[a-z][a-z0-9_]{2,63}$", description="One of GET /v1/mission-types.")
-    user_goal: str = Field(min_length=1, max_length=8000, description="What the mission is for, in plain words.")
-    inputs: dict[str, Any] = Field(default_factory=dict, max_length=100, description="Fits the type's inputs_schema.")
-    mode: Literal["dry_run", "assisted", "autonomous"] | None = None
-    origin_surface: str = Field(
-        "api", min_length=1, max_length=200, description="Where the wish came up, such as ui or cli."
-    )
-    risk_level: Literal["low", "medium", "high"] | None = None
-    sensitivity_class: Literal["public", "internal", "confidential", "restricted"] | None = None
-    budget: BudgetAsk = Field(default_factory=lambda: BudgetAsk(time_ms=None, tokens=None, cost_usd=None))
-    tools: (
-        list[Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*$", max_length=64)]] | None
-    ) = Field(None, max_length=50, description="Tools the mission may call; the type's own when left out.")
-    labels: dict[Label, Annotated[str, StringConstraints(max_length=200)]] = Field(default_factory=dict, max_length=20)
-
-
 PATH = "/v1/missions"
 TRIES = 8  # how often what a request was judged by may change while it is judged
 UNKNOWN_TIME = datetime(2000, 1, 1, tzinfo=UTC)  # stands where only the commit knows the time
 STAMP = iso(UNKNOWN_TIME).encode()
-MIDDLE = b'","updated_at":"'
-
-TAKE_IN = f"SELECT n, outcome, at, status, headers, body FROM take_in({', '.join(f'${n}' for n in range(1, 40))})"  # noqa: S608  # $1, $2, ...
-
-
-@dataclass(frozen=True)
-class Asked:
-    """One request: who, what, and how it is told apart from its repetitions."""
-
-    caller: Caller
-    ask: Ask
-    key: str | None = None  # Idempotency-Key
-    fingerprint: bytes = b""
-    traceparent: str | None = None
-    request_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -115,42 +56,6 @@ class Answer:
     status: int
     headers: dict[str, str]
     body: bytes
-
-
-@dataclass(frozen=True)
-class Judged:
-    """A request with what became of it, ready to be kept. An answer without a tail is its head."""
-
-    asked: Asked
-    mission: UUID
-    kind: MissionType
-    envelope: MissionEnvelope
-    envelope_bytes: bytes
-    decision: UUID
-    artifact: UUID
-    change: int
-    policies: PolicySet
-    verdict: Verdict
-    inputs: bytes
-    status: int
-    headers: dict[str, str]
-    head: bytes
-    tail: bytes | None
-
-    @property
-    def size(self) -> int:
-        return 2 * len(self.envelope_bytes) + len(self.inputs) + len(self.head)
-
-
-@dataclass(frozen=True)
-class Kept:
-    """What take_in says of one row."""
-
-    outcome: str
-    at: datetime
-    status: int | None = None
-    headers: dict[str, str] | None = None
-    body: bytes | None = None
 
 
 class Intake:
@@ -379,101 +284,6 @@ def replay(status: int, headers: dict[str, str], body: bytes) -> Answer:
 def enabled(settings: Settings) -> None:
     if not settings.colony_enabled:
         raise Problem("colony_disabled", "COLONY_ENABLED is false; no mission is accepted.", retry_after=60)
-
-
-def in_flight() -> Problem:
-    detail = "The first request with this Idempotency-Key has not finished."
-    return Problem("idempotency_in_flight", detail, retry_after=1)
-
-
-def mismatch() -> Problem:
-    return Problem("idempotency_mismatch", "This Idempotency-Key was used for a different request.")
-
-
-def columns(together: Sequence[Judged]) -> list[Any]:
-    """The arguments of take_in, in its order: by what requests were judged once, then a list for every column."""
-    judges = [judged_by(one) for one in together]
-    places = {judge: place for place, judge in enumerate(dict.fromkeys(judges), 1)}
-    rows = [row(one) for one in together]
-    return [
-        *(list(column) for column in zip(*places, strict=True)),
-        [places[judge] for judge in judges],
-        *(list(column) for column in zip(*(values[:-1] for values in rows), strict=True)),
-        MIDDLE,
-        [values[-1] for values in rows],
-    ]
-
-
-def judged_by(one: Judged) -> tuple[Any, ...]:
-    """What has to be so still: who asks, as whom, and by which rules."""
-    caller = one.asked.caller
-    roles = ",".join(sorted(caller.roles))
-    return caller.secret, caller.tenant, caller.principal, roles, one.change, bytes.fromhex(one.policies.version)
-
-
-def row(one: Judged) -> tuple[Any, ...]:
-    envelope, verdict, asked = one.envelope, one.verdict, one.asked
-    return (
-        one.mission,
-        one.kind.name,
-        one.kind.version,
-        not one.kind.shipped,
-        envelope.mode,
-        envelope.origin_surface,
-        envelope.risk_level,
-        envelope.sensitivity_class,
-        workspace(asked.ask),
-        bytes.fromhex(envelope.contract_hash),
-        json.dumps(asked.ask.labels),
-        asked.traceparent,
-        envelope.budget.time_ms,
-        envelope.budget.tokens,
-        Decimal(str(envelope.budget.cost_usd)),
-        one.decision,
-        verdict.effect,
-        verdict.rule,
-        verdict.policy_version,
-        verdict.reason,
-        one.inputs,
-        json.dumps(verdict.obligations),
-        one.artifact,
-        one.envelope_bytes,
-        fact(one),
-        asked.key,
-        asked.fingerprint,
-        one.status,
-        json.dumps(one.headers),
-        one.head,
-        one.tail,
-    )
-
-
-def fact(one: Judged) -> bytes:
-    """The body of `mission.accepted`, or of `mission.refused`."""
-    verdict, envelope = one.verdict, one.envelope
-    said: dict[str, Any] = {
-        "mission_type": one.kind.name,
-        "policy_decision": str(one.decision),
-        "policy_version": verdict.policy_version,
-        "rule": verdict.rule,
-    }
-    if verdict.effect != "deny":
-        said |= {
-            "type_version": one.kind.version,
-            "mode": envelope.mode,
-            "risk_level": envelope.risk_level,
-            "sensitivity_class": envelope.sensitivity_class,
-            "contract_hash": envelope.contract_hash,
-            "effect": verdict.effect,
-            "envelope": str(one.artifact),
-            "envelope_sha256": sha256(one.envelope_bytes).hex(),
-        }
-    return canonical(said)
-
-
-def workspace(ask: Ask) -> str:
-    found: str = ask.inputs.get("workspace", "default")
-    return found
 
 
 async def rehearse(

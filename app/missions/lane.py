@@ -23,7 +23,9 @@ from app.http.doors import Call, welcome
 from app.http.edge import name_request, on_bug, on_problem
 from app.http.idempotency import KEY, fingerprint
 from app.http.serving import count_request
-from app.missions.intake import PATH, Answer, Ask, Asked, enabled
+from app.missions.ask import Ask
+from app.missions.intake import PATH, Answer, enabled
+from app.missions.rows import Asked
 from app.telemetry import leaving_a_trace
 
 log = structlog.get_logger("http")

@@ -11,7 +11,7 @@ import pytest
 
 from app import identity
 from app.db import Database
-from app.missions.intake import Ask, Asked
+from app.missions import Ask, Asked
 from tests.world import World
 from tests.world.checks import inspector, problem
 

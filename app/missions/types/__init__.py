@@ -16,8 +16,6 @@ from app.db import ReadSession, WriteSession
 
 NEWEST = text("""SELECT DISTINCT ON (name) name, version, definition FROM mission_type
                  WHERE tenant = :tenant AND (:name = '' OR name = :name) ORDER BY name, version DESC""")
-EXACT = text("""SELECT definition FROM mission_type
-                WHERE tenant = :tenant AND name = :name AND version = :version""")
 LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 17))")
 INSERT = text("""INSERT INTO mission_type (tenant, name, version, definition, created_by)
                  VALUES (:tenant, :name, :version, CAST(:definition AS jsonb), :created_by)""")
@@ -82,12 +80,6 @@ async def types(session: ReadSession) -> list[MissionType]:
 
 async def find_type(session: ReadSession, name: str) -> MissionType | None:
     row = await session.first(NEWEST, {"tenant": session.tenant, "name": name})
-    return MissionType(**row.definition) if row else shipped().get(name)
-
-
-async def type_of(session: ReadSession, name: str, version: int) -> MissionType | None:
-    """The version of a type that a mission began with, whatever the type has become since."""
-    row = await session.first(EXACT, {"tenant": session.tenant, "name": name, "version": version})
     return MissionType(**row.definition) if row else shipped().get(name)
 
 
