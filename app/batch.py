@@ -23,6 +23,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 MOST_TOGETHER = 64
+FEW = 16  # so many go together always
 MOST_BYTES = 2_000_000  # of what goes together; a single item may be larger
 MOST_PENDING = 10_000
 LOST = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, ConnectionError, OSError, TimeoutError)
@@ -57,6 +58,7 @@ class Batches(Generic[Item, Result]):
         self.database, self.run, self.size, self.name = database, run, size, name
         self.connections, self.wait_s = connections, wait_ms / 1000
         self.pending: deque[Pending[Item, Result]] = deque()
+        self.riding = 0  # how many are in batches that the database has
         self.wake = asyncio.Event()
         self.tasks: list[asyncio.Task[None]] = []
 
@@ -92,17 +94,26 @@ class Batches(Generic[Item, Result]):
                 # one turn of the loop for those who are just arriving: they would otherwise wait for a whole commit
                 await asyncio.sleep(0)
                 if together := self._cut():
-                    connection = await self._try(connection, together)
+                    self.riding += len(together)
+                    try:
+                        connection = await self._try(connection, together)
+                    finally:
+                        self.riding -= len(together)
         finally:
             if connection is not None:
                 with contextlib.suppress(Exception):
                     await connection.close(timeout=1)
 
     def _cut(self) -> list[Pending[Item, Result]]:
-        """The oldest of what is pending, as much as goes together."""
+        """The oldest of what is pending: a connection's share of everybody who is here.
+
+        If one batch took them all, they would all come back at once: this process would be idle while the database works, and
+        the other way round. In shares, some are worked on here while others are there.
+        """
         together: list[Pending[Item, Result]] = []
-        room = MOST_BYTES
-        while self.pending and len(together) < MOST_TOGETHER:
+        room, here = MOST_BYTES, len(self.pending) + self.riding
+        share = min(MOST_TOGETHER, max(FEW, -(-here // self.connections)))
+        while self.pending and len(together) < share:
             one = self.pending[0]
             if not one.answer.done():
                 room -= self.size(one.item)

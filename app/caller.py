@@ -24,6 +24,12 @@ class Caller:
     credential: UUID | None = None  # the api key or session that was presented
     credential_kind: str = ""
 
+    def presenting(self, secret: str) -> "Caller":
+        """The same caller with the secret of this request."""
+        same = object.__new__(Caller)
+        same.__dict__.update(self.__dict__, secret=secret)
+        return same
+
 
 def system(tenant: UUID, process: str) -> Caller:
     """The service acting on its own: timers, reconcilers, the worker."""

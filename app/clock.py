@@ -13,11 +13,26 @@ def now() -> datetime:
 def new_id() -> uuid.UUID:
     """A UUIDv7 (RFC 9562): 48 bits of milliseconds, then randomness, so ids made later sort later."""
     milliseconds = time.time_ns() // 1_000_000
-    random = int.from_bytes(os.urandom(10), "big")
+    random = int.from_bytes(random_bytes(10), "big")
     value = (milliseconds & 0xFFFF_FFFF_FFFF) << 80 | 0x7 << 76 | (random >> 68 & 0xFFF) << 64 | 0b10 << 62
     return uuid.UUID(int=value | random & 0x3FFF_FFFF_FFFF_FFFF)
 
 
+_drawn = bytearray()
+
+
+def random_bytes(count: int) -> bytes:
+    """Unpredictable bytes, from the system, drawn in advance: asking it each time costs more than most of what they are for."""
+    if len(_drawn) < count:
+        _drawn.extend(os.urandom(4096))
+    taken = bytes(_drawn[-count:])
+    del _drawn[-count:]
+    return taken
+
+
+os.register_at_fork(after_in_child=_drawn.clear)  # two processes never use the same
+
+
 def iso(moment: datetime) -> str:
     """UTC with microseconds and a Z: how every instant leaves this service."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"

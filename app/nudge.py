@@ -74,7 +74,10 @@ class Nudger:
 
     async def _serve(self) -> None:
         connection = await asyncpg.connect(
-            self.url, timeout=5, server_settings={"application_name": "mission-root nudger"}
+            self.url,
+            timeout=5,
+            # a NOTIFY is a transaction too; nobody has to wait until the disk has it, least of all who is to be woken
+            server_settings={"application_name": "mission-root nudger", "synchronous_commit": "off"},
         )
         try:
             for channel in self.channels:

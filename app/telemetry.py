@@ -1,12 +1,17 @@
 """Logs, traces and metrics, wired once per process. No secret and no user text goes into any of them."""
 
+import asyncio
+import atexit
+import json
 import logging
 import sys
 import traceback
+from collections import deque
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from functools import lru_cache
+from typing import Any, ClassVar
 
 import structlog
 from opentelemetry import propagate, trace
@@ -15,6 +20,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased, SamplingResult, TraceIdRatioBased
 from prometheus_client import Counter, Gauge, Histogram
+from pydantic_core import to_json
 
 tracer = trace.get_tracer("mission_root")
 
@@ -57,7 +63,7 @@ def setup(
     structlog.configure(
         processors=PROCESSORS,
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=Lines,
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(process=process)
@@ -77,6 +83,39 @@ def setup(
 
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=f"{otlp_endpoint}/v1/traces")))
     trace.set_tracer_provider(provider)
+
+
+class Lines:
+    """Where lines go: to the standard error stream, those of one turn of the event loop in one piece."""
+
+    waiting: ClassVar[deque[str]] = deque()
+
+    def __init__(self, *_: Any) -> None:
+        atexit.register(Lines.write)
+
+    def info(self, line: str) -> None:
+        Lines.waiting.append(line)
+        if len(Lines.waiting) == 1:
+            try:
+                asyncio.get_running_loop().call_soon(Lines.write)
+            except RuntimeError:  # outside of a loop there is nobody to do it later
+                Lines.write()
+
+    debug = info
+
+    def warning(self, line: str) -> None:
+        Lines.waiting.append(line)
+        Lines.write()  # it may be the last
+
+    error = critical = warning
+
+    @staticmethod
+    def write() -> None:
+        lines: list[str] = []
+        while Lines.waiting:
+            lines.append(Lines.waiting.popleft())
+        if lines:
+            print("\n".join(lines), file=sys.stderr, flush=True)
 
 
 _leaving_a_trace: ContextVar[bool] = ContextVar("leaving_a_trace", default=False)
@@ -111,9 +150,22 @@ def add_trace(_logger: Any, _method: str, record: MutableMapping[str, Any]) -> M
 def redact(_logger: Any, _method: str, record: MutableMapping[str, Any]) -> Mapping[str, Any]:
     """A last net: a field that is named like a secret is never printed, whoever logged it."""
     for name in record:
-        if any(word in name.lower() for word in SECRET_WORDS):
+        if named_like_a_secret(name):
             record[name] = "[redacted]"
     return record
+
+
+@lru_cache(maxsize=4096)
+def named_like_a_secret(name: str) -> bool:
+    return any(word in name.lower() for word in SECRET_WORDS)
+
+
+def render(_logger: Any, _method: str, record: MutableMapping[str, Any]) -> str:
+    """One line of ASCII: what was written by whoever it may be moves no cursor and ends no line."""
+    try:
+        return to_json(record, ensure_ascii=True, fallback=repr).decode()
+    except ValueError:  # a lone surrogate, which has no UTF-8
+        return json.dumps(record, default=repr)
 
 
 def trace_back(_logger: Any, _method: str, record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -145,7 +197,7 @@ PROCESSORS: list[structlog.typing.Processor] = [
     structlog.processors.TimeStamper(fmt="iso", utc=True),
     trace_back,
     redact,
-    structlog.processors.JSONRenderer(),
+    render,
 ]
 
 

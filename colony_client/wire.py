@@ -27,12 +27,7 @@ def read_json(body: bytes, *, max_bytes: int = MAX_BODY_BYTES, max_depth: int = 
     if _deeper_than(body, max_depth):
         raise _refusal("too_deep", f"the body is nested deeper than {max_depth} levels")
     try:
-        value = json.loads(
-            body.decode("utf-8"),
-            object_pairs_hook=_unambiguous,
-            parse_float=_finite,
-            parse_constant=_no_constant,
-        )
+        value = _DECODER.decode(body.decode("utf-8"))
     except UnicodeDecodeError:
         raise _refusal("not_utf8", "the body is not UTF-8") from None
     except json.JSONDecodeError as error:
@@ -113,6 +108,9 @@ def _finite(text: str) -> float:
 
 def _no_constant(name: str) -> Any:
     raise _refusal("number", f"{name} is not JSON")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unambiguous, parse_float=_finite, parse_constant=_no_constant)
 
 
 def _check_texts(value: Any) -> None:

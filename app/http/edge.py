@@ -3,7 +3,7 @@
 import html
 import re
 import time
-import uuid
+from collections.abc import Mapping
 from typing import Any
 
 import structlog
@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.clock import random_bytes
 from app.db import sqlstate, unavailable
 from app.errors import KINDS, Problem
 
@@ -25,10 +26,10 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 MAX_ERRORS = 20
 
 
-def name_request(scope: Scope) -> str:
+def name_request(scope: Scope, headers: Mapping[bytes, bytes] | None = None) -> str:
     """The request's id: the one it brought when that is well formed, else a new one."""
-    given = dict(scope["headers"]).get(b"request-id", b"").decode("latin-1")
-    request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    given = (dict(scope["headers"]) if headers is None else headers).get(b"request-id", b"").decode("latin-1")
+    request_id = given if given and REQUEST_ID.fullmatch(given) else random_bytes(16).hex()
     scope.setdefault("state", {})["request_id"] = request_id
     return request_id
 

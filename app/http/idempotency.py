@@ -38,10 +38,9 @@ def idempotency_key(request: Request) -> str | None:
     return key
 
 
-def fingerprint(request: Request, body: bytes) -> bytes:
+def fingerprint(method: str, path: str, query: str, body: bytes) -> bytes:
     """What makes two requests the same one."""
-    url = request.url
-    return sha256(f"{request.method} {url.path}?{url.query}\n".encode() + body)
+    return sha256(f"{method} {path}?{query}\n".encode() + body)
 
 
 async def stored_answer(session: ReadSession, caller: Caller, route: str, key: str) -> Any:
@@ -64,7 +63,8 @@ async def once(door: Door[WriteSession], route: str, run: Callable[[], Awaitable
     key = idempotency_key(door.request)
     if key is None:
         return (await run()).response()
-    asked = fingerprint(door.request, await door.request.body())
+    url = door.request.url
+    asked = fingerprint(door.request.method, url.path, url.query, await door.request.body())
     scope = {"tenant": door.caller.tenant, "principal": door.caller.principal, "route": route, "key": key}
     if not await door.session.scalar(LOCK, {"name": f"{door.caller.tenant}|{door.caller.principal}|{route}|{key}"}):
         raise in_flight()

@@ -13,6 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
 from uuid import UUID
@@ -40,7 +41,7 @@ TAKE = text("""
 Network = IPv4Network | IPv6Network
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Ask:
     """One bucket: whose it is, how fast it fills, and how many tokens to lease (None: a tenth of a second's worth)."""
 
@@ -91,7 +92,7 @@ class Limits:
         self.proved: OrderedDict[bytes, None] = OrderedDict()
         self.pending: OrderedDict[bytes, float] = OrderedDict()  # counted, and not yet known to be good or bad
         self.counting: dict[bytes, asyncio.Lock] = {}
-        self.subjects: OrderedDict[tuple[UUID, UUID, UUID | None], tuple[tuple[str, bytes], ...]] = OrderedDict()
+        self.buckets: OrderedDict[tuple[UUID, UUID, UUID | None], list[Ask]] = OrderedDict()
 
     # --- who is asking
 
@@ -174,18 +175,19 @@ class Limits:
         await self.take(request, caller.tenant, self.buckets_of(caller), "Too many requests.")
 
     def buckets_of(self, caller: Caller) -> list[Ask]:
-        """The three buckets of a credential; their names are remembered."""
+        """The three buckets of a credential, remembered."""
         name = (caller.tenant, caller.principal, caller.credential)
-        if name not in self.subjects:
+        found = self.buckets.get(name)
+        if found is None:
             tenant, principal = str(caller.tenant), str(caller.principal)
-            self.subjects[name] = (
-                ("key", digest("key", tenant, principal, str(caller.credential))),
-                ("principal", digest("principal", tenant, principal)),
-                ("tenant", digest("tenant", tenant)),
-            )
-            while len(self.subjects) > MOST_PROVED:
-                self.subjects.popitem(last=False)
-        return [Ask(scope, subject, self.rates[scope], self.burst_s) for scope, subject in self.subjects[name]]
+            found = self.buckets[name] = [
+                Ask("key", digest("key", tenant, principal, str(caller.credential)), self.rates["key"], self.burst_s),
+                Ask("principal", digest("principal", tenant, principal), self.rates["principal"], self.burst_s),
+                Ask("tenant", digest("tenant", tenant), self.rates["tenant"], self.burst_s),
+            ]
+            while len(self.buckets) > MOST_PROVED:
+                self.buckets.popitem(last=False)
+        return found
 
     async def admit_mission(self, request: Request, tenant: UUID, mission: UUID) -> None:
         """One tool call of a mission."""
@@ -281,20 +283,29 @@ def digest(*parts: str) -> bytes:
 
 def tell(request: Request, leases: Iterable[tuple[Ask, Lease]], moment: float) -> None:
     """Notes the RateLimit fields of the answer (draft-ietf-httpapi-ratelimit-headers-10); the outermost layer sends them."""
-    policies, standings = [], []
+    buckets, standings = [], []
     for ask, lease in leases:
         if lease.rate <= 0:
             continue
         left = max(0, math.floor(lease.tokens + lease.remaining)) if lease.denied_until <= moment else 0
         capacity = max(1, math.floor(lease.capacity))
-        window, full = math.ceil(lease.capacity / lease.rate), math.ceil(max(0.0, capacity - left) / lease.rate)
-        policies.append(f'"{ask.scope}";q={capacity};w={max(1, window)}')
+        full = math.ceil(max(0.0, capacity - left) / lease.rate)
+        buckets.append((ask.scope, lease.capacity, lease.rate))
         standings.append(f'"{ask.scope}";r={min(left, capacity)};t={full}')
-    if policies:
+    if buckets:
         request.scope.setdefault("state", {})["rate_headers"] = [
-            (b"ratelimit-policy", ", ".join(policies).encode()),
+            (b"ratelimit-policy", policy_field(tuple(buckets))),
             (b"ratelimit", ", ".join(standings).encode()),
         ]
+
+
+@lru_cache(maxsize=1024)
+def policy_field(buckets: tuple[tuple[str, float, float], ...]) -> bytes:
+    said = (
+        f'"{scope}";q={max(1, math.floor(capacity))};w={max(1, math.ceil(capacity / rate))}'
+        for scope, capacity, rate in buckets
+    )
+    return ", ".join(said).encode()
 
 
 def networks(said: str) -> tuple[Network, ...]:

@@ -28,7 +28,7 @@ class Callers:
         if found is None:
             return None
         self.known.move_to_end(name)
-        return replace(found, secret=secret)
+        return found.presenting(secret)
 
     async def look_up(self, secret: str) -> Caller | None:
         """As it is now; None, and forgotten, when nobody live is behind it."""

@@ -87,7 +87,7 @@ async def create(
         call.caller,
         ask,
         key,
-        fingerprint(request_, await request_.body()) if key else b"",
+        fingerprint("POST", request_.url.path, request_.url.query, await request_.body()) if key else b"",
         traceparent(),
         request_id(request_),
     )

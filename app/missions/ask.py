@@ -50,6 +50,6 @@ class Ask(BaseModel):
     labels: dict[Label, Annotated[str, StringConstraints(max_length=200)]] = Field(default_factory=dict, max_length=20)
 
 
-def workspace(ask: Ask) -> str:
-    found: str = ask.inputs.get("workspace", "default")
+def workspace(inputs: dict[str, Any]) -> str:
+    found: str = inputs.get("workspace", "default")
     return found

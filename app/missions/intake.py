@@ -5,16 +5,16 @@ A request is judged here, from memory: who is asking, which type, which rules. W
 what was judged by something that is no longer so comes back, and is judged anew.
 """
 
+import hashlib
 import json
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import Decimal
 from functools import partial
-from typing import Any
 from uuid import UUID
 
 import asyncpg
+from pydantic import ValidationError
 from pydantic_core import to_json
 
 from app import ledger
@@ -29,24 +29,18 @@ from app.errors import Problem
 from app.http.idempotency import in_flight, mismatch, stored_answer
 from app.http.replies import JSON, PROBLEM, etag
 from app.missions.ask import Ask, workspace
-from app.missions.normalize import Defaults, build, reaches_public
-from app.missions.queries import Mission, view
+from app.missions.forms import Forms, admission, submitting_role
+from app.missions.normalize import Defaults, out_of_bounds, seal, understood
 from app.missions.rows import MIDDLE, TAKE_IN, Asked, Judged, Kept, columns
 from app.missions.types import Known, MissionType, find_type
-from app.policy import SHELF, PolicyDecision, Verdict, consult, count, judge, refusal, renew
+from app.policy import SHELF, PolicyDecision, Verdict, consult, count, refusal, renew
 from app.settings import Settings
 from app.telemetry import MISSIONS
 from app.together import Together
 from colony_client.artifacts import MissionEnvelope
 
-CENTS = Decimal("0.0001")  # as finely as the column keeps it
-ROLE_ORDER = ("submitter", "operator", "product_owner")  # as whom a caller with several roles submits
-
-
 PATH = "/v1/missions"
 TRIES = 8  # how often what a request was judged by may change while it is judged
-UNKNOWN_TIME = datetime(2000, 1, 1, tzinfo=UTC)  # stands where only the commit knows the time
-STAMP = iso(UNKNOWN_TIME).encode()
 
 
 @dataclass(frozen=True)
@@ -73,6 +67,7 @@ class Intake:
     ) -> None:
         self.defaults, self.database, self.authenticate, self.nudge = defaults, database, authenticate, nudge
         self.types = Known()
+        self.forms = Forms()
         self.asking: Together[UUID, None] = Together()
         self.asking_type: Together[tuple[UUID, str], MissionType | None] = Together()
         self.in_flight: set[tuple[UUID, UUID, str]] = set()
@@ -172,36 +167,38 @@ class Intake:
 
     def judge(self, asked: Asked, kind: MissionType) -> Judged:
         """The request as it will be kept. Raises Problem validation."""
-        caller, mission = asked.caller, new_id()
-        envelope, data = build(asked.ask, kind, caller, submitting_role(caller), mission, self.defaults)
-        change, policies = SHELF.get(caller.tenant)
-        judgement = judge(caller, "mission.create", kind.name, admission(envelope), policies)
-        verdict, decision = judgement.verdict, new_id()
-        status, headers, head, tail = 202, {"Location": f"{PATH}/{mission}", "ETag": etag(1)}, b"", b""
-        if verdict.effect == "deny":
-            problem = refusal(PolicyDecision(decision, "mission.create", kind.name, sha256(judgement.inputs), verdict))
+        caller, ask = asked.caller, asked.ask
+        said = understood(ask, kind)
+        form = self.forms.get(caller, ask, kind, *SHELF.get(caller.tenant), self.defaults)
+        mission, decision, artifact = new_id(), new_id(), new_id()
+        envelope, contract = form.envelopes.seal(mission, said)
+        places = {"mission": str(mission).encode(), "decision": str(decision).encode()}
+        status, head, tail = 202, b"", b""
+        if form.verdict.effect == "deny":
+            resource, inputs = kind.name, sha256(form.inputs)
+            problem = refusal(PolicyDecision(decision, "mission.create", resource, inputs, form.verdict))
             status, headers = problem.kind.status, problem.headers | {"content-type": PROBLEM}
             head = to_json(problem.document(PATH, asked.request_id))
         else:
-            shown = to_json(view(accepted(mission, kind, asked, envelope), envelope.user_goal))
-            head, _, tail = shown.rsplit(STAMP, 2)
-            headers["content-type"] = JSON
+            headers = {"Location": f"{PATH}/{mission}", "ETag": etag(1), "content-type": JSON}
+            places["goal"], places["labels"] = to_json(said.goal), to_json(said.labels)
+            places["workspace"] = to_json(workspace(said.inputs))
+            head, tail = form.head.fill(places), form.tail.fill(places)
+            places["contract"], places["envelope"] = contract.encode(), str(artifact).encode()
+            places["sha256"] = hashlib.sha256(envelope).hexdigest().encode()
         return Judged(
             asked=asked,
+            form=form,
             mission=mission,
-            kind=kind,
+            contract=bytes.fromhex(contract),
             envelope=envelope,
-            envelope_bytes=data,
             decision=decision,
-            artifact=new_id(),
-            change=change,
-            policies=policies,
-            verdict=verdict,
-            inputs=judgement.inputs,
+            artifact=artifact,
+            fact=form.fact.fill(places),
             status=status,
             headers=headers,
             head=head,
-            tail=None if verdict.effect == "deny" else tail,
+            tail=None if form.verdict.effect == "deny" else tail,
         )
 
     async def keep(self, connection: asyncpg.Connection, together: Sequence[Judged]) -> list[Kept]:
@@ -213,10 +210,10 @@ class Intake:
         wakes: set[str] = set()
         for one, said in zip(together, kept, strict=True):
             if said.outcome in ("accepted", "refused"):
-                count("mission.create", one.verdict)
+                count("mission.create", one.form.verdict)
                 wakes.add(ledger.FACTS)
             if said.outcome == "accepted":
-                MISSIONS.labels(one.kind.name, "accepted").inc()
+                MISSIONS.labels(one.form.kind.name, "accepted").inc()
                 wakes.add("work_worker")
         if wakes:
             self.nudge(wakes)
@@ -229,45 +226,6 @@ class Intake:
             await session.enter(caller.tenant)
             await note_refused(session, caller, refused)
         return refused
-
-
-def accepted(mission: UUID, kind: MissionType, asked: Asked, envelope: MissionEnvelope) -> Mission:
-    """The mission's row as it will be, but for the time."""
-    return Mission(
-        id=mission,
-        mission_type=kind.name,
-        type_version=kind.version,
-        mode=envelope.mode,
-        state="accepted",
-        stage=None,
-        version=1,
-        origin_surface=envelope.origin_surface,
-        risk_level=envelope.risk_level,
-        sensitivity_class=envelope.sensitivity_class,
-        requested_by=asked.caller.principal,
-        workspace=workspace(asked.ask),
-        contract_hash=bytes.fromhex(envelope.contract_hash),
-        labels=asked.ask.labels,
-        traceparent=asked.traceparent,
-        attempt=1,
-        last_seq=0,
-        lease_until=None,
-        deadline_at=None,
-        budget_time_ms=envelope.budget.time_ms,
-        budget_tokens=envelope.budget.tokens,
-        budget_cost_usd=Decimal(str(envelope.budget.cost_usd)).quantize(CENTS, ROUND_HALF_UP),
-        used_tokens=0,
-        used_cost_usd=Decimal(0),
-        answer_status=None,
-        pending_approvals=[],
-        writebacks={},
-        degraded=None,
-        reason=None,
-        reason_note=None,
-        created_at=UNKNOWN_TIME,
-        updated_at=UNKNOWN_TIME,
-        closed_at=None,
-    )
 
 
 def answer(judged: Judged, kept: Kept) -> Answer:
@@ -296,7 +254,11 @@ async def rehearse(
     kind = await find_type(session, ask.mission_type)
     if kind is None:
         raise no_such_type(ask.mission_type)
-    envelope, _ = build(ask, kind, caller, submitting_role(caller), new_id(), defaults)
+    said = understood(ask, kind)
+    try:
+        envelope, _ = seal(ask, said, kind, caller, submitting_role(caller), new_id(), defaults)
+    except ValidationError as refused:
+        raise out_of_bounds(refused) from None
     verdict = await consult(session, caller, "mission.create", kind.name, admission(envelope))
     if verdict.effect != "deny":
         budget = envelope.budget
@@ -310,18 +272,3 @@ def no_such_type(name: str) -> Problem:
         f"/mission_type: there is no mission type {name}",
         errors=[{"pointer": "/mission_type", "detail": "see GET /v1/mission-types"}],
     )
-
-
-def submitting_role(caller: Caller) -> str:
-    return next((role for role in ROLE_ORDER if role in caller.roles), "submitter")
-
-
-def admission(envelope: MissionEnvelope) -> dict[str, Any]:
-    """What the admission rules look at."""
-    return {
-        "mode": envelope.mode,
-        "risk_level": envelope.risk_level,
-        "sensitivity_class": envelope.sensitivity_class,
-        "environment": envelope.environment,
-        "public_tools": reaches_public(envelope.tools),
-    }

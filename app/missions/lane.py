@@ -32,7 +32,7 @@ log = structlog.get_logger("http")
 BEARER = b"bearer "
 TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 MOST_PIECES = 8
-AT_ONCE_S = 0.05  # a body that comes later than this is waited for by the framework's reader, and by its clock
+SHORTLY_S = 0.05  # a body that comes later than this is waited for by the framework's reader, and by its clock
 
 
 class MissionLane:
@@ -53,7 +53,8 @@ class MissionLane:
         if self.traced(headers):
             with leaving_a_trace():
                 return await self.framework(scope, receive, send)
-        messages = await at_once(receive)
+        there = at_once(receive)
+        messages = [there] if there is not None and not there.get("more_body") else await shortly(there, receive)
         body = b"".join(one.get("body", b"") for one in messages)
         try:
             if not whole(messages) or len(body) > self.limit:
@@ -61,16 +62,18 @@ class MissionLane:
             ask = Ask.model_validate(parse(body))
         except (Unusual, Problem, ValidationError):
             return await self.framework(scope, again(messages, receive), send)
-        request_id = name_request(scope)
+        request_id = name_request(scope, headers)
         scope["app"] = self.app
         request = Request(scope)
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
-            try:
-                status, sent, content = await self.take(request, Call(caller, request), ask, body, headers, request_id)
-            except Problem as problem:
-                status, sent, content = plain(await on_problem(request, problem))
-            except Exception as error:
-                status, sent, content = plain(await on_bug(request, error))
+        structlog.contextvars.bind_contextvars(
+            request_id=request_id
+        )  # the server runs each request in a context of its own
+        try:
+            status, sent, content = await self.take(request, Call(caller, request), ask, body, headers, request_id)
+        except Problem as problem:
+            status, sent, content = plain(await on_problem(request, problem))
+        except Exception as error:
+            status, sent, content = plain(await on_bug(request, error))
         sent += scope["state"].get("rate_headers", ())
         await send(
             {"type": "http.response.start", "status": status, "headers": [*sent, (b"request-id", request_id.encode())]}
@@ -78,10 +81,7 @@ class MissionLane:
         await send({"type": "http.response.body", "body": content})
         took = time.perf_counter() - began
         count_request("POST", PATH, status, took, len(body), len(content))
-        log.info(
-            "request", request_id=request_id, tenant_id=str(caller.tenant), method="POST", path=PATH, status=status,
-            ms=round(took * 1000, 2),
-        )  # fmt: skip
+        log.info("request", method="POST", path=PATH, status=status, ms=round(took * 1000, 2))
 
     def caller(self, headers: dict[bytes, bytes]) -> Any:
         """Whom this process has seen with this credential before, when they might submit missions then."""
@@ -108,7 +108,7 @@ class MissionLane:
                 call.caller,
                 ask,
                 key.decode() if key else None,
-                fingerprint(request, body) if key else b"",
+                fingerprint("POST", PATH, "", body) if key else b"",
                 parent.decode("latin-1") if parent else None,
                 request_id,
             )
@@ -142,11 +142,23 @@ def usual(headers: dict[bytes, bytes], limit: int) -> bool:
     )
 
 
-async def at_once(receive: Receive) -> list[Message]:
-    """What is there of the body without waiting for the sender. The server's receive loses nothing when it is given up."""
-    messages: list[Message] = []
+def at_once(receive: Receive) -> Message | None:
+    """What is there already; most bodies come with their headers. The server's receive loses nothing when it is given up."""
+    waiting: Any = receive()
+    try:
+        waiting.send(None)
+    except StopIteration as there:
+        found: Message = there.value
+        return found
+    waiting.close()
+    return None
+
+
+async def shortly(there: Message | None, receive: Receive) -> list[Message]:
+    """The body of a sender who is about to send the rest of it."""
+    messages = [] if there is None else [there]
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(AT_ONCE_S):
+        async with asyncio.timeout(SHORTLY_S):
             while not messages or (messages[-1].get("more_body") and len(messages) < MOST_PIECES):
                 messages.append(await receive())
     return messages

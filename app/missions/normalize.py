@@ -1,20 +1,25 @@
 """From what a caller typed to an envelope: one spelling, defaults filled, limits kept."""
 
+import hashlib
 import re
 import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import jsonschema_rs
-from pydantic import ValidationError
+from pydantic import ValidationError, create_model
+from pydantic_core import to_json
 
 from app.caller import Caller
+from app.canonical import canonical
 from app.clock import now
 from app.errors import Problem
 from app.http.edge import entry
+from app.missions.ask import Ask
 from app.missions.types import MissionType
+from app.stencil import MARK, Stencil
 from colony_client.artifacts import MissionEnvelope, Producer, sealed
 
 SPACES = re.compile(r"[^\S\n]+")
@@ -80,10 +85,23 @@ def check_inputs(kind: MissionType, inputs: dict[str, Any]) -> None:
         )
 
 
-def build(
-    ask: Any, kind: MissionType, caller: Caller, role: str, mission: UUID, defaults: Defaults
-) -> tuple[MissionEnvelope, bytes]:
-    """The envelope of an ask, and its canonical bytes. Raises Problem when nothing is left of the goal."""
+@dataclass(frozen=True)
+class Said:
+    """What a request says in words of its own, tidied and within the envelope's bounds."""
+
+    goal: str
+    plain: str  # on one line
+    inputs: dict[str, Any]
+    labels: dict[str, str]
+
+
+# The envelope's own bounds of those, which are narrower than a type's schema may be.
+FIELDS = {name: MissionEnvelope.model_fields[name] for name in ("user_goal", "normalized_goal", "inputs", "labels")}
+Bounds = create_model("Bounds", **{name: (field.annotation, field) for name, field in FIELDS.items()})  # type: ignore[call-overload]
+
+
+def understood(ask: Ask, kind: MissionType) -> Said:
+    """Raises Problem validation when nothing is left of the goal, or something does not fit."""
     goal, plain = tidy(ask.user_goal), normalized(ask.user_goal)
     if not any(unicodedata.category(c)[0] in "LNPS" for c in plain):
         raise Problem(
@@ -93,15 +111,74 @@ def build(
         )
     check_inputs(kind, ask.inputs)
     try:
-        return seal(ask, goal, plain, kind, caller, role, mission, defaults)
-    except ValidationError as refused:  # the envelope's own bounds are narrower than a type's schema may be
-        found = [entry(("body", *error["loc"]), error["msg"]) for error in refused.errors()[:20]]
-        raise Problem("validation", f"{found[0].get('pointer')}: {found[0]['detail']}", errors=found) from None
+        Bounds(user_goal=goal, normalized_goal=plain, inputs=ask.inputs, labels=ask.labels)
+    except ValidationError as refused:
+        raise out_of_bounds(refused) from None
+    return Said(goal, plain, ask.inputs, ask.labels)
+
+
+def out_of_bounds(refused: ValidationError) -> Problem:
+    found = [entry(("body", *error["loc"]), error["msg"]) for error in refused.errors()[:20]]
+    return Problem("validation", f"{found[0].get('pointer')}: {found[0]['detail']}", errors=found)
+
+
+# What stands in a sample for what each request says.
+SAMPLE = Said(f"{MARK}-goal", f"{MARK}-plain", {"workspace": f"{MARK}-workspace"}, {f"{MARK}-label": ""})
+
+
+class Envelopes:
+    """The envelopes of requests that differ in nothing but what they say."""
+
+    def __init__(self, ask: Ask, kind: MissionType, caller: Caller, role: str, defaults: Defaults) -> None:
+        """Raises Problem validation when what they have in common does not fit into an envelope."""
+        mission = uuid4()
+        try:
+            self.sample, data = seal(ask, SAMPLE, kind, caller, role, mission, defaults)
+        except ValidationError as refused:
+            raise out_of_bounds(refused) from None
+        said = self.sample.model_dump(mode="json")
+        # what the hash leaves out stands in one place, and nothing that differs stands before it
+        agreed = f'"contract_hash":"{said["contract_hash"]}","created_at":"{said["created_at"]}",'.encode()
+        self.head, rest = data.split(agreed)
+        self.rest = Stencil(
+            rest,
+            {
+                "mission": str(mission).encode(),
+                "goal": canonical(SAMPLE.goal),
+                "plain": canonical(SAMPLE.plain),
+                "inputs": canonical(SAMPLE.inputs),
+                "labels": canonical(SAMPLE.labels),
+            },
+        )
+        self.begun = hashlib.sha256(self.head)
+
+    def seal(self, mission: UUID, said: Said) -> tuple[bytes, str]:
+        """A new envelope as its canonical bytes, and its contract_hash."""
+        goal = canonical(said.goal)
+        rest = self.rest.fill(
+            {
+                "mission": str(mission).encode(),
+                "goal": goal,
+                "plain": goal if said.plain == said.goal else canonical(said.plain),
+                "inputs": canonical(said.inputs),
+                "labels": canonical(said.labels),
+            }
+        )
+        hashed = self.begun.copy()
+        hashed.update(rest)
+        contract = hashed.hexdigest()
+        return b'%b"contract_hash":"%b","created_at":%b,%b' % (
+            self.head,
+            contract.encode(),
+            to_json(now()),
+            rest,
+        ), contract
 
 
 def seal(
-    ask: Any, goal: str, plain: str, kind: MissionType, caller: Caller, role: str, mission: UUID, defaults: Defaults
+    ask: Ask, said: Said, kind: MissionType, caller: Caller, role: str, mission: UUID, defaults: Defaults
 ) -> tuple[MissionEnvelope, bytes]:
+    """One envelope, and its canonical bytes. Raises ValidationError."""
     budget = ask.budget
     return sealed(
         mission_id=mission,
@@ -112,15 +189,15 @@ def seal(
         mission_type=kind.name,
         origin_surface=ask.origin_surface,
         actor_role=role,
-        user_goal=goal,
-        normalized_goal=plain,
+        user_goal=said.goal,
+        normalized_goal=said.plain,
         risk_level=ask.risk_level or kind.defaults["risk_level"],
         sensitivity_class=ask.sensitivity_class or kind.defaults["sensitivity_class"],
         mode=ask.mode or kind.defaults["mode"],
         environment=defaults.environment,
-        inputs=ask.inputs,
+        inputs=said.inputs,
         tools=list(dict.fromkeys(ask.tools if ask.tools is not None else kind.tools)),
-        labels=ask.labels,
+        labels=said.labels,
         budget={
             "time_ms": min(budget.time_ms or defaults.time_ms, int(kind.limits["time_ms"])),
             "tokens": min(defaults.tokens if budget.tokens is None else budget.tokens, int(kind.limits["tokens"])),

@@ -1,19 +1,16 @@
 """Requests as `take_in` is given them (migrations/sql/0001/57_intake.sql), and what it answers."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+from pydantic_core import to_json
+
 from app.caller import Caller
-from app.canonical import canonical, sha256
 from app.missions.ask import Ask, workspace
-from app.missions.types import MissionType
-from app.policy import PolicySet, Verdict
-from colony_client.artifacts import MissionEnvelope
+from app.missions.forms import Form
 
 MIDDLE = b'","updated_at":"'  # what stands between the two times of an answer
 TAKE_IN = f"SELECT n, outcome, at, status, headers, body FROM take_in({', '.join(f'${n}' for n in range(1, 40))})"  # noqa: S608  # $1, $2, ...
@@ -31,21 +28,18 @@ class Asked:
     request_id: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Judged:
     """A request with what became of it, ready to be kept. An answer without a tail is its head."""
 
     asked: Asked
+    form: Form
     mission: UUID
-    kind: MissionType
-    envelope: MissionEnvelope
-    envelope_bytes: bytes
+    contract: bytes
+    envelope: bytes
     decision: UUID
     artifact: UUID
-    change: int
-    policies: PolicySet
-    verdict: Verdict
-    inputs: bytes
+    fact: bytes
     status: int
     headers: dict[str, str]
     head: bytes
@@ -53,7 +47,7 @@ class Judged:
 
     @property
     def size(self) -> int:
-        return 2 * len(self.envelope_bytes) + len(self.inputs) + len(self.head)
+        return 2 * len(self.envelope) + len(self.form.inputs) + len(self.head)
 
 
 @dataclass(frozen=True)
@@ -83,66 +77,44 @@ def columns(together: Sequence[Judged]) -> list[Any]:
 
 def judged_by(one: Judged) -> tuple[Any, ...]:
     """What has to be so still: who asks, as whom, and by which rules."""
-    caller = one.asked.caller
+    caller, form = one.asked.caller, one.form
     roles = ",".join(sorted(caller.roles))
-    return caller.secret, caller.tenant, caller.principal, roles, one.change, bytes.fromhex(one.policies.version)
+    return caller.secret, caller.tenant, caller.principal, roles, form.change, form.policies.version_bytes
 
 
 def row(one: Judged) -> tuple[Any, ...]:
-    envelope, verdict, asked = one.envelope, one.verdict, one.asked
+    form, asked = one.form, one.asked
+    kind, envelope, verdict = form.kind, form.envelope, form.verdict
     return (
         one.mission,
-        one.kind.name,
-        one.kind.version,
-        not one.kind.shipped,
+        kind.name,
+        kind.version,
+        not kind.shipped,
         envelope.mode,
         envelope.origin_surface,
         envelope.risk_level,
         envelope.sensitivity_class,
-        workspace(asked.ask),
-        bytes.fromhex(envelope.contract_hash),
-        json.dumps(asked.ask.labels),
+        workspace(asked.ask.inputs),
+        one.contract,
+        to_json(asked.ask.labels).decode(),
         asked.traceparent,
         envelope.budget.time_ms,
         envelope.budget.tokens,
-        Decimal(str(envelope.budget.cost_usd)),
+        form.cost,
         one.decision,
         verdict.effect,
         verdict.rule,
         verdict.policy_version,
         verdict.reason,
-        one.inputs,
-        json.dumps(verdict.obligations),
+        form.inputs,
+        form.obligations,
         one.artifact,
-        one.envelope_bytes,
-        fact(one),
+        one.envelope,
+        one.fact,
         asked.key,
         asked.fingerprint,
         one.status,
-        json.dumps(one.headers),
+        to_json(one.headers).decode(),
         one.head,
         one.tail,
     )
-
-
-def fact(one: Judged) -> bytes:
-    """The body of `mission.accepted`, or of `mission.refused`."""
-    verdict, envelope = one.verdict, one.envelope
-    said: dict[str, Any] = {
-        "mission_type": one.kind.name,
-        "policy_decision": str(one.decision),
-        "policy_version": verdict.policy_version,
-        "rule": verdict.rule,
-    }
-    if verdict.effect != "deny":
-        said |= {
-            "type_version": one.kind.version,
-            "mode": envelope.mode,
-            "risk_level": envelope.risk_level,
-            "sensitivity_class": envelope.sensitivity_class,
-            "contract_hash": envelope.contract_hash,
-            "effect": verdict.effect,
-            "envelope": str(one.artifact),
-            "envelope_sha256": sha256(one.envelope_bytes).hex(),
-        }
-    return canonical(said)

@@ -86,6 +86,10 @@ class PolicySet:
         return sha256(self.manifest).hex()
 
     @cached_property
+    def version_bytes(self) -> bytes:
+        return sha256(self.manifest)
+
+    @cached_property
     def verdicts(self) -> dict[bytes, Verdict]:
         """What was answered lately, by the canonical bytes of what was asked."""
         return {}

@@ -270,18 +270,15 @@ $$;
 -- plans are kept by the session.
 CREATE FUNCTION presented_by(p_tenant uuid, p_secret_sha256 bytea) RETURNS uuid LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, public, pg_temp AS $$
-DECLARE found uuid;
 BEGIN
-  SELECT k.principal INTO found FROM public.api_key k
-    WHERE k.secret_sha256 = p_secret_sha256 AND k.tenant = p_tenant AND k.revoked_at IS NULL
-      AND (k.expires_at IS NULL OR k.expires_at > clock_timestamp());
-  IF found IS NULL THEN
-    SELECT s.principal INTO found FROM public.session s
-      WHERE s.secret_sha256 = p_secret_sha256 AND s.tenant = p_tenant AND s.revoked_at IS NULL
-        AND s.expires_at > clock_timestamp();
-  END IF;
   RETURN (SELECT p.id FROM public.principal p JOIN public.tenant t ON t.id = p.tenant AND t.suspended_at IS NULL
-          WHERE p.tenant = p_tenant AND p.id = found AND p.suspended_at IS NULL);
+          WHERE p.tenant = p_tenant AND p.suspended_at IS NULL AND p.id = COALESCE(
+            (SELECT k.principal FROM public.api_key k
+               WHERE k.secret_sha256 = p_secret_sha256 AND k.tenant = p_tenant AND k.revoked_at IS NULL
+                 AND (k.expires_at IS NULL OR k.expires_at > clock_timestamp())),
+            (SELECT s.principal FROM public.session s
+               WHERE s.secret_sha256 = p_secret_sha256 AND s.tenant = p_tenant AND s.revoked_at IS NULL
+                 AND s.expires_at > clock_timestamp())));
 END $$;
 
 -- Who presents this secret, live, in this tenant? The credential is locked against being revoked until commit.

@@ -380,19 +380,22 @@ END $$;
 -- A mission comes with its whole budget held, or it does not come at all. Tenants without limits pay one look for this.
 CREATE FUNCTION hold_for_mission() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, public, pg_temp AS $$
-DECLARE today date; lacking jsonb;
+DECLARE today date := budget_day(); m record; lacking jsonb;
 BEGIN
-  IF NOT budget_is_limited(NEW.tenant) THEN RETURN NULL; END IF;
-  today := budget_day();
-  lacking := hold_above(NEW.tenant, today, NEW.budget_tokens, NEW.budget_cost_usd, NEW.budget_time_ms);
-  IF lacking IS NOT NULL THEN
-    RAISE EXCEPTION 'wall: the budget is used up' USING ERRCODE = 'RX020', DETAIL = lacking::text;
-  END IF;
-  INSERT INTO public.budget_reservation (tenant, mission, purpose, day, held_above, tokens, cost_usd, time_ms)
-    VALUES (NEW.tenant, NEW.id, 'mission', today, true, NEW.budget_tokens, NEW.budget_cost_usd, NEW.budget_time_ms);
+  FOR m IN SELECT f.* FROM fresh f
+           WHERE f.tenant IN (SELECT d.tenant FROM (SELECT DISTINCT x.tenant FROM fresh x) d WHERE budget_is_limited(d.tenant))
+           ORDER BY f.tenant, f.id LOOP
+    lacking := hold_above(m.tenant, today, m.budget_tokens, m.budget_cost_usd, m.budget_time_ms);
+    IF lacking IS NOT NULL THEN
+      RAISE EXCEPTION 'wall: the budget is used up' USING ERRCODE = 'RX020', DETAIL = lacking::text;
+    END IF;
+    INSERT INTO public.budget_reservation (tenant, mission, purpose, day, held_above, tokens, cost_usd, time_ms)
+      VALUES (m.tenant, m.id, 'mission', today, true, m.budget_tokens, m.budget_cost_usd, m.budget_time_ms);
+  END LOOP;
   RETURN NULL;
 END $$;
-CREATE TRIGGER mission_holds AFTER INSERT ON mission FOR EACH ROW EXECUTE FUNCTION hold_for_mission();
+CREATE TRIGGER mission_holds AFTER INSERT ON mission REFERENCING NEW TABLE AS fresh
+  FOR EACH STATEMENT EXECUTE FUNCTION hold_for_mission();
 
 -- A run that ends is counted, and a mission that ends gives back what it did not use, once: whoever ends it, by whatever door.
 CREATE FUNCTION let_go_of_mission() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER

@@ -37,32 +37,33 @@ BEGIN
   FOR t IN SELECT DISTINCT x FROM unnest(c_tenant) x ORDER BY x LOOP
     PERFORM set_config('app.tenant', t::text, true);
     SELECT COALESCE(max(p.change), 0) INTO newest FROM policy p WHERE p.tenant = t;
-    FOR i IN 1 .. cardinality(m_id) LOOP
-      CONTINUE WHEN c_tenant[m_caller[i]] <> t OR say[i] IS NOT NULL;
-      IF k_key[i] IS NOT NULL THEN
-        IF NOT pg_try_advisory_xact_lock(hashtextextended(
-             t || '|' || c_principal[m_caller[i]] || '|missions.create|' || k_key[i], 11)) THEN
-          say[i] := 'in_flight'; CONTINUE;
-        END IF;
-        SELECT x.fingerprint = k_fingerprint[i] AS same, x.status, x.headers, x.body INTO who FROM idempotency x
-          WHERE x.tenant = t AND x.principal = c_principal[m_caller[i]] AND x.route = 'missions.create' AND x.key = k_key[i];
-        IF FOUND THEN
-          say[i] := CASE WHEN who.same THEN 'replayed' ELSE 'mismatch' END;
-          IF who.same THEN
-            n := i; outcome := 'replayed'; at := NULL; status := who.status; headers := who.headers; body := who.body;
-            RETURN NEXT;
-          END IF;
-          CONTINUE;
-        END IF;
+    -- a key is looked up after its lock is taken, and so by a later statement
+    FOR i IN SELECT o.i FROM unnest(m_caller, k_key) WITH ORDINALITY AS o(caller, key, i)
+             WHERE c_tenant[o.caller] = t AND say[o.i] IS NULL AND o.key IS NOT NULL AND NOT pg_try_advisory_xact_lock(
+               hashtextextended(t || '|' || c_principal[o.caller] || '|missions.create|' || o.key, 11)) LOOP
+      say[i] := 'in_flight';
+    END LOOP;
+    -- row by row through the index (OFFSET 0), however small the table was when this was planned
+    FOR who IN SELECT o.i, x.fingerprint = o.fingerprint AS same, x.status, x.headers, x.body
+               FROM unnest(m_caller, k_key, k_fingerprint) WITH ORDINALITY AS o(caller, key, fingerprint, i), LATERAL (
+                 SELECT y.* FROM idempotency y WHERE y.tenant = t AND y.principal = c_principal[o.caller]
+                   AND y.route = 'missions.create' AND y.key = o.key OFFSET 0) x
+               WHERE c_tenant[o.caller] = t AND o.key IS NOT NULL AND say[o.i] IS NULL LOOP
+      say[who.i] := CASE WHEN who.same THEN 'replayed' ELSE 'mismatch' END;
+      IF who.same THEN
+        n := who.i; outcome := 'replayed'; at := NULL; status := who.status; headers := who.headers; body := who.body;
+        RETURN NEXT;
       END IF;
-      IF newest <> c_change[m_caller[i]] OR NOT EXISTS (
-           SELECT 1 FROM policy_set s WHERE s.tenant = t AND s.version = c_set[m_caller[i]]) THEN
-        say[i] := 'policy_changed';
-      ELSIF EXISTS (SELECT 1 FROM mission_type y
-                    WHERE y.tenant = t AND y.name = m_type[i]
-                      AND (y.version > m_type_version[i] OR NOT m_own[i] AND y.version = m_type_version[i])) THEN
-        say[i] := 'type_changed';
-      END IF;
+    END LOOP;
+    FOR who IN SELECT m.i, m.judged FROM (
+                 SELECT o.*, newest = c_change[o.caller] AND (
+                     SELECT true FROM policy_set s WHERE s.tenant = t AND s.version = c_set[o.caller] LIMIT 1) IS NOT NULL AS judged
+                 FROM unnest(m_caller, m_type, m_type_version, m_own) WITH ORDINALITY AS o(caller, type, version, own, i)
+                 WHERE c_tenant[o.caller] = t AND say[o.i] IS NULL) m
+               WHERE NOT m.judged OR (
+                 SELECT true FROM mission_type y WHERE y.tenant = t AND y.name = m.type
+                   AND (y.version > m.version OR NOT m.own AND y.version = m.version) LIMIT 1) IS NOT NULL LOOP
+      say[who.i] := CASE WHEN who.judged THEN 'type_changed' ELSE 'policy_changed' END;
     END LOOP;
     -- all of the tenant's together (0), and one by one when a budget refuses: then it refuses that one only
     rest := ARRAY[0];
