@@ -5,6 +5,7 @@ part of the transaction that makes it necessary. A holder works under a lease an
 the row due again for anybody, and the old holder's fence then changes nothing.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
@@ -31,6 +32,7 @@ KINDS: dict[str, Queue] = {
     "execute": "executor",  # claim an approved writeback and carry it out (subject: the writeback)
 }
 
+WORKERS = [kind for kind, queue in KINDS.items() if queue == "worker" and kind != "webhook_send"]
 READS = "connector_read"  # nudged when one is answered
 
 ADD = text("""
@@ -97,7 +99,7 @@ async def drop(session: WriteSession, kind: str, subject: UUID) -> None:
 
 
 async def take(database: Database, queue: Queue, kinds: list[str], limit: int, lease: timedelta) -> list[Item]:
-    """Leases up to limit due items of a queue, whatever tenant they belong to, and commits that."""
+    """Leases up to limit due items of each kind, whatever tenant they belong to, and commits that."""
     if queue == "worker":
         taken = await database.fetch("SELECT * FROM take_worker_work($1, $2, $3)", kinds, limit, lease)
     else:
@@ -105,9 +107,15 @@ async def take(database: Database, queue: Queue, kinds: list[str], limit: int, l
     return [Item(*(row[name] for name in ITEM)) for row in taken]
 
 
-async def next_due(database: Database, queue: Queue) -> datetime | None:
-    """When the earliest item of a queue falls due; None when the queue is empty."""
-    [row] = await database.fetch(f"SELECT next_{queue}_work() AS due")
+async def next_due(database: Database, queue: Queue, kinds: Sequence[str] | None = None) -> datetime | None:
+    """When the earliest item falls due; None when nothing waits. The worker may ask for some of its kinds.
+
+    Not for a webhook's: one may be due and still have to wait for its turn, and the courier looks at its own pace.
+    """
+    if queue == "executor":
+        [row] = await database.fetch("SELECT next_executor_work() AS due")
+    else:
+        [row] = await database.fetch("SELECT next_worker_work($1) AS due", list(WORKERS if kinds is None else kinds))
     due: datetime | None = row["due"]
     return due
 

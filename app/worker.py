@@ -33,7 +33,6 @@ LOOKING = 32  # reviews that wait for their targets
 CALLS = ("attempt_timer", "colony_cancel")
 LEASE = timedelta(seconds=20)
 POLL_S = 1.0
-BUSY_S = 0.1  # how long what falls due waits at most while another line is at work
 SWEEP_S = 60.0
 SWEEP_BITE, SWEEP_BITES = 5000, 200  # rows in one transaction, and how many of those before others have their turn
 
@@ -139,15 +138,15 @@ class Worker:
                         busy[line] = asyncio.ensure_future(lines[line][1](own))
                         busy[line].add_done_callback(lambda _: woken.set())
                     if not items:
-                        await wait(woken, max(await self.pause(), BUSY_S if busy else 0))
+                        await wait(woken, await self.pause(free) if free else POLL_S)
             finally:
                 await asyncio.gather(*busy.values(), return_exceptions=True)
                 await self.looked()
 
-    async def pause(self) -> float:
-        """How long nothing is due, at most POLL_S."""
+    async def pause(self, kinds: list[str]) -> float:
+        """How long nothing of these kinds is due, at most POLL_S."""
         with contextlib.suppress(Exception):
-            due = await work.next_due(self.database, "worker")
+            due = await work.next_due(self.database, "worker", kinds)
             if due is not None:
                 return min(max((due - now()).total_seconds(), 0.005), POLL_S)
         return POLL_S

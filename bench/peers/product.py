@@ -26,6 +26,7 @@ COMPLETED_TRACES = {
     "review": "SELECT count(*) FROM artifact WHERE schema_name = 'review_packet'",
     "fact": "SELECT count(*) FROM ledger WHERE type = 'mission.completed'",
 }
+UNDER_WAY = "SELECT EXISTS (SELECT FROM mission WHERE state NOT IN ('completed', 'failed', 'cancelled', 'denied'))"
 LOOK_S = 0.02
 PATIENCE_S = 200.0
 
@@ -68,12 +69,11 @@ class Product:
             posting = asyncio.create_task(
                 by_sockets(self.post(self.working, keyed=False), run, connections, most=count, seconds=PATIENCE_S)
             )
-            accepted = count  # until it is known that some were refused
-            while await database.fetchval(COMPLETED_TRACES["mission"]) - before < accepted:
+            # who is counted over and over is those under way: counting all that are done would cost more with each round
+            while not posting.done() or await database.fetchval(UNDER_WAY):
                 if time.perf_counter() - began > PATIENCE_S:
                     break
                 await asyncio.sleep(LOOK_S)
-                accepted = posting.result().accepted if posting.done() else count
             took = time.perf_counter() - began
             accepted, done = (await posting).accepted, await database.fetchval(COMPLETED_TRACES["mission"]) - before
             self.wanted += accepted

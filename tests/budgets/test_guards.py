@@ -44,7 +44,7 @@ async def test_no_role_writes_a_budget_but_through_the_functions(ground: Ground)
         await ground.refused(DENIED, role, "SELECT * FROM rate_bucket")
         await ground.refused(DENIED, role, "DELETE FROM rate_bucket")
     for inner in (
-        "move_budget($1, 'tenant', 'x', false, 0, 0, 0, -1, 0, 0, 0, 0)", "give_back($1, $1)", "note_use($1, $1, 1, 1)",
+        "move_budget($1, 'tenant', 'x', false, 0, 0, 0, -1, 0, 0, 0, 0)", "note_use($1, $1, 1, 1)",
         "end_budget($1, $1, 'released', 0, 0, 0, 0)", "hold_above($1, current_date, 0, 0, 0)",
     ):  # fmt: skip
         await ground.refused(DENIED, "api", f"SELECT {inner}", ground.tenant)
@@ -213,6 +213,53 @@ async def test_run_time_is_counted_when_a_run_ends(ground: Ground) -> None:
     await end(ground, mission)
     for scope, key in (("mission", mission), ("tenant_day", None), ("tenant", None)):
         assert 10_000 <= (await account(ground, scope, key))["settled_time_ms"] < 15_000, scope
+
+
+@pytest.mark.parametrize("state", ["in_review", "failed"])
+async def test_missions_that_end_in_one_statement_are_each_counted(ground: Ground, state: str) -> None:
+    """One from before the limit, three that hold their budget, one of them since yesterday and one that never ran."""
+    unheld = await running(ground, budget_time_ms=60_000)
+    await limit(ground, day_time_ms=500_000, total_time_ms=500_000)
+    early, late, idle = [await running(ground, budget_time_ms=60_000) for _ in range(3)]
+    guard = "ALTER TABLE budget_reservation {} TRIGGER budget_reservation_guard"
+    await ground.run("admin", guard.format("DISABLE"))
+    moved = """UPDATE budget_reservation SET day = day - 1 WHERE tenant = $1 AND mission = $2 RETURNING day::text, (day + 1)::text"""
+    [(yesterday, today)] = await ground.run("admin", moved, ground.tenant, early)
+    await ground.run("admin", guard.format("ENABLE ALWAYS"))
+    opened = """INSERT INTO budget_account (tenant, scope, key, reserved_tokens, reserved_cost_usd, reserved_time_ms)
+                VALUES ($1, 'tenant_day', $2, 100, 1, 60000)"""
+    await ground.run(
+        "admin", opened, ground.tenant, yesterday
+    )  # and today's account holds for it, too, which nobody gives back
+    await ground.run(
+        "api", "UPDATE mission SET deadline_at = clock_timestamp() + interval '50 seconds' WHERE tenant = $1 AND id = ANY($2)",
+        ground.tenant, [unheld, early, late],
+    )  # fmt: skip
+    await ground.run(
+        "api", "UPDATE mission SET state = $3, closed_at = CASE WHEN $4 THEN clock_timestamp() END WHERE tenant = $1 AND id = ANY($2)",
+        ground.tenant, [late, unheld, idle, early], state, state == "failed",
+    )  # fmt: skip
+    ran = {one: (await account(ground, "mission", one))["settled_time_ms"] for one in (unheld, early, late)}
+    assert all(10_000 <= used < 15_000 for used in ran.values())
+    days = {key: await account(ground, "tenant_day", key) for key in (yesterday, today)}
+    whole = await account(ground, "tenant")
+    assert days[yesterday]["settled_time_ms"] == ran[early]
+    assert days[today]["settled_time_ms"] == ran[unheld] + ran[late]
+    assert whole["settled_time_ms"] == sum(ran.values())
+    over = 60_000  # what today's account holds for the one that was moved to yesterday
+    if state == "failed":
+        assert (days[yesterday]["reserved_time_ms"], days[today]["reserved_time_ms"]) == (0, over)
+        assert (whole["reserved_time_ms"], whole["reserved_tokens"]) == (0, 0)
+    else:
+        assert days[yesterday]["reserved_time_ms"] == 60_000 - ran[early]
+        assert days[today]["reserved_time_ms"] == 120_000 - ran[late] + over
+        assert whole["reserved_time_ms"] == 180_000 - ran[early] - ran[late]
+    kept = "SELECT mission, state, used_time_ms FROM budget_reservation WHERE tenant = $1 AND purpose = 'mission'"
+    reserved = {
+        one["mission"]: (one["state"], one["used_time_ms"]) for one in await ground.run("admin", kept, ground.tenant)
+    }
+    ended = ("settled", "released") if state == "failed" else ("reserved", "reserved")
+    assert reserved == {early: (ended[0], ran[early]), late: (ended[0], ran[late]), idle: (ended[1], 0)}
 
 
 async def test_a_lower_limit_takes_nothing_back_and_lets_nothing_more_in(ground: Ground) -> None:

@@ -54,7 +54,7 @@ GUARDS = (
     "restore_executor_work", "put_connector", "switch_connector", "connector_account", "ask_connector_read", "connector_read_of",
     "answer_connector_read",
     "guard_budget_reservation", "guard_budget_account", "move_budget", "reserve_budget", "end_budget", "settle_budget", "release_budget",
-    "spend_budget", "hold_for_mission", "let_go_of_mission", "give_back", "put_budget_limits", "take_tokens", "put_policy",
+    "spend_budget", "hold_for_mission", "let_go_of_missions", "put_budget_limits", "take_tokens", "put_policy",
     "guard_webhook", "guard_webhook_secret", "guard_webhook_delivery", "waiting_webhooks",
     "is_ladder", "guard_notice", "entitled_to", "votes", "stands_for", "lay_ladder", "give_notice", "next_step", "climb",
     "restore_approval_timers", "see_notice", "break_glass", "withdraw", "ask_again", "revise", "renew", "stricter", "put_rule", "take_in",
@@ -69,7 +69,7 @@ ASK_FIRST = {
 # The same by a word in the mutation's name; the first that fits.
 LIKELY = (
     ("not always", CATALOG),
-    (r"budget|hold_for_mission|let_go_of_mission|give_back|mission_(holds|lets_go)|take_tokens|rate_bucket", ("budgets.test_guards",)),
+    (r"budget|hold_for_mission|let_go_of_missions|mission_(holds|lets_go)|take_tokens|rate_bucket", ("budgets.test_guards",)),
     ("webhook", ("walls.test_webhooks",)),
     (r"connector", ("walls.test_connectors", "walls.test_execution")),
     (r"put_policy|policy_set|\bpolicy\b(?! of)", ("walls.test_policies",)),

@@ -299,7 +299,7 @@ async def test_the_worker_cannot_reach_the_executors_queue_nor_the_executor_the_
         (world.worker.database, "SELECT next_executor_work()"),
         (executor.database, "SELECT * FROM take_worker_work(ARRAY['review'], 10, interval '1 second')"),
         (executor.database, "SELECT * FROM take_work('worker', ARRAY['review'], 10, interval '1 second')"),
-        (executor.database, "SELECT next_worker_work()"),
+        (executor.database, "SELECT next_worker_work('{dispatch}')"),
         (executor.database, "SELECT * FROM work"),
         (executor.database, "DELETE FROM work"),
         (world.root.database, "SELECT * FROM take_worker_work(ARRAY['review'], 10, interval '1 second')"),

@@ -14,7 +14,7 @@ CREATE TABLE work (
   PRIMARY KEY (tenant, kind, subject),
   CONSTRAINT work_queue CHECK ((queue = 'executor') = (kind IN ('execute', 'connector_read')))
 );
-CREATE INDEX work_due ON work (queue, next_at);
+CREATE INDEX work_due ON work (queue, kind, next_at);
 ALTER TABLE work ENABLE ROW LEVEL SECURITY; ALTER TABLE work FORCE ROW LEVEL SECURITY;
 CREATE POLICY own_tenant ON work USING (tenant = NULLIF(current_setting('app.tenant', true), '')::uuid);
 CREATE POLICY claims ON work TO {prefix}_owner USING (true);
@@ -33,42 +33,49 @@ LANGUAGE sql VOLATILE SET search_path = pg_catalog, public, pg_temp AS $$
   ON CONFLICT (tenant, kind, subject) DO UPDATE SET wanted = work.wanted + 1, next_at = LEAST(work.next_at, excluded.next_at)
 $$;
 
--- Due rows of one queue, leased to the caller. Recovery is by time alone: a lease that ran out is simply due again.
+-- Due rows of one queue, up to p_limit of each kind, leased to the caller. Recovery is by time alone: a lease that ran out is
+-- simply due again. Kind by kind, and by a time that stands still: so what is not due yet, and what nobody asks for, is not read.
 CREATE FUNCTION take_work(p_queue text, p_kinds text[], p_limit int, p_lease interval)
 RETURNS TABLE (tenant uuid, kind text, subject uuid, fence bigint, wanted int, attempts int)
-LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp SET enable_hashjoin = off SET enable_mergejoin = off AS $$
   -- However long a lease its taker wants: nobody may keep work from the others for good.
   UPDATE public.work w SET lease_until = clock_timestamp() + LEAST(p_lease, interval '15 minutes'),
                            next_at = clock_timestamp() + LEAST(p_lease, interval '15 minutes'),
                            fence = w.fence + 1, attempts = w.attempts + 1
-  FROM (SELECT d.tenant, d.kind, d.subject FROM public.work d
-        WHERE d.queue = p_queue AND d.kind = ANY (p_kinds) AND d.next_at <= clock_timestamp()
-          AND (d.lease_until IS NULL OR d.lease_until <= clock_timestamp())
-        ORDER BY d.next_at LIMIT LEAST(p_limit, 500) FOR UPDATE SKIP LOCKED) due
+  FROM (SELECT d.* FROM (SELECT DISTINCT k FROM unnest(p_kinds) k) asked, LATERAL (
+          SELECT x.tenant, x.kind, x.subject FROM public.work x
+          WHERE x.queue = p_queue AND x.kind = asked.k AND x.next_at <= statement_timestamp()
+            AND (x.lease_until IS NULL OR x.lease_until <= statement_timestamp())
+          ORDER BY x.next_at LIMIT LEAST(p_limit, 500) FOR UPDATE SKIP LOCKED) d) due
   WHERE w.tenant = due.tenant AND w.kind = due.kind AND w.subject = due.subject
   RETURNING w.tenant, w.kind, w.subject, w.fence, w.wanted, w.attempts
 $$;
--- When the next row of a queue falls due (null: nothing waits), so that a holder sleeps no longer than that. Not a webhook's:
--- one may be due and still have to wait for its turn, and the courier looks at its own pace.
-CREATE FUNCTION next_work(p_queue text) RETURNS timestamptz
+-- When the next row of these kinds falls due (null: nothing waits), so that a holder sleeps no longer than that. Rows that were
+-- wanted again while somebody holds them are left out: their holder gives them back.
+CREATE FUNCTION next_work(p_queue text, p_kinds text[]) RETURNS timestamptz
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
-  SELECT min(GREATEST(d.next_at, COALESCE(d.lease_until, d.next_at))) FROM public.work d
-  WHERE d.queue = p_queue AND d.kind <> 'webhook_send'
+  SELECT min(d.next_at) FROM unnest(p_kinds) k, LATERAL (
+    SELECT x.next_at FROM public.work x
+    WHERE x.queue = p_queue AND x.kind = k
+      AND (x.lease_until IS NULL OR x.lease_until <= x.next_at OR x.lease_until <= statement_timestamp())
+    ORDER BY x.next_at LIMIT 1) d
 $$;
 CREATE FUNCTION take_worker_work(p_kinds text[], p_limit int, p_lease interval)
 RETURNS TABLE (tenant uuid, kind text, subject uuid, fence bigint, wanted int, attempts int)
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
   SELECT * FROM public.take_work('worker', p_kinds, p_limit, p_lease)
 $$;
-CREATE FUNCTION next_worker_work() RETURNS timestamptz
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$ SELECT public.next_work('worker') $$;
+CREATE FUNCTION next_worker_work(p_kinds text[]) RETURNS timestamptz
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$ SELECT public.next_work('worker', p_kinds) $$;
 CREATE FUNCTION take_executor_work(p_limit int, p_lease interval)
 RETURNS TABLE (tenant uuid, kind text, subject uuid, fence bigint, wanted int, attempts int)
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
   SELECT * FROM public.take_work('executor', ARRAY['execute'], p_limit, p_lease)
 $$;
 CREATE FUNCTION next_executor_work() RETURNS timestamptz
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$ SELECT public.next_work('executor') $$;
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+  SELECT public.next_work('executor', ARRAY['execute', 'connector_read'])
+$$;
 -- The executor has no table grants; it ends or postpones its own work rows by fence through this.
 -- p_again null: done. The answer says whether the fence still held.
 CREATE FUNCTION finish_executor_work(p_tenant uuid, p_subject uuid, p_fence bigint, p_wanted int, p_again timestamptz)
@@ -133,10 +140,10 @@ BEGIN
   RETURN n + m;
 END $$;
 
-REVOKE ALL ON FUNCTION want_work(uuid, text, uuid, text, timestamptz), take_work(text, text[], int, interval), next_work(text), take_worker_work(text[], int, interval),
-  next_worker_work(), take_executor_work(int, interval), next_executor_work(),
+REVOKE ALL ON FUNCTION want_work(uuid, text, uuid, text, timestamptz), take_work(text, text[], int, interval), next_work(text, text[]), take_worker_work(text[], int, interval),
+  next_worker_work(text[]), take_executor_work(int, interval), next_executor_work(),
   finish_executor_work(uuid, uuid, bigint, int, timestamptz), sweep_expired(int) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION take_worker_work(text[], int, interval), next_worker_work(), sweep_expired(int) TO {prefix}_worker;
+GRANT EXECUTE ON FUNCTION take_worker_work(text[], int, interval), next_worker_work(text[]), sweep_expired(int) TO {prefix}_worker;
 GRANT EXECUTE ON FUNCTION take_executor_work(int, interval), next_executor_work(),
   finish_executor_work(uuid, uuid, bigint, int, timestamptz) TO {prefix}_executor;
 

@@ -151,7 +151,7 @@ END $$;
 -- has moved, when the new reservation does not fit under the limit that holds now.
 CREATE FUNCTION move_budget(p_tenant uuid, p_scope text, p_key text, p_guard boolean, r_tokens bigint, r_cost numeric, r_time bigint,
                             s_tokens bigint, s_cost numeric, s_time bigint, p_calls int DEFAULT 0, p_calls_ms bigint DEFAULT 0)
-RETURNS boolean LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, pg_temp AS $$
+RETURNS boolean LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE l record;
 BEGIN
   LOOP
@@ -398,37 +398,59 @@ CREATE TRIGGER mission_holds AFTER INSERT ON mission REFERENCING NEW TABLE AS fr
   FOR EACH STATEMENT EXECUTE FUNCTION hold_for_mission();
 
 -- A run that ends is counted, and a mission that ends gives back what it did not use, once: whoever ends it, by whatever door.
-CREATE FUNCTION let_go_of_mission() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+-- All missions of a statement together: day and tenant, which others wait for, are moved once, in one order, and last.
+CREATE FUNCTION let_go_of_missions() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, public, pg_temp AS $$
-DECLARE e public.budget_reservation; ran bigint;
+DECLARE
+  t uuid; m record; e public.budget_reservation; d record; used bigint;
+  days date[]; r_tokens bigint[]; r_cost numeric[]; r_time bigint[]; s_time bigint[];
 BEGIN
-  IF OLD.deadline_at IS NOT NULL AND OLD.state IN ('accepted', 'dispatched', 'running')
-     AND NEW.state NOT IN ('accepted', 'dispatched', 'running') THEN
-    ran := GREATEST(0, LEAST(OLD.budget_time_ms, OLD.budget_time_ms
-             - (EXTRACT(EPOCH FROM OLD.deadline_at - clock_timestamp()) * 1000)::bigint));
-    PERFORM move_budget(NEW.tenant, 'mission', NEW.id::text, false, 0, 0, 0, 0, 0, ran);
-    PERFORM spend_above(NEW.tenant, NEW.id, budget_day(), 0, 0, 0, 0, 0, ran);
-  END IF;
-  IF NEW.state IN ('completed', 'failed', 'cancelled', 'denied') AND NEW.state <> OLD.state THEN
-    PERFORM give_back(NEW.tenant, NEW.id);
-  END IF;
+  FOR t IN SELECT DISTINCT n.tenant FROM fresh n JOIN gone o ON o.tenant = n.tenant AND o.id = n.id
+           WHERE n.state <> o.state AND n.state NOT IN ('accepted', 'dispatched', 'running') ORDER BY 1 LOOP
+    days := '{}'; r_tokens := '{}'; r_cost := '{}'; r_time := '{}'; s_time := '{}';
+    FOR m IN
+      SELECT n.id, n.state IN ('completed', 'failed', 'cancelled', 'denied') AS closed,
+        CASE WHEN o.deadline_at IS NOT NULL AND o.state IN ('accepted', 'dispatched', 'running') THEN
+          GREATEST(0, LEAST(o.budget_time_ms, o.budget_time_ms
+            - (EXTRACT(EPOCH FROM o.deadline_at - clock_timestamp()) * 1000)::bigint)) END AS ran
+      FROM fresh n JOIN gone o ON o.tenant = n.tenant AND o.id = n.id
+      WHERE n.tenant = t AND n.state <> o.state AND n.state NOT IN ('accepted', 'dispatched', 'running') ORDER BY n.id
+    LOOP
+      IF m.ran IS NOT NULL THEN
+        PERFORM move_budget(t, 'mission', m.id::text, false, 0, 0, 0, 0, 0, m.ran);
+      END IF;
+      CONTINUE WHEN NOT m.closed AND COALESCE(m.ran, 0) = 0;
+      SELECT * INTO e FROM public.budget_reservation r
+        WHERE r.tenant = t AND r.mission = m.id AND r.purpose = 'mission' AND r.state = 'reserved' FOR UPDATE;
+      IF m.ran > 0 THEN   -- out of what the mission holds, else as it comes
+        used := CASE WHEN e.id IS NULL THEN 0 ELSE LEAST(e.time_ms, e.used_time_ms + m.ran) - e.used_time_ms END;
+        days := days || COALESCE(e.day, budget_day()); r_tokens := r_tokens || 0::bigint; r_cost := r_cost || 0::numeric;
+        r_time := r_time || -used; s_time := s_time || m.ran;
+        e.used_time_ms := e.used_time_ms + used;
+      END IF;
+      CONTINUE WHEN e.id IS NULL;
+      UPDATE public.budget_reservation r SET used_time_ms = e.used_time_ms,
+          ended_at = CASE WHEN m.closed THEN clock_timestamp() END,
+          state = CASE WHEN NOT m.closed THEN 'reserved'
+                       WHEN e.used_tokens = 0 AND e.used_cost_usd = 0 AND e.used_time_ms = 0 THEN 'released' ELSE 'settled' END
+        WHERE r.tenant = t AND r.id = e.id;
+      IF m.closed THEN
+        days := days || e.day; r_tokens := r_tokens || e.used_tokens - e.tokens; r_cost := r_cost || e.used_cost_usd - e.cost_usd;
+        r_time := r_time || e.used_time_ms - e.time_ms; s_time := s_time || 0::bigint;
+      END IF;
+    END LOOP;
+    CONTINUE WHEN cardinality(days) = 0;
+    FOR d IN SELECT x.day, sum(x.tokens)::bigint AS tokens, sum(x.cost) AS cost, sum(x.held)::bigint AS held, sum(x.spent)::bigint AS spent
+             FROM unnest(days, r_tokens, r_cost, r_time, s_time) AS x(day, tokens, cost, held, spent)
+             GROUP BY GROUPING SETS ((x.day), ()) ORDER BY x.day NULLS LAST LOOP
+      PERFORM move_budget(t, CASE WHEN d.day IS NULL THEN 'tenant' ELSE 'tenant_day' END, COALESCE(d.day::text, t::text), false,
+                          d.tokens, d.cost, d.held, 0, 0, d.spent);
+    END LOOP;
+  END LOOP;
   RETURN NULL;
 END $$;
-CREATE FUNCTION give_back(p_tenant uuid, p_mission uuid) RETURNS void LANGUAGE plpgsql VOLATILE
-SET search_path = pg_catalog, public, pg_temp AS $$
-DECLARE e public.budget_reservation;
-BEGIN
-  UPDATE public.budget_reservation r SET ended_at = clock_timestamp(),
-      state = CASE WHEN r.used_tokens = 0 AND r.used_cost_usd = 0 AND r.used_time_ms = 0 THEN 'released' ELSE 'settled' END
-    WHERE r.tenant = p_tenant AND r.mission = p_mission AND r.purpose = 'mission' AND r.state = 'reserved' RETURNING * INTO e;
-  IF e.id IS NULL THEN RETURN; END IF;
-  PERFORM move_budget(p_tenant, 'tenant_day', e.day::text, false, e.used_tokens - e.tokens, e.used_cost_usd - e.cost_usd,
-                      e.used_time_ms - e.time_ms, 0, 0, 0);
-  PERFORM move_budget(p_tenant, 'tenant', p_tenant::text, false, e.used_tokens - e.tokens, e.used_cost_usd - e.cost_usd,
-                      e.used_time_ms - e.time_ms, 0, 0, 0);
-END $$;
-CREATE TRIGGER mission_lets_go AFTER UPDATE OF state ON mission FOR EACH ROW WHEN (NEW.state <> OLD.state)
-  EXECUTE FUNCTION let_go_of_mission();
+CREATE TRIGGER mission_lets_go AFTER UPDATE ON mission REFERENCING OLD TABLE AS gone NEW TABLE AS fresh
+  FOR EACH STATEMENT EXECUTE FUNCTION let_go_of_missions();
 ALTER TABLE mission ENABLE ALWAYS TRIGGER mission_holds;
 ALTER TABLE mission ENABLE ALWAYS TRIGGER mission_lets_go;
 
@@ -512,7 +534,7 @@ REVOKE ALL ON FUNCTION guard_budget_reservation(), guard_budget_account(), budge
   reserve_budget(uuid, uuid, bigint, numeric, bigint, text, interval),
   end_budget(uuid, uuid, text, bigint, numeric, bigint, bigint), note_use(uuid, uuid, bigint, numeric), budget_over(uuid, uuid),
   settle_budget(uuid, uuid, bigint, numeric, bigint, bigint), release_budget(uuid, uuid), spend_budget(uuid, uuid, bigint, numeric),
-  hold_for_mission(), let_go_of_mission(), give_back(uuid, uuid), hold_budgets(uuid[], uuid[]), put_budget_limits(uuid, text, int, jsonb),
+  hold_for_mission(), let_go_of_missions(), hold_budgets(uuid[], uuid[]), put_budget_limits(uuid, text, int, jsonb),
   reconcile_budgets(int) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION budget_would_lack(uuid, bigint, numeric, bigint),
   reserve_budget(uuid, uuid, bigint, numeric, bigint, text, interval),
