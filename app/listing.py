@@ -24,19 +24,25 @@ async def behind(
     id: str = "id",
     oldest_first: bool = False,
     only: Mapping[str, Any] | None = None,
+    ids: str | None = None,
     **asked: Any,
 ) -> Sequence[Row[Any]]:
     """The rows of a select (which has a WHERE) behind a place, newest first.
 
     only narrows it to rows with these values in these columns; None leaves a column open.
+    ids: a select (with a WHERE) of nothing but the ids, for one that joins a lot: which rows the page has is found out by that
+    alone, so only what is shown is joined.
     """
     compare, way = (">", "") if oldest_first else ("<", " DESC")
+    found = select if ids is None else ids
     for number, (column, value) in enumerate((only or {}).items()):
         if value is not None:
-            select += f" AND {column} = :only_{number}"
+            found += f" AND {column} = :only_{number}"
             asked[f"only_{number}"] = value
     if place is not None:
-        select += f" AND ({at}, {id}) {compare} (:place_at, :place_id)"
+        found += f" AND ({at}, {id}) {compare} (:place_at, :place_id)"
         asked |= {"place_at": datetime.fromisoformat(place[0]), "place_id": UUID(place[1])}
-    statement = text(f"{select} ORDER BY {at}{way}, {id}{way} LIMIT :limit")
+    order = f" ORDER BY {at}{way}, {id}{way}"
+    page = f"{found}{order} LIMIT :limit"
+    statement = text(page if ids is None else f"{select} AND {id} = ANY (ARRAY({page})){order}")
     return await session.rows(statement, {"tenant": session.tenant, "limit": limit, **asked})

@@ -112,9 +112,12 @@ class MissionView(BaseModel):
 
 
 ONE = text(f"SELECT {COLUMNS} FROM mission WHERE tenant = :tenant AND id = :id")  # noqa: S608
+EVERY = f"SELECT {COLUMNS} FROM mission m WHERE m.tenant = :tenant"  # noqa: S608
+LABELLED = f"""SELECT {", ".join(f"m.{one.strip()}" for one in COLUMNS.split(","))}
+               FROM mission_label l JOIN mission m ON m.tenant = l.tenant AND m.id = l.mission
+               WHERE l.tenant = :tenant AND l.name = :label_name AND l.value = :label_value"""  # noqa: S608
 # NO KEY: rows that refer to the mission may be written meanwhile. A denied tool call writes one and checks the reference
 # at its commit, holding the mission's place in the ledger: with a full lock the two would wait for each other.
-EVERY = f"SELECT {COLUMNS} FROM mission WHERE tenant = :tenant"  # noqa: S608
 LOCKED = text(f"SELECT {COLUMNS} FROM mission WHERE tenant = :tenant AND id = :id FOR NO KEY UPDATE")  # noqa: S608
 ENVELOPES = text("""SELECT mission, bytes FROM artifact
                     WHERE tenant = :tenant AND mission = ANY(:missions) AND schema_name = 'mission_envelope'""")
@@ -150,13 +153,16 @@ async def newest(session: ReadSession, filters: dict[str, Any], before: Place, l
         "requested_by": "requested_by = :requested_by",
         "created_after": "created_at >= :created_after",
         "created_before": "created_at < :created_before",
-        "label": "labels ->> :label_name = :label_value",
     }
     used = {name: value for name, value in filters.items() if value is not None}
-    where = "".join(f" AND {clauses[name]}" for name in used)
-    if "label" in used:
-        used["label_name"], used["label_value"] = used.pop("label")
-    return [mission(row) for row in await behind(session, EVERY + where, before, limit, **used)]
+    label = used.pop("label", None)
+    where = "".join(f" AND m.{clauses[name]}" for name in used)
+    if label is None:
+        found = await behind(session, EVERY + where, before, limit, at="m.created_at", id="m.id", **used)
+    else:
+        used["label_name"], used["label_value"] = label
+        found = await behind(session, LABELLED + where, before, limit, at="l.created_at", id="l.mission", **used)
+    return [mission(row) for row in found]
 
 
 async def envelopes(session: ReadSession, missions: Sequence[UUID]) -> dict[UUID, bytes]:

@@ -9,7 +9,7 @@ from app.db import ReadSession
 
 VIOLATORS = text("""
   SELECT m.id, m.state, m.updated_at FROM mission m
-  WHERE m.tenant = :tenant AND m.state NOT IN ('completed', 'failed', 'cancelled', 'denied')
+  WHERE m.tenant = :tenant AND m.state IN ('accepted', 'dispatched', 'running', 'in_review', 'awaiting_approval', 'executing')
     AND m.updated_at < clock_timestamp() - interval '5 seconds'
     AND NOT EXISTS (SELECT 1 FROM work w WHERE w.tenant = m.tenant AND w.subject = m.id)
     AND NOT EXISTS (SELECT 1 FROM approval a WHERE a.tenant = m.tenant AND a.mission = m.id AND a.state = 'pending')

@@ -22,6 +22,7 @@ SELECT = """
   JOIN writeback_state s ON s.tenant = w.tenant AND s.id = w.id
   LEFT JOIN execution e ON e.tenant = w.tenant AND e.writeback = w.id
   WHERE w.tenant = :tenant"""
+IDS = "SELECT w.id FROM writeback w WHERE w.tenant = :tenant"
 ONE = text(f"{SELECT} AND w.id = :id")
 OF_MISSION = text(f"{SELECT} AND w.mission = :mission ORDER BY w.created_at, w.id LIMIT 1000")
 TALLY = text(
@@ -74,7 +75,8 @@ async def newest(
 ) -> list[Writeback]:
     """Writebacks, newest first, of one mission or in one state."""
     only = {"w.mission": mission, "s.state": state}
-    rows = await behind(session, SELECT, before, limit, at="w.created_at", id="w.id", only=only)
+    ids = IDS if state is None else None  # in which state it is, only the joined tables know
+    rows = await behind(session, SELECT, before, limit, at="w.created_at", id="w.id", only=only, ids=ids)
     return [Writeback(**row._mapping) for row in rows]
 
 

@@ -160,7 +160,7 @@ class Ground:
             "tenant": self.tenant, "id": mission, "mission_type": "oracle_advisory", "type_version": 1, "mode": "assisted",
             "state": "awaiting_approval", "origin_surface": "test", "risk_level": risk, "sensitivity_class": "internal",
             "presented": self.secrets[by], "workspace": "default", "contract_hash": bytes(32),
-            "budget_time_ms": 1000, "budget_tokens": 1, "budget_cost_usd": 1,
+            "budget_time_ms": 1000, "budget_tokens": 1, "budget_cost_usd": 1, "labels": '{"laid": "ground"}',
         } | more  # fmt: skip
         await self.run("api", insert("mission", columns), *columns.values())
         return mission

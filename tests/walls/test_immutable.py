@@ -11,13 +11,13 @@ from tests.walls.ground import Ground
 # Tables of the record: nothing deletes or truncates them, not even the superuser without taking the guard down first.
 KEPT = (
     "tenant", "principal", "role_grant", "api_key", "session", "approver_key", "oidc_identity", "risk_floor",
-    "ledger", "mission", "mission_type", "artifact", "policy_decision",
+    "ledger", "mission", "mission_label", "mission_type", "artifact", "policy_decision",
     "policy", "policy_set", "quarantine", "approval_rule", "notice", "connector", "connector_switch",
     "writeback", "approval", "decision", "execution", "webhook", "webhook_secret",
 )  # fmt: skip
 WRITTEN_ONCE = (
-    "ledger", "mission_type", "artifact", "policy_decision", "policy", "policy_set", "quarantine", "approval_rule", "connector",
-    "writeback", "decision", "risk_floor",
+    "ledger", "mission_label", "mission_type", "artifact", "policy_decision", "policy", "policy_set", "quarantine", "approval_rule",
+    "connector", "writeback", "decision", "risk_floor",
 )  # fmt: skip
 
 

@@ -49,6 +49,7 @@ GRANTS: dict[str, dict[str, str]] = {
     # missions
     "mission_type": {"api": "i s", "worker": "s", "auditor": "s"},
     "mission": {"api": f"i s {MOVES}", "worker": f"s {MOVES}", "auditor": "s"},
+    "mission_label": {"api": "s", "auditor": "s"},
     "artifact": {"api": "i s", "worker": "i s", "auditor": "s"},
     "reading": {"api": "i s", "worker": "i s", "auditor": "s"},
     "quarantine": {"api": "i s", "worker": "i s", "auditor": "s"},

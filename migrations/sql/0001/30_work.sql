@@ -39,8 +39,8 @@ CREATE FUNCTION take_work(p_queue text, p_kinds text[], p_limit int, p_lease int
 RETURNS TABLE (tenant uuid, kind text, subject uuid, fence bigint, wanted int, attempts int)
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp SET enable_hashjoin = off SET enable_mergejoin = off AS $$
   -- However long a lease its taker wants: nobody may keep work from the others for good.
-  UPDATE public.work w SET lease_until = clock_timestamp() + LEAST(p_lease, interval '15 minutes'),
-                           next_at = clock_timestamp() + LEAST(p_lease, interval '15 minutes'),
+  UPDATE public.work w SET lease_until = statement_timestamp() + LEAST(p_lease, interval '15 minutes'),
+                           next_at = statement_timestamp() + LEAST(p_lease, interval '15 minutes'),   -- the same instant
                            fence = w.fence + 1, attempts = w.attempts + 1
   FROM (SELECT d.* FROM (SELECT DISTINCT k FROM unnest(p_kinds) k) asked, LATERAL (
           SELECT x.tenant, x.kind, x.subject FROM public.work x
@@ -126,16 +126,17 @@ CREATE UNLOGGED TABLE nonce (
 CREATE INDEX nonce_age ON nonce (seen_at);
 GRANT INSERT (kid, nonce) ON nonce TO {prefix}_api;
 
--- Forgets what is older than its purpose, a bounded bite at a time; the worker calls it between other work.
+-- Forgets what is older than its purpose, a bounded bite at a time; the worker calls it between other work. Compared with the
+-- time of the statement, here and in every other sweep: with a clock that moves on, no index can be used.
 CREATE FUNCTION sweep_expired(p_limit int) RETURNS int
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
 DECLARE n int; m int;
 BEGIN
   DELETE FROM public.nonce WHERE ctid = ANY (ARRAY(
-    SELECT x.ctid FROM public.nonce x WHERE x.seen_at < clock_timestamp() - interval '11 minutes' LIMIT p_limit));
+    SELECT x.ctid FROM public.nonce x WHERE x.seen_at < statement_timestamp() - interval '11 minutes' LIMIT p_limit));
   GET DIAGNOSTICS n = ROW_COUNT;
   DELETE FROM public.idempotency WHERE ctid = ANY (ARRAY(
-    SELECT x.ctid FROM public.idempotency x WHERE x.created_at < clock_timestamp() - interval '24 hours' LIMIT p_limit));
+    SELECT x.ctid FROM public.idempotency x WHERE x.created_at < statement_timestamp() - interval '24 hours' LIMIT p_limit));
   GET DIAGNOSTICS m = ROW_COUNT;
   RETURN n + m;
 END $$;

@@ -53,9 +53,30 @@ CREATE TABLE mission (
   FOREIGN KEY (tenant, requested_by) REFERENCES principal (tenant, id),
   CHECK ((closed_at IS NOT NULL) = (state IN ('completed', 'failed', 'cancelled', 'denied')))
 );
+-- One for every way to list: however long the history, and however rare what is looked for, a page is read and nothing else.
 CREATE INDEX mission_newest ON mission (tenant, created_at DESC, id DESC);
-CREATE INDEX mission_open ON mission (tenant, state, created_at DESC, id DESC)
-  WHERE state NOT IN ('completed', 'failed', 'cancelled', 'denied');
+CREATE INDEX mission_of_state ON mission (tenant, state, created_at DESC, id DESC);
+CREATE INDEX mission_of_type ON mission (tenant, mission_type, created_at DESC, id DESC);
+CREATE INDEX mission_of_requester ON mission (tenant, requested_by, created_at DESC, id DESC);
+
+CREATE TABLE mission_label (         -- what `labels` says, to find missions by; written with the mission, by note_labels() alone
+  tenant uuid NOT NULL,
+  name text NOT NULL,
+  value text NOT NULL,
+  created_at timestamptz NOT NULL,   -- the mission's
+  mission uuid NOT NULL,
+  PRIMARY KEY (tenant, name, value, created_at, mission),
+  FOREIGN KEY (tenant, mission) REFERENCES mission (tenant, id)
+);
+CREATE FUNCTION note_labels() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, public, pg_temp AS $$
+BEGIN
+  INSERT INTO public.mission_label (tenant, name, value, created_at, mission)
+    SELECT f.tenant, l.key, l.value, f.created_at, f.id FROM fresh f, jsonb_each_text(f.labels) l;
+  RETURN NULL;
+END $$;
+CREATE TRIGGER mission_labelled AFTER INSERT ON mission REFERENCING NEW TABLE AS fresh
+  FOR EACH STATEMENT EXECUTE FUNCTION note_labels();
 
 -- Who asks is proved here, not claimed: the secret handed in as `presented` names the requester, and is forgotten.
 CREATE FUNCTION prove_requester() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
@@ -179,6 +200,14 @@ ALTER TABLE mission ENABLE ALWAYS TRIGGER mission_proof;
 ALTER TABLE mission ENABLE ALWAYS TRIGGER mission_guard;
 ALTER TABLE mission ENABLE ALWAYS TRIGGER mission_keep;
 ALTER TABLE mission ENABLE ALWAYS TRIGGER mission_whole;
+ALTER TABLE mission ENABLE ALWAYS TRIGGER mission_labelled;
+ALTER TABLE mission_label ENABLE ROW LEVEL SECURITY; ALTER TABLE mission_label FORCE ROW LEVEL SECURITY;
+CREATE POLICY own_tenant ON mission_label USING (tenant = NULLIF(current_setting('app.tenant', true), '')::uuid);
+GRANT SELECT ON mission_label TO {prefix}_api, {prefix}_auditor;
+CREATE TRIGGER mission_label_keep BEFORE UPDATE OR DELETE ON mission_label FOR EACH ROW EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER mission_label_whole BEFORE TRUNCATE ON mission_label FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+ALTER TABLE mission_label ENABLE ALWAYS TRIGGER mission_label_keep;
+ALTER TABLE mission_label ENABLE ALWAYS TRIGGER mission_label_whole;
 GRANT UPDATE (state, stage, attempt, last_seq, lease_until, deadline_at, answer_status,
   pending_approvals, writebacks, degraded, reason, reason_note, closed_at) ON mission TO {prefix}_api, {prefix}_worker;
 
@@ -189,5 +218,5 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_te
   SELECT m.tenant FROM public.mission m WHERE m.id = p_mission
 $$;
 CREATE UNIQUE INDEX mission_id ON mission (id);
-REVOKE ALL ON FUNCTION prove_requester(), guard_mission(), tenant_of_mission(uuid) FROM PUBLIC;
+REVOKE ALL ON FUNCTION prove_requester(), guard_mission(), note_labels(), tenant_of_mission(uuid) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION tenant_of_mission(uuid) TO {prefix}_api;

@@ -508,7 +508,7 @@ BEGIN
   FOR r IN SELECT y.tenant, y.id, y.mission FROM (
              SELECT x.tenant, x.id, x.mission, x.expires_at, x.held_above, x.day,
                     min(x.day) FILTER (WHERE x.held_above) OVER (PARTITION BY x.tenant) AS first_day
-             FROM public.budget_reservation x WHERE x.state = 'reserved' AND x.expires_at <= clock_timestamp()) y
+             FROM public.budget_reservation x WHERE x.state = 'reserved' AND x.expires_at <= statement_timestamp()) y
            WHERE NOT y.held_above OR y.day = y.first_day ORDER BY y.tenant, y.expires_at LIMIT p_limit LOOP
     PERFORM set_config('app.tenant', r.tenant::text, true);
     PERFORM 1 FROM public.mission m WHERE m.tenant = r.tenant AND m.id = r.mission FOR NO KEY UPDATE SKIP LOCKED;
@@ -517,7 +517,7 @@ BEGIN
   END LOOP;
   -- How a call was accounted for is looked at for a week; the accounts keep the sums.
   FOR r IN SELECT x.tenant, x.id FROM public.budget_reservation x
-           WHERE x.ended_at < clock_timestamp() - interval '7 days' AND x.purpose <> 'mission' LIMIT p_limit LOOP
+           WHERE x.ended_at < statement_timestamp() - interval '7 days' AND x.purpose <> 'mission' LIMIT p_limit LOOP
     PERFORM set_config('app.tenant', r.tenant::text, true);
     DELETE FROM public.budget_reservation x WHERE x.tenant = r.tenant AND x.id = r.id;
     n := n + 1;

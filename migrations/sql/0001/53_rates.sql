@@ -61,7 +61,7 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public,
 DECLARE n int;
 BEGIN
   DELETE FROM public.rate_bucket WHERE ctid = ANY (ARRAY(
-    SELECT x.ctid FROM public.rate_bucket x WHERE x.at < clock_timestamp() - interval '1 hour' LIMIT p_limit FOR UPDATE SKIP LOCKED));
+    SELECT x.ctid FROM public.rate_bucket x WHERE x.at < statement_timestamp() - interval '1 hour' LIMIT p_limit FOR UPDATE SKIP LOCKED));
   GET DIAGNOSTICS n = ROW_COUNT;
   RETURN n;
 END $$;

@@ -154,10 +154,10 @@ BEGIN
   IF c.name IS NULL OR c.retired OR c.definition ->> 'read_by' IS DISTINCT FROM 'executor' THEN RETURN NULL; END IF;
   SELECT r.id INTO found FROM public.connector_read r
     WHERE r.tenant = p_tenant AND r.connector = c.name AND r.connector_version = c.version AND r.kind = p_kind AND r.record_id = p_record
-      AND r.answered_at IS NULL AND r.asked_at > clock_timestamp() - interval '20 seconds' ORDER BY r.asked_at DESC LIMIT 1;
+      AND r.answered_at IS NULL AND r.asked_at > statement_timestamp() - interval '20 seconds' ORDER BY r.asked_at DESC LIMIT 1;
   IF found IS NOT NULL THEN RETURN found; END IF;
   IF (SELECT count(*) FROM (SELECT 1 FROM public.connector_read r WHERE r.tenant = p_tenant
-        AND r.asked_at > clock_timestamp() - interval '60 seconds' AND r.answered_at IS NULL LIMIT 50) waiting) >= 50 THEN RETURN NULL; END IF;
+        AND r.asked_at > statement_timestamp() - interval '60 seconds' AND r.answered_at IS NULL LIMIT 50) waiting) >= 50 THEN RETURN NULL; END IF;
   INSERT INTO public.connector_read (tenant, connector, connector_version, kind, record_id)
     VALUES (p_tenant, c.name, c.version, p_kind, p_record) RETURNING id INTO found;
   PERFORM want_work(p_tenant, 'connector_read', found, 'executor', clock_timestamp());
@@ -181,7 +181,7 @@ BEGIN
     FROM public.connector_read r
     JOIN public.connector c ON c.tenant = r.tenant AND c.name = r.connector AND c.version = r.connector_version
     JOIN public.tenant t ON t.id = r.tenant AND t.suspended_at IS NULL
-    WHERE r.tenant = p_tenant AND r.id = p_id AND r.answered_at IS NULL AND r.asked_at > clock_timestamp() - interval '60 seconds';
+    WHERE r.tenant = p_tenant AND r.id = p_id AND r.answered_at IS NULL AND r.asked_at > statement_timestamp() - interval '60 seconds';
 END $$;
 
 -- The executor's answer, given once, under the fence of its work row, which ends with it.
@@ -203,10 +203,10 @@ DECLARE n int;
 BEGIN
   WITH old AS (
     DELETE FROM public.connector_read WHERE ctid = ANY (ARRAY(
-      SELECT x.ctid FROM public.connector_read x WHERE x.asked_at < clock_timestamp() - interval '5 minutes' LIMIT p_limit))
+      SELECT x.ctid FROM public.connector_read x WHERE x.asked_at < statement_timestamp() - interval '5 minutes' LIMIT p_limit))
     RETURNING tenant, id)
   DELETE FROM public.work w USING old WHERE w.tenant = old.tenant AND w.kind = 'connector_read' AND w.subject = old.id;
-  SELECT count(*) INTO n FROM public.connector_read x WHERE x.asked_at < clock_timestamp() - interval '5 minutes';
+  SELECT count(*) INTO n FROM public.connector_read x WHERE x.asked_at < statement_timestamp() - interval '5 minutes';
   RETURN n;
 END $$;
 

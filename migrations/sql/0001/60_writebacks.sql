@@ -159,6 +159,7 @@ CREATE TABLE writeback (
   CHECK (revision = 1 OR predecessor IS NOT NULL)
 );
 CREATE INDEX writeback_of_mission ON writeback (tenant, mission, created_at, id);
+CREATE INDEX writeback_newest ON writeback (tenant, created_at DESC, id DESC);
 CREATE INDEX writeback_of_target ON writeback (tenant, connector, target, created_at);
 
 -- Connector, operation and target are read out of the payload, so that rules and screens speak of the bytes themselves;

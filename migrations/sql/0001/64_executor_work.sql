@@ -16,7 +16,7 @@ BEGIN
         SELECT a.writeback, a.not_before AS due FROM public.approval a
           JOIN public.mission m ON m.tenant = a.tenant AND m.id = a.mission
             AND m.state NOT IN ('completed', 'cancelled', 'failed', 'denied')
-          WHERE a.tenant = t AND a.state = 'approved' AND a.writeback IS NOT NULL AND a.expires_at > clock_timestamp()
+          WHERE a.tenant = t AND a.state = 'approved' AND a.writeback IS NOT NULL AND a.expires_at > statement_timestamp()
             AND NOT EXISTS (SELECT 1 FROM public.execution e WHERE e.tenant = t AND e.writeback = a.writeback)
         UNION ALL
         SELECT e.writeback, e.lease_until FROM public.execution e WHERE e.tenant = t AND e.state IN ('executing', 'unknown')) lost

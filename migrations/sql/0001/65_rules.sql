@@ -131,10 +131,13 @@ BEGIN
   FOR t IN SELECT x.id FROM public.tenant x LOOP
     PERFORM set_config('app.tenant', t::text, true);
     INSERT INTO public.work (tenant, kind, subject, queue)
-    SELECT t, 'approval_timer', a.id, 'worker' FROM public.approval a
-    WHERE a.tenant = t AND a.state IN ('pending', 'approved') AND next_step(a) IS NOT NULL
-      AND (a.state = 'pending' OR a.expires_at > clock_timestamp() - interval '7 days')   -- approved ones stay for ever
-      AND NOT EXISTS (SELECT 1 FROM public.work k WHERE k.tenant = t AND k.kind = 'approval_timer' AND k.subject = a.id)
+    SELECT t, 'approval_timer', (lost.approval).id, 'worker' FROM (
+      SELECT a AS approval FROM public.approval a
+      WHERE a.tenant = t AND a.state IN ('pending', 'approved')
+        AND (a.state = 'pending' OR a.expires_at > statement_timestamp() - interval '7 days')   -- approved ones stay for ever
+        AND NOT EXISTS (SELECT 1 FROM public.work k WHERE k.tenant = t AND k.kind = 'approval_timer' AND k.subject = a.id)
+      OFFSET 0) lost   -- what step would be next is worked out for those alone
+    WHERE next_step(lost.approval) IS NOT NULL
     LIMIT 1000
     ON CONFLICT DO NOTHING;
     GET DIAGNOSTICS n = ROW_COUNT;

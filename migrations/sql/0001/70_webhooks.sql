@@ -164,8 +164,8 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_
       COALESCE((p_webhooks ->> x.webhook::text)::int, 0) AS of_webhook, COALESCE((p_tenants ->> d.tenant::text)::int, 0) AS of_tenant
     FROM public.work d JOIN public.tenant t ON t.id = d.tenant AND t.suspended_at IS NULL
       LEFT JOIN public.webhook_delivery x ON x.tenant = d.tenant AND x.id = d.subject
-    WHERE d.queue = 'worker' AND d.kind = 'webhook_send' AND d.next_at <= clock_timestamp()
-      AND (d.lease_until IS NULL OR d.lease_until <= clock_timestamp())
+    WHERE d.queue = 'worker' AND d.kind = 'webhook_send' AND d.next_at <= statement_timestamp()
+      AND (d.lease_until IS NULL OR d.lease_until <= statement_timestamp())
       AND COALESCE((p_tenants ->> d.tenant::text)::int, 0) < p_share
       AND COALESCE((p_webhooks ->> x.webhook::text)::int, 0) < p_each
     ORDER BY d.next_at LIMIT 2000),
@@ -176,7 +176,7 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_
   held AS (
     SELECT d.tenant, d.subject, s.webhook FROM share s
       JOIN public.work d ON d.tenant = s.tenant AND d.kind = 'webhook_send' AND d.subject = s.subject
-    WHERE s.nth_of_tenant <= p_share AND d.next_at <= clock_timestamp() AND (d.lease_until IS NULL OR d.lease_until <= clock_timestamp())
+    WHERE s.nth_of_tenant <= p_share AND d.next_at <= statement_timestamp() AND (d.lease_until IS NULL OR d.lease_until <= statement_timestamp())
     ORDER BY s.next_at LIMIT LEAST(p_limit, 500) FOR UPDATE OF d SKIP LOCKED)
   UPDATE public.work w SET lease_until = clock_timestamp() + LEAST(p_lease, interval '15 minutes'),
                            next_at = clock_timestamp() + LEAST(p_lease, interval '15 minutes'),
@@ -191,7 +191,7 @@ DECLARE n int;
 BEGIN
   DELETE FROM public.webhook_delivery WHERE ctid = ANY (ARRAY(
     SELECT x.ctid FROM public.webhook_delivery x
-    WHERE x.state <> 'pending' AND x.settled_at < clock_timestamp() - interval '30 days' LIMIT p_limit));
+    WHERE x.state <> 'pending' AND x.settled_at < statement_timestamp() - interval '30 days' LIMIT p_limit));
   GET DIAGNOSTICS n = ROW_COUNT;
   RETURN n;
 END $$;
