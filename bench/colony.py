@@ -30,6 +30,7 @@ from colony_client.signing import (
 )
 
 CALLBACKS = 16  # connections back to the root
+ROOM = 4_000  # missions in hand; who offers more is told to come again
 
 
 @dataclass
@@ -48,6 +49,9 @@ class Colony:
         self.keys, self.nonces = parse_keys(keys, "ROOT_API_KEY"), MemoryNonces(2_000_000)
         self.root = Client(base_url, CALLBACKS)
         self.talkers: dict[str, Talker] = {}
+        self.in_hand: dict[
+            str, int
+        ] = {}  # missions that wait for the root to take what is said of them, and their attempts
         self.refused = 0  # callbacks that the root did not take
         self.tasks: set[asyncio.Task[Any]] = set()
 
@@ -71,29 +75,39 @@ class Colony:
         return json.dumps({**said, "providers": {}, "talking": len(self.talkers), "refused": self.refused}).encode()
 
     def status(self, mission: str) -> tuple[int, bytes]:
-        talker = self.talkers.get(mission)
-        if talker is None:
+        talker, attempt = self.talkers.get(mission), self.in_hand.get(mission)
+        if talker is None and attempt is None:
             return 404, b'{"code": "mission_unknown"}'
-        said = {"mission_id": mission, "attempt": talker.attempt, "state": "running", "last_seq_sent": talker.seq}
+        said = {"mission_id": mission, "attempt": attempt, "state": "running", "last_seq_sent": 0}
+        if talker is not None:
+            said |= {"attempt": talker.attempt, "last_seq_sent": talker.seq}
         return 200, json.dumps(said).encode()
 
     def dispatched(self, batch: dict[str, Any]) -> bytes:
+        answers = []
         for one in batch["missions"]:
             kind = one["envelope"]["labels"].get("bench")
+            answer = {"mission_id": one["mission_id"], "attempt": one["attempt"], "outcome": "accepted"}
             if kind == "talk":
                 self.talkers[one["mission_id"]] = Talker(one["mission_id"], one["attempt"], one["mission_token"])
+            elif len(self.in_hand) >= ROOM:
+                answer |= {"outcome": "busy", "retry_after_s": 1.0}
             else:
-                self.soon(self.proposes(one) if kind == "propose" else self.completes(one))
-        answers = [
-            {"mission_id": one["mission_id"], "attempt": one["attempt"], "outcome": "accepted"}
-            for one in batch["missions"]
-        ]
+                self.soon(one, self.proposes(one) if kind == "propose" else self.completes(one))
+            answers.append(answer)
         return json.dumps({"contract_version": "1.0", "missions": answers}).encode()
 
-    def soon(self, work: Any) -> None:
+    def soon(self, one: dict[str, Any], work: Any) -> None:
+        mission = one["mission_id"]
+        self.in_hand[mission] = one["attempt"]
         task = asyncio.create_task(work)
         self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+
+        def ended(task: Any) -> None:
+            self.tasks.discard(task)
+            self.in_hand.pop(mission, None)
+
+        task.add_done_callback(ended)
 
     async def completes(self, one: dict[str, Any]) -> None:
         await self.say(one["mission_id"], one["attempt"], one["mission_token"], closing(one, 1))

@@ -1,7 +1,7 @@
 """Events of a mission, events of a tenant, and the ledger page."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -16,7 +16,7 @@ from app.delivery.tail import Subscription
 from app.errors import Problem
 from app.http import Cursor, Door, Limit, Page, Reply, Routes, reading
 from app.http.pages import bad_cursor
-from app.ledger import Fact, Position, fact_text, facts, known
+from app.ledger import Fact, Position, facts, known
 from app.ledger.queries import START, views
 
 router = Routes(tags=["events"])
@@ -151,17 +151,17 @@ async def stream(request: Request, caller: Caller, subject: UUID | None, after: 
             while True:
                 subscription.drain()
                 while found := await read(request, caller, subject, after, READ_AT_ONCE):
-                    for fact in found:
-                        yield event(fact)
+                    yield events_of(found)
                     after = found[-1].position
                     if len(found) < READ_AT_ONCE:
                         break
                 async for news in live(request, caller, subscription):
-                    if news is None:
+                    fresh = [fact for fact in news if fact.position > after]
+                    if fresh:
+                        yield events_of(fresh)
+                        after = fresh[-1].position
+                    elif not news:
                         yield b": still here\n\n"
-                    elif news.position > after:
-                        yield event(news)
-                        after = news.position
                 if not subscription.overflowed:
                     return
     except Exception as error:
@@ -170,22 +170,26 @@ async def stream(request: Request, caller: Caller, subject: UUID | None, after: 
         log.info("stream ended", error=type(error).__name__)
 
 
-async def live(request: Request, caller: Caller, subscription: Subscription) -> AsyncIterator[Fact | None]:
-    """Facts as they come, None when it has been quiet. Ends on overflow, shutdown, or when the caller lost the right."""
+async def live(request: Request, caller: Caller, subscription: Subscription) -> AsyncIterator[list[Fact]]:
+    """Facts as they come, as many as there are; none when it has been quiet. Ends on overflow, shutdown, or when the caller
+    lost the right."""
     loop = asyncio.get_running_loop()
     checked = quiet_since = loop.time()
     while not subscription.overflowed:
         try:
             async with asyncio.timeout(RECHECK_S):
-                fact = await subscription.queue.get()
-            if fact is None:
-                return
+                found = [await subscription.queue.get()]
+            while not subscription.queue.empty() and len(found) < READ_AT_ONCE:
+                found.append(subscription.queue.get_nowait())
             quiet_since = loop.time()
-            yield fact
+            if heard := [fact for fact in found if fact is not None]:
+                yield heard
+            if None in found:
+                return
         except TimeoutError:
             if loop.time() - quiet_since >= KEEP_ALIVE_S:
                 quiet_since = loop.time()
-                yield None
+                yield []
         if loop.time() - checked >= RECHECK_S:
             checked = loop.time()
             if not await still_allowed(request, caller):
@@ -204,8 +208,9 @@ async def read(request: Request, caller: Caller, subject: UUID | None, after: Po
         return await facts(session, after, limit, subject)
 
 
-def event(fact: Fact) -> bytes:
-    return f"id: {fact.position}\nevent: {fact.type}\ndata: {fact_text(fact)}\n\n".encode()
+def events_of(found: Sequence[Fact]) -> bytes:
+    """In one piece: what is written at once costs the server and the network once."""
+    return "".join(f"id: {fact.position}\nevent: {fact.type}\ndata: {fact.text}\n\n" for fact in found).encode()
 
 
 def start(request: Request, cursor: str | None) -> Position:

@@ -8,7 +8,7 @@ from app.ledger.actions import FACTS, Told, fact, record
 from app.ledger.anchors import Anchorer, Broken, overdue
 from app.ledger.api import inside_of, router
 from app.ledger.keys import Keyring, Signer, keyring, public_text, signer
-from app.ledger.queries import Fact, Position, fact_text, fact_view, facts, horizon, known
+from app.ledger.queries import Fact, Position, fact_view, facts, horizon, known
 from app.ledger.store import Store, open_store
 from app.ledger.verify import Verdict, audit, verify
 from app.ledger.wiring import component, look, reading_side, signing_side
@@ -27,7 +27,6 @@ __all__ = [
     "audit",
     "component",
     "fact",
-    "fact_text",
     "fact_view",
     "facts",
     "horizon",

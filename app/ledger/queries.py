@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Any, NamedTuple, Self
 from uuid import UUID
 
@@ -46,6 +47,11 @@ class Fact:
     actor: str
     at: datetime
     body: dict[str, Any]
+
+    @cached_property
+    def text(self) -> str:
+        """What is shown of it on one line, as streams and the message bus carry it; worked out once for all streams."""
+        return json.dumps(fact_view(self), separators=(",", ":"))
 
 
 COLUMNS = "tenant, xid::text AS xid, id, subject, seq, type, actor, at, body"
@@ -115,11 +121,6 @@ def fact_view(fact: Fact) -> dict[str, Any]:
         "subject": str(fact.subject),
         "body": fact.body,
     }
-
-
-def fact_text(fact: Fact) -> str:
-    """The same as text on one line: what streams and the message bus carry."""
-    return json.dumps(fact_view(fact), separators=(",", ":"))
 
 
 def views(found: Sequence[Fact]) -> list[dict[str, Any]]:

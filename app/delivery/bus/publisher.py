@@ -18,7 +18,7 @@ from app.db import Database
 from app.delivery.bus import cursor
 from app.delivery.bus.cursor import Hold, Lost
 from app.delivery.bus.stream import ANSWER_S, Message, Place, StartOver, Stream, Unreachable, opened
-from app.ledger import FACTS, Fact, Position, fact_text, horizon
+from app.ledger import FACTS, Fact, Position, horizon
 from app.ledger.queries import everybodys_facts
 from app.nudge import Nudger, wait
 from app.telemetry import BUS_FACTS, BUS_LAG
@@ -163,7 +163,7 @@ class Publisher:
 
 def message(stream: str, fact: Fact) -> Message:
     """One subject for each mission (or tenant): a consumer that follows one sees its facts in the order of its chain."""
-    return Message(str(fact.position), f"{stream}.{fact.tenant}.{fact.subject}", fact_text(fact).encode())
+    return Message(str(fact.position), f"{stream}.{fact.tenant}.{fact.subject}", fact.text.encode())
 
 
 def cancelled() -> bool:
