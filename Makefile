@@ -2,7 +2,7 @@
 # Installation speaks on stderr, so that stdout carries only what a target answers.
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-once up test lint format types lock mutate-schema races budget-races nightly bench bench-quick clean
+.PHONY: help install demo demo-once up test lint format types lock mutate-schema races budget-races nightly bench bench-quick bench-growth bench-long bench-scale clean
 
 UV_VERSION := 0.13.8
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 python3; do \
@@ -65,14 +65,24 @@ races: install  ## what two may do to one approval at the same moment: every pai
 budget-races: install  ## 2,000 runs of 50 concurrent spends, and 500 random lives of a budget against a model
 	@BUDGET_RACES=2000 BUDGET_EXAMPLES=500 $(BIN)/python -m pytest tests/budgets/test_races.py $(ARGS)
 
-nightly: install mutate-schema races budget-races  ## what is too long for every commit; and the kill tests ten times over
+nightly: install mutate-schema races budget-races  ## what is too long for every commit: mutations, races, the kill tests ten times over, a long run
 	@for turn in 1 2 3 4 5 6 7 8 9 10; do $(BIN)/python -m pytest tests/walks || exit 1; done
+	@$(BIN)/python -m bench.long_run --missions 20000
 
 bench: install  ## everything measured against the limits and eight peers, at most 40 minutes
 	@$(BIN)/python -m bench.full $(ARGS)
 
 bench-quick: install  ## against the database's own limit and one peer, at most 5 minutes; JSON on stdout
 	@$(BIN)/python -m bench.quick $(ARGS)
+
+bench-growth: install  ## the same questions to 1,000 and to 1,000,000 missions; some ten minutes and 20 GB of disk
+	@$(BIN)/python -m bench.growth $(ARGS)
+
+bench-long: install  ## 200,000 missions at full speed with ten streams: do all counts agree? some half an hour
+	@$(BIN)/python -m bench.long_run $(ARGS)
+
+bench-scale: install  ## one, two and four root processes on one PostgreSQL: what they wait for
+	@$(BIN)/python -m bench.scale_out $(ARGS)
 
 clean:  ## remove the environment and the caches; data in .data stays
 	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
