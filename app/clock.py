@@ -1,6 +1,7 @@
 """Time and ids: the only place that asks the system for either, so tests can replace both."""
 
 import os
+import threading
 import time
 import uuid
 from datetime import UTC, datetime
@@ -18,15 +19,16 @@ def new_id() -> uuid.UUID:
     return uuid.UUID(int=value | random & 0x3FFF_FFFF_FFFF_FFFF)
 
 
-_drawn = bytearray()
+_drawn, _drawing = bytearray(), threading.Lock()
 
 
 def random_bytes(count: int) -> bytes:
     """Unpredictable bytes, from the system, drawn in advance: asking it each time costs more than most of what they are for."""
-    if len(_drawn) < count:
-        _drawn.extend(os.urandom(4096))
-    taken = bytes(_drawn[-count:])
-    del _drawn[-count:]
+    with _drawing:
+        if len(_drawn) < count:
+            _drawn.extend(os.urandom(4096))
+        taken = bytes(_drawn[-count:])
+        del _drawn[-count:]
     return taken
 
 

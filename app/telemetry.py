@@ -5,8 +5,8 @@ import atexit
 import json
 import logging
 import sys
+import threading
 import traceback
-from collections import deque
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -48,6 +48,8 @@ COMPONENT_UP = Gauge(
     "mission_root_component_up", "1 when a dependency answers, 0 when its breaker is open.", ["component"]
 )
 
+MOST_LINES = 500  # that wait to be written
+PLAIN = (str, int, float, bool, type(None))
 SECRET_WORDS = ("authorization", "secret", "password", "token", "api_key", "signature", "cookie", "database_url")
 
 
@@ -88,34 +90,42 @@ def setup(
 class Lines:
     """Where lines go: to the standard error stream, those of one turn of the event loop in one piece."""
 
-    waiting: ClassVar[deque[str]] = deque()
+    waiting: ClassVar[list[str]] = []
+    due: ClassVar[bool] = False  # somebody is about to write
+    lock: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self, *_: Any) -> None:
         atexit.register(Lines.write)
 
     def info(self, line: str) -> None:
-        Lines.waiting.append(line)
-        if len(Lines.waiting) == 1:
-            try:
-                asyncio.get_running_loop().call_soon(Lines.write)
-            except RuntimeError:  # outside of a loop there is nobody to do it later
-                Lines.write()
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # outside of a loop there is nobody to do it later
+            return self.warning(line)
+        with Lines.lock:
+            Lines.waiting.append(line)
+            due, full, Lines.due = Lines.due, len(Lines.waiting) >= MOST_LINES, True
+        if full:
+            Lines.write()  # whoever was about to, does not come: its loop has ended
+        elif not due:
+            loop.call_soon(Lines.write)
 
     debug = info
 
     def warning(self, line: str) -> None:
-        Lines.waiting.append(line)
+        with Lines.lock:
+            Lines.waiting.append(line)
         Lines.write()  # it may be the last
 
     error = critical = warning
 
     @staticmethod
     def write() -> None:
-        lines: list[str] = []
-        while Lines.waiting:
-            lines.append(Lines.waiting.popleft())
-        if lines:
-            print("\n".join(lines), file=sys.stderr, flush=True)
+        with Lines.lock:
+            lines, Lines.waiting, Lines.due = Lines.waiting, [], False
+            if lines:
+                sys.stderr.write("\n".join(lines) + "\n")
+                sys.stderr.flush()
 
 
 _leaving_a_trace: ContextVar[bool] = ContextVar("leaving_a_trace", default=False)
@@ -162,10 +172,12 @@ def named_like_a_secret(name: str) -> bool:
 
 def render(_logger: Any, _method: str, record: MutableMapping[str, Any]) -> str:
     """One line of ASCII: what was written by whoever it may be moves no cursor and ends no line."""
-    try:
-        return to_json(record, ensure_ascii=True, fallback=repr).decode()
-    except ValueError:  # a lone surrogate, which has no UTF-8
-        return json.dumps(record, default=repr)
+    if all(type(value) in PLAIN for value in record.values()):
+        try:
+            return to_json(record, ensure_ascii=True).decode()
+        except ValueError:  # a lone surrogate, which has no UTF-8
+            pass
+    return json.dumps(record, default=repr)  # a field that its class keeps out of its repr stays out of the log
 
 
 def trace_back(_logger: Any, _method: str, record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -111,7 +111,9 @@ class Worker:
             (("dispatch",), self.dispatch),
             (("review",), self.review),
             (tuple(sorted(VERBS)), self.each(self.verb)),
-            (CALLS, self.each(self.call)),
+            *(
+                ((kind,), self.each(self.call)) for kind in CALLS
+            ),  # a colony that hangs holds up one kind, not the other
         ]
         if self.anchorer:
             lines.append((("anchor",), self.each(self.anchorer.turn)))

@@ -1,7 +1,7 @@
 """Events of a mission, events of a tenant, and the ledger page."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -23,6 +23,7 @@ router = Routes(tags=["events"])
 log = structlog.get_logger("events")
 
 READ_AT_ONCE = 200
+PIECE = 65_536  # bytes of a stream that are written at once
 KEEP_ALIVE_S = 15.0
 RECHECK_S = 5.0  # a stream whose key was revoked ends within this time
 Wait = Annotated[int, Query(ge=0, le=60, description="Seconds to wait for the first event when there is none yet.")]
@@ -151,14 +152,16 @@ async def stream(request: Request, caller: Caller, subject: UUID | None, after: 
             while True:
                 subscription.drain()
                 while found := await read(request, caller, subject, after, READ_AT_ONCE):
-                    yield events_of(found)
+                    for piece in events_of(found):
+                        yield piece
                     after = found[-1].position
                     if len(found) < READ_AT_ONCE:
                         break
                 async for news in live(request, caller, subscription):
                     fresh = [fact for fact in news if fact.position > after]
                     if fresh:
-                        yield events_of(fresh)
+                        for piece in events_of(fresh):
+                            yield piece
                         after = fresh[-1].position
                     elif not news:
                         yield b": still here\n\n"
@@ -208,9 +211,16 @@ async def read(request: Request, caller: Caller, subject: UUID | None, after: Po
         return await facts(session, after, limit, subject)
 
 
-def events_of(found: Sequence[Fact]) -> bytes:
-    """In one piece: what is written at once costs the server and the network once."""
-    return "".join(f"id: {fact.position}\nevent: {fact.type}\ndata: {fact.text}\n\n" for fact in found).encode()
+def events_of(found: Sequence[Fact]) -> Iterator[bytes]:
+    """In few pieces, since each costs the server and the network; but a reader who stands still is handed no more than one."""
+    piece = b""
+    for fact in found:
+        piece += f"id: {fact.position}\nevent: {fact.type}\ndata: {fact.text}\n\n".encode()
+        if len(piece) >= PIECE:
+            yield piece
+            piece = b""
+    if piece:
+        yield piece
 
 
 def start(request: Request, cursor: str | None) -> Position:

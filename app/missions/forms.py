@@ -36,7 +36,8 @@ class Form:
     def __init__(
         self, caller: Caller, ask: Ask, kind: MissionType, change: int, policies: PolicySet, defaults: Defaults
     ) -> None:
-        self.kind, self.change, self.policies, self.defaults = kind, change, policies, defaults
+        self.kind, self.change, self.defaults = kind, change, defaults
+        self.rules = policies.version_bytes  # by name: a form keeps no set of rules alive
         self.envelopes = Envelopes(ask, kind, caller, submitting_role(caller), defaults)
         self.envelope = self.envelopes.sample
         judgement = judge(caller, "mission.create", kind.name, admission(self.envelope), policies)
@@ -59,8 +60,8 @@ class Form:
         self.tail = Stencil(tail, {"mission": str(mission).encode()})
 
     def made_of(self, kind: MissionType, change: int, policies: PolicySet, defaults: Defaults) -> bool:
-        same = self.kind is kind and self.policies is policies and self.defaults is defaults
-        return same and self.change == change
+        same = self.kind is kind and self.defaults is defaults
+        return same and self.change == change and self.rules == policies.version_bytes
 
     def _fact(self) -> Stencil:
         """The body of `mission.accepted`, or of `mission.refused`."""

@@ -65,9 +65,8 @@ class MissionLane:
         request_id = name_request(scope, headers)
         scope["app"] = self.app
         request = Request(scope)
-        structlog.contextvars.bind_contextvars(
-            request_id=request_id
-        )  # the server runs each request in a context of its own
+        # not taken back: the server runs each request in a context of its own, or in that of the one before on its connection
+        structlog.contextvars.bind_contextvars(request_id=request_id, tenant_id=str(caller.tenant))
         try:
             status, sent, content = await self.take(request, Call(caller, request), ask, body, headers, request_id)
         except Problem as problem:

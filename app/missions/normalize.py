@@ -201,9 +201,8 @@ def seal(
         budget={
             "time_ms": min(budget.time_ms or defaults.time_ms, int(kind.limits["time_ms"])),
             "tokens": min(defaults.tokens if budget.tokens is None else budget.tokens, int(kind.limits["tokens"])),
-            "cost_usd": min(
-                kind.limits["cost_usd"] if budget.cost_usd is None else budget.cost_usd, kind.limits["cost_usd"]
-            ),
+            "cost_usd": 0.0  # there is no negative nothing
+            + min(kind.limits["cost_usd"] if budget.cost_usd is None else budget.cost_usd, kind.limits["cost_usd"]),
         },
     )
 

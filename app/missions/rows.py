@@ -79,7 +79,7 @@ def judged_by(one: Judged) -> tuple[Any, ...]:
     """What has to be so still: who asks, as whom, and by which rules."""
     caller, form = one.asked.caller, one.form
     roles = ",".join(sorted(caller.roles))
-    return caller.secret, caller.tenant, caller.principal, roles, form.change, form.policies.version_bytes
+    return caller.secret, caller.tenant, caller.principal, roles, form.change, form.rules
 
 
 def row(one: Judged) -> tuple[Any, ...]:

@@ -26,9 +26,7 @@ CALLER = Caller(uuid4(), uuid4(), f"principal:{uuid4()}", kind="service", roles=
 DEFAULTS = Defaults("local", 60_000, 1_000)
 WORDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=60)
 LABELS = st.dictionaries(WORDS.filter(bool), WORDS, max_size=4)
-SCALARS = (
-    st.none() | st.booleans() | st.integers(-(2**53) + 1, 2**53 - 1) | st.floats(-1e15, 1e15) | WORDS
-)
+SCALARS = st.none() | st.booleans() | st.integers(-(2**53) + 1, 2**53 - 1) | st.floats(-1e15, 1e15) | WORDS
 INPUTS = st.dictionaries(
     WORDS, st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3), max_leaves=6), max_size=4
 )

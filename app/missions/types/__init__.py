@@ -63,7 +63,10 @@ class Known:
         return self.own.get((tenant, name)) or shipped().get(name)
 
     def put(self, tenant: UUID, kind: MissionType) -> None:
-        self.own[tenant, kind.name] = kind
+        if (
+            self.own.get((tenant, kind.name)) != kind
+        ):  # what was made of the one that is known stays good for an equal one
+            self.own[tenant, kind.name] = kind
         self.own.move_to_end((tenant, kind.name))
         while len(self.own) > self.most:
             self.own.popitem(last=False)

@@ -37,17 +37,20 @@ $$;
 -- simply due again. Kind by kind, and by a time that stands still: so what is not due yet, and what nobody asks for, is not read.
 CREATE FUNCTION take_work(p_queue text, p_kinds text[], p_limit int, p_lease interval)
 RETURNS TABLE (tenant uuid, kind text, subject uuid, fence bigint, wanted int, attempts int)
-LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp SET enable_hashjoin = off SET enable_mergejoin = off AS $$
-  -- However long a lease its taker wants: nobody may keep work from the others for good.
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
+  -- However long a lease its taker wants: nobody may keep work from the others for good. MATERIALIZED: found once, not again
+  -- for every row that is looked at, or more would be leased than was asked for.
+  WITH due AS MATERIALIZED (
+    SELECT d.* FROM (SELECT DISTINCT k FROM unnest(p_kinds) k) asked, LATERAL (
+      SELECT x.tenant, x.kind, x.subject FROM public.work x
+      WHERE x.queue = p_queue AND x.kind = asked.k AND x.next_at <= statement_timestamp()
+        AND (x.lease_until IS NULL OR x.lease_until <= statement_timestamp())
+      ORDER BY x.next_at LIMIT LEAST(p_limit, 500) FOR UPDATE SKIP LOCKED) d)
   UPDATE public.work w SET lease_until = statement_timestamp() + LEAST(p_lease, interval '15 minutes'),
                            next_at = statement_timestamp() + LEAST(p_lease, interval '15 minutes'),   -- the same instant
                            fence = w.fence + 1, attempts = w.attempts + 1
-  FROM (SELECT d.* FROM (SELECT DISTINCT k FROM unnest(p_kinds) k) asked, LATERAL (
-          SELECT x.tenant, x.kind, x.subject FROM public.work x
-          WHERE x.queue = p_queue AND x.kind = asked.k AND x.next_at <= statement_timestamp()
-            AND (x.lease_until IS NULL OR x.lease_until <= statement_timestamp())
-          ORDER BY x.next_at LIMIT LEAST(p_limit, 500) FOR UPDATE SKIP LOCKED) d) due
-  WHERE w.tenant = due.tenant AND w.kind = due.kind AND w.subject = due.subject
+  FROM due WHERE w.tenant = due.tenant AND w.kind = due.kind AND w.subject = due.subject
   RETURNING w.tenant, w.kind, w.subject, w.fence, w.wanted, w.attempts
 $$;
 -- When the next row of these kinds falls due (null: nothing waits), so that a holder sleeps no longer than that. Rows that were

@@ -5,14 +5,15 @@
 -- Tenants come in the order of their ids, and a tenant's missions in the order of theirs: two that meet on what they share
 -- wait for each other, and never in a ring.
 --
--- They go to rows one by one through an index (enable_hashjoin, enable_mergejoin): a plan that was made while a table was small
+-- They go to rows one by one through an index (enable_hashjoin, enable_mergejoin, enable_seqscan): a plan that was made while a table was small
 -- would read all of a tenant's rows for the few that are meant.
 
 -- The missions (p_tenant, p_id side by side) that there are, locked until commit. known: which of the bytes (a_sha256, wanted for
 -- mission a_mission) are stored as its artifacts already: [sha256, artifact, attempt], or null.
 CREATE FUNCTION hold_missions(p_tenant uuid[], p_id uuid[], a_mission uuid[], a_sha256 bytea[])
 RETURNS TABLE (m mission, known jsonb)
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, pg_temp SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, pg_temp
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
 DECLARE t uuid; wanted uuid[];
 BEGIN
   PERFORM set_config('lock_timeout', '500ms', true);   -- whoever waits for one of them holds up all others: rather alone, and later
@@ -40,7 +41,8 @@ CREATE FUNCTION keep_missions(
   f_tenant uuid[], f_subject uuid[], f_type text[], f_actor text[], f_body bytea[],
   w_tenant uuid[], w_what text[], w_kind text[], w_subject uuid[], w_at timestamptz[], w_fence bigint[], w_wanted int[])
 RETURNS void
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, pg_temp SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, pg_temp
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
 DECLARE t uuid; moment timestamptz := clock_timestamp();
 BEGIN
   FOR t IN SELECT DISTINCT x FROM unnest(m_tenant || a_tenant || f_tenant || w_tenant) x ORDER BY x LOOP
@@ -93,7 +95,8 @@ END $$;
 -- What a dispatch says of missions: their rows, their envelopes, and whether a human was asked anything about the mission itself.
 CREATE FUNCTION offered_missions(p_tenant uuid[], p_id uuid[])
 RETURNS TABLE (m mission, envelope bytea, asked boolean)
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, pg_temp SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, pg_temp
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
 DECLARE t uuid;
 BEGIN
   FOR t IN SELECT DISTINCT x FROM unnest(p_tenant) x ORDER BY x LOOP
@@ -109,7 +112,8 @@ END $$;
 -- first; a row without one when there is none. min_coverage: what the tenant's own version of the type asks for, else null.
 CREATE FUNCTION said_of_missions(p_tenant uuid[], p_id uuid[])
 RETURNS TABLE (tenant uuid, mission uuid, attempt int, mission_type text, min_coverage float8, artifact artifact)
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, pg_temp SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, pg_temp
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE t uuid;
 BEGIN
