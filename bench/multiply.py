@@ -16,7 +16,8 @@ BITE = 5_000  # copies in one statement
 HANDS = 2
 DAYS = 30.0  # how far back the copies lie
 TABLES = (
-    "mission", "mission_label", "artifact", "policy_decision", "budget_account", "budget_reservation", "reading", "approval", "writeback", "notice", "work",
+    "mission", "mission_label", "artifact", "policy_decision", "budget_account", "budget_reservation",
+    "reading", "approval", "writeback", "notice", "work",
 )  # fmt: skip
 OF_MISSION = {"mission": "id", "work": "subject"}
 
