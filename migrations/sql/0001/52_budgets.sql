@@ -421,7 +421,7 @@ BEGIN
       END IF;
       CONTINUE WHEN NOT m.closed AND COALESCE(m.ran, 0) = 0;
       SELECT * INTO e FROM public.budget_reservation r
-        WHERE r.tenant = t AND r.mission = m.id AND r.purpose = 'mission' AND r.state = 'reserved' FOR UPDATE;
+        WHERE r.tenant = t AND r.mission = m.id AND r.purpose = 'mission' AND r.state = 'reserved';   -- whoever moves it holds the mission
       IF m.ran > 0 THEN   -- out of what the mission holds, else as it comes
         used := CASE WHEN e.id IS NULL THEN 0 ELSE LEAST(e.time_ms, e.used_time_ms + m.ran) - e.used_time_ms END;
         days := days || COALESCE(e.day, budget_day()); r_tokens := r_tokens || 0::bigint; r_cost := r_cost || 0::numeric;
