@@ -75,7 +75,7 @@ bench: install  ## everything measured against the limits and eight peers, at mo
 bench-quick: install  ## against the database's own limit and one peer, at most 5 minutes; JSON on stdout
 	@$(BIN)/python -m bench.quick $(ARGS)
 
-bench-growth: install  ## the same questions to 1,000 and to 1,000,000 missions; some ten minutes and 20 GB of disk
+bench-growth: install  ## the same questions to 1,000 and to 1,000,000 missions; some ten minutes and 15 GB of disk
 	@$(BIN)/python -m bench.growth $(ARGS)
 
 bench-long: install  ## 200,000 missions at full speed with ten streams: do all counts agree? some half an hour

@@ -423,10 +423,14 @@ def contract_hash(envelope: MissionEnvelope) -> str:
     return _contract_hash(canonical_json(said), said)
 
 
+def left_out_of_hash(contract_hash: str, created_at: str) -> bytes:
+    """What the contract_hash is not over: it stands in one place of the canonical bytes, and nothing that a caller wrote before it."""
+    return f'"contract_hash":"{contract_hash}","created_at":"{created_at}",'.encode()
+
+
 def _contract_hash(data: bytes, said: dict[str, Any]) -> str:
-    """What is left out stands side by side in the canonical bytes, and nothing that a caller wrote stands before it."""
-    left_out = f'"contract_hash":"{said["contract_hash"]}","created_at":"{said["created_at"]}",'
-    return hashlib.sha256(data.replace(left_out.encode(), b"", 1)).hexdigest()
+    left_out = left_out_of_hash(said["contract_hash"], said["created_at"])
+    return hashlib.sha256(data.replace(left_out, b"", 1)).hexdigest()
 
 
 def sealed_envelope(**fields: Any) -> MissionEnvelope:

@@ -34,21 +34,54 @@ def lifespan_of(held: Held) -> Any:
     return lifespan
 
 
-# The metrics that prometheus_fastapi_instrumentator would make, under its names: made here, they can be counted without it.
-REQUESTS = Counter("http_requests_total", "Requests by method, status and handler.", ["method", "status", "handler"])
-RECEIVED = Summary("http_request_size_bytes", "Content length of requests by handler.", ["handler"])
-SENT = Summary("http_response_size_bytes", "Content length of answers by handler.", ["handler"])
-SECONDS = Histogram(
-    "http_request_duration_highr_seconds",
-    "Duration of requests, without labels, for percentiles.",
-    buckets=(0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 7.5, 10, 30, 60),
-)
-SECONDS_OF_HANDLER = Histogram(
-    "http_request_duration_seconds",
-    "Duration of requests by handler, in few buckets.",
-    ["handler", "method"],
-    buckets=(0.1, 0.5, 1),
-)
+class HttpMetrics:
+    """The metrics that prometheus_fastapi_instrumentator would make, under its names; so they can be counted without it, too."""
+
+    def __init__(self) -> None:
+        self.requests = Counter(
+            "http_requests_total", "Requests by method, status and handler.", ["method", "status", "handler"]
+        )
+        self.received = Summary("http_request_size_bytes", "Content length of requests by handler.", ["handler"])
+        self.sent = Summary("http_response_size_bytes", "Content length of answers by handler.", ["handler"])
+        self.seconds = Histogram(
+            "http_request_duration_highr_seconds",
+            "Duration of requests, without labels, for percentiles.",
+            buckets=(
+                0.01,
+                0.025,
+                0.05,
+                0.075,
+                0.1,
+                0.25,
+                0.5,
+                0.75,
+                1,
+                1.5,
+                2,
+                2.5,
+                3,
+                3.5,
+                4,
+                4.5,
+                5,
+                7.5,
+                10,
+                30,
+                60,
+            ),
+        )
+        self.seconds_of_handler = Histogram(
+            "http_request_duration_seconds",
+            "Duration of requests by handler, in few buckets.",
+            ["handler", "method"],
+            buckets=(0.1, 0.5, 1),
+        )
+
+
+@lru_cache(maxsize=1)
+def http_metrics() -> HttpMetrics:
+    """Made once, by a process that serves HTTP."""
+    return HttpMetrics()
 
 
 def instrument(app: FastAPI) -> None:
@@ -58,6 +91,7 @@ def instrument(app: FastAPI) -> None:
     FastAPIInstrumentor.instrument_app(
         app, excluded_urls="livez,readyz,startupz,healthz", exclude_spans=["receive", "send"]
     )
+    http_metrics()
     Instrumentator(excluded_handlers=["/livez", "/readyz", "/startupz", "/healthz"]).add(counted).instrument(app)
 
 
@@ -80,17 +114,18 @@ def count(method: str, handler: str, status: str, seconds: float, received: int,
     requests.inc()
     got.observe(received)
     said.observe(sent)
-    SECONDS.observe(seconds)
+    http_metrics().seconds.observe(seconds)
     lasted.observe(seconds)
 
 
 @lru_cache(maxsize=2048)  # methods, routes and classes of status: there are not more
 def counters(method: str, handler: str, status: str) -> tuple[Counter, Summary, Summary, Histogram]:
+    made = http_metrics()
     return (
-        REQUESTS.labels(method, status, handler),
-        RECEIVED.labels(handler),
-        SENT.labels(handler),
-        SECONDS_OF_HANDLER.labels(handler, method),
+        made.requests.labels(method, status, handler),
+        made.received.labels(handler),
+        made.sent.labels(handler),
+        made.seconds_of_handler.labels(handler, method),
     )
 
 

@@ -172,16 +172,17 @@ class Intake:
         form = self.forms.get(caller, ask, kind, *SHELF.get(caller.tenant), self.defaults)
         mission, decision, artifact = new_id(), new_id(), new_id()
         envelope, contract = form.envelopes.seal(mission, said)
+        labels, tail = to_json(said.labels), None
         places = {"mission": str(mission).encode(), "decision": str(decision).encode()}
-        status, head, tail = 202, b"", b""
         if form.verdict.effect == "deny":
             resource, inputs = kind.name, sha256(form.inputs)
             problem = refusal(PolicyDecision(decision, "mission.create", resource, inputs, form.verdict))
             status, headers = problem.kind.status, problem.headers | {"content-type": PROBLEM}
             head = to_json(problem.document(PATH, asked.request_id))
         else:
+            status = 202
             headers = {"Location": f"{PATH}/{mission}", "ETag": etag(1), "content-type": JSON}
-            places["goal"], places["labels"] = to_json(said.goal), to_json(said.labels)
+            places["goal"], places["labels"] = to_json(said.goal), labels
             places["workspace"] = to_json(workspace(said.inputs))
             head, tail = form.head.fill(places), form.tail.fill(places)
             places["contract"], places["envelope"] = contract.encode(), str(artifact).encode()
@@ -198,7 +199,8 @@ class Intake:
             status=status,
             headers=headers,
             head=head,
-            tail=None if form.verdict.effect == "deny" else tail,
+            tail=tail,
+            labels=labels.decode(),
         )
 
     async def keep(self, connection: asyncpg.Connection, together: Sequence[Judged]) -> list[Kept]:

@@ -20,7 +20,7 @@ from app.http.edge import entry
 from app.missions.ask import Ask
 from app.missions.types import MissionType
 from app.stencil import MARK, Stencil
-from colony_client.artifacts import MissionEnvelope, Producer, sealed
+from colony_client.artifacts import MissionEnvelope, Producer, left_out_of_hash, sealed
 
 SPACES = re.compile(r"[^\S\n]+")
 EMPTY_LINES = re.compile(r"\s*\n\s*")
@@ -137,9 +137,7 @@ class Envelopes:
         except ValidationError as refused:
             raise out_of_bounds(refused) from None
         said = self.sample.model_dump(mode="json")
-        # what the hash leaves out stands in one place, and nothing that differs stands before it
-        agreed = f'"contract_hash":"{said["contract_hash"]}","created_at":"{said["created_at"]}",'.encode()
-        self.head, rest = data.split(agreed)
+        self.head, rest = data.split(left_out_of_hash(said["contract_hash"], said["created_at"]))
         self.rest = Stencil(
             rest,
             {
@@ -167,12 +165,8 @@ class Envelopes:
         hashed = self.begun.copy()
         hashed.update(rest)
         contract = hashed.hexdigest()
-        return b'%b"contract_hash":"%b","created_at":%b,%b' % (
-            self.head,
-            contract.encode(),
-            to_json(now()),
-            rest,
-        ), contract
+        created_at = to_json(now())[1:-1].decode()
+        return self.head + left_out_of_hash(contract, created_at) + rest, contract
 
 
 def seal(

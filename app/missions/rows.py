@@ -44,6 +44,7 @@ class Judged:
     headers: dict[str, str]
     head: bytes
     tail: bytes | None
+    labels: str
 
     @property
     def size(self) -> int:
@@ -96,7 +97,7 @@ def row(one: Judged) -> tuple[Any, ...]:
         envelope.sensitivity_class,
         workspace(asked.ask.inputs),
         one.contract,
-        to_json(asked.ask.labels).decode(),
+        one.labels,
         asked.traceparent,
         envelope.budget.time_ms,
         envelope.budget.tokens,

@@ -104,7 +104,7 @@ CALLS: dict[str, set[str]] = {
         "hold_missions", "keep_missions", "use_nonces", "hold_budgets",
     },
     "worker": {
-        "hold_missions", "keep_missions", "offered_missions", "said_of_missions", "hold_budgets",
+        "hold_missions", "keep_missions", "offered_missions", "said_of_missions",
         "waiting_webhooks", "take_webhook_work", "sweep_webhook_deliveries", "ask_connector_read", "sweep_connector_reads",
         "reconcile_budgets", "sweep_rates",
         "take_worker_work", "next_worker_work", "sweep_expired", "restore_executor_work", "restore_anchor_work",

@@ -165,7 +165,7 @@ async def test_a_lease_protects_its_holder_until_it_runs_out(world: World) -> No
     assert [one.fence for one in taken] == [item.fence + 1]
 
 
-async def test_a_plan_made_for_an_empty_queue_takes_no_more_than_was_asked(world: World) -> None:
+async def test_of_each_kind_no_more_is_taken_than_was_asked(world: World) -> None:
     database = await inspector(world)
     await database.execute("DELETE FROM work")
     await database.execute("VACUUM ANALYZE work")

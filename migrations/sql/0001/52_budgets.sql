@@ -455,7 +455,8 @@ ALTER TABLE mission ENABLE ALWAYS TRIGGER mission_holds;
 ALTER TABLE mission ENABLE ALWAYS TRIGGER mission_lets_go;
 
 -- Locks the accounts that held missions (side by side with their tenants) share with others, before any of them is moved: tenants in
--- the order of their ids, days before the tenant. Whoever moves many at once calls it first, and meets nobody in a ring.
+-- the order of their ids, days before the tenant. Whoever spends for many one after the other calls it first, and meets nobody in a
+-- ring; let_go_of_missions() moves them in that order itself.
 CREATE FUNCTION hold_budgets(p_tenant uuid[], p_mission uuid[]) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
 DECLARE t uuid; days text[];
@@ -541,4 +542,4 @@ GRANT EXECUTE ON FUNCTION budget_would_lack(uuid, bigint, numeric, bigint),
   settle_budget(uuid, uuid, bigint, numeric, bigint, bigint), release_budget(uuid, uuid), spend_budget(uuid, uuid, bigint, numeric),
   put_budget_limits(uuid, text, int, jsonb) TO {prefix}_api;
 GRANT EXECUTE ON FUNCTION reconcile_budgets(int) TO {prefix}_worker;
-GRANT EXECUTE ON FUNCTION hold_budgets(uuid[], uuid[]) TO {prefix}_api, {prefix}_worker;
+GRANT EXECUTE ON FUNCTION hold_budgets(uuid[], uuid[]) TO {prefix}_api;
