@@ -12,10 +12,12 @@ from bench.limit import Limit
 from bench.load import Loaded
 from bench.peers.base import Completed, Peer
 from bench.peers.product import Product
+from bench.peers.restate import Restate
 from bench.rounds import WARM, Rounds, interleave, say
 
 PROBE = 48  # completed once before the rounds, to learn how many fill one
 ALONE_S = 4.0  # the lone ones of one half of a round
+TENANTS = (10, 1000)  # whose requests come in turns
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,16 @@ def accept(size: Size, run: str, ours: Product, limit: Limit | None, peer: Peer 
         players[peer.name] = accepting(
             size, lambda name, seconds: peer.accept(f"{run}-{name}", seconds, size.connections)
         )
+    if isinstance(peer, Restate):
+        parked = peer.accept_parked
+        players[peer.parked_name] = accepting(
+            size, lambda name, seconds: parked(f"{run}-{name}", seconds, size.connections)
+        )
     return interleave(size.rounds, players)
 
 
 def limits(size: Size, ours: Product, limit: Limit) -> Rounds[Loaded]:
-    """Both limits of the database and ours, alone and with streams that are told of everything."""
+    """Both limits of the database and ours: alone, with streams that are told of everything, for many tenants at once."""
     players: dict[str, Turn] = {
         "L1": accepting(size, lambda _, seconds: limit.single(seconds, size.connections)),
         "ours": accepting(size, lambda name, seconds: ours.accept(f"limits-{name}", seconds, size.connections)),
@@ -60,7 +67,19 @@ def limits(size: Size, ours: Product, limit: Limit) -> Rounds[Loaded]:
         ),
         "L2": accepting(size, lambda _, seconds: limit.batched(seconds, size.connections)),
     }
+    for count in TENANTS:
+        players[of_tenants(count)] = accepting(
+            size,
+            lambda name, seconds, count=count: ours.accept_of_tenants(
+                f"tenants-{name}", seconds, size.connections, count
+            ),
+        )
     return interleave(size.rounds, players)
+
+
+def of_tenants(count: int) -> str:
+    """The name of the player that accepts for so many."""
+    return f"{count:,} tenants"
 
 
 def accepting(size: Size, load: Callable[[str, float], Loaded]) -> Turn:

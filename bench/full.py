@@ -18,9 +18,21 @@ from typing import Any
 
 from bench import approvals
 from bench.arithmetic import calibration, spread
-from bench.compare import Size, accept, completed, decided, limits, p50, pair, per_s, start, streamed
+from bench.compare import (
+    TENANTS,
+    Size,
+    accept,
+    completed,
+    decided,
+    limits,
+    of_tenants,
+    p50,
+    pair,
+    per_s,
+    start,
+    streamed,
+)
 from bench.limit import Limit
-from bench.load import Loaded
 from bench.peers.aegra import Aegra
 from bench.peers.base import Peer, Unavailable
 from bench.peers.dbos import Dbos
@@ -32,7 +44,7 @@ from bench.peers.product import Product
 from bench.peers.restate import Restate
 from bench.peers.temporal import Temporal
 from bench.quick import how, of_size, product, sizes
-from bench.rounds import Rounds, interleave, say
+from bench.rounds import say
 from bench.table import absent, alone, compared, table
 
 PEERS: tuple[type[Peer], ...] = (Idiom, Restate, Dbos, Procrastinate, Temporal, Langgraph, Prefect, Aegra)
@@ -74,7 +86,9 @@ def measure(place: Path, size: Size, peers: list[type[Peer]]) -> dict[str, Any]:
     with product(place) as ours:
         say("The limits.")
         limit = Limit(ours.accepting)
+        api = {"ready_s": ours.accepting.ready_s["serve"], "ready_mb": ours.accepting.memory_mb("serve")}
         bare = limits(size, ours, limit)
+        api["loaded_mb"] = ours.accepting.memory_mb("serve")
         quiet += bare.calibration
         say("Approvals and streams.")
         deciding = decided(size, lambda times: ours.noting(approvals.latencies(ours.working, times)), None)
@@ -99,6 +113,8 @@ def measure(place: Path, size: Size, peers: list[type[Peer]]) -> dict[str, Any]:
             if bare.have("ours")
             else None,
         },
+        "tenants": {of_tenants(count): pair(bare, of_tenants(count), "ours", per_s) for count in TENANTS},
+        "api": api,
         "approval_ms": spread([p50(times) for times in deciding.found["ours"]]) if deciding.have("ours") else None,
         "sse": seen,
         "peers": against,
@@ -121,7 +137,6 @@ def beside(place: Path, size: Size, ours: Product, peer: Peer, quiet: list[float
             ending.callback(peer.stop)
             accepting = accept(size, peer.name, ours, None, peer)
             completing = completed(size, peer.name, ours, peer) if "completed" in peer.rows else None
-            working = at_work(size, peer) if isinstance(peer, Restate) else None
             counted = peer.counted()
         except Unavailable as why:
             say(f"  {peer.name}: {why}")
@@ -136,16 +151,11 @@ def beside(place: Path, size: Size, ours: Product, peer: Peer, quiet: list[float
         found["completed"] = pair(completing, "ours", peer.name, lambda half: half.many.per_s)
         found["lone"] = pair(completing, "ours", peer.name, lambda half: half.p50_ms)
         found["failed"] |= completing.failed
-    if working and working.have(peer.name):
-        found["accept_working"] = spread(working.of(peer.name, per_s))
+    if isinstance(peer, Restate):
+        found["accept_parked"] = pair(accepting, "ours", peer.parked_name, per_s)
     if counted:
         found |= {"rows": asdict(counted), "rows_match": counted.match}
     return found
-
-
-def at_work(size: Size, peer: Restate) -> Rounds[Loaded]:
-    """Accepting while the service works on what was accepted, for comparison with parking it."""
-    return interleave(1, {peer.name: lambda name: peer.accept_working(name, size.seconds, size.connections)})
 
 
 def readable(found: dict[str, Any]) -> str:
@@ -164,13 +174,19 @@ def readable(found: dict[str, Any]) -> str:
                 why = one.get("absent") or "; ".join(f"{who} {what}" for who, what in one["failed"].items())
                 rows.append(absent(f"{title} : {name}", why))
     for name, one in found["peers"].items():
-        if one.get("accept_working"):
-            rows.append(alone(f"accept/s of {name} while its service works", one["accept_working"]))
+        if one.get("accept_parked"):
+            rows.append(compared(f"accept/s : {name}, calls that nobody takes up", one["accept_parked"]))
+    for count, one in found["tenants"].items():
+        if one:
+            rows.append(compared(f"accept/s of {count} in turns : of one", one))
     if bare["accept_watched_vs_alone"]:
         title = "accept/s with tenant-wide streams : without"
         rows.append(compared(title, bare["accept_watched_vs_alone"], "≥ 0.9"))
     if bare["accept_p99_over_p50"]:
         rows.append(alone("accept p99 / p50", bare["accept_p99_over_p50"], "≤ 3, floor 6"))
+    api = found["api"]
+    rows.append(alone("API, start to ready, s", spread([api["ready_s"]]), "≤ 4"))
+    rows.append(alone("API, MB after the rounds at the limits", spread([api["loaded_mb"]]), "≤ 220"))
     if found["approval_ms"]:
         rows.append(alone("decision → call leaves, p50 ms", found["approval_ms"]))
     if found["sse"]:

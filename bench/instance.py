@@ -13,7 +13,9 @@ import httpx
 
 from app import embedded
 from app.bootstrap import bootstrap
+from app.db import Database
 from app.identity import seed_demo
+from app.identity.actions import create_principal, create_tenant, grant_role, issue_key
 from app.migrate import upgrade
 from app.supervisor.folder import open_folder
 from app.supervisor.plan import Process, processes
@@ -38,6 +40,8 @@ class Instance:
         self.names, self.commit_times = names, commit_times
         self.surroundings = {"PATH": os.environ["PATH"], "OTEL_EXPORTER_OTLP_ENDPOINT": trace_sink, **TUNING}
         self.running: list[Child] = []
+        self.ready_s: dict[str, float] = {}  # from the start of each process to its readiness
+        self.tenant_keys: list[str] = []
 
     def __enter__(self) -> "Instance":
         try:
@@ -49,8 +53,10 @@ class Instance:
                 if process.name in self.names:
                     self.running.append(Child(self.dressed(process), self.folder.logs / f"{process.name}.log"))
                     self.running[-1].start()
+            began = time.monotonic()
             for child in self.running:
                 await_ready(child)
+                self.ready_s[child.process.name] = round(time.monotonic() - began, 2)
         except BaseException:
             self.__exit__()
             raise
@@ -95,6 +101,28 @@ class Instance:
 
     def superuser(self, database: str = PRODUCT_DATABASE) -> str:
         return self.folder.server.url("postgres", self.folder.server.password(), database)
+
+    def memory_mb(self, name: str) -> float:
+        """The resident memory of one of its processes."""
+        [running] = [child.running for child in self.running if child.process.name == name]
+        assert running is not None
+        return round(resident_mb(running.pid), 1)
+
+    def keys_of_tenants(self, count: int) -> list[str]:
+        """A submitter's key of each of so many tenants, which are made when they do not exist."""
+
+        async def make(first: int) -> None:
+            database = Database(self.folder.database_url("registrar"), pool_size=2, name="bench tenants")
+            for number in range(first, count):
+                async with database.write() as session:
+                    await create_tenant(session, f"bench-{number}")
+                    principal = await create_principal(session, "submitter", "service")
+                    await grant_role(session, principal, "submitter")
+                    self.tenant_keys.append((await issue_key(session, principal)).secret)
+            await database.close()
+
+        asyncio.run(make(len(self.tenant_keys)))
+        return self.tenant_keys[:count]
 
     def new_database(self, name: str) -> str:
         """A database for somebody else on the same server; the URL of its superuser."""
@@ -149,6 +177,12 @@ def stand_in(process: Process) -> Process:
         return process
     environment = {**process.environment, "PYTHONPATH": str(REPOSITORY)}
     return replace(process, module=STAND_INS[process.name], environment=environment)
+
+
+def resident_mb(pid: int) -> float:
+    """The memory that a process has of its own and shares, in MB."""
+    said = Path(f"/proc/{pid}/status").read_text()
+    return int(said.split("VmRSS:")[1].split()[0]) / 1024
 
 
 def await_ready(child: Child) -> None:

@@ -10,8 +10,8 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -39,6 +39,10 @@ class Post:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: str = BODY
     keyed: bool = True
+    authorizations: Sequence[str] = ()  # taken in turns, in place of the one in `headers`
+
+    def in_turns(self) -> list[str]:
+        return list(self.authorizations) or [self.headers.get("Authorization", "")]
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ def by_wrk(post: Post, run: str, connections: int, seconds: float) -> Loaded:
         **os.environ,
         "BENCH_RUN": run if post.keyed else "",
         "BENCH_BODY": post.body,
-        "BENCH_AUTHORIZATION": post.headers.get("Authorization", ""),
+        "BENCH_AUTHORIZATIONS": "\n".join(post.in_turns()),
     }
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds + 60)
     if done.returncode != 0:
@@ -104,8 +108,8 @@ class Tally:
 class Connection(asyncio.Protocol):
     """One keep-alive connection: a request, its whole answer, the next request. `ended` is set when it is through."""
 
-    def __init__(self, tally: Tally, plain: bytes, keyed: bytes) -> None:
-        self.tally, self.plain, self.keyed = tally, plain, keyed
+    def __init__(self, tally: Tally, plain: Sequence[bytes], keyed: Sequence[bytes]) -> None:
+        self.tally, self.plain, self.keyed = tally, plain, keyed  # the same requests of each sender
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.received = bytearray()
         self.sent_at = 0.0
@@ -124,7 +128,10 @@ class Connection(asyncio.Protocol):
             return
         self.tally.sent += 1
         number = self.tally.sent
-        self.transport.write(self.keyed.replace(b"#NUMBER", b"%07d" % number) if number % 2 == 0 else self.plain)
+        sender = number // 2 % len(self.plain)  # each sends one with a key and one without
+        keyed = number % 2 == 0
+        request = self.keyed[sender].replace(b"#NUMBER", b"%07d" % number) if keyed else self.plain[sender]
+        self.transport.write(request)
 
     def data_received(self, data: bytes) -> None:
         self.received += data
@@ -159,8 +166,9 @@ async def by_sockets(
     host, port = address.hostname or "", address.port or 80
     began = time.perf_counter()
     tally = Tally(until=began + seconds, most=most)
-    plain = request_bytes(post)
-    keyed = request_bytes(post, f"{run}-#NUMBER") if post.keyed else plain
+    senders = [replace(post, headers={**post.headers, "Authorization": one}) for one in post.authorizations] or [post]
+    plain = [request_bytes(one) for one in senders]
+    keyed = [request_bytes(one, f"{run}-#NUMBER") for one in senders] if post.keyed else plain
     loop = asyncio.get_running_loop()
     opened = [
         await loop.create_connection(lambda: Connection(tally, plain, keyed), host, port) for _ in range(connections)

@@ -23,7 +23,7 @@ import httpx
 from app import ledger
 from app.db import Database
 from app.ledger.verify import chains
-from bench.instance import STAND_INS, Instance
+from bench.instance import STAND_INS, Instance, resident_mb
 from bench.load import Post, by_sockets
 from bench.peers.product import COMPLETED_TRACES, UNDER_WAY
 from bench.quick import EVERYTHING
@@ -98,11 +98,6 @@ async def read(base_url: str, key: str, after: str, readers: int) -> None:
     print(json.dumps([{name: getattr(one, name) for name in counted} for one in reading]))
 
 
-def memory_mb(pid: int) -> float:
-    said = Path(f"/proc/{pid}/status").read_text()
-    return int(said.split("VmRSS:")[1].split()[0]) / 1024
-
-
 async def run(instance: Instance, missions: int, readers: int) -> dict[str, Any]:
     database = await asyncpg.connect(instance.superuser())
     key, after = instance.key_of("submitter"), await end_of_ledger(instance)
@@ -115,12 +110,12 @@ async def run(instance: Instance, missions: int, readers: int) -> dict[str, Any]
     began = time.perf_counter()
     posting = asyncio.create_task(by_sockets(post, "long", 32, most=missions, seconds=7200))
     accepting = 0.0
-    while not posting.done() or await database.fetchval(UNDER_WAY):
+    while not posting.done() or await database.fetchval(UNDER_WAY, 0):
         await asyncio.sleep(min(LOOK_S, max(0.5, missions / 2000)))
         accepting = accepting or (time.perf_counter() - began if posting.done() else 0.0)
         for child in instance.running:
             assert child.running is not None
-            memory[child.process.name].append(memory_mb(child.running.pid))
+            memory[child.process.name].append(resident_mb(child.running.pid))
         done = await database.fetchval("SELECT count(*) FROM work WHERE kind = 'dispatch'")
         say(
             f"  {time.perf_counter() - began:6.0f} s  {done:,} wait to be dispatched; "

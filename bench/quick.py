@@ -97,6 +97,7 @@ def measure(place: Path, size: Size) -> dict[str, Any]:
     figures = {
         "accept_vs_limit": pair(accepting, "ours", "limit", per_s),
         "accept_vs_peer": pair(accepting, "ours", Restate.name, per_s),
+        "accept_vs_peer_parked": pair(accepting, "ours", Restate.parked_name, per_s),
         "completed_vs_peer": pair(completing, "ours", Restate.name, lambda half: half.many.per_s),
         "e2e_p50_vs_peer": pair(completing, "ours", Restate.name, lambda half: half.p50_ms),
         "approval_vs_peer": pair(deciding, "ours", "peer", p50),
@@ -145,6 +146,7 @@ def tell(
     titles = {
         "accept_vs_limit": ("accept/s, theirs: L1", "≥ 1, floor 0.35"),
         "accept_vs_peer": ("accept/s, theirs: Restate", "≥ 3, floor 1.2"),
+        "accept_vs_peer_parked": ("accept/s, theirs: Restate, calls that nobody takes up", ""),
         "completed_vs_peer": ("completed/s, theirs: Restate", "≥ 3, floor 1.5"),
         "e2e_p50_vs_peer": ("lone accept → completed, p50 ms", "≤ 0.5"),
         "approval_vs_peer": ("decision → call leaves, p50 ms", "≤ 0.6"),

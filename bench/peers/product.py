@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import replace
 
 import asyncpg
 
@@ -26,7 +27,8 @@ COMPLETED_TRACES = {
     "review": "SELECT count(*) FROM artifact WHERE schema_name = 'review_packet'",
     "fact": "SELECT count(*) FROM ledger WHERE type = 'mission.completed'",
 }
-UNDER_WAY = "SELECT EXISTS (SELECT FROM mission WHERE state NOT IN ('completed', 'failed', 'cancelled', 'denied'))"
+OPEN = "FROM mission WHERE state NOT IN ('completed', 'failed', 'cancelled', 'denied')"
+UNDER_WAY = f"SELECT EXISTS (SELECT {OPEN} OFFSET $1)"  # more than so many
 LOOK_S = 0.02
 PATIENCE_S = 200.0
 
@@ -47,10 +49,18 @@ class Product:
 
     def accept(self, run: str, seconds: float, connections: int) -> Loaded:
         """`POST /v1/missions`, the whole path; no worker takes up what was accepted."""
-        found = load(self.post(self.accepting, keyed=True), run, connections, seconds)
+        return self.counting(load(self.post(self.accepting, keyed=True), run, connections, seconds))
+
+    def counting(self, found: Loaded) -> Loaded:
         self.answered, self.unanswered = self.answered + found.accepted, self.unanswered + found.unanswered
         self.refused += found.refused
         return found
+
+    def accept_of_tenants(self, run: str, seconds: float, connections: int, tenants: int) -> Loaded:
+        """The same when so many tenants send in turns."""
+        senders = tuple(f"Bearer {key}" for key in self.accepting.keys_of_tenants(tenants))
+        post = replace(self.post(self.accepting, keyed=True), authorizations=senders)
+        return self.counting(load(post, run, connections, seconds))
 
     def accept_watched(self, run: str, seconds: float, connections: int, streams: int) -> Loaded:
         """The same while as many tenant-wide streams are told of every fact."""
@@ -65,12 +75,13 @@ class Product:
         database = await asyncpg.connect(self.working.superuser())
         try:
             before = await database.fetchval(COMPLETED_TRACES["mission"])
+            lasting = await database.fetchval(f"SELECT count(*) {OPEN}")  # those that talk to streams, for instance
             began = time.perf_counter()
             posting = asyncio.create_task(
                 by_sockets(self.post(self.working, keyed=False), run, connections, most=count, seconds=PATIENCE_S)
             )
             # who is counted over and over is those under way: counting all that are done would cost more with each round
-            while not posting.done() or await database.fetchval(UNDER_WAY):
+            while not posting.done() or await database.fetchval(UNDER_WAY, lasting):
                 if time.perf_counter() - began > PATIENCE_S:
                     break
                 await asyncio.sleep(LOOK_S)

@@ -18,6 +18,7 @@ AT_ONCE = 4  # calls under way for each connection that ours posts over
 
 class Restate(Peer):
     name = "restate"
+    parked_name = "restate, parked"
     version = f"{SERVER.rpartition('/')[2]}, restate-sdk 1.3.0"
     durable = "restate-server; its log's WAL is synced before the answer (rocksdb-disable-wal-fsync = false)"
     pins = ("restate-sdk[serde]==1.3.0", "hypercorn==0.18.0", "uvloop==0.23.0")
@@ -53,14 +54,14 @@ class Restate(Peer):
         self.until_done(lambda: ask_json("POST", f"{self.ingress}/Bench/run", {}))
         self.answered += 1
 
-    def accept(self, run: str, seconds: float, connections: int) -> Loaded:
+    def accept_parked(self, run: str, seconds: float, connections: int) -> Loaded:
         """/send that is due in an hour: accepted and durable, and like our missions here taken up by nobody."""
         found = load(Post(f"{self.ingress}/Bench/run/send?delay=1h"), f"parked-{run}", connections, seconds)
         self.parked += found.accepted
         self.maybe_parked += found.unanswered
         return found
 
-    def accept_working(self, run: str, seconds: float, connections: int) -> Loaded:
+    def accept(self, run: str, seconds: float, connections: int) -> Loaded:
         """/send while the service works on what was sent; what is left over afterwards is waited for."""
         found = load(Post(f"{self.ingress}/Bench/run/send"), f"working-{run}", connections, seconds)
         self.answered += found.accepted
