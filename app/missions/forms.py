@@ -25,7 +25,7 @@ from colony_client.artifacts import MissionEnvelope
 
 CENTS = Decimal("0.0001")  # as finely as the column keeps it
 ROLE_ORDER = ("submitter", "operator", "product_owner")  # as whom a caller with several roles submits
-MOST = 1000  # forms that are remembered, some ten kilobytes each
+MOST = 4000  # forms that are remembered, some ten kilobytes each
 UNKNOWN_TIME = datetime(2000, 1, 1, tzinfo=UTC)  # stands where only the commit knows the time
 STAMP = iso(UNKNOWN_TIME).encode()
 

@@ -58,6 +58,7 @@ CALLABLE = {
     "close_approval": "wants a secret",
     "current_tenant": "reads",
     "decide": "wants a secret",
+    "enter_tenant": "enters, as any session may with a setting",
     "fact_hash": "computes",
     "fitting_rules": "reads",
     "lay_ladder": "computes",

@@ -99,6 +99,43 @@ async def test_a_tenant_without_budget_takes_nobody_elses_commit_apart(world: Wo
     assert await connection.fetchval("SELECT count(*) FROM mission") == 17
 
 
+async def test_tenants_share_a_statement_and_a_budget_refuses_its_own_rows_only(world: World) -> None:
+    """Whatever the order of the tenants: the one without means is in front, in the middle or at the end."""
+    people = [world.people["submitter"], *[await world.another_tenant(name) for name in ("second", "third")]]
+    for poor in people[1:]:
+        limits = await poor.http.put("/v1/budgets", json={"day_tokens": 150}, headers={"If-Match": '"v0"'})
+        assert limits.status_code == 200, limits.text
+    judged = []
+    for number, person in enumerate(people[place] for place in (1, 0, 2, 1, 0, 2, 1, 0)):
+        caller = await world.root.callers.look_up(person.key)
+        assert caller is not None
+        await ask(person.http, {**ASK, "user_goal": "Warm", "budget": {"tokens": 0}})
+        wanted = Ask.model_validate(
+            {**ASK, "user_goal": f"Question {number}?", "budget": {"tokens": 100}, "labels": {"n": "1"}}
+        )
+        kind = await world.root.intake.kind(caller.tenant, "oracle_advisory")
+        judged.append(world.root.intake.judge(Asked(caller, wanted, key=f"k{number}", fingerprint=b"f" * 32), kind))
+    kept = await world.root.intake.keep(await world.connect("api"), judged)
+    assert [one.outcome for one in kept] == [
+        "accepted", "accepted", "accepted", "exhausted", "accepted", "exhausted", "exhausted", "accepted"
+    ]  # fmt: skip
+    connection = await inspector(world)
+    for one, said in zip(judged, kept, strict=True):
+        tenants = await connection.fetchrow(
+            """SELECT array(SELECT tenant FROM mission WHERE id = $1 UNION ALL SELECT tenant FROM artifact WHERE mission = $1
+                 UNION ALL SELECT tenant FROM policy_decision WHERE mission = $1 UNION ALL SELECT tenant FROM work WHERE subject = $1
+                 UNION ALL SELECT tenant FROM ledger WHERE subject = $1 UNION ALL SELECT tenant FROM mission_label WHERE mission = $1
+                 UNION ALL SELECT tenant FROM idempotency WHERE key = $2) AS found""",
+            one.mission,
+            one.asked.key,
+        )
+        assert tenants["found"] == [one.asked.caller.tenant] * (7 if said.outcome == "accepted" else 0)
+    held = (
+        "SELECT tenant, sum(tokens)::int FROM budget_reservation WHERE purpose = 'mission' GROUP BY tenant ORDER BY 2"
+    )
+    assert [row[1] for row in await connection.fetch(held)] == [100, 100]
+
+
 async def test_a_key_that_is_remembered_is_dead_when_it_is_revoked(world: World) -> None:
     assert (await ask(world.submitter)).status_code == 202
     await revoke(world, "submitter", "UPDATE api_key SET revoked_at = clock_timestamp() WHERE principal = $1")

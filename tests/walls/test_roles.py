@@ -100,7 +100,7 @@ CALLS: dict[str, set[str]] = {
         "put_connector", "switch_connector", "ask_connector_read",
         "put_rule", "fitting_rules", "lay_ladder", "break_glass", "withdraw", "revise", "renew", "see_notice",
         "raised_risk", "standing_risk", "take_in", "tenant_of_mission", "search_passages", "search_lexemes",
-        "passage_lexemes", "fact_hash", "current_tenant", "require_tenant", "require_present",
+        "passage_lexemes", "fact_hash", "current_tenant", "enter_tenant", "require_tenant", "require_present",
         "hold_missions", "keep_missions", "use_nonces", "hold_budgets",
     },
     "worker": {

@@ -208,6 +208,11 @@ END $$;
 CREATE FUNCTION current_tenant() RETURNS uuid LANGUAGE sql STABLE
 RETURN NULLIF(current_setting('app.tenant', true), '')::uuid;
 
+-- Enters a tenant from within a statement. In a condition of what an INSERT reads, every row enters its own just before it is
+-- written, and the policies, which look at each row then, refuse it when it is another's.
+CREATE FUNCTION enter_tenant(p_tenant uuid) RETURNS boolean LANGUAGE sql VOLATILE
+RETURN set_config('app.tenant', p_tenant::text, true) IS NOT NULL;
+
 -- Definer functions call this first: their tenant argument must be the one the transaction entered.
 CREATE FUNCTION require_tenant(p_tenant uuid) RETURNS void LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, public, pg_temp AS $$
@@ -297,9 +302,9 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_te
   SELECT id FROM public.tenant WHERE name = p_name
 $$;
 
-REVOKE ALL ON FUNCTION authenticate(bytea), tenant_by_name(text), require_tenant(uuid), current_tenant(),
+REVOKE ALL ON FUNCTION authenticate(bytea), tenant_by_name(text), require_tenant(uuid), current_tenant(), enter_tenant(uuid),
   refuse_change(), guard_role_grant(), guard_delegation(), guard_tenant(), guard_principal(), guard_api_key(), guard_session(), principal_of(uuid, text), presented_by(uuid, bytea) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION current_tenant() TO {prefix}_api, {prefix}_worker, {prefix}_executor, {prefix}_registrar, {prefix}_auditor, {prefix}_reader;
 GRANT EXECUTE ON FUNCTION require_tenant(uuid) TO {prefix}_api, {prefix}_worker, {prefix}_executor;
-GRANT EXECUTE ON FUNCTION authenticate(bytea) TO {prefix}_api;
+GRANT EXECUTE ON FUNCTION authenticate(bytea), enter_tenant(uuid) TO {prefix}_api;
 GRANT EXECUTE ON FUNCTION tenant_by_name(text) TO {prefix}_registrar;

@@ -72,7 +72,7 @@ CREATE FUNCTION note_labels() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, public, pg_temp AS $$
 BEGIN
   INSERT INTO public.mission_label (tenant, name, value, created_at, mission)
-    SELECT f.tenant, l.key, l.value, f.created_at, f.id FROM fresh f, jsonb_each_text(f.labels) l;
+    SELECT f.tenant, l.key, l.value, f.created_at, f.id FROM fresh f, jsonb_each_text(f.labels) l WHERE enter_tenant(f.tenant);
   RETURN NULL;
 END $$;
 CREATE TRIGGER mission_labelled AFTER INSERT ON mission REFERENCING NEW TABLE AS fresh

@@ -385,9 +385,10 @@ BEGIN
   FOR m IN SELECT f.* FROM fresh f
            WHERE f.tenant IN (SELECT d.tenant FROM (SELECT DISTINCT x.tenant FROM fresh x) d WHERE budget_is_limited(d.tenant))
            ORDER BY f.tenant, f.id LOOP
+    PERFORM enter_tenant(m.tenant);
     lacking := hold_above(m.tenant, today, m.budget_tokens, m.budget_cost_usd, m.budget_time_ms);
     IF lacking IS NOT NULL THEN
-      RAISE EXCEPTION 'wall: the budget is used up' USING ERRCODE = 'RX020', DETAIL = lacking::text;
+      RAISE EXCEPTION 'wall: the budget is used up' USING ERRCODE = 'RX020', DETAIL = lacking::text, HINT = m.tenant::text;
     END IF;
     INSERT INTO public.budget_reservation (tenant, mission, purpose, day, held_above, tokens, cost_usd, time_ms)
       VALUES (m.tenant, m.id, 'mission', today, true, m.budget_tokens, m.budget_cost_usd, m.budget_time_ms);

@@ -23,7 +23,8 @@ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, pg_temp AS $$
 DECLARE
   who record; doubt text[] := '{}'; t uuid; newest bigint; moment timestamptz := clock_timestamp();
   stamp bytea := convert_to(to_char(moment AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), 'UTF8');
-  say text[] := array_fill(NULL::text, ARRAY[cardinality(m_id)]); lacking text[] := '{}'; c int; i int; rest int[]; piece int; why text;
+  say text[] := array_fill(NULL::text, ARRAY[cardinality(m_id)]); lacking text[] := '{}'; c int; i int;
+  line int[]; firsts int[]; lasts int[]; piece int[]; low int; high int; why text; whose text;
 BEGIN
   PERFORM set_config('lock_timeout', '500ms', true);   -- whoever waits holds up everybody in the batch: rather alone, and later
   FOR c IN 1 .. cardinality(c_secret) LOOP
@@ -65,56 +66,69 @@ BEGIN
                    AND (y.version > m.version OR NOT m.own AND y.version = m.version) LIMIT 1) IS NOT NULL LOOP
       say[who.i] := CASE WHEN who.judged THEN 'type_changed' ELSE 'policy_changed' END;
     END LOOP;
-    -- all of the tenant's together (0), and one by one when a budget refuses: then it refuses that one only
-    rest := ARRAY[0];
-    WHILE cardinality(rest) > 0 LOOP
-      piece := rest[1]; rest := rest[2:];
-      BEGIN
-        WITH one AS MATERIALIZED (
-          SELECT o.*, c_principal[o.caller] AS principal, c_secret[o.caller] AS secret
-          FROM unnest(m_caller, m_id, m_type, m_type_version, m_mode, m_surface, m_risk, m_sensitivity, m_workspace, m_contract,
-                      m_labels, m_trace, m_time, m_tokens, m_cost, d_id, d_effect, d_rule, d_policy_version, d_reason, d_inputs,
-                      d_obligations, e_id, e_bytes, k_key, k_fingerprint, k_status, k_headers, k_head, k_tail)
-               WITH ORDINALITY AS o(caller, id, type, type_version, mode, surface, risk, sensitivity, workspace, contract, labels,
-                      trace, time_ms, tokens, cost, decision, effect, rule, policy_version, reason, inputs, obligations, artifact,
-                      bytes, key, fingerprint, status, headers, head, tail, i)
-          WHERE c_tenant[o.caller] = t AND say[o.i] IS NULL AND (piece = 0 OR o.i = piece)),
-        made AS (
-          INSERT INTO mission (tenant, id, mission_type, type_version, mode, state, origin_surface, risk_level, sensitivity_class,
-              presented, workspace, contract_hash, labels, traceparent, budget_time_ms, budget_tokens, budget_cost_usd, created_at, updated_at)
-            SELECT t, o.id, o.type, o.type_version, o.mode, 'accepted', o.surface, o.risk, o.sensitivity, o.secret, o.workspace,
-              o.contract, o.labels::jsonb, o.trace, o.time_ms, o.tokens, o.cost, moment, moment
-            FROM one o WHERE o.effect <> 'deny'),
-        decided AS (
-          INSERT INTO policy_decision (tenant, id, mission, principal, action, resource, effect, rule, policy_version, reason,
-              inputs, obligations)
-            SELECT t, o.decision, CASE WHEN o.effect <> 'deny' THEN o.id END, o.principal, 'mission.create', o.type, o.effect, o.rule,
-              o.policy_version, o.reason, o.inputs, o.obligations::jsonb FROM one o),
-        kept AS (
-          INSERT INTO artifact (tenant, id, mission, attempt, schema_name, schema_version, producer, bytes)
-            SELECT t, o.artifact, o.id, 1, 'mission_envelope', '1', 'root', o.bytes FROM one o WHERE o.effect <> 'deny'),
-        queued AS (
-          INSERT INTO work (tenant, kind, subject, queue, next_at)
-            SELECT t, CASE o.effect WHEN 'ask' THEN 'ask' ELSE 'dispatch' END, o.id, 'worker', moment FROM one o WHERE o.effect <> 'deny')
-        INSERT INTO idempotency (tenant, principal, route, key, fingerprint, status, headers, body)
-          SELECT t, o.principal, 'missions.create', o.key, o.fingerprint, o.status, o.headers::jsonb,
-            CASE WHEN o.tail IS NULL THEN o.head ELSE o.head || stamp || k_middle || stamp || o.tail END
-          FROM one o WHERE o.key IS NOT NULL;
-        -- last, and by itself: rows that others refer to and accounts are locked before a tenant's chain of facts
-        INSERT INTO ledger (tenant, subject, type, actor, body)
-          SELECT t, CASE WHEN o.effect = 'deny' THEN t ELSE o.id END,
-            CASE WHEN o.effect = 'deny' THEN 'mission.refused' ELSE 'mission.accepted' END, 'principal:' || c_principal[o.caller], o.fact
-          FROM unnest(m_caller, m_id, d_effect, f_body) WITH ORDINALITY AS o(caller, id, effect, fact, i)
-          WHERE c_tenant[o.caller] = t AND say[o.i] IS NULL AND (piece = 0 OR o.i = piece);
-      EXCEPTION WHEN SQLSTATE 'RX020' THEN
-        IF piece = 0 THEN
-          SELECT array_agg(x) INTO rest FROM generate_series(1, cardinality(m_id)) x WHERE c_tenant[m_caller[x]] = t AND say[x] IS NULL;
-        ELSE
-          GET STACKED DIAGNOSTICS why = PG_EXCEPTION_DETAIL;
-          say[piece] := 'exhausted'; lacking[piece] := why;
-        END IF;
-      END;
-    END LOOP;
+  END LOOP;
+  -- All together, in the order of their tenants; when a tenant's budget refuses, those before it, its own one by one, and those
+  -- after it: then it refuses that one only. Each row enters its own tenant just before it is written (enter_tenant); that what it
+  -- is read from is MATERIALIZED keeps the planner from entering all of them first, which the policies would refuse.
+  SELECT array_agg(o.i ORDER BY c_tenant[o.caller], o.i) INTO line
+    FROM unnest(m_caller) WITH ORDINALITY AS o(caller, i) WHERE say[o.i] IS NULL;
+  firsts := ARRAY[1]; lasts := ARRAY[COALESCE(cardinality(line), 0)];
+  WHILE cardinality(firsts) > 0 LOOP
+    piece := line[firsts[1]:lasts[1]];
+    BEGIN
+      WITH one AS MATERIALIZED (
+        SELECT o.*, c_tenant[o.caller] AS tenant, c_principal[o.caller] AS principal, c_secret[o.caller] AS secret
+        FROM unnest(m_caller, m_id, m_type, m_type_version, m_mode, m_surface, m_risk, m_sensitivity, m_workspace, m_contract,
+                    m_labels, m_trace, m_time, m_tokens, m_cost, d_id, d_effect, d_rule, d_policy_version, d_reason, d_inputs,
+                    d_obligations, e_id, e_bytes, k_key, k_fingerprint, k_status, k_headers, k_head, k_tail)
+             WITH ORDINALITY AS o(caller, id, type, type_version, mode, surface, risk, sensitivity, workspace, contract, labels,
+                    trace, time_ms, tokens, cost, decision, effect, rule, policy_version, reason, inputs, obligations, artifact,
+                    bytes, key, fingerprint, status, headers, head, tail, i)
+        WHERE o.i = ANY (piece) ORDER BY c_tenant[o.caller], o.i),
+      made AS (
+        INSERT INTO mission (tenant, id, mission_type, type_version, mode, state, origin_surface, risk_level, sensitivity_class,
+            presented, workspace, contract_hash, labels, traceparent, budget_time_ms, budget_tokens, budget_cost_usd, created_at, updated_at)
+          SELECT o.tenant, o.id, o.type, o.type_version, o.mode, 'accepted', o.surface, o.risk, o.sensitivity, o.secret, o.workspace,
+            o.contract, o.labels::jsonb, o.trace, o.time_ms, o.tokens, o.cost, moment, moment
+          FROM one o WHERE o.effect <> 'deny' AND enter_tenant(o.tenant)),
+      decided AS (
+        INSERT INTO policy_decision (tenant, id, mission, principal, action, resource, effect, rule, policy_version, reason,
+            inputs, obligations)
+          SELECT o.tenant, o.decision, CASE WHEN o.effect <> 'deny' THEN o.id END, o.principal, 'mission.create', o.type, o.effect,
+            o.rule, o.policy_version, o.reason, o.inputs, o.obligations::jsonb FROM one o WHERE enter_tenant(o.tenant)),
+      kept AS (
+        INSERT INTO artifact (tenant, id, mission, attempt, schema_name, schema_version, producer, bytes)
+          SELECT o.tenant, o.artifact, o.id, 1, 'mission_envelope', '1', 'root', o.bytes
+          FROM one o WHERE o.effect <> 'deny' AND enter_tenant(o.tenant)),
+      queued AS (
+        INSERT INTO work (tenant, kind, subject, queue, next_at)
+          SELECT o.tenant, CASE o.effect WHEN 'ask' THEN 'ask' ELSE 'dispatch' END, o.id, 'worker', moment
+          FROM one o WHERE o.effect <> 'deny' AND enter_tenant(o.tenant))
+      INSERT INTO idempotency (tenant, principal, route, key, fingerprint, status, headers, body)
+        SELECT o.tenant, o.principal, 'missions.create', o.key, o.fingerprint, o.status, o.headers::jsonb,
+          CASE WHEN o.tail IS NULL THEN o.head ELSE o.head || stamp || k_middle || stamp || o.tail END
+        FROM one o WHERE o.key IS NOT NULL AND enter_tenant(o.tenant);
+      -- last, and by itself: rows that others refer to and accounts are locked before a tenant's chain of facts
+      WITH one AS MATERIALIZED (
+        SELECT o.*, c_tenant[o.caller] AS tenant, c_principal[o.caller] AS principal
+        FROM unnest(m_caller, m_id, d_effect, f_body) WITH ORDINALITY AS o(caller, id, effect, fact, i)
+        WHERE o.i = ANY (piece) ORDER BY c_tenant[o.caller], o.i)
+      INSERT INTO ledger (tenant, subject, type, actor, body)
+        SELECT o.tenant, CASE WHEN o.effect = 'deny' THEN o.tenant ELSE o.id END,
+          CASE WHEN o.effect = 'deny' THEN 'mission.refused' ELSE 'mission.accepted' END, 'principal:' || o.principal, o.fact
+        FROM one o WHERE enter_tenant(o.tenant);
+      firsts := firsts[2:]; lasts := lasts[2:];
+    EXCEPTION WHEN SQLSTATE 'RX020' THEN
+      GET STACKED DIAGNOSTICS why = PG_EXCEPTION_DETAIL, whose = PG_EXCEPTION_HINT;
+      IF cardinality(piece) = 1 THEN
+        say[piece[1]] := 'exhausted'; lacking[piece[1]] := why;
+        firsts := firsts[2:]; lasts := lasts[2:];
+      ELSE
+        SELECT min(x), max(x) INTO low, high FROM generate_series(firsts[1], lasts[1]) x WHERE c_tenant[m_caller[line[x]]] = whose::uuid;
+        firsts := firsts[1] || array(SELECT generate_series(low, high)) || high + 1 || firsts[2:];
+        lasts := low - 1 || array(SELECT generate_series(low, high)) || lasts;
+      END IF;
+    END;
   END LOOP;
   FOR i IN 1 .. cardinality(m_id) LOOP
     CONTINUE WHEN say[i] = 'replayed';
