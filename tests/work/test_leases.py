@@ -196,24 +196,6 @@ async def test_a_plan_made_for_an_empty_queue_takes_no_more_than_was_asked(world
     assert Counter(one.kind for one in taken) == {"review": 7, "progress": 7}
     assert await database.fetchval("SELECT count(*) FROM work WHERE lease_until IS NOT NULL") == 14
 
-
-async def test_a_plan_made_for_an_empty_queue_takes_no_more_than_was_asked(world: World) -> None:
-    database = await inspector(world)
-    await database.execute("DELETE FROM work")
-    await database.execute("VACUUM ANALYZE work")
-    assert await take(world) == []
-    tenant = await world.tenant()
-    await database.execute(
-        """INSERT INTO work (tenant, kind, subject, queue)
-           SELECT $1, k, gen_random_uuid(), 'worker' FROM generate_series(1, 300), unnest('{review,progress}'::text[]) k""",
-        tenant,
-    )
-    taken = await work.take(world.worker.database, "worker", ["review", "progress"], 7, timedelta(seconds=20))
-    assert Counter(one.kind for one in taken) == {"review": 7, "progress": 7}
-    assert await database.fetchval("SELECT count(*) FROM work WHERE lease_until IS NOT NULL") == 14
-
-
-async def test_a_wish_taken_back_is_gone_for_its_holder_too(world: World) -> None:
     subject = uuid4()
     await add(world, "review", subject)
     [held] = await take(world)
