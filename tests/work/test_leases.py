@@ -196,6 +196,8 @@ async def test_a_plan_made_for_an_empty_queue_takes_no_more_than_was_asked(world
     assert Counter(one.kind for one in taken) == {"review": 7, "progress": 7}
     assert await database.fetchval("SELECT count(*) FROM work WHERE lease_until IS NOT NULL") == 14
 
+
+async def test_a_wish_taken_back_is_gone_for_its_holder_too(world: World) -> None:
     subject = uuid4()
     await add(world, "review", subject)
     [held] = await take(world)
