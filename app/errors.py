@@ -6,7 +6,7 @@
     policy       denied_by_policy
     decisions    own_request · already_decided · other_payload · expired
     rates        rate_limited
-    boundary     sequence_gap · attempt_superseded · mission_closed · budget_exhausted
+    boundary     sequence_gap · attempt_superseded · mission_closed · budget_exhausted · replay_diverged
     service      colony_disabled · database_unavailable · database_busy · draining · upstream_unavailable · not_configured · internal
 
 A Problem is an answer, not a bug: bugs are assertions and uncaught exceptions, answered as `internal`.
@@ -177,6 +177,13 @@ KINDS: dict[str, Kind] = {
             "Ask for less, wait until renews_at, or ask an admin for a higher limit.",
             "A colony finishes with what is known.",
         ),
+    ),
+    "replay_diverged": Kind(
+        410,
+        "The replay went another way than its tape",
+        "A mission that is played from a tape asked something that is not on it, or policy decides otherwise now. The mission has "
+        "ended; `GET /v1/missions/{id}/diff` shows what is different.",
+        ("Stop working on this mission.", "Look at the diff; rerun the mission to see what becomes of it live."),
     ),
     # rates
     "rate_limited": Kind(

@@ -21,6 +21,7 @@ from app import (
     packet,
     policy,
     process,
+    replay,
     tools,
     workspaces,
     writebacks,
@@ -56,6 +57,8 @@ PUBLIC = (
     delivery.webhooks,
     artifacts.router,
     packet.router,
+    replay.router,
+    replay.recordings,
     writebacks.router,
     writebacks.connecting,
     approvals.router,
@@ -89,6 +92,7 @@ class Root:
         self.nudger = Nudger(settings.database("database_url"), ["facts", "work_worker", "work_executor", READS])
         self.tail = Tail(self.reader, self.nudger)
         self.anchor_store, self.anchor_keys = ledger.reading_side(settings)
+        self.transfer_signer, self.transfer_keys = replay.sides(settings)
         self.colony_keys, self.signing_keys = settings.colony_keys(), settings.signing_keys()
         self.colony = ColonyClient(
             settings.colony_service_base_url, self.colony_keys, timeout_s=settings.colony_timeout_ms / 1000
@@ -153,6 +157,7 @@ class Root:
         state.colony_keys, state.signing_keys = self.colony_keys, self.signing_keys
         state.cursors = Cursors(self.signing_keys)
         state.anchor_store, state.anchor_keys = self.anchor_store, self.anchor_keys
+        state.transfer_signer, state.transfer_keys = self.transfer_signer, self.transfer_keys
         state.webhook_keys = self.settings.webhook_keys()
         state.authenticate, state.allow = identity.authenticate, self.allow
         state.upstream, state.exchange = self.upstream, self.exchange

@@ -194,6 +194,9 @@ class Settings(BaseSettings):
     # kid:secret[,kid:secret]; seals the secrets webhooks are signed with, first seals, any opens. serve and worker.
     webhook_sealing_key: Annotated[SecretStr, some_keys("WEBHOOK_SEALING_KEY")] | None = None
 
+    # Missions from one environment to another (docs/replay.md): who signs what leaves, and whose files are believed.
+    transfer_signing_key: SecretStr | None = None  # kid:base64 seed[,kid:base64 seed]; the first signs
+    transfer_trusted_keys: str = ""  # kid:base64[,kid:base64]
     # Ledger anchors (docs/ledger.md). Only the worker signs; serve reads the store and verifies.
     anchor_store: Annotated[str, Field(max_length=1000)] | None = None  # a folder, or s3://bucket/prefix; unset: off
     anchor_signing_key: SecretStr | None = None  # kid:base64 seed[,kid:base64 seed]; the first signs

@@ -22,6 +22,7 @@ KINDS: dict[str, Queue] = {
     "ask": "worker",  # open the approval that policy asks for before the mission may run
     "dispatch": "worker",  # offer the mission's current attempt to the colony
     "attempt_timer": "worker",  # look after a lease or a deadline that may have passed
+    "replay": "worker",  # play a past mission from its tape
     "review": "worker",  # check the evidence of a mission in review and conclude it
     "progress": "worker",  # the mission's writebacks moved: bring the mission's state up to them
     "approval_timer": "worker",  # a step of an approval's ladder, or its end, may have come (subject: the approval)

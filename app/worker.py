@@ -10,7 +10,7 @@ from functools import partial
 import structlog
 from prometheus_client import start_http_server
 
-from app import approvals, boundary, budgets, ledger, process, work
+from app import approvals, boundary, budgets, ledger, process, replay, work
 from app.boundary.dispatch import Colony
 from app.caller import system
 from app.clock import now
@@ -111,6 +111,7 @@ class Worker:
             (("dispatch",), self.dispatch),
             (("review",), self.review),
             (tuple(sorted(VERBS)), self.each(self.verb)),
+            (("replay",), self.each(self.play)),
             *(
                 ((kind,), self.each(self.call)) for kind in CALLS
             ),  # a colony that hangs holds up one kind, not the other
@@ -222,6 +223,9 @@ class Worker:
                 await work.finish(session, item)
             else:
                 await work.again(session, item, again)
+
+    async def play(self, item: Item) -> None:
+        await replay.play(self.database, item, self.settings.environment)
 
     async def call(self, item: Item) -> None:
         if item.kind == "attempt_timer":

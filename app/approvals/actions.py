@@ -12,6 +12,7 @@ from app import artifacts, evidence, ledger, missions, policy, work, writebacks
 from app.approvals.already import already_so
 from app.approvals.obligations import BadObligations, parse
 from app.caller import Caller, system
+from app.canonical import sha256
 from app.clock import new_id, now
 from app.db import Database, WriteSession
 from app.missions import Held, Mission
@@ -24,6 +25,9 @@ OPEN = text("""
   INSERT INTO approval (tenant, id, mission, subject, writeback, question_sha256, requested_by, payload_sha256, obligations)
   VALUES (:tenant, :id, :mission, :subject, :writeback, :question, :requested_by, :payload, CAST(:obligations AS jsonb))
   RETURNING id, expires_at, required, rule, rule_version, LEAST(expires_at, (ladder -> 0 ->> 'at')::timestamptz) AS first_step""")
+SHADOW = text("""
+  INSERT INTO shadow_writeback (tenant, mission, proposal, payload, policy_decision, effect)
+  VALUES (:tenant, :mission, :proposal, :payload, :decision, :effect)""")
 CLOSE = text("SELECT close_approval(:tenant, :id, :state, :secret)")
 CLIMB = text("SELECT climb(:tenant, :id)")
 STATE = text("SELECT state, subject FROM approval WHERE tenant = :tenant AND id = :id")
@@ -189,7 +193,13 @@ async def conclude(database: Database, items: Sequence[Item]) -> list[tuple[Item
 async def conclude_changes(database: Database, item: Item, material: evidence.Material, settings: Settings) -> None:
     """A mission in review that proposes changes: its targets are read first, never inside the transaction; humans are asked."""
     proposed = [proposal for proposal, _ in material.proposals]
-    already = await already_so(database, item.tenant, item.subject, proposed, settings)
+    async with database.read() as session:
+        await session.enter(item.tenant)
+        mission = await missions.find(session, item.subject)
+    if mission is not None and mission.played:  # nothing is asked outside on behalf of a replay
+        already: Collection[UUID] = frozenset()
+    else:
+        already = await already_so(database, item.tenant, item.subject, proposed, settings)
     await close_reviews(database, [item], {item.subject: material}, already)
 
 
@@ -298,6 +308,9 @@ async def propose(
         )
         return None
     try:
+        if mission.played:
+            await shadow(session, caller, mission, proposal, decision)
+            return None
         return await ask_writeback(session, caller, mission, proposal.artifact, decision.verdict.obligations)
     except BadPayload:
         await ledger.record(session, caller, "writeback.withheld", mission.id, **said, reason="not_a_payload")
@@ -305,6 +318,40 @@ async def propose(
     except BadObligations:  # a weaker approval than policy wants is never opened
         await ledger.record(session, caller, "writeback.withheld", mission.id, **said, reason="obligations_unclear")
         return None
+
+
+async def shadow(
+    session: WriteSession,
+    caller: Caller,
+    mission: Mission,
+    proposal: evidence.Proposal,
+    decision: policy.PolicyDecision,
+) -> None:
+    """Keeps what a replay would have asked a human for, where nothing that executes ever looks. Raises BadPayload, BadObligations."""
+    parse(decision.verdict.obligations)
+    payload = writebacks.payload_of(proposal.content)
+    await session.execute(
+        SHADOW,
+        {
+            "tenant": caller.tenant,
+            "mission": mission.id,
+            "proposal": proposal.artifact.id,
+            "payload": payload,
+            "decision": decision.id,
+            "effect": decision.verdict.effect,
+        },
+    )
+    await ledger.record(
+        session,
+        caller,
+        "writeback.shadowed",
+        mission.id,
+        proposal=proposal.artifact.id,
+        connector=proposal.content.connector,
+        operation=proposal.content.operation,
+        payload_sha256=sha256(payload).hex(),
+        policy_decision=decision.id,
+    )
 
 
 async def progress(session: WriteSession, caller: Caller, mission_id: UUID) -> datetime | None:

@@ -199,7 +199,7 @@ async def judge(held: Held, call: Call, lease: timedelta) -> Outcome:
         held.move(caller, mission.id, "running", "first_event")
     used = usage(new)
     # before the first fact: budgets come before the ledger in the order of locks
-    spent = await spend(held, caller, mission.id, used) if used != budgets.Amounts() else None
+    spent = await spend(held, caller, mission.id, used) if used != budgets.Amounts() and not mission.played else None
     stage = mission.stage
     for event in new:
         stage = apply(held, call, event) or stage

@@ -14,6 +14,9 @@ EVERYBODY = frozenset(ROLES)
 ACTIONS: dict[str, frozenset[str]] = {
     "missions.create": frozenset({SUBMITTER, OPERATOR, PRODUCT_OWNER}),
     "missions.read": READERS,
+    "missions.replay": frozenset({SUBMITTER, OPERATOR, PRODUCT_OWNER}),  # whoever may ask for one
+    "missions.export": frozenset({OPERATOR, RELEASE_OWNER, AUDITOR, ADMIN}),
+    "recordings.import": frozenset({OPERATOR, RELEASE_OWNER, ADMIN}),
     "missions.cancel": frozenset({SUBMITTER, OPERATOR}),
     "missions.fail": frozenset({OPERATOR}),
     "mission_types.read": READERS,

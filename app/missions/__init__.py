@@ -23,7 +23,7 @@ from app.missions.ask import Ask
 from app.missions.held import Held, hold_each
 from app.missions.intake import Intake
 from app.missions.moves import CLOSED, MOVES, State
-from app.missions.queries import Mission, MissionView, envelope, find, view
+from app.missions.queries import Mission, MissionView, envelope, envelopes, find, view
 from app.missions.rows import Asked
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "complete",
     "deny",
     "envelope",
+    "envelopes",
     "escalated",
     "extend",
     "fail",

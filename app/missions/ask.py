@@ -1,6 +1,8 @@
 """What a request for a mission says."""
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -48,6 +50,14 @@ class Ask(BaseModel):
         list[Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*$", max_length=64)]] | None
     ) = Field(None, max_length=50, description="Tools the mission may call; the type's own when left out.")
     labels: dict[Label, Annotated[str, StringConstraints(max_length=200)]] = Field(default_factory=dict, max_length=20)
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What a mission repeats, and how: rerun, recorded or recorded_with_colony."""
+
+    of: UUID
+    mode: str
 
 
 def workspace(inputs: dict[str, Any]) -> str:

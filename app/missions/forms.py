@@ -15,7 +15,7 @@ from pydantic_core import to_json
 from app.caller import Caller
 from app.canonical import canonical
 from app.clock import iso
-from app.missions.ask import Ask, workspace
+from app.missions.ask import Ask, Replay, workspace
 from app.missions.normalize import SAMPLE, Defaults, Envelopes, reaches_public
 from app.missions.queries import Mission, view
 from app.missions.types import MissionType
@@ -34,9 +34,16 @@ class Form:
     """One judgement, for everything that is asked alike. Raises Problem validation."""
 
     def __init__(
-        self, caller: Caller, ask: Ask, kind: MissionType, change: int, policies: PolicySet, defaults: Defaults
+        self,
+        caller: Caller,
+        ask: Ask,
+        kind: MissionType,
+        change: int,
+        policies: PolicySet,
+        defaults: Defaults,
+        replay: Replay | None = None,
     ) -> None:
-        self.kind, self.change, self.defaults = kind, change, defaults
+        self.kind, self.change, self.defaults, self.replay = kind, change, defaults, replay
         self.rules = policies.version_bytes  # by name: a form keeps no set of rules alive
         self.envelopes = Envelopes(ask, kind, caller, submitting_role(caller), defaults)
         self.envelope = self.envelopes.sample
@@ -46,7 +53,7 @@ class Form:
         self.obligations = to_json(self.verdict.obligations).decode()
         self.fact = self._fact()
         mission = uuid4()
-        shown = to_json(view(accepted(mission, kind, caller, self.envelope), SAMPLE.goal))
+        shown = to_json(view(accepted(mission, kind, caller, self.envelope, replay), SAMPLE.goal))
         head, _, tail = shown.rsplit(STAMP, 2)  # after the times comes nothing that a caller wrote
         self.head = Stencil(
             head,
@@ -85,6 +92,8 @@ class Form:
                 "envelope": artifact,
                 "envelope_sha256": sha,
             }
+            if self.replay is not None:
+                said |= {"replay_of": str(self.replay.of), "replay_mode": self.replay.mode}
             places |= {"envelope": artifact.encode(), "contract": contract.encode(), "sha256": sha.encode()}
         return Stencil(canonical(said), places)
 
@@ -96,26 +105,35 @@ class Forms:
         self.known: OrderedDict[tuple[Any, ...], Form] = OrderedDict()
 
     def get(
-        self, caller: Caller, ask: Ask, kind: MissionType, change: int, policies: PolicySet, defaults: Defaults
+        self,
+        caller: Caller,
+        ask: Ask,
+        kind: MissionType,
+        change: int,
+        policies: PolicySet,
+        defaults: Defaults,
+        replay: Replay | None = None,
     ) -> Form:
         """The form that a request is judged by. Raises Problem validation."""
         name = (
             caller.tenant, caller.principal, caller.kind, caller.roles, kind.name, ask.origin_surface, ask.mode, ask.risk_level,
             ask.sensitivity_class, ask.budget.time_ms, ask.budget.tokens, ask.budget.cost_usd,
-            None if ask.tools is None else tuple(ask.tools),
+            None if ask.tools is None else tuple(ask.tools), replay,
         )  # fmt: skip
         form = self.known.get(name)
         if form is not None and form.made_of(kind, change, policies, defaults):
             self.known.move_to_end(name)
             return form
         self.known.pop(name, None)
-        form = self.known[name] = Form(caller, ask, kind, change, policies, defaults)
+        form = self.known[name] = Form(caller, ask, kind, change, policies, defaults, replay)
         while len(self.known) > MOST:
             self.known.popitem(last=False)
         return form
 
 
-def accepted(mission: UUID, kind: MissionType, caller: Caller, envelope: MissionEnvelope) -> Mission:
+def accepted(
+    mission: UUID, kind: MissionType, caller: Caller, envelope: MissionEnvelope, replay: Replay | None
+) -> Mission:
     """The mission's row as it will be, but for the time."""
     return Mission(
         id=mission,
@@ -151,6 +169,8 @@ def accepted(mission: UUID, kind: MissionType, caller: Caller, envelope: Mission
         created_at=UNKNOWN_TIME,
         updated_at=UNKNOWN_TIME,
         closed_at=None,
+        replay_of=replay.of if replay else None,
+        replay_mode=replay.mode if replay else None,
     )
 
 

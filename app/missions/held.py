@@ -233,7 +233,7 @@ def count(mission_type: str, state: str) -> None:
 
 
 # What is taken back when a mission ends, and the states in which a colony may be working on it.
-STOPPED = ("ask", "dispatch", "attempt_timer", "review")
+STOPPED = ("ask", "dispatch", "replay", "attempt_timer", "review")
 AT_COLONY = ("accepted", "dispatched", "running")
 
 

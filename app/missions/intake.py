@@ -169,7 +169,7 @@ class Intake:
         """The request as it will be kept. Raises Problem validation."""
         caller, ask = asked.caller, asked.ask
         said = understood(ask, kind)
-        form = self.forms.get(caller, ask, kind, *SHELF.get(caller.tenant), self.defaults)
+        form = self.forms.get(caller, ask, kind, *SHELF.get(caller.tenant), self.defaults, asked.replay)
         mission, decision, artifact = new_id(), new_id(), new_id()
         envelope, contract = form.envelopes.seal(mission, said)
         labels, tail = to_json(said.labels), None
@@ -178,7 +178,7 @@ class Intake:
             resource, inputs = kind.name, sha256(form.inputs)
             problem = refusal(PolicyDecision(decision, "mission.create", resource, inputs, form.verdict))
             status, headers = problem.kind.status, problem.headers | {"content-type": PROBLEM}
-            head = to_json(problem.document(PATH, asked.request_id))
+            head = to_json(problem.document(asked.path, asked.request_id))
         else:
             status = 202
             headers = {"Location": f"{PATH}/{mission}", "ETag": etag(1), "content-type": JSON}

@@ -10,7 +10,7 @@
 
     What is stale or was revised is asked about again: executing ──asked again──▶ awaiting_approval.
 
-    Any state that is not closed: fail (operator, blocked, review, attempts, time) ▶ failed · cancel ▶ cancelled.
+    Any state that is not closed: fail (operator, blocked, review, attempts, time, replay) ▶ failed · cancel ▶ cancelled.
 
 Every move is one guarded UPDATE and one fact. A closed mission never moves; Postgres refuses it too.
 """
@@ -70,6 +70,8 @@ for _state in sorted(OPEN):
     MOVES[(_state, "failed")] = (*MOVES.get((_state, "failed"), ()), "operator")
 for _state in ("dispatched", "running"):
     MOVES[(_state, "failed")] = (*MOVES[(_state, "failed")], "attempts", "time_budget")
+for _state in ("accepted", "dispatched", "running"):
+    MOVES[(_state, "failed")] = (*MOVES[(_state, "failed")], "replay")
 
 FROM: dict[str, frozenset[State]] = {}
 for (_from, _to), _causes in MOVES.items():

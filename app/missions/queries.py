@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from pydantic import BaseModel
@@ -18,7 +18,8 @@ from app.missions.moves import CLOSED, State
 from colony_client.artifacts import MissionEnvelope
 
 COLUMNS = """id, mission_type, type_version, mode, state, stage, version, origin_surface, risk_level, sensitivity_class, requested_by,
-  workspace, contract_hash, labels, traceparent, attempt, last_seq, lease_until, deadline_at, budget_time_ms, budget_tokens,
+  workspace, contract_hash, labels, traceparent, replay_of, replay_mode, attempt, last_seq,
+  lease_until, deadline_at, budget_time_ms, budget_tokens,
   budget_cost_usd, used_tokens, used_cost_usd, answer_status, pending_approvals, writebacks, degraded, reason, reason_note,
   created_at, updated_at, closed_at"""
 
@@ -60,6 +61,13 @@ class Mission:
     created_at: datetime
     updated_at: datetime
     closed_at: datetime | None
+    replay_of: UUID | None = None
+    replay_mode: str | None = None
+
+    @property
+    def played(self) -> bool:
+        """Whether tools and models answer it from the tape of what it repeats: then it neither spends nor changes anything."""
+        return self.replay_mode in ("recorded", "recorded_with_colony")
 
     @property
     def closed(self) -> bool:
@@ -105,6 +113,8 @@ class MissionView(BaseModel):
     degraded: dict[str, Any] | None
     reason: str | None
     reason_note: str | None
+    replay_of: UUID | None
+    replay_mode: Literal["rerun", "recorded", "recorded_with_colony"] | None
     created_at: str
     updated_at: str
     closed_at: str | None
@@ -146,11 +156,12 @@ async def find(session: ReadSession, id: UUID, *, lock: bool = False) -> Mission
 
 
 async def newest(session: ReadSession, filters: dict[str, Any], before: Place, limit: int) -> list[Mission]:
-    """Missions, newest first. filters: state, mission_type, requested_by, created_after, created_before, label (name, value)."""
+    """Missions, newest first. filters: state, mission_type, requested_by, replay_of, created_after, created_before, label (name, value)."""
     clauses = {
         "state": "state = :state",
         "mission_type": "mission_type = :mission_type",
         "requested_by": "requested_by = :requested_by",
+        "replay_of": "replay_of = :replay_of",
         "created_after": "created_at >= :created_after",
         "created_before": "created_at < :created_before",
     }
@@ -207,6 +218,8 @@ def view(found: Mission, user_goal: str | None) -> dict[str, Any]:
         "degraded": found.degraded,
         "reason": found.reason,
         "reason_note": found.reason_note,
+        "replay_of": found.replay_of,
+        "replay_mode": found.replay_mode,
         "created_at": iso(found.created_at),
         "updated_at": iso(found.updated_at),
         "closed_at": iso(found.closed_at) if found.closed_at else None,

@@ -9,11 +9,11 @@ from uuid import UUID
 from pydantic_core import to_json
 
 from app.caller import Caller
-from app.missions.ask import Ask, workspace
+from app.missions.ask import Ask, Replay, workspace
 from app.missions.forms import Form
 
 MIDDLE = b'","updated_at":"'  # what stands between the two times of an answer
-TAKE_IN = f"SELECT n, outcome, at, status, headers, body FROM take_in({', '.join(f'${n}' for n in range(1, 40))})"  # noqa: S608  # $1, $2, ...
+TAKE_IN = f"SELECT n, outcome, at, status, headers, body FROM take_in({', '.join(f'${n}' for n in range(1, 42))})"  # noqa: S608  # $1, $2, ...
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class Asked:
     fingerprint: bytes = b""
     traceparent: str | None = None
     request_id: str | None = None
+    replay: Replay | None = None
+    path: str = "/v1/missions"  # where it was asked
 
 
 @dataclass(slots=True)
@@ -102,6 +104,8 @@ def row(one: Judged) -> tuple[Any, ...]:
         envelope.budget.time_ms,
         envelope.budget.tokens,
         form.cost,
+        asked.replay.of if asked.replay else None,
+        asked.replay.mode if asked.replay else None,
         one.decision,
         verdict.effect,
         verdict.rule,

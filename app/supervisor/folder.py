@@ -122,6 +122,7 @@ def settle_secrets(path: Path, server: EmbeddedPostgres) -> dict[str, Any]:
         "webhook_sealing_key": f"local:{secrets.token_urlsafe(32)}",
         "crm_read_token": secrets.token_urlsafe(32),
         "crm_write_token": secrets.token_urlsafe(32),
+        "transfer_signing_key": f"local:{base64.b64encode(secrets.token_bytes(32)).decode()}",
         "anchor_signing_key": f"local:{base64.b64encode(secrets.token_bytes(32)).decode()}",
     }
     settled = {

@@ -74,6 +74,8 @@ def processes(folder: Folder, surroundings: Mapping[str, str] = os.environ) -> l
         "METRICS_PORT": str(ports["metrics"]),
         "REGISTRAR_BASE_URL": f"http://127.0.0.1:{ports['registrar']}",
         "REGISTRAR_KEY": secrets["registrar_key"],
+        "TRANSFER_SIGNING_KEY": secrets["transfer_signing_key"],
+        **_given(surroundings, "TRANSFER_TRUSTED_KEYS"),
     }
     worker = mission | {
         **_given(surroundings, "BUS_URL", "BUS_CREDENTIALS"),

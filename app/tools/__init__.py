@@ -4,7 +4,7 @@ For now the tools are built-in reads of the workspace and the CRM; every call le
 bytes were shown is noted, because only those may be cited.
 """
 
-from app.tools.api import router
+from app.tools.api import judge, noted_again, router
 from app.tools.builtin import TOOLS
 
-__all__ = ["TOOLS", "router"]
+__all__ = ["TOOLS", "judge", "noted_again", "router"]

@@ -1,14 +1,16 @@
 """The tool door of the internal API."""
 
 import json
+import time
 from datetime import timedelta
 from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import ValidationError
+from pydantic_core import to_json
 
-from app import budgets, ledger, missions, policy
+from app import budgets, ledger, missions, policy, tape
 from app.artifacts import note_readings
 from app.boundary.door import Signed, signed, token
 from app.caller import Caller
@@ -28,6 +30,7 @@ from colony_client.wire import read_model
 
 router = APIRouter(tags=["tools"])
 NOTHING = budgets.Amounts()
+TOOLS_OWN = ("not_found", "validation", "upstream_unavailable")  # what a tool says; the rest is the root's own trouble
 CALL_LIFE = timedelta(minutes=2)  # longer than any tool may take; a crash in between is put right after this
 
 
@@ -47,16 +50,22 @@ async def call_tool(
     await request.app.state.limits.admit_mission(request, said.tenant, mission_id)
     caller, database = call.caller(said.tenant), request.app.state.database
     arguments = read_arguments(call.body)
+    asked = taped_call(tool, arguments)
     async with database.write() as session:
         await session.enter(said.tenant)
         mission = await missions.find(session, mission_id)
         check_attempt(mission, said)
         assert mission is not None
         envelope = await missions.envelope(session, mission_id)
-        refusal = await judge(session, caller, mission, tool, envelope, arguments)
+        refusal = await judge(session, caller, mission, asked, envelope, arguments)
         # counted, and refused where nothing is left; a tool costs no tokens
         reservation = None
-        if refusal is None:
+        played = await tape.answer(session, caller, mission, asked) if refusal is None and mission.played else None
+        if isinstance(played, Problem):
+            refusal = played
+        elif played is not None:
+            await noted_again(session, caller, mission, asked, played)
+        elif refusal is None:
             try:
                 reservation = await budgets.reserve(
                     session, caller, mission_id, NOTHING, f"tool:{tool}"[:80], life=CALL_LIFE
@@ -65,14 +74,39 @@ async def call_tool(
                 refusal = await left_over(session, caller, mission_id, refused)
     if refusal is not None:
         raise refusal
+    if isinstance(played, tape.Taped):
+        return Reply({"result": replayed(played).value}).response()
     assert reservation is not None
+    began = time.perf_counter()
     async with budgets.charge(database, caller, mission_id, reservation) as hold:
-        result = await run(request, said, mission, tool, arguments)
+        try:
+            result = await run(request, said, mission, tool, arguments)
+        except Problem as refused:
+            if refused.code not in TOOLS_OWN:
+                raise
+            async with database.write() as session:
+                await session.enter(said.tenant)
+                await note_failed(session, caller, mission, asked, refused, milliseconds(began))
+            raise
         async with database.write() as session:
             await session.enter(said.tenant)
             await hold.settle(session)
-            await note(session, caller, mission, tool, arguments, result)
+            await note(session, caller, mission, asked, result, milliseconds(began))
     return Reply({"result": result.value}).response()
+
+
+def milliseconds(since: float) -> float:
+    return round((time.perf_counter() - since) * 1000, 3)
+
+
+def taped_call(tool: str, arguments: dict[str, Any]) -> tape.Call:
+    """The call as it is on the tape. Raises Problem validation for arguments that have no canonical form."""
+    try:
+        return tape.call("tool", tool[:200], arguments)
+    except ValueError as refused:
+        raise Problem(
+            "validation", str(refused)[:500], errors=[{"pointer": "/arguments", "detail": "has no canonical form"}]
+        ) from None
 
 
 async def run(
@@ -118,9 +152,15 @@ def check_attempt(mission: Mission | None, said: tokens.MissionToken) -> None:
 
 
 async def judge(
-    session: Any, caller: Caller, mission: Mission, tool: str, envelope: MissionEnvelope, arguments: dict[str, Any]
+    session: Any,
+    caller: Caller,
+    mission: Mission,
+    asked: tape.Call,
+    envelope: MissionEnvelope,
+    arguments: dict[str, Any],
 ) -> Problem | None:
     """Asks policy and records what it says; a denial is a fact too. The transaction commits either way."""
+    tool = asked.name
     known = TOOLS.get(tool)
     if known is None:
         return Problem("not_found", f"There is no tool {tool}.")
@@ -128,7 +168,7 @@ async def judge(
         "access": known.access,
         "reach": known.reach,
         "listed": tool in envelope.tools,
-        "own_workspace": not isinstance(asked := arguments.get("workspace"), str) or asked == mission.workspace,
+        "own_workspace": not isinstance(place := arguments.get("workspace"), str) or place == mission.workspace,
         "sensitivity_class": mission.sensitivity_class,
         "mode": mission.mode,
         "environment": envelope.environment,
@@ -144,11 +184,14 @@ async def judge(
         "tool.denied",
         mission.id,
         tool=tool,
+        arguments_sha256=asked.sha256.hex(),
         policy_decision=decision.id,
         rule=decision.verdict.rule,
         policy_version=decision.verdict.policy_version,
     )
-    return policy.refusal(decision)
+    refusal = policy.refusal(decision)
+    await tape.record(session, mission.id, mission.attempt, asked, "denied", problem_bytes(refusal), 0.0)
+    return refusal
 
 
 async def left_over(session: Any, caller: Caller, mission: UUID, refused: Problem) -> Problem:
@@ -166,17 +209,66 @@ async def left_over(session: Any, caller: Caller, mission: UUID, refused: Proble
 
 
 async def note(
-    session: Any, caller: Caller, mission: Mission, tool: str, arguments: dict[str, Any], result: Result
+    session: Any, caller: Caller, mission: Mission, asked: tape.Call, result: Result, took_ms: float
 ) -> None:
+    """What was shown, the fact of it, and the answer on the mission's tape."""
     await note_readings(session, caller.tenant, mission.id, result.kind, result.shown)
     await ledger.record(
         session,
         caller,
         "tool.called",
         mission.id,
-        tool=tool,
-        arguments_sha256=fingerprint(arguments).hex(),
+        tool=asked.name,
+        arguments_sha256=asked.sha256.hex(),
         result_sha256=fingerprint(json.loads(json.dumps(result.value))).hex(),
         sources=len(result.shown),
         attempt=mission.attempt,
     )
+    shown = [[source.hex(), document, version] for source, document, version in result.shown]
+    said = to_json({"result": result.value, "kind": result.kind, "shown": shown})
+    await tape.record(session, mission.id, mission.attempt, asked, "answered", said, took_ms)
+
+
+async def note_failed(
+    session: Any, caller: Caller, mission: Mission, asked: tape.Call, refused: Problem, took_ms: float
+) -> None:
+    """The tool itself said no: a fact, and on the tape too, because the colony goes on by it."""
+    await ledger.record(
+        session,
+        caller,
+        "tool.failed",
+        mission.id,
+        tool=asked.name,
+        arguments_sha256=asked.sha256.hex(),
+        code=refused.code,
+        attempt=mission.attempt,
+    )
+    await tape.record(session, mission.id, mission.attempt, asked, "refused", problem_bytes(refused), took_ms)
+
+
+def problem_bytes(refused: Problem) -> bytes:
+    return to_json(
+        {"code": refused.code, "detail": refused.detail, "members": refused.members, "errors": refused.errors}
+    )
+
+
+async def noted_again(session: Any, caller: Caller, mission: Mission, asked: tape.Call, played: tape.Taped) -> None:
+    """An answer from the tape leaves what the tool's own would: readings, fact, and its place on the tape of the replay."""
+    if played.outcome == "answered":
+        await note(session, caller, mission, asked, replayed(played), played.took_ms)
+    else:
+        await note_failed(session, caller, mission, asked, problem_again(played), played.took_ms)
+
+
+def replayed(played: tape.Taped) -> Result:
+    """A taped answer. Raises the Problem that the tool had answered with."""
+    if played.outcome == "refused":
+        raise problem_again(played)
+    said = json.loads(played.answer)
+    shown = [(bytes.fromhex(source), document, version) for source, document, version in said["shown"]]
+    return Result(said["result"], said["kind"], shown)
+
+
+def problem_again(played: tape.Taped) -> Problem:
+    said = json.loads(played.answer)
+    return Problem(said["code"], said["detail"], errors=said["errors"], **said["members"])

@@ -4,7 +4,7 @@ The rows are walled (migrations/sql/0001/60_writebacks.sql): a writeback is immu
 claimed. Proposing happens in approvals, which writes the writeback and opens its approval in one transaction.
 """
 
-from app.writebacks.actions import Written, write
+from app.writebacks.actions import Written, payload_of, write
 from app.writebacks.api import router
 from app.writebacks.book import StillReading, age_s, reading
 from app.writebacks.connectors_api import router as connecting
@@ -18,6 +18,7 @@ __all__ = [
     "connecting",
     "of_mission",
     "one",
+    "payload_of",
     "reading",
     "router",
     "tally",

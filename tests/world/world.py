@@ -151,7 +151,7 @@ class World:
 
     async def run_work(self, *kinds: str, rounds: int = 20) -> int:
         """Does all worker work that is due, until nothing is; answers how many items that were. kinds keeps to some."""
-        wanted, done = list(kinds or (*VERBS, "dispatch", "review", "attempt_timer", "colony_cancel")), 0
+        wanted, done = list(kinds or (*VERBS, "dispatch", "replay", "review", "attempt_timer", "colony_cancel")), 0
         for _ in range(rounds):
             items = await work.take(self.worker.database, "worker", wanted, 32, self.root_lease())
             if not items:
@@ -167,6 +167,8 @@ class World:
             for item in items:
                 if item.kind in VERBS:
                     await self.worker.guarded(self.worker.verb, item)
+                elif item.kind == "replay":
+                    await self.worker.guarded(self.worker.play, item)
                 elif item.kind not in ("dispatch", "review"):
                     await self.worker.guarded(self.worker.call, item)
         return done

@@ -30,6 +30,8 @@ CREATE TABLE mission (
   contract_hash bytea NOT NULL CHECK (length(contract_hash) = 32),
   labels jsonb NOT NULL DEFAULT '{}',
   traceparent text,
+  replay_of uuid,                    -- the mission, or the imported recording, that this one repeats
+  replay_mode text CHECK (replay_mode IN ('rerun', 'recorded', 'recorded_with_colony')),  -- see app/replay; null for a first run
   attempt int NOT NULL DEFAULT 1 CHECK (attempt >= 1),    -- raised when an attempt is given up; also the fence of callbacks
   last_seq int NOT NULL DEFAULT 0,                        -- last event taken from the current attempt
   lease_until timestamptz,
@@ -51,13 +53,15 @@ CREATE TABLE mission (
   PRIMARY KEY (tenant, id),
   UNIQUE (tenant, id, requested_by),
   FOREIGN KEY (tenant, requested_by) REFERENCES principal (tenant, id),
-  CHECK ((closed_at IS NOT NULL) = (state IN ('completed', 'failed', 'cancelled', 'denied')))
+  CHECK ((closed_at IS NOT NULL) = (state IN ('completed', 'failed', 'cancelled', 'denied'))),
+  CHECK ((replay_of IS NULL) = (replay_mode IS NULL))
 );
 -- One for every way to list: however long the history, and however rare what is looked for, a page is read and nothing else.
 CREATE INDEX mission_newest ON mission (tenant, created_at DESC, id DESC);
 CREATE INDEX mission_of_state ON mission (tenant, state, created_at DESC, id DESC);
 CREATE INDEX mission_of_type ON mission (tenant, mission_type, created_at DESC, id DESC);
 CREATE INDEX mission_of_requester ON mission (tenant, requested_by, created_at DESC, id DESC);
+CREATE INDEX mission_of_replay ON mission (tenant, replay_of, created_at DESC, id DESC) WHERE replay_of IS NOT NULL;
 
 CREATE TABLE mission_label (         -- what `labels` says, to find missions by; written with the mission, by note_labels() alone
   tenant uuid NOT NULL,
@@ -97,9 +101,11 @@ BEGIN
   IF OLD.state IN ('completed', 'failed', 'cancelled', 'denied') AND NEW.state <> OLD.state THEN
     RAISE EXCEPTION 'wall: a % mission does not move', OLD.state USING ERRCODE = 'RX004';
   END IF;
-  IF (NEW.tenant, NEW.id, NEW.mission_type, NEW.mode, NEW.requested_by, NEW.contract_hash, NEW.created_at, NEW.risk_level)
+  IF (NEW.tenant, NEW.id, NEW.mission_type, NEW.mode, NEW.requested_by, NEW.contract_hash, NEW.created_at, NEW.risk_level,
+      NEW.replay_of, NEW.replay_mode)
      IS DISTINCT FROM
-     (OLD.tenant, OLD.id, OLD.mission_type, OLD.mode, OLD.requested_by, OLD.contract_hash, OLD.created_at, OLD.risk_level)
+     (OLD.tenant, OLD.id, OLD.mission_type, OLD.mode, OLD.requested_by, OLD.contract_hash, OLD.created_at, OLD.risk_level,
+      OLD.replay_of, OLD.replay_mode)
      OR NEW.attempt < OLD.attempt OR (NEW.attempt = OLD.attempt AND NEW.last_seq < OLD.last_seq) THEN
     RAISE EXCEPTION 'wall: a mission''s request does not change' USING ERRCODE = 'RX001';
   END IF;

@@ -384,6 +384,7 @@ DECLARE today date := budget_day(); m record; lacking jsonb;
 BEGIN
   FOR m IN SELECT f.* FROM fresh f
            WHERE f.tenant IN (SELECT d.tenant FROM (SELECT DISTINCT x.tenant FROM fresh x) d WHERE budget_is_limited(d.tenant))
+             AND (f.replay_mode IS NULL OR f.replay_mode = 'rerun')   -- what is played from a tape uses nothing
            ORDER BY f.tenant, f.id LOOP
     PERFORM enter_tenant(m.tenant);
     lacking := hold_above(m.tenant, today, m.budget_tokens, m.budget_cost_usd, m.budget_time_ms);

@@ -1,0 +1,181 @@
+"""Playing a recorded mission again without its colony: its events and calls, in the order of the ledger, through the root as it is now.
+
+Nothing leaves the process: tools and models answer from the tape, and what is proposed ends in a shadow. Everything that the
+root decides it decides anew: policy for each call and each change, the review of the evidence, the mission's own moves.
+"""
+
+from collections import Counter
+from datetime import timedelta
+from typing import Any
+
+from app import missions, tape, tools, work
+from app.boundary import callbacks
+from app.caller import Caller, system
+from app.clock import now
+from app.db import Database, WriteSession
+from app.missions import Held, Mission
+from app.replay.recording import Answered, Fact, Recording
+from app.replay.sources import find_recording
+from app.work import Item
+from colony_client.artifacts import parse_artifact
+from colony_client.contract import (
+    ArtifactProduced,
+    CheckpointSaved,
+    Event,
+    EventBatch,
+    Signal,
+    StageCompleted,
+    StageStarted,
+    UsageReported,
+    WritebackProposed,
+)
+
+LEASE = timedelta(minutes=1)  # it is over within one transaction
+CALLS = {"tool.called": "answered", "tool.failed": "refused", "tool.denied": "denied"}
+ENDINGS = ("complete", "blocked", "escalate")
+
+
+async def play(database: Database, item: Item, environment: str) -> None:
+    """Plays the mission of a work item, whole or up to where it goes another way, in one transaction."""
+    async with database.write() as session:
+        await session.enter(item.tenant)
+        mission = await missions.lock(session, item.subject)
+        if mission.state == "accepted" and mission.replay_of is not None:
+            recording = await find_recording(session, mission.replay_of, environment)
+            assert recording is not None, "a replay is made of what is there, and nothing of that is ever deleted"
+            await Player(session, system(item.tenant, "worker"), mission, recording).play()
+        await work.finish(session, item)
+
+
+class Player:
+    """Says what the recorded colony said, in the name of a replay."""
+
+    def __init__(self, session: WriteSession, caller: Caller, mission: Mission, recording: Recording) -> None:
+        self.session, self.caller, self.mission, self.recording = session, caller, mission, recording
+        self.held = Held(session.fetch)
+        self.seq = 0
+        self.asked: Counter[tuple[str, str, str]] = Counter()
+        self.ended = False
+
+    async def play(self) -> None:
+        await self.held.hold([(self.caller.tenant, self.mission.id)])
+        for fact in self.recording.of_attempt():
+            if fact.type in CALLS:
+                await self.call(fact)
+            elif fact.type == "provider.failed":
+                self.held.tell(self.caller, fact.type, self.mission.id, **fact.body)
+            elif (event := self.event(fact)) is not None:
+                await self.say(event)
+            if self.ended:
+                break
+        if not self.ended:
+            why = self.recording.reason or self.recording.state
+            self.give_up("replay_ended", f"The recorded attempt ended without a signal of its colony: {why}.")
+        await self.held.keep()
+        self.session.nudges |= self.held.nudges  # no `committed`: what was counted then is not counted again
+
+    # --- what the colony said
+
+    def event(self, fact: Fact) -> Event | None:
+        """The event behind a fact; None for facts of the root's own."""
+        said: dict[str, Any] = dict(fact.body)
+        at = {"seq": self.seq + 1, "at": fact.at}
+        match fact.type:
+            case "stage.started":
+                return StageStarted.model_validate(at | {"stage": said["stage"]})
+            case "stage.completed":
+                return StageCompleted.model_validate(at | {"stage": said["stage"], "latency_ms": said["latency_ms"]})
+            case "artifact.stored" | "artifact.repeated" if fact.actor.startswith("colony:"):
+                if said["schema_name"] == "writeback_proposal":
+                    return None  # comes as writeback.proposed
+                return ArtifactProduced.model_validate(at | {"artifact": self.artifact(said["artifact"])})
+            case "writeback.proposed":
+                return WritebackProposed.model_validate(at | {"proposal": self.artifact(said["proposal"])})
+            case "checkpoint.saved":
+                return CheckpointSaved.model_validate(
+                    at | {"checkpoint_id": "recorded", "sha256": said["sha256"], "size_bytes": said["size_bytes"]}
+                )
+            case "usage.reported":
+                used = {name: said[name] for name in ("tokens_in", "tokens_out", "cost_usd")}
+                return UsageReported.model_validate(at | used)
+            case "colony.signalled":
+                return Signal.model_validate(at | {"signal": said["signal"], "reason": self.words(str(said["signal"]))})
+        return None
+
+    def artifact(self, id: Any) -> Any:
+        """A recorded artifact as this mission's own."""
+        found = self.recording.artifact(id)
+        assert found is not None, "what the ledger names is kept"
+        own = {
+            "mission_id": str(self.mission.id),
+            "tenant_id": str(self.caller.tenant),
+            "actor_id": str(self.mission.requested_by),
+        }
+        return parse_artifact({**found.content, **own})
+
+    def words(self, signal: str) -> str | None:
+        """Why the attempt ended as it did: the ledger keeps no words, the mission does."""
+        return (self.recording.reason_note or "recorded") if signal in ("blocked", "escalate") else None
+
+    async def say(self, event: Event) -> None:
+        """One event through the verb that takes a colony's."""
+        batch = EventBatch(attempt=self.mission.attempt, events=[event])
+        outcome = await callbacks.judge(self.held, callbacks.call("", "", self.caller, self.mission.id, batch), LEASE)
+        assert isinstance(outcome, callbacks.Taken), outcome
+        self.seq = event.seq
+        if isinstance(event, Signal) and event.signal in ENDINGS:
+            self.ended = True
+            if outcome.asks is not None:  # nobody is asked on behalf of a replay
+                self.give_up("replay_escalated", "The recorded colony put a question before a human here.")
+
+    def give_up(self, reason: str, note: str) -> None:
+        self.ended = True
+        self.held.fail(self.caller, self.mission.id, "replay", reason=reason, note=note)
+        self.held.drop("colony_cancel", self.mission.id)  # no colony has it
+
+    # --- what it asked
+
+    async def call(self, fact: Fact) -> None:
+        """Policy now, the answer of then."""
+        name = ("tool", str(fact.body["tool"]), str(fact.body.get("arguments_sha256", "")))
+        self.asked[name] += 1
+        taped = self.find(*name, self.asked[name])
+        await self.held.keep()  # what was said before stands before it in the ledger
+        if taped is None:
+            return await self.diverge(tape.Call("tool", name[1], b""), self.asked[name], "no_tape")
+        asked = taped.call
+        envelope = await missions.envelope(self.session, self.mission.id)
+        refusal = await tools.judge(self.session, self.caller, self.mission, asked, envelope, dict(taped.arguments))  # type: ignore[arg-type]
+        if (refusal is not None) != (taped.outcome == "denied"):
+            rule = str(refusal.members.get("rule")) if refusal is not None else None
+            why = "denied_now" if refusal is not None else "allowed_now"
+            return await self.diverge(asked, taped.ordinal, why, rule)
+        if refusal is None:
+            played = tape.Taped(
+                asked.kind,
+                asked.name,
+                asked.arguments,
+                asked.sha256,
+                taped.ordinal,
+                taped.outcome,  # type: ignore[arg-type]
+                taped.answer_bytes,
+                b"",
+                taped.took_ms,
+                now(),
+            )
+            await tools.noted_again(self.session, self.caller, self.mission, asked, played)
+
+    def find(self, kind: str, name: str, sha256: str, ordinal: int) -> Answered | None:
+        return next(
+            (
+                one
+                for one in self.recording.calls
+                if (one.kind, one.name, one.ordinal) == (kind, name, ordinal) and one.call.sha256.hex() == sha256
+            ),
+            None,
+        )
+
+    async def diverge(self, asked: tape.Call, ordinal: int, why: str, rule: str | None = None) -> None:
+        self.ended = True
+        await tape.diverge(self.session, self.caller, self.mission.id, asked, ordinal, why, rule)
+        await work.drop(self.session, "colony_cancel", self.mission.id)  # no colony has it

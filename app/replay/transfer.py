@@ -1,0 +1,136 @@
+"""One mission in one signed file, from one environment to another.
+
+The file is canonical JSON: a statement and the Ed25519 signature of a key that the receiving side was told to trust. In the
+statement are the recording and the bytes that the mission was shown, so that its citations can be checked again.
+"""
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from pydantic import ValidationError
+from sqlalchemy import text
+
+from app import artifacts, ledger, tape
+from app.artifacts import keep_blob
+from app.caller import Caller
+from app.canonical import sha256
+from app.clock import new_id
+from app.db import ReadSession, WriteSession
+from app.errors import Problem
+from app.ledger.keys import Signer, opened, parse, sealed
+from app.replay.recording import Recording
+
+PURPOSE = "mission-root recording 1"
+MOST_BYTES = 48 * 1024 * 1024
+KEEP = text("""
+  INSERT INTO recording (tenant, id, mission, attempt, mission_type, environment, signed_by, file_sha256, size, imported_by)
+  VALUES (:tenant, :id, :mission, :attempt, :mission_type, :environment, :signed_by, :sha256, :size, :imported_by)
+  ON CONFLICT (tenant, file_sha256) DO NOTHING RETURNING id""")
+KNOWN = text("SELECT id FROM recording WHERE tenant = :tenant AND file_sha256 = :sha256")
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a file holds. sources: the bytes that the mission was shown."""
+
+    recording: Recording
+    sources: Sequence[bytes]
+    signed_by: str
+
+
+async def export(session: ReadSession, recording: Recording, signer: Signer) -> bytes:
+    """The file of a recording of this tenant. Raises Problem too_large."""
+    shown = {row.source_sha256 for row in await artifacts.readings(session, recording.mission)}
+    sources = await artifacts.blobs(session, shown)
+    statement: dict[str, Any] = {
+        "purpose": PURPOSE,
+        "by": signer.kid,
+        "recording": recording.model_dump(mode="json"),
+        "sources": [base64.b64encode(sources[one]).decode() for one in sorted(sources)],
+    }
+    data = sealed(statement, signer.by_kid[signer.kid])
+    if len(data) > MOST_BYTES:
+        raise Problem("too_large", f"The recording has {len(data)} bytes; a file holds at most {MOST_BYTES}.")
+    return data
+
+
+def contents(data: bytes) -> Contents:
+    """What a file says, its signature unchecked: for files that were checked when they came. Raises Problem validation."""
+    found = parse(data)
+    if found is None or found["statement"].get("purpose") != PURPOSE:
+        raise unusable("The file is not a recording that mission-root replay export has written.")
+    statement = found["statement"]
+    try:
+        recording = Recording.model_validate_json(json.dumps(statement["recording"]), strict=True)
+        sources = [base64.b64decode(one, validate=True) for one in statement["sources"]]
+        for call in recording.calls:
+            _ = call.answer_bytes
+    except ValidationError as refused:
+        first = refused.errors(include_url=False, include_input=False)[0]
+        raise unusable(f"The recording is malformed at {'/'.join(map(str, first['loc']))}: {first['msg']}.") from None
+    except (KeyError, TypeError, ValueError, binascii.Error):
+        raise unusable("The recording is malformed.") from None
+    return Contents(recording, sources, str(statement["by"]))
+
+
+def genuine(data: bytes, keys: Mapping[str, bytes]) -> Contents:
+    """What a file says that one of the trusted keys has signed. Raises Problem validation or forbidden."""
+    found = contents(data)
+    if found.signed_by not in keys:
+        raise Problem(
+            "forbidden",
+            f"The recording is signed by {found.signed_by[:40]!r}, which is not among TRANSFER_TRUSTED_KEYS.",
+        )
+    if opened(data, keys) is None:
+        raise Problem("forbidden", "The signature of the recording is wrong: it was changed after it was exported.")
+    return found
+
+
+async def keep(session: WriteSession, caller: Caller, data: bytes, found: Contents) -> UUID:
+    """Keeps an imported recording; the same file is kept once. Its calls become a tape of their own."""
+    digest = await keep_blob(session, caller.tenant, data)
+    recording, id = found.recording, new_id()
+    kept = await session.scalar(
+        KEEP,
+        {
+            "tenant": caller.tenant,
+            "id": id,
+            "mission": recording.mission,
+            "attempt": recording.attempt,
+            "mission_type": recording.mission_type,
+            "environment": recording.environment,
+            "signed_by": found.signed_by,
+            "sha256": digest,
+            "size": len(data),
+            "imported_by": caller.principal,
+        },
+    )
+    if kept is None:
+        known: UUID = await session.scalar(KNOWN, {"tenant": caller.tenant, "sha256": digest})
+        return known
+    for source in found.sources:
+        await keep_blob(session, caller.tenant, source)
+    for one in recording.calls:
+        await tape.record(session, id, recording.attempt, one.call, one.outcome, one.answer_bytes, one.took_ms)  # type: ignore[arg-type]
+    await ledger.record(
+        session,
+        caller,
+        "recording.imported",
+        caller.tenant,
+        recording=id,
+        sha256=sha256(data).hex(),
+        size=len(data),
+        signed_by=found.signed_by,
+    )
+    return id
+
+
+def unusable(sentence: str) -> Problem:
+    return Problem(
+        "validation", sentence, errors=[{"pointer": "", "detail": "send a file of mission-root replay export"}]
+    )

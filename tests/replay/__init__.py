@@ -1,0 +1,1 @@
+"""Missions once more."""
