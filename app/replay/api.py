@@ -238,7 +238,9 @@ async def get_recording(
     """Everything that a replay elsewhere needs, signed with TRANSFER_SIGNING_KEY: what the mission was shown, too."""
     signer = request.app.state.transfer_signer
     if signer is None:
-        raise Problem("not_configured", "TRANSFER_SIGNING_KEY is not set: recordings cannot be signed here.")
+        raise Problem(
+            "not_configured", "TRANSFER_SIGNING_KEY is not set: recordings cannot be signed here.", retry_after=300
+        )
     mission = await missions.find(door.session, mission_id)
     if mission is None:
         raise Problem("not_found", "There is no such mission.")

@@ -40,6 +40,8 @@ WRITABLE = {
     "policy_set": "policies by hash: tightens what is asked, the rule stays the least",
     "quarantine": "refused bytes",
     "reading": "what a mission was shown; evidence is for the approver to judge",
+    "recording": "a mission of elsewhere, to be played without a hand",
+    "tape": "what a mission was answered: a replay writes nothing",
     "webhook": "who is told of facts; facts hold ids and states",
     "webhook_delivery": "which of them were told",
     "webhook_secret": "sealed; signs what is sent out",

@@ -13,11 +13,11 @@ KEPT = (
     "tenant", "principal", "role_grant", "api_key", "session", "approver_key", "oidc_identity", "risk_floor",
     "ledger", "mission", "mission_label", "mission_type", "artifact", "policy_decision",
     "policy", "policy_set", "quarantine", "approval_rule", "notice", "connector", "connector_switch",
-    "writeback", "approval", "decision", "execution", "webhook", "webhook_secret",
+    "writeback", "approval", "decision", "execution", "webhook", "webhook_secret", "tape", "recording", "shadow_writeback",
 )  # fmt: skip
 WRITTEN_ONCE = (
     "ledger", "mission_label", "mission_type", "artifact", "policy_decision", "policy", "policy_set", "quarantine", "approval_rule",
-    "connector", "writeback", "decision", "risk_floor",
+    "connector", "writeback", "decision", "risk_floor", "tape", "recording", "shadow_writeback",
 )  # fmt: skip
 
 
@@ -55,6 +55,17 @@ async def furnished(ground: Ground) -> dict[str, Any]:
     await ground.run("api", "SELECT * FROM put_policy($1, $2, 'own', 'x', 0)", ground.tenant, ground.secrets["adam"])
     await ground.run("owner", """INSERT INTO notice (tenant, principal, approval, kind, step)
                      VALUES ($1, $2, $3, 'reminder', 1)""", ground.tenant, ground.ids["anna"], asked.approval)  # fmt: skip
+    await ground.run(
+        "api", "INSERT INTO blob (tenant, sha256, size, bytes) VALUES ($1, sha256('{}'), 2, '{}')", ground.tenant
+    )
+    await ground.run("api", """INSERT INTO tape (tenant, mission, attempt, kind, name, ordinal, arguments, outcome, answer_sha256, took_ms)
+                     VALUES ($1, $2, 1, 'tool', 't', 1, '{}', 'answered', sha256('{}'), 1)""", ground.tenant, asked.mission)  # fmt: skip
+    await ground.run("api", """INSERT INTO recording (tenant, id, mission, attempt, mission_type, environment, signed_by, file_sha256, size,
+                       imported_by) VALUES ($1, $2, $2, 1, 't', 'local', 'k', sha256('{}'), 2, $3)""",
+                     ground.tenant, uuid4(), ground.ids["adam"])  # fmt: skip
+    await ground.run("admin", """INSERT INTO shadow_writeback (tenant, mission, proposal, payload, policy_decision, effect)
+                     SELECT $1, a.mission, a.id, '{}', $2, 'allow' FROM artifact a WHERE a.tenant = $1 AND a.mission = $3
+                     LIMIT 1""", ground.tenant, uuid4(), asked.mission)  # fmt: skip
     webhook = await ground.webhook()
     await ground.run("api", """INSERT INTO webhook_delivery (tenant, id, webhook, message, type)
                      VALUES ($1, $2, $3, 'test_1', 'webhook.tested')""",
@@ -216,7 +227,7 @@ async def test_the_guards_hold_in_replication_mode(ground: Ground) -> None:
         ("UPDATE role_grant SET role = 'operator' WHERE principal = $1 AND role = 'admin'", (ground.ids["adam"],)),
         ("UPDATE principal SET kind = 'human' WHERE id = $1", (ground.ids["machine"],)),
         ("UPDATE api_key SET principal = $1", (ground.ids["anna"],)),
-        ("UPDATE session SET principal = $1", (ground.ids["anna"],)),
+        ("UPDATE session SET principal = $1", (ground.ids["machine"],)),
         ("UPDATE approver_key SET confirmed_by = $1", (ground.ids["anna"],)),
         ("INSERT INTO approver_key (tenant, principal, public_key, requested_by) SELECT tenant, id, sha256('x'), id FROM principal "
          "WHERE id = $1", (ground.ids["machine"],)),

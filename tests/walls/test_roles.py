@@ -54,6 +54,21 @@ GRANTS: dict[str, dict[str, str]] = {
     "reading": {"api": "i s", "worker": "i s", "auditor": "s"},
     "quarantine": {"api": "i s", "worker": "i s", "auditor": "s"},
     "policy_decision": {"api": "i s", "worker": "i s", "auditor": "s"},
+    "tape": {
+        "api": "i(answer_sha256 arguments attempt kind mission name ordinal outcome tenant took_ms) s",
+        "worker": "i(answer_sha256 arguments attempt kind mission name ordinal outcome tenant took_ms) s",
+        "auditor": "s",
+    },
+    "recording": {
+        "api": "i(attempt environment file_sha256 id imported_by mission mission_type signed_by size tenant) s",
+        "worker": "s",
+        "auditor": "s",
+    },
+    "shadow_writeback": {
+        "api": "s",
+        "worker": "i(effect mission payload policy_decision proposal tenant) s",
+        "auditor": "s",
+    },
     "policy": {"api": "s", "worker": "s", "auditor": "s"},
     "policy_set": {"api": f"{RULES} s", "worker": f"{RULES} s", "auditor": "s"},
     "work": {"api": "d i s u", "worker": "d i s u"},

@@ -1,0 +1,115 @@
+"""A mission goes to another environment as one signed file, and is played there."""
+
+import base64
+import json
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from app.ledger import signer
+from app.ledger.keys import sealed
+from app.replay.wiring import sides
+from app.settings import Misconfigured
+from tests.replay.test_recorded import rich
+from tests.world import World
+from tests.world.checks import inspector, problem
+from tests.world.life import Life
+
+HERE = "here:" + base64.b64encode(b"h" * 32).decode()
+ELSEWHERE = "elsewhere:" + base64.b64encode(b"e" * 32).decode()
+
+
+def give_keys(world: World) -> None:
+    """The instance signs as `here` and believes `here` and `elsewhere`."""
+    state = world.public.state
+    state.transfer_signer = signer(HERE)
+    state.transfer_keys = signer(HERE).public() | signer(ELSEWHERE).public()
+
+
+async def exported(world: World) -> tuple[Life, bytes]:
+    give_keys(world)
+    life = await rich(world)
+    answer = await world.operator.get(f"/v1/missions/{life.id}/recording")
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-disposition"].startswith("attachment")
+    return life, answer.content
+
+
+async def taken_in(http: httpx.AsyncClient, data: bytes) -> httpx.Response:
+    return await http.post("/v1/recordings", content=data, headers={"Content-Type": "application/json"})
+
+
+async def test_a_mission_is_exported_imported_elsewhere_and_played_there(world: World) -> None:
+    life, data = await exported(world)
+    other = await world.another_tenant()
+    answer = await taken_in(other.http, data)
+    assert answer.status_code == 201, answer.text
+    made = answer.json()
+    assert (made["mission"], made["signed_by"], made["environment"]) == (str(life.id), "here", "local")
+    again = await taken_in(other.http, data)
+    assert again.json()["id"] == made["id"], "the same file is kept once"
+    listed = (await other.http.get("/v1/recordings")).json()["items"]
+    assert [one["id"] for one in listed] == [made["id"]]
+    assert (await world.auditor.get(f"/v1/recordings/{made['id']}")).status_code == 404, "it is the other tenant's"
+
+    asked = await other.http.post(f"/v1/recordings/{made['id']}/replay", json={"mode": "recorded"})
+    assert asked.status_code == 202, asked.text
+    await world.run_work("replay", "review")
+    found = await other.http.get(f"/v1/missions/{asked.json()['id']}/diff")
+    said = found.json()
+    assert said["after"]["state"] == "completed", said
+    differing = {name for name, part in said.items() if isinstance(part, dict) and part.get("same_in_all") is False}
+    assert differing <= {"changes", "decisions"}, json.dumps({name: said[name] for name in differing}, indent=1)
+
+
+@pytest.mark.parametrize("what", ["changed", "stranger", "unsigned", "no json", "another purpose", "empty", "cut"])
+async def test_a_file_that_nobody_trusted_has_signed_is_refused(world: World, what: str) -> None:
+    _, data = await exported(world)
+    found: dict[str, Any] = json.loads(data)
+    statement = found["statement"]
+    stranger = Ed25519PrivateKey.generate()
+    bad = {
+        "changed": data.replace(b'"state":"awaiting_approval"', b'"state":"completed"', 1),
+        "stranger": sealed(statement | {"by": "nobody"}, stranger),
+        "unsigned": sealed(statement, stranger),
+        "no json": b"recording",
+        "another purpose": sealed(statement | {"purpose": "x"}, signer(HERE).by_kid["here"]),
+        "empty": b"",
+        "cut": data[: len(data) // 2],
+    }[what]
+    assert bad != data
+    answer = await taken_in(world.operator, bad)
+    assert answer.status_code in (403, 422), answer.text
+    problem(answer, "forbidden" if answer.status_code == 403 else "validation")
+    assert await (await inspector(world)).fetchval("SELECT count(*) FROM recording") == 0
+
+
+async def test_what_is_signed_but_malformed_is_refused_by_name(world: World) -> None:
+    _, data = await exported(world)
+    statement = json.loads(data)["statement"]
+    key = signer(ELSEWHERE).by_kid["elsewhere"]
+    broken = statement | {"by": "elsewhere", "recording": statement["recording"] | {"attempt": 0}}
+    said = problem(await taken_in(world.operator, sealed(broken, key)), "validation")
+    assert "attempt" in said["detail"]
+    broken = statement | {"by": "elsewhere", "sources": ["!"]}
+    problem(await taken_in(world.operator, sealed(broken, key)), "validation")
+    whole = statement | {"by": "elsewhere"}
+    assert (await taken_in(world.operator, sealed(whole, key))).status_code == 201
+
+
+async def test_without_a_key_nothing_leaves(world: World) -> None:
+    life = await rich(world)
+    world.public.state.transfer_signer = None
+    problem(await world.operator.get(f"/v1/missions/{life.id}/recording"), "not_configured")
+    problem(await world.submitter.get(f"/v1/missions/{life.id}/recording"), "forbidden")
+    give_keys(world)
+    problem(await world.operator.get(f"/v1/missions/{UUID(int=3)}/recording"), "not_found")
+
+
+def test_settings_that_are_no_keys_stop_the_process(world: World) -> None:
+    wrong = world.root.settings.model_copy(update={"transfer_trusted_keys": "nonsense"})
+    with pytest.raises(Misconfigured, match="TRANSFER_TRUSTED_KEYS must be kid:base64"):
+        sides(wrong)
