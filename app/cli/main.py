@@ -23,6 +23,7 @@ from app.cli import (
     policies,
     principals,
     processes,
+    replay,
     rules,
     webhooks,
     workspace,
@@ -50,6 +51,7 @@ app.add_typer(workspace.app, name="workspace")
 app.add_typer(budgets.app, name="budgets")
 app.add_typer(webhooks.app, name="webhooks")
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(replay.app, name="replay")
 app.add_typer(identity.app, name="identity")
 app.add_typer(principals.app, name="principals")
 app.add_typer(keys.app, name="keys")

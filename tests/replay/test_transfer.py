@@ -109,7 +109,7 @@ async def test_without_a_key_nothing_leaves(world: World) -> None:
     problem(await world.operator.get(f"/v1/missions/{UUID(int=3)}/recording"), "not_found")
 
 
-def test_settings_that_are_no_keys_stop_the_process(world: World) -> None:
+async def test_settings_that_are_no_keys_stop_the_process(world: World) -> None:
     wrong = world.root.settings.model_copy(update={"transfer_trusted_keys": "nonsense"})
     with pytest.raises(Misconfigured, match="TRANSFER_TRUSTED_KEYS must be kid:base64"):
         sides(wrong)
