@@ -140,6 +140,7 @@ def show(found: dict[str, Any]) -> None:
         print(f"  left its tape at {one['kind']} {one['name']}, call {one['ordinal']}: {one['why']}")
     for one in found["todays_policy"]:
         if one["changed"]:
+            then, now = one["then"]["effect"], one["now"]
             print(
-                f"  today's policy: {one['action']} {one['resource']}: {one['then']['effect']} then, {one['now']['effect']} now ({one['now']['rule']})"
+                f"  today's policy: {one['action']} {one['resource']}: {then} then, {now['effect']} now ({now['rule']})"
             )

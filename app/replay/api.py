@@ -25,7 +25,7 @@ from app.policy.queries import in_force
 from app.replay.diff import diff
 from app.replay.recording import Recording, record
 from app.replay.sources import find_imported, find_recording, imported
-from app.replay.transfer import MOST_BYTES, export, genuine, keep
+from app.replay.transfer import MOST_BYTES, PURPOSE, export, genuine, keep
 from app.telemetry import traceparent
 from colony_client.artifacts import MissionEnvelope
 
@@ -256,7 +256,17 @@ async def get_recording(
     status_code=201,
     response_model=RecordingView,
     summary="Import a mission of another environment",
-    openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}},
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": {"type": "object"},
+                    "example": {"signature": "base64", "statement": {"by": "production", "purpose": PURPOSE}},
+                }
+            },
+        }
+    },
 )
 async def import_recording(
     request: Request, door: Annotated[Door[WriteSession], writing("recordings.import")]

@@ -163,12 +163,17 @@ async def test_answers_fit_what_is_published(world: World) -> None:
         ("auditor", "GET", "/v1/ledger/anchors", {}),
         ("auditor", "GET", f"/v1/ledger/facts/{fact['id']}/proof", {}),
         ("auditor", "GET", "/v1/ledger/export", {}),
+        ("auditor", "GET", f"/v1/missions/{mission}/recording", {}),
+        ("auditor", "GET", f"/v1/missions/{mission}/diff?against={one}", {}),
+        ("auditor", "GET", "/v1/recordings", {}),
     ]  # fmt: skip
     for person, method, url, more in asked:
         answer = await world.people[person].http.request(method, url, **more)
         seen.add(fits(document, answer))
     for recipe, _ in LEAVE_FACTS.values():
         seen.add(fits(document, await recipe(world)))
+    [recording, *_] = (await world.auditor.get("/v1/recordings")).json()["items"]
+    seen.add(fits(document, await world.auditor.get(f"/v1/recordings/{recording['id']}")))
     mine = (await world.admin.get("/v1/whoami")).json()
     person, key = f"/v1/principals/{mine['principal_id']}", mine["credential"]["id"]
     for path in (

@@ -50,6 +50,9 @@ ASKED: dict[str, Callable[[World, Route, dict[str, Any]], Awaitable[httpx.Respon
         "/v1/policies/a_policy/preview",
         json={"text": '@id("a_policy.a") @reason("None.") forbid (principal, action, resource);'},
     ),
+    "diffMission": lambda world, route, named: world.auditor.get(
+        route.url(**named), params={"against": named["mission_id"]}
+    ),
     "verifyLedger": lambda world, route, _: world.auditor.post(route.path),
 }
 # Path parameters that name a thing by a word each tenant chooses for itself.

@@ -207,6 +207,7 @@ async def theirs_and_absent(world: World) -> dict[str, Any]:
         "artifact_id": artifact["id"],
         "approval_id": approval["id"],
         "writeback_id": approval["writeback_id"],
+        "recording_id": (await imported(world)).json()["id"],
         "rule_id": approval["rule"]["id"],
         "workspace": "their_kind",
         "mission_type": "their_kind",
@@ -342,6 +343,22 @@ async def end(world: World, verb: str) -> httpx.Response:
     return await world.operator.post(
         f"/v1/missions/{mission}/{verb}", json={"reason": "a test"}, headers={"If-Match": '"v1"'}
     )
+
+
+async def replayed(world: World) -> httpx.Response:
+    ended = (await end(world, "cancel")).json()["id"]
+    return await world.submitter.post(f"/v1/missions/{ended}/replay", json={"mode": "recorded"})
+
+
+async def imported(world: World) -> httpx.Response:
+    ended = (await end(world, "cancel")).json()["id"]
+    file = (await world.operator.get(f"/v1/missions/{ended}/recording")).content
+    return await world.operator.post("/v1/recordings", content=file)
+
+
+async def replayed_recording(world: World) -> httpx.Response:
+    recording = (await imported(world)).json()["id"]
+    return await world.submitter.post(f"/v1/recordings/{recording}/replay", json={"mode": "recorded"})
 
 
 async def approve(world: World) -> httpx.Response:
@@ -538,6 +555,9 @@ async def then(first: Awaitable[str], second: Callable[[str], Awaitable[httpx.Re
 LEAVE_FACTS: dict[str, tuple[Callable[[World], Awaitable[httpx.Response]], str]] = {
     **IDENTITY_FACTS,
     "createMission": (create, "mission.accepted"),
+    "replayMission": (replayed, "mission.accepted"),
+    "importRecording": (imported, "recording.imported"),
+    "replayRecording": (replayed_recording, "mission.accepted"),
     "cancelMission": (lambda world: end(world, "cancel"), "mission.cancelled"),
     "failMission": (lambda world: end(world, "fail"), "mission.failed"),
     "decide": (approve, "approval.decided"),

@@ -1,6 +1,7 @@
 """The root in a test: its apps, its people, its worker and its executor."""
 
 import asyncio
+import base64
 import tempfile
 from collections.abc import Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -28,6 +29,7 @@ KEYS = tuple(identity.DEMO_PRINCIPALS)
 COLONY_KEY = "local:colony-secret-of-the-tests"
 SIGNING_KEY = "one:signing-secret-of-the-tests"
 REGISTRAR_KEY = "one:registrar-secret-of-the-tests"
+TRANSFER_KEY = f"tests:{base64.b64encode(b't' * 32).decode()}"
 READ_TOKEN, WRITE_TOKEN = "crm-read-token-of-tests", "crm-write-token-of-tests"
 
 
@@ -64,6 +66,7 @@ class World:
             "crm_base_url": self.crm_base_url,
             "crm_read_token": READ_TOKEN,
             "webhook_sealing_key": "one:sealing-secret-of-the-tests",
+            "transfer_signing_key": TRANSFER_KEY,
             "outbound_allowed_hosts": "127.0.0.1",
             "database_pool_size": 5,
             "auth_failures_per_minute": 1_000_000,  # a test that guesses on purpose sets its own
