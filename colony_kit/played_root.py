@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
@@ -220,6 +221,10 @@ class PlayedRoot:
         return None
 
     def _take(self, attempt: Attempt, body: bytes) -> Response:
+        seqs = _seqs_in(body)
+        for earlier, later in pairwise(seqs):
+            if later != earlier + 1:
+                attempt.note("gap", f"event {later} came in one batch after event {earlier}")
         try:
             batch = read_model(EventBatch, body)
         except BadBody as bad:

@@ -18,6 +18,7 @@ from app.cli import (
     demo,
     identity,
     keys,
+    kits,
     ledger,
     missions,
     policies,
@@ -54,6 +55,8 @@ app.add_typer(identity.app, name="identity")
 app.add_typer(principals.app, name="principals")
 app.add_typer(keys.app, name="keys")
 app.command()(principals.whoami)
+for kit in (kits.colony_kit,):
+    app.command(rich_help_panel="Conformance")(kit)
 for process in (
     processes.serve,
     processes.registrar,

@@ -5,6 +5,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 
 from colony_client.contract import Health, MissionStatus
 from colony_kit.attempt import Attempt, Mood
@@ -68,7 +69,7 @@ async def retry_after(play: Play) -> str:
     else:
         story = None
     batches = [one for one in attempt.heard if one.kind == "events"]
-    for before, after in zip(batches, batches[1:], strict=False):
+    for before, after in pairwise(batches):
         if before.status == 429 and after.at - before.at < 0.9 * attempt.mood.retry_after:
             waited = after.at - before.at
             raise Failed(
@@ -80,11 +81,11 @@ async def retry_after(play: Play) -> str:
 
 
 async def stop(play: Play) -> str:
-    return await _stops(play, play.attempt(Mood(stops_at=1, tools_after=0.1)))
+    return await _stops(play, Mood(stops_at=1))
 
 
 async def superseded(play: Play) -> str:
-    return await _stops(play, play.attempt(Mood(supersedes_at=1, tools_after=0.1)))
+    return await _stops(play, Mood(supersedes_at=1))
 
 
 async def unknown_members(play: Play) -> str:
@@ -186,21 +187,30 @@ async def _whole(play: Play, attempt: Attempt, *, dispatched: bool = False) -> s
     return attempt.story()
 
 
-async def _stops(play: Play, attempt: Attempt) -> str:
-    """A mission that the root no longer wants: after its word nothing is done any more."""
-    await play.accepted(attempt)
+async def _stops(play: Play, mood: Mood) -> str:
+    """A mission that the root no longer wants: after its word nothing is done any more. Its tools wait for that word."""
+    mood.tools_held = asyncio.Event()
+    attempt = play.attempt(mood)
+    try:
+        await play.accepted(attempt)
+        await attempt.until(lambda: attempt.told_to_stop_at is not None, play.pace.lease)
+    finally:
+        mood.tools_held.set()
     if not await attempt.until(lambda: attempt.told_to_stop_at is not None or attempt.terminal, play.pace.patience):
         raise Failed(f"the mission did not get on; the root had heard {attempt.story()}")
     moment = attempt.told_to_stop_at
     if moment is None:
         raise NotApplicable("the mission ended before it could be asked to stop")
-    status = await play.in_state(attempt, "cancelled", "failed", "blocked", "completed", seconds=play.pace.late)
+    try:
+        status = await play.in_state(attempt, "cancelled", "failed", "blocked", "completed", seconds=play.pace.late)
+    except Failed as failed:
+        raise Failed(f"after the root had asked to stop: {failed}") from None
     await asyncio.sleep(play.pace.quiet + play.pace.underway)
     if after := tool_calls_after(attempt, moment + play.pace.underway):
         raise Failed(
             f"tool {after[0]} was called after the root had asked to stop; the root had heard {attempt.story()}"
         )
-    if batches := [one for one in _batches_after(attempt, moment + play.pace.underway)]:
+    if batches := _batches_after(attempt, moment + play.pace.underway):
         raise Failed(f"{len(batches)} batches of events came after the root had asked to stop")
     if attempt.terminal and attempt.terminal.signal == "complete":
         raise Failed("complete was said after the root had asked to stop")

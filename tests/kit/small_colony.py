@@ -36,7 +36,7 @@ class Refused(Exception):
 
 
 class SmallColony:
-    """`faults` are names of what it does wrong; without any it is correct. One object is one life of the process."""
+    """`faults` are names of what it does wrong; without any it is correct."""
 
     def __init__(self, keys: Keys, *faults: str) -> None:
         self.keys, self.faults = keys, frozenset(faults)
@@ -53,12 +53,21 @@ class SmallColony:
                 Route("/v1/missions", self.dispatch, methods=["POST"]),
                 Route("/v1/missions/{mission}", self.status),
                 Route("/v1/missions/{mission}/cancel", self.cancel, methods=["POST"]),
+                Route("/restart", self.restart, methods=["POST"]),
             ],
             exception_handlers={Refused: self.refuse},
         )
 
     def has(self, fault: str) -> bool:
         return fault in self.faults
+
+    async def restart(self, _: Request) -> Response:
+        """As if the process had been started anew: nothing is known any more."""
+        for task in list(self.tasks):
+            task.cancel()
+        if not self.has("believes to run what it has lost"):
+            self.works.clear()
+        return JSONResponse({})
 
     async def close(self) -> None:
         for task in list(self.tasks):
@@ -153,7 +162,13 @@ class SmallColony:
     # --- missions
 
     async def dispatch(self, request: Request) -> Response:
-        batch: DispatchBatch = self.read(DispatchBatch, await self.body(request))
+        body = await self.body(request)
+        if self.has("takes only an old version") and b'"contract_version": "1.0"' in body:
+            raise Refused(422, "invalid", "/contract_version: not 0.9")
+        if self.has("takes any number"):
+            whole = json.loads(body)
+            body = json.dumps(whole | {"missions": whole["missions"][:64]}).encode()
+        batch: DispatchBatch = self.read(DispatchBatch, body)
         if self.has("takes no batch") and len(batch.missions) > 1:
             batch = batch.model_copy(update={"missions": batch.missions[:1]})
         answers = [await self.admit(one) for one in batch.missions]
@@ -179,11 +194,13 @@ class SmallColony:
         if self.full:
             return answer | {"outcome": "busy", "retry_after_s": None if self.has("busy without a time") else 0.2}
         if self.has("answers before storing the duplicate"):
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.3)
         if known and not self.has("lets superseded attempts run"):
             known.stop("failed")
         work = self.works[dispatch.mission_id] = Work(self, dispatch)
         self.tokens.append(dispatch.mission_token)
+        if self.has("loses missions"):
+            return answer
         task = asyncio.create_task(work.run())
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
@@ -318,7 +335,7 @@ class Work:
 
     @property
     def over(self) -> bool:
-        return bool(self.events) and self.events[-1].get("signal") in ("complete", "blocked")
+        return any(event["type"] == "signal" for event in self.events)
 
     def open(self, answer: httpx.Response) -> dict[str, Any]:
         found: dict[str, Any] = answer.json()
