@@ -48,6 +48,12 @@ class Door:
         while not self._server.started:  # uvicorn has no event for it
             await asyncio.sleep(0.005)
 
+    def cut(self, client: tuple[str, int]) -> None:
+        """Breaks off the connection of one client, in the middle of whatever it waits for."""
+        for connection in list(self._server.server_state.connections) if self._server else []:
+            if connection.client is not None and tuple(connection.client) == tuple(client) and connection.transport is not None:
+                connection.transport.abort()
+
     async def shut(self) -> None:
         """Nobody listens any more, and what was under way is broken off."""
         if self._server is None or self._running is None:

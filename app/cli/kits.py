@@ -93,7 +93,7 @@ def _report(
 
 def _show(report: "Report") -> None:
     """A line for each requirement, then what stands behind those that fail, then the sum."""
-    found = show.rows("id", "result", "requirement")
+    found = show.rows("nr", "result", "requirement")
     for one in report.results:
         words, colour = RESULTS[one.outcome]
         found.add_row(one.id, f"[{colour}]{words}[/{colour}]", show.escape(one.sentence))
