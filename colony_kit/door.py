@@ -51,7 +51,11 @@ class Door:
     def cut(self, client: tuple[str, int]) -> None:
         """Breaks off the connection of one client, in the middle of whatever it waits for."""
         for connection in list(self._server.server_state.connections) if self._server else []:
-            if connection.client is not None and tuple(connection.client) == tuple(client) and connection.transport is not None:
+            if (
+                connection.client is not None
+                and tuple(connection.client) == tuple(client)
+                and connection.transport is not None
+            ):
                 connection.transport.abort()
 
     async def shut(self) -> None:

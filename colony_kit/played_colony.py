@@ -87,7 +87,9 @@ class PlayedColony:
 
     # --- routes
 
-    def _signed(self, answer: Callable[[Request, bytes], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    def _signed(
+        self, answer: Callable[[Request, bytes], Awaitable[Response]]
+    ) -> Callable[[Request], Awaitable[Response]]:
         """Judges who calls, and then answers in any case."""
 
         async def judged(request: Request) -> Response:
@@ -147,7 +149,12 @@ class PlayedColony:
         if case.status == "lost":
             return problem(404, "mission_unknown", "This mission is not known here.")
         dispatch = case.heard[-1][1]
-        said = {"mission_id": str(dispatch.mission_id), "attempt": dispatch.attempt, "state": "running", "last_seq_sent": 0}
+        said = {
+            "mission_id": str(dispatch.mission_id),
+            "attempt": dispatch.attempt,
+            "state": "running",
+            "last_seq_sent": 0,
+        }
         return JSONResponse(said | (STRANGE if case.talkative else {}))
 
     async def _cancel(self, request: Request, body: bytes) -> Response:

@@ -4,6 +4,7 @@ Exit codes: 0 nothing fails · 1 a requirement fails · 2 the kit cannot be run 
 """
 
 import asyncio
+import os
 import shlex
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli import show
-from app.cli.client import AsJson, Failed, emit
+from app.cli.client import AsJson, Failed, Url, emit, url_of_up
 
 if TYPE_CHECKING:
     from colony_kit.report import Report, Result
@@ -64,6 +65,65 @@ def colony_kit(
         )
 
     _report("colony", asked, len(only or REQUIREMENTS), junit, as_json)
+
+
+def root_kit(
+    url: Url = "",
+    listen: Annotated[
+        str,
+        typer.Option(
+            "--listen",
+            metavar="HOST:PORT",
+            help="Where the kit's colony listens, and the root dispatches to; else the address in COLONY_SERVICE_BASE_URL.",
+        ),
+    ] = "",
+    patience: Annotated[
+        float, typer.Option(min=1, max=3600, help="Seconds to wait for one thing, such as a lease.")
+    ] = 60.0,
+    only: Only = None,
+    junit: Junit = None,
+    as_json: AsJson = False,
+) -> None:
+    """Play a colony against a running root, and say which requirements of the contract it meets.
+
+    The root's COLONY_SERVICE_BASE_URL leads to --listen. The service key comes from COLONY_SERVICE_API_KEY or
+    ROOT_API_KEY, as kid:secret; missions are asked for with the API key of MISSION_ROOT_API_KEY.
+    """
+    from colony_kit.environment import address, service_keys
+    from colony_kit.of_root import REQUIREMENTS, run
+    from colony_kit.of_root.play import Pace
+
+    def asked(heard: Heard) -> Awaitable["Report"]:
+        return run(
+            _url(url or url_of_up(), "--url"),
+            _api_key(),
+            service_keys(),
+            listen=address(listen or _usual_address()),
+            only=only or (),
+            pace=Pace(patience=patience),
+            heard=heard,
+        )
+
+    _report("root", asked, len(only or REQUIREMENTS), junit, as_json)
+
+
+def _api_key() -> str:
+    from colony_kit.environment import Misuse
+
+    if not (key := os.environ.get("MISSION_ROOT_API_KEY", "")):
+        raise Misuse("No API key: set MISSION_ROOT_API_KEY to one that may ask for missions.")
+    return key
+
+
+def _usual_address() -> str:
+    """Where a root that was told COLONY_SERVICE_BASE_URL dispatches to."""
+    from colony_client.contract import url_origin
+    from colony_kit.environment import Misuse
+
+    try:
+        return url_origin(os.environ.get("COLONY_SERVICE_BASE_URL", "")).partition("://")[2]
+    except ValueError:
+        raise Misuse("Give --listen HOST:PORT, the address that the root's COLONY_SERVICE_BASE_URL leads to.") from None
 
 
 def _report(

@@ -55,7 +55,7 @@ app.add_typer(identity.app, name="identity")
 app.add_typer(principals.app, name="principals")
 app.add_typer(keys.app, name="keys")
 app.command()(principals.whoami)
-for kit in (kits.colony_kit,):
+for kit in (kits.colony_kit, kits.root_kit):
     app.command(rich_help_panel="Conformance")(kit)
 for process in (
     processes.serve,
