@@ -45,17 +45,13 @@ class Door:
         )
         self._server = _Server(config)
         self._running = asyncio.create_task(self._server.serve([listening]))
-        while not self._server.started:  # uvicorn has no event for it
+        while not self._server.started:  # noqa: ASYNC110 (uvicorn has no event for it)
             await asyncio.sleep(0.005)
 
     def cut(self, client: tuple[str, int]) -> None:
         """Breaks off the connection of one client, in the middle of whatever it waits for."""
         for connection in list(self._server.server_state.connections) if self._server else []:
-            if (
-                connection.client is not None
-                and tuple(connection.client) == tuple(client)
-                and connection.transport is not None
-            ):
+            if getattr(connection, "client", None) == tuple(client) and connection.transport is not None:
                 connection.transport.abort()
 
     async def shut(self) -> None:

@@ -62,22 +62,19 @@ async def expected_seq(play: Play) -> str:
 
 async def retry_after(play: Play) -> str:
     attempt = play.attempt(Mood(busy_events=2))
+    stuck: Failed | None = None
     try:
-        said = await _whole(play, attempt)
+        found = await _whole(play, attempt)
     except Failed as failed:
-        said, story = "", failed
-    else:
-        story = None
+        stuck = failed
     batches = [one for one in attempt.heard if one.kind == "events"]
     for before, after in pairwise(batches):
         if before.status == 429 and after.at - before.at < 0.9 * attempt.mood.retry_after:
             waited = after.at - before.at
-            raise Failed(
-                f"after 429 with Retry-After: {attempt.mood.retry_after} the next batch came in {waited:.2f} s"
-            )
-    if story is not None:
-        raise story
-    return f"waited as asked; {said}"
+            raise Failed(f"after 429 with Retry-After: {attempt.mood.retry_after} the next batch came in {waited:.2f} s")
+    if stuck is not None:
+        raise stuck
+    return f"waited as asked; {found}"
 
 
 async def stop(play: Play) -> str:

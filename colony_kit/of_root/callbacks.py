@@ -213,10 +213,11 @@ async def root_view(play: Play) -> str:
 
 async def tool_allowed(play: Play) -> str:
     live = await play.taken()
-    answer = (await live.tool("workspace.outline")).model(ToolAnswer)
-    if not isinstance(answer.result, dict) or not isinstance(answer.result.get("documents"), list):
-        raise Failed(f"workspace.outline was answered {json.dumps(answer.result)[:200]}; expected: documents")
-    return f"{len(answer.result['documents'])} documents"
+    result = (await live.tool("workspace.outline")).model(ToolAnswer).result
+    documents = result.get("documents") if isinstance(result, dict) else None
+    if not isinstance(documents, list):
+        raise Failed(f"workspace.outline was answered {json.dumps(result)[:200]}; expected: documents")
+    return f"{len(documents)} documents"
 
 
 async def tool_denied(play: Play) -> str:
