@@ -71,7 +71,9 @@ async def retry_after(play: Play) -> str:
     for before, after in pairwise(batches):
         if before.status == 429 and after.at - before.at < 0.9 * attempt.mood.retry_after:
             waited = after.at - before.at
-            raise Failed(f"after 429 with Retry-After: {attempt.mood.retry_after} the next batch came in {waited:.2f} s")
+            raise Failed(
+                f"after 429 with Retry-After: {attempt.mood.retry_after} the next batch came in {waited:.2f} s"
+            )
     if stuck is not None:
         raise stuck
     return f"waited as asked; {found}"
