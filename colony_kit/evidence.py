@@ -18,11 +18,11 @@ def keep_secret(secrets: Iterable[str]) -> None:
 
 
 def clean(words: str, most: int = MOST) -> str:
-    """Words for a report: secrets and mission tokens blotted out, nothing that moves a cursor, cut to `most` characters."""
+    """Words for a report: secrets and mission tokens blotted out, only characters that can be seen, cut to `most` characters."""
     for secret in _secrets:
         words = words.replace(secret, "[secret]")
     words = _API_KEY.sub("[key]", _TOKEN.sub("[token]", words))
-    words = "".join(c if category(c) not in ("Cc", "Cf", "Cs") else " " for c in words)
+    words = "".join(c if category(c)[0] != "C" else " " for c in words)
     return words if len(words) <= most else f"{words[: most - 1]}…"
 
 

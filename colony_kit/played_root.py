@@ -51,7 +51,6 @@ class PlayedRoot:
         self.keys, self.underway = keys, underway
         self.library = Library()
         self.attempts: dict[tuple[UUID, int], Attempt] = {}
-        self.strangers: list[str] = []  # callbacks that belong to no attempt
         self.redirected = 0  # calls that followed a redirect
         self._own = parse_keys("kit:" + "played-root-of-the-kit", "KIT")
         self._by_token: dict[str, Attempt] = {}
@@ -94,7 +93,7 @@ class PlayedRoot:
         bearer = self._bearer(request)
         attempt = self._attempt(mission, _attempt_in(body), bearer)
         if attempt is None:
-            return self._nobody(request)
+            return self._nobody()
         self._judge_call(attempt, request, body, bearer)
         if attempt.mood.leaves is not None and not attempt.mood.leaves.is_set() and _seqs_in(body):
             attempt.mood.leaves.set()
@@ -116,13 +115,13 @@ class PlayedRoot:
         bearer = self._bearer(request)
         attempt = self._attempt(mission, None, bearer)
         if attempt is None:
-            return self._nobody(request)
+            return self._nobody()
         self._judge_call(attempt, request, body, bearer)
         if attempt.ended_at is not None and time.monotonic() - attempt.ended_at > self.underway:
             attempt.note("after_end", f"tool {tool} was called after the signal that ended the attempt")
         digest = hashlib.sha256(body).hexdigest()
         await attempt.hear(Heard(time.monotonic(), "tool", tool=tool, digest=digest))
-        if attempt.told_to_stop_at is not None:
+        if attempt.told_to_stop_at is not None or self._superseded(attempt):
             return problem(409, "attempt_superseded", "Another attempt holds the mission.")
         if attempt.mood.tools_held is not None:
             await attempt.mood.tools_held.wait()
@@ -179,8 +178,8 @@ class PlayedRoot:
         if behind > (OLD_FOR_TOOLS if "/tools/" in asked else OLD_FOR_EVENTS):
             attempt.note("old_token", f"{asked} came with a token that was {behind} tokens old")
 
-    def _nobody(self, request: Request) -> Response:
-        self.strangers.append(f"{request.method} {request.url.path}")
+    @staticmethod
+    def _nobody() -> Response:
         return problem(404, "not_found", "There is no such mission.")
 
     @staticmethod
@@ -200,6 +199,9 @@ class PlayedRoot:
             return None
         return bytes(body)
 
+    def _superseded(self, attempt: Attempt) -> bool:
+        return (attempt.mission_id, attempt.number + 1) in self.attempts
+
     # --- events
 
     def _moody(self, attempt: Attempt, body: bytes) -> Response | None:
@@ -211,7 +213,7 @@ class PlayedRoot:
         if mood.redirects:
             mood.redirects -= 1
             return Response(status_code=307, headers={"Location": "/elsewhere/events"})
-        if mood.supersedes_at is not None and attempt.last_seq >= mood.supersedes_at:
+        if self._superseded(attempt) or (mood.supersedes_at is not None and attempt.last_seq >= mood.supersedes_at):
             attempt.told_to_stop_at = attempt.told_to_stop_at or time.monotonic()
             return problem(409, "attempt_superseded", f"The current attempt is {attempt.number + 1}.")
         if mood.gaps and _seqs_in(body):

@@ -22,7 +22,9 @@ async def heartbeat(play: Play) -> str:
     attempt = play.attempt(Mood(tools_held=held, lease=lease))
     try:
         await play.accepted(attempt)
-        await attempt.until(lambda: tool_calls_after(attempt, 0), play.pace.patience)
+        await attempt.until(lambda: tool_calls_after(attempt, 0) or attempt.terminal, play.pace.patience)
+        if attempt.terminal:
+            raise NotApplicable("the mission ended without a tool call to wait for")
         began = time.monotonic()
         if not await attempt.until(lambda: _batches_after(attempt, began + min(0.2, lease / 5)), lease):
             raise Failed(
@@ -47,8 +49,10 @@ async def away(play: Play) -> str:
     async with asyncio.timeout(play.pace.patience):
         await attempt.mood.leaves.wait()
     await play.door.shut()
-    await asyncio.sleep(play.pace.away)
-    await play.door.open()
+    try:
+        await asyncio.sleep(play.pace.away)
+    finally:
+        await play.door.open()
     return await _whole(play, attempt, dispatched=True)
 
 

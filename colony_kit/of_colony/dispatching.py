@@ -45,8 +45,6 @@ async def each_for_itself(play: Play) -> str:
 async def duplicate(play: Play) -> str:
     """The same dispatch five times at the same moment, and once more when the mission has ended."""
     attempt = play.attempt(Mood())
-    if play.refused_everything:
-        raise NotApplicable(play.refused_everything)
     said = await asyncio.gather(*(play.dispatch(attempt) for _ in range(5)))
     outcomes = {answers[0].outcome for answers, _ in said}
     if outcomes == {"busy"}:
@@ -69,6 +67,7 @@ async def duplicate(play: Play) -> str:
 
 
 async def next_attempt(play: Play) -> str:
+    """The tools of attempt 1 are held until attempt 2 has ended, and its events refused as a root refuses them."""
     held = asyncio.Event()
     first = play.attempt(Mood(tools_held=held))
     try:
@@ -76,7 +75,6 @@ async def next_attempt(play: Play) -> str:
         await first.until(lambda: first.heard, play.pace.patience)
         second = play.attempt(mission_id=first.mission_id, number=2)
         await play.accepted(second)
-        taken = time.monotonic()
         [late], reply = await play.dispatch(first)
         if late.outcome != "refused":
             raise Failed(f"attempt 1 after attempt 2 was taken: {reply.evidence}; expected: refused")
@@ -86,12 +84,11 @@ async def next_attempt(play: Play) -> str:
     status = await play.status(second)
     if status.attempt != 2:
         raise Failed(f"GET /v1/missions/{{id}} said attempt {status.attempt}; expected: 2")
-    await asyncio.sleep(play.pace.quiet)
-    if after := tool_calls_after(first, taken + play.pace.underway):
-        raise Failed(f"attempt 1 called {after[0]} after attempt 2 had been taken")
-    if first.terminal and first.terminal.signal == "complete":
-        raise Failed("attempt 1 said complete after attempt 2 had been taken")
-    return "attempt 2 worked on to its end, attempt 1 refused from then on"
+    await asyncio.sleep(play.pace.quiet + play.pace.underway)
+    told = first.told_to_stop_at
+    if told is not None and (after := tool_calls_after(first, told + play.pace.underway)):
+        raise Failed(f"attempt 1 called {after[0]} after it had been told that it is superseded")
+    return "attempt 2 worked on to its end, attempt 1 refused"
 
 
 async def callback_origin(play: Play) -> str:
@@ -161,7 +158,9 @@ async def cancel(play: Play) -> str:
     attempt = play.attempt(Mood(tools_held=held))
     try:
         await play.accepted(attempt)
-        await attempt.until(lambda: tool_calls_after(attempt, 0), play.pace.patience)
+        await attempt.until(lambda: tool_calls_after(attempt, 0) or attempt.terminal, play.pace.patience)
+        if attempt.terminal:
+            raise NotApplicable("the mission ended, without a tool call, before it could be cancelled")
         await play.cancel(attempt)
         moment = time.monotonic()
     finally:
@@ -197,8 +196,6 @@ async def cancel_again(play: Play) -> str:
 
 async def busy(play: Play) -> str:
     """Missions whose tools are held are offered until none is taken any more; then all are let go."""
-    if play.refused_everything:
-        raise NotApplicable(play.refused_everything)
     held, taken = asyncio.Event(), list[Attempt]()
     try:
         first, wait = await _fill(play, Mood(tools_held=held), taken)

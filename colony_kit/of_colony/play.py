@@ -21,12 +21,13 @@ from colony_client.contract import (
 from colony_client.signing import Keys
 from colony_kit.attempt import Attempt, Mood
 from colony_kit.door import Door
-from colony_kit.library import QUESTION
+from colony_kit.library import LEADS_QUESTION, QUESTION
 from colony_kit.line import Line, Reply
 from colony_kit.played_root import PlayedRoot
-from colony_kit.report import Failed, NotApplicable
+from colony_kit.report import Failed
 
 TENANT, ACTOR = uuid4(), uuid4()
+BUSY = 2  # times the patience for one mission: others are worked on meanwhile
 TOOLS = ["workspace.search", "workspace.read", "workspace.outline", "crm.list", "crm.read"]
 
 
@@ -57,7 +58,6 @@ class Play:
     restart: Sequence[str] = ()
     replies: list[Reply] = field(default_factory=list)  # every refusal that was provoked
     versions: list[tuple[str, str]] = field(default_factory=list)  # where a contract version was said, and which
-    refused_everything: str | None = None  # why no mission can be worked on at all
     _plain: "asyncio.Task[Attempt] | None" = None
     _leads: "asyncio.Task[Attempt] | None" = None
 
@@ -123,8 +123,6 @@ class Play:
     async def leads(self) -> Attempt:
         """The same for a CRM mission."""
         if self._leads is None:
-            from colony_kit.library import LEADS_QUESTION
-
             asked = self.attempt(goal=LEADS_QUESTION, mission_type="crm_lead_intelligence")
             self._leads = asyncio.ensure_future(self.worked(asked))
         return await asyncio.shield(self._leads)
@@ -137,9 +135,7 @@ class Play:
 
     async def accepted(self, attempt: Attempt) -> Attempt:
         """Dispatched and accepted; a colony that is busy is asked again. Raises Failed."""
-        if self.refused_everything:
-            raise NotApplicable(self.refused_everything)
-        until = time.monotonic() + self.pace.patience
+        until = time.monotonic() + BUSY * self.pace.patience
         while True:
             [answer], reply = await self.dispatch(attempt)
             if answer.outcome == "accepted":

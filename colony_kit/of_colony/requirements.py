@@ -60,7 +60,7 @@ REQUIREMENTS: list[Requirement[Play]] = [
     ),
     Requirement(
         "C-20",
-        "A higher attempt takes over from a lower one, which is refused and silent from then on.",
+        "A higher attempt takes over from a lower one, which is not taken any more and stops when it is told.",
         dispatching.next_attempt,
     ),
     Requirement(

@@ -1,7 +1,9 @@
 """One run of the kit against one colony."""
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from colony_client.signing import Keys
 from colony_kit.door import Door
@@ -11,8 +13,9 @@ from colony_kit.of_colony.doors import right_signature
 from colony_kit.of_colony.play import Pace, Play
 from colony_kit.of_colony.requirements import REQUIREMENTS
 from colony_kit.played_root import PlayedRoot
-from colony_kit.report import Failed, Report, Result, chosen, judge
+from colony_kit.report import Failed, NotApplicable, Report, Result, chosen, judge
 
+WITHOUT_A_KEY = ("C-01", "C-03", "C-04")
 AROUND = 3  # of the patience for one mission: no requirement takes longer
 
 
@@ -42,17 +45,32 @@ async def run(
         await door.open()
         try:
             play = Play(line, root, door, pace, callback_base_url or door.url, restart)
-            play.refused_everything = await _deaf(play)
+            if await _deaf(play):
+                asked = [one if one.id in WITHOUT_A_KEY else replace(one, check=_not_asked) for one in asked]
             results = await judge(asked, play, AROUND * pace.patience, heard)
+            await _tidy(play)
         finally:
             await door.shut()
     return Report("colony", line.base_url, results, time.perf_counter() - began)
 
 
-async def _deaf(play: Play) -> str | None:
-    """Why no mission can be handed over: a colony that does not know the key takes nothing."""
+async def _deaf(play: Play) -> bool:
+    """Whether the colony does not know the key: then it takes nothing, whatever is asked."""
     try:
         await right_signature(play)
     except Failed:
-        return "the colony does not take a rightly signed request (C-04), so no mission can be handed to it"
-    return None
+        return True
+    return False
+
+
+async def _not_asked(_: Play) -> str:
+    raise NotApplicable(
+        "the colony does not take a rightly signed request (C-04), so nothing signed can be asked of it"
+    )
+
+
+async def _tidy(play: Play) -> None:
+    """Lets go of missions that are still worked on: their root is about to be gone."""
+    left = [one for one in play.root.attempts.values() if one.heard and one.terminal is None]
+    body = b'{"reason": "the kit is done"}'
+    await asyncio.gather(*(play.line.ask("POST", f"/v1/missions/{one.mission_id}/cancel", body) for one in left))
