@@ -107,15 +107,21 @@ async def redirect(play: Play) -> str:
 
 async def tool_denied(play: Play) -> str:
     attempt = play.attempt(Mood(denies_tools=True))
-    await play.worked(attempt)
-    assert attempt.terminal is not None
-    await asyncio.sleep(play.pace.quiet)
+    stuck: Failed | None = None
+    try:
+        await play.worked(attempt)
+        await asyncio.sleep(play.pace.quiet)
+    except Failed as failed:
+        stuck = failed
     calls = Counter((one.tool, one.digest) for one in attempt.heard if one.kind == "tool")
-    if not calls:
-        raise NotApplicable("the mission called no tool")
-    (tool, _), times = calls.most_common(1)[0]
+    (tool, _), times = calls.most_common(1)[0] if calls else (("", ""), 0)
     if times > DENIED_TIMES:
         raise Failed(f"the same call of {tool} was made {times} times although it was answered 403 denied_by_policy")
+    if stuck is not None:
+        raise stuck
+    if not calls:
+        raise NotApplicable("the mission called no tool")
+    assert attempt.terminal is not None
     return f"{attempt.terminal.signal} after {calls.total()} denied calls"
 
 
