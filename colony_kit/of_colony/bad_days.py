@@ -53,7 +53,10 @@ async def away(play: Play) -> str:
         await asyncio.sleep(play.pace.away)
     finally:
         await play.door.open()
-    return await _whole(play, attempt, dispatched=True)
+    try:
+        return await _whole(play, attempt, dispatched=True)
+    except Failed as failed:
+        raise Failed(f"after {play.pace.away:g} s without a root: {failed}") from None
 
 
 async def expected_seq(play: Play) -> str:
