@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import httpx
 import pytest
 
+from app.cli import main
 from app.embedded import free_port
 from colony_client.signing import parse_keys
 from colony_kit.door import Door
@@ -165,12 +166,21 @@ NOBODY = "http://127.0.0.1:9"
     ],
 )
 def test_misuse_is_one_sentence_and_status_2(
-    words: tuple[str, ...], environment: dict[str, str], sentence: str
+    words: tuple[str, ...],
+    environment: dict[str, str],
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    done = kit(NOBODY, *words, **environment)
-    assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith("mission-root: ") and done.stderr.count("\n") == 1 and sentence in done.stderr
-    assert "a-secret-without-a-kid" not in done.stderr
+    monkeypatch.setenv("ROOT_API_KEY", environment.get("key", KEY))
+    monkeypatch.delenv("COLONY_SERVICE_API_KEY", raising=False)
+    monkeypatch.setattr(sys, "argv", ["mission-root", "colony-kit", "--base-url", NOBODY, *words])
+    with pytest.raises(SystemExit) as left:
+        main.run()
+    said = capsys.readouterr()
+    assert left.value.code == 2 and said.out == ""
+    assert said.err.startswith("mission-root: ") and said.err.count("\n") == 1 and sentence in said.err
+    assert "a-secret-without-a-kid" not in said.err
 
 
 async def test_a_taken_address_and_a_report_that_cannot_be_written_are_misuse(tmp_path: Path) -> None:

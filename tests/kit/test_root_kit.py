@@ -24,6 +24,7 @@ from colony_client.client import ColonyClient
 from colony_client.contract import DispatchAnswer
 from colony_client.errors import Refused, SignatureRefused
 from colony_client.signing import parse_keys
+from colony_kit.environment import Misuse
 from colony_kit.of_root import REQUIREMENTS, run
 from colony_kit.of_root.play import Pace
 from tests.conftest import DEMO, Cluster, fresh, numbers
@@ -290,3 +291,22 @@ async def test_a_root_that_is_wrong_is_found(root: World, wrong: str, monkeypatc
     assert report.failed() == sorted(meant), [one.evidence for one in report.results]
     for one in report.results:
         assert meant[one.id] in one.evidence
+
+
+async def test_a_root_that_cannot_be_asked_is_said_in_one_sentence(root: World) -> None:
+    """One that does not know the key, one that dispatches elsewhere, and one that is not there."""
+    here, elsewhere = free_port(), free_port()
+    key = root.people["submitter"].key
+    hurried = Pace(patience=1, answer=5)
+    async with at_work(root, f"http://127.0.0.1:{elsewhere}", root.internal, ColonyClient) as public:
+        with pytest.raises(Misuse, match="does not take the key of MISSION_ROOT_API_KEY"):
+            await run(public, "mr_00000000_nobody", KEYS, listen=("127.0.0.1", here), pace=hurried)
+        with pytest.raises(
+            Misuse, match=f"COLONY_SERVICE_BASE_URL lead to http://127.0.0.1:{here}, with the same key"
+        ) as told:
+            await run(public, key, KEYS, listen=("127.0.0.1", here), pace=hurried)
+        assert "no dispatch came for 1 s" in str(told.value)
+        shown = (await root.submitter.get("/v1/missions")).json()["items"]
+        assert [one["state"] for one in shown] == ["cancelled"], "the kit leaves a mission behind"
+    with pytest.raises(Misuse, match=f"The root at http://127.0.0.1:{elsewhere} cannot be reached"):
+        await run(f"http://127.0.0.1:{elsewhere}", key, KEYS, listen=("127.0.0.1", here), pace=hurried)
