@@ -45,7 +45,7 @@ else:
 def kit(url: str, *words: str, key: str = KEY, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "app.cli.main", "colony-kit", "--base-url", url, *words]
     given = SURROUNDINGS | ({"ROOT_API_KEY": key} if key else {}) | environment
-    return subprocess.run(command, capture_output=True, text=True, env=given, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, env=given, timeout=300, check=False)
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ def test_the_root_passes(tmp_path: Path) -> None:
         )
         kit = [*COMMAND, "root-kit", "--json", "--junit", str(tmp_path / "kit.xml")]
         done = subprocess.run(
-            kit, env=os.environ | told["kit_env"], capture_output=True, text=True, timeout=150, check=False
+            kit, env=os.environ | told["kit_env"], capture_output=True, text=True, timeout=300, check=False
         )
     finally:
         up.send_signal(signal.SIGTERM)
