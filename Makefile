@@ -50,7 +50,7 @@ format: install  ## let ruff rewrite what it can
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
 types: install  ## mypy
-	@$(BIN)/python -m mypy app colony colony_client sample_crm
+	@$(BIN)/python -m mypy app colony colony_client colony_kit sample_crm
 
 lock: $(UV)  ## resolve the dependencies of pyproject.toml anew into requirements.lock
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

@@ -72,7 +72,7 @@ class Client:
     def __init__(self, url: str, api_key: str) -> None:
         import httpx
 
-        self.url = (url or _url_of_up()).rstrip("/")
+        self.url = (url or url_of_up()).rstrip("/")
         if not api_key:
             raise Failed(
                 "No API key: give --api-key or set MISSION_ROOT_API_KEY; `mission-root up` prints one per role.", 2
@@ -204,7 +204,7 @@ def _where(error: dict[str, Any]) -> str:
     return str(error.get("pointer") or error.get("parameter") or error.get("header") or "request")
 
 
-def _url_of_up() -> str:
+def url_of_up() -> str:
     """Where the instance of this folder answers, if one runs."""
     try:
         return str(json.loads(Path(".data/up.json").read_text())["base_url"])

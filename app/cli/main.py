@@ -18,6 +18,7 @@ from app.cli import (
     demo,
     identity,
     keys,
+    kits,
     ledger,
     missions,
     policies,
@@ -56,6 +57,8 @@ app.add_typer(identity.app, name="identity")
 app.add_typer(principals.app, name="principals")
 app.add_typer(keys.app, name="keys")
 app.command()(principals.whoami)
+for kit in (kits.colony_kit, kits.root_kit):
+    app.command(rich_help_panel="Conformance")(kit)
 for process in (
     processes.serve,
     processes.registrar,

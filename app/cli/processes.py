@@ -20,12 +20,21 @@ DataDir = Annotated[Path, typer.Option("--data-dir", help="Where everything is k
 Port = Annotated[int | None, typer.Option("--port", min=1, max=65535, help="Port of the public API.")]
 
 
-def up(port: Port = None, data_dir: DataDir = Path(".data"), as_json: AsJson = False) -> None:
+def up(
+    port: Port = None,
+    data_dir: DataDir = Path(".data"),
+    colony_url: Annotated[
+        str, typer.Option("--colony", metavar="URL", help="A colony of your own, instead of the reference colony.")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
     """Run everything on this machine: PostgreSQL, root, worker, executor, colony and a sample CRM. Ctrl-C ends it."""
     from app import supervisor
 
+    elsewhere = _base_url(colony_url) if colony_url else None
+
     async def keep_up() -> None:
-        async with supervisor.running(data_dir, port, show.aside) as instance:
+        async with supervisor.running(data_dir, port, show.aside, elsewhere) as instance:
             if as_json:
                 emit(instance.describe())
             else:
@@ -91,6 +100,16 @@ def migrate(as_json: AsJson = False) -> None:
     with _database_errors() as settings:
         upgrade(settings.secret("admin_database_url"), settings.database_role_prefix)
     emit({"head": head()}) if as_json else show.line(f"The schema is up to date at {head()}.")
+
+
+def _base_url(text: str) -> str:
+    from colony_client.contract import url_origin
+
+    try:
+        url_origin(text)
+    except ValueError as wrong:
+        raise Failed(f"--colony {wrong}.", 2) from None
+    return text.rstrip("/")
 
 
 def _run(module: str) -> None:

@@ -26,9 +26,9 @@ Result = TypeVar("Result")
 class Instance:
     """What runs, and how to reach it."""
 
-    def __init__(self, folder: Folder, say: Callable[[str], None]) -> None:
-        self.folder = folder
-        self.watch = Watch(processes(folder), folder.server, folder.logs, say, self.write_down)
+    def __init__(self, folder: Folder, say: Callable[[str], None], colony_url: str | None = None) -> None:
+        self.folder, self.colony_url = folder, colony_url
+        self.watch = Watch(processes(folder, colony_url=colony_url), folder.server, folder.logs, say, self.write_down)
 
     def describe(self) -> dict[str, Any]:
         """The object that `up --json` prints; fields are added over time, never renamed."""
@@ -36,7 +36,7 @@ class Instance:
         return {
             "base_url": ports["public"],
             "internal_url": ports["internal"],
-            "colony_url": ports["colony"],
+            "colony_url": self.colony_url or ports["colony"],
             "crm_url": ports["crm"],
             "console_url": None,
             "metrics_urls": {
@@ -46,6 +46,14 @@ class Instance:
                 "registrar": f"{ports['registrar_metrics']}/metrics",
             },
             "keys": self.folder.secrets["api_keys"],
+            "kit_env": {
+                "MISSION_ROOT_URL": ports["public"],
+                "MISSION_ROOT_API_KEY": self.folder.secrets["api_keys"]["submitter"],
+                "COLONY_SERVICE_BASE_URL": self.colony_url or ports["colony"],
+                "COLONY_SERVICE_API_KEY": self.folder.secrets["colony_key"],
+                "ROOT_API_BASE_URL": ports["internal"],
+                "ROOT_API_KEY": self.folder.secrets["colony_key"],
+            },
             "databases": {
                 "owner": self.folder.owner_url(),
                 "api": self.folder.database_url("api"),
@@ -61,16 +69,24 @@ class Instance:
 
 
 @asynccontextmanager
-async def running(data_dir: Path, port: int | None, say: Callable[[str], None]) -> AsyncIterator[Instance]:
+async def running(
+    data_dir: Path, port: int | None, say: Callable[[str], None], colony_url: str | None = None
+) -> AsyncIterator[Instance]:
     """A ready instance over `data_dir` for the length of the block; the block is cancelled when the instance is lost.
 
+    colony_url: a colony of one's own, which is not started here.
     Raises CannotStart. Must be entered on the main thread: the children's lives are tied to it.
     """
     folder = open_folder(data_dir, port)
-    instance = Instance(folder, say)
+    instance = Instance(folder, say, colony_url)
     try:
         await prepare_database(folder, say)
-        say("Starting the root, its registrar, worker and executor, the colony and the sample CRM.")
+        whose = (
+            "the colony and the sample CRM"
+            if colony_url is None
+            else f"and the sample CRM, for the colony at {colony_url}"
+        )
+        say(f"Starting the root, its registrar, worker and executor, {whose}.")
         folder.let_go()
         async with asyncio.TaskGroup() as group:
             watching = group.create_task(instance.watch.run())

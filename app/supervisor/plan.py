@@ -47,8 +47,10 @@ class Process:
     stops: int  # processes of a lower number are stopped first
 
 
-def processes(folder: Folder, surroundings: Mapping[str, str] = os.environ) -> list[Process]:
-    """The six processes beside PostgreSQL. The database's superuser is known to none of them."""
+def processes(
+    folder: Folder, surroundings: Mapping[str, str] = os.environ, colony_url: str | None = None
+) -> list[Process]:
+    """The six processes beside PostgreSQL, five with a colony of one's own. The database's superuser is known to none of them."""
     ports, secrets, url = folder.ports, folder.secrets, folder.database_url
     root = _given(surroundings, *_root_tuning()) | {
         "CRM_BASE_URL": f"http://127.0.0.1:{ports['crm']}",
@@ -57,7 +59,7 @@ def processes(folder: Folder, surroundings: Mapping[str, str] = os.environ) -> l
     mission = root | {
         "DATABASE_URL": url("api"),
         "READER_DATABASE_URL": url("reader"),
-        "COLONY_SERVICE_BASE_URL": f"http://127.0.0.1:{ports['colony']}",
+        "COLONY_SERVICE_BASE_URL": colony_url or f"http://127.0.0.1:{ports['colony']}",
         "COLONY_SERVICE_API_KEY": secrets["colony_key"],
         "CALLBACK_BASE_URL": f"http://127.0.0.1:{ports['internal']}",
         "ROOT_SIGNING_KEY": secrets["root_signing_key"],
@@ -108,7 +110,7 @@ def processes(folder: Folder, surroundings: Mapping[str, str] = os.environ) -> l
         "CRM_READ_TOKEN": secrets["crm_read_token"],
         "CRM_WRITE_TOKEN": secrets["crm_write_token"],
     }
-    return [
+    all_of_them = [
         Process("crm", "sample_crm.main", crm, _at(ports["crm"], "/health"), stops=2),
         Process("colony", "colony.main", colony, _at(ports["colony"], "/health"), stops=2),
         Process("registrar", "app.registrar", registrar, _at(ports["registrar"], "/readyz"), stops=1),
@@ -116,6 +118,7 @@ def processes(folder: Folder, surroundings: Mapping[str, str] = os.environ) -> l
         Process("worker", "app.worker", worker, _at(ports["worker_metrics"], "/metrics"), stops=1),
         Process("executor", "app.executor", executor, _at(ports["executor_metrics"], "/metrics"), stops=1),
     ]
+    return [one for one in all_of_them if one.name != "colony" or colony_url is None]
 
 
 def _at(port: int, path: str) -> str:

@@ -130,6 +130,10 @@ def test_it_says_where_everything_is_and_it_is_there(up: Callable[..., Up]) -> N
         assert (
             httpx.get(f"{told['base_url']}/v1/missions", headers={"Authorization": f"Bearer {key}"}).status_code == 200
         )
+    kit = [*COMMAND, "colony-kit", "--only", "C-04", "--only", "C-17", "--json"]
+    asked = subprocess.run(kit, env=os.environ | told["kit_env"], capture_output=True, text=True, check=False)
+    assert asked.returncode == 0 and json.loads(asked.stdout)["counts"]["pass"] == 2, asked.stdout + asked.stderr
+    assert told["kit_env"]["MISSION_ROOT_API_KEY"] == told["keys"]["submitter"]
     kept = Path(told["data_dir"], "up.json")
     assert json.loads(kept.read_text()) == told and kept.stat().st_mode & 0o777 == 0o600
 
@@ -152,7 +156,7 @@ def test_a_second_up_continues_where_the_first_stopped(up: Callable[..., Up]) ->
     assert made.status_code == 202, made.text
     assert first.stop() == 0
     second = up()
-    same = ("base_url", "internal_url", "colony_url", "crm_url", "metrics_urls", "keys", "databases")
+    same = ("base_url", "internal_url", "colony_url", "crm_url", "metrics_urls", "keys", "databases", "kit_env")
     assert {name: second.told[name] for name in same} == {name: first.told[name] for name in same}
     found = httpx.get(f"{second.told['base_url']}/v1/missions/{made.json()['id']}", headers=submitter)
     assert found.status_code == 200
@@ -227,6 +231,11 @@ def test_a_stranger_who_answers_in_its_place_is_noticed(tmp_path: Path) -> None:
             folder.server.stop()
 
     asyncio.run(walk())
+
+
+def test_a_colony_that_is_no_address_is_one_readable_sentence(tmp_path: Path) -> None:
+    code, said = refused("--colony", "localhost:8090", "--data-dir", str(tmp_path / "data"))
+    assert code == 2 and "--colony must be an http or https URL" in said
 
 
 def test_a_folder_that_cannot_be_written_is_one_readable_sentence(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 REPOSITORY = Path(__file__).parents[2]
 PAGE = (REPOSITORY / "ARCHITECTURE.md").read_text()
 SPOKEN = sorted(set(re.findall(r"`([^`\n]+)`", PAGE)))
-PACKAGES = ("app", "colony", "colony_client", "sample_crm")
+PACKAGES = ("app", "colony", "colony_client", "colony_kit", "sample_crm")
 NAMES = [said for said in SPOKEN if re.fullmatch(rf"({'|'.join(PACKAGES)})(\.\w+)+", said)]
 PATHS = [said for said in SPOKEN if re.fullmatch(r"[\w.-]+(/[\w.-]+)+|[\w-]+\.(toml|md|lock)", said)]
 DATABASE_FUNCTIONS = sorted(

@@ -114,6 +114,8 @@ PLANTED = {
     "the sample CRM": ("app/cli/demo.py", "from sample_crm.service import create_app"),
     "the root, from the client": ("colony_client/wire.py", "from app.errors import Problem"),
     "the colony, from the client": ("colony_client/wire.py", "from colony import desk"),
+    "the root, from the kit": ("colony_kit/line.py", "from app.errors import Problem"),
+    "the colony, from the kit": ("colony_kit/line.py", "from colony.tools import Tools"),
     "the root, from the colony": ("colony/desk.py", "from app.clock import now"),
     "the root, from the CRM": ("sample_crm/store.py", "import app.db"),
 }

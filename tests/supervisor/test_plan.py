@@ -131,3 +131,10 @@ def test_connectors_credentials_reach_who_may_hold_them(folder: Folder) -> None:
     plan = {one.name: one for one in processes(folder, SHELL | keys)}
     assert knowing(plan, "read-key") == {"serve", "worker"} and knowing(plan, "write-key") == {"executor"}
     assert knowing(plan, "other-key") == set()
+
+
+def test_with_a_colony_of_ones_own_none_is_started(folder: Folder) -> None:
+    plan = {one.name: one for one in processes(folder, SHELL, "https://colony.example:8443")}
+    assert set(plan) == {"crm", "registrar", "serve", "worker", "executor"}
+    for name in ("serve", "worker"):
+        assert plan[name].environment["COLONY_SERVICE_BASE_URL"] == "https://colony.example:8443"
