@@ -56,6 +56,7 @@ from colony_client.signing import Audience, Keys, sign
 from colony_client.wire import read_json, read_model
 
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
+MAX_COLONY_ANSWER_BYTES = 2 * 1024 * 1024  # 64 answers with the longest reasons in the longest spelling are 1.5 MB
 KEPT_BYTES = MOST_HEARD  # of an answer that was not understood, for whoever has to find out why
 CONNECT_TIMEOUT_S = 2.0
 LONGEST_RETRY_AFTER_S = 86_400.0
@@ -216,7 +217,7 @@ class ColonyClient(_Exchange):
         keys: Keys,
         *,
         timeout_s: float = 10.0,
-        max_answer_bytes: int = MAX_ANSWER_BYTES,
+        max_answer_bytes: int = MAX_COLONY_ANSWER_BYTES,
         max_connections: int = 20,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:

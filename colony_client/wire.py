@@ -18,6 +18,7 @@ MAX_PROBLEM_TEXT = 300
 # A JSON string, or the rest of the text when it never closes: every quote starts one match, so this stays linear.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_ONE_KIND = bytes.maketrans(b"[]{}", b"()()")
 
 
 def read_json(body: bytes, *, max_bytes: int = MAX_BODY_BYTES, max_depth: int = MAX_BODY_DEPTH) -> Any:
@@ -82,14 +83,15 @@ def _refusal(code: str, detail: str) -> BadBody:
 
 
 def _deeper_than(body: bytes, limit: int) -> bool:
+    """Takes away the innermost pairs, a level at a time; of brackets that pair with none as many count as there are."""
     if body.count(b"[") + body.count(b"{") <= limit:
         return False
-    depth = 0
-    for byte in _STRING.sub(b"", body).translate(None, _NOT_BRACKETS):
-        depth += 1 if byte in b"[{" else -1
-        if depth > limit:
-            return True
-    return False
+    left = _STRING.sub(b"", body).translate(_ONE_KIND, _NOT_BRACKETS)
+    for _ in range(limit):
+        if b"()" not in left:
+            break
+        left = left.replace(b"()", b"")
+    return b"()" in left or left.count(b"(") > limit
 
 
 def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

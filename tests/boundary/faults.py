@@ -360,6 +360,12 @@ async def deep(call: Call) -> None:
     await call.answer(b"[" * 100_000)
 
 
+@fault("malformed")
+async def nothing_but_lists(call: Call) -> None:
+    """Just small enough to be read, and a hundred times larger in memory than on the wire."""
+    await call.answer(LISTS, content_encoding="gzip")
+
+
 # --- it says what nobody can trust
 
 
@@ -498,6 +504,7 @@ OTHERS = {act.__name__: act for act in (answers_everything_twice, another_page_e
 NO_FAULT = Fault(honest, "", False, False, ())
 HANG_UP = ("hangs_up", "resets", "resets_half_way", "half_a_head", "truncates", "announces_too_little", "a_broken_chunk",
            "another_protocol", "headers_100_mb", "floods_100_mb")  # fmt: skip
+LISTS = gzip.compress(b"[" + b"[]," * 699_000 + b"[]]")
 PACK = zlib.compressobj(9, wbits=31)
 BOMB = b"".join(PACK.compress(bytes(MEBI)) for _ in range(100)) + PACK.flush()
 
