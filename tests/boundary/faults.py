@@ -362,7 +362,7 @@ async def deep(call: Call) -> None:
 
 @fault("malformed")
 async def nothing_but_lists(call: Call) -> None:
-    """Just small enough to be read, and a hundred times larger in memory than on the wire."""
+    """A kilobyte on the wire, two megabytes to be read, fifty in memory."""
     await call.answer(LISTS, content_encoding="gzip")
 
 
