@@ -90,7 +90,7 @@ class _Exchange:
         transport: httpx.AsyncBaseTransport | None,
     ) -> None:
         url_origin(base_url)
-        self._hears = transport is None
+        self._hears = transport is None  # a transport of somebody else's has no ears
         self._base_url = base_url.rstrip("/")
         self._keys = keys
         self._audience = audience
@@ -160,9 +160,8 @@ class _Exchange:
             async with asyncio.timeout(timeout_s):  # httpx only limits each read, and a byte a second satisfies that
                 response = await self._http.send(request, stream=True)
                 try:
-                    if (
-                        self._hears and not raw
-                    ):  # it lay there since the exchange before: closed unread, with what follows
+                    # it lay there since the exchange before: closed unread, with whatever follows it
+                    if self._hears and not raw:
                         raise self._malformed("answered before it was asked", response.status_code, b"")
                     status = response.status_code
                     await self._read_bounded(response, received)
