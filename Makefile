@@ -2,7 +2,7 @@
 # Installation speaks on stderr, so that stdout carries only what a target answers.
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-once up test lint format types lock mutate-schema races budget-races nightly bench bench-quick bench-growth bench-long bench-scale clean
+.PHONY: help install demo demo-once up test lint format types lock mutate-schema races budget-races chaos-boundary callback-sequences nightly bench bench-quick bench-growth bench-long bench-scale clean
 
 UV_VERSION := 0.13.8
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 python3; do \
@@ -65,7 +65,14 @@ races: install  ## what two may do to one approval at the same moment: every pai
 budget-races: install  ## 2,000 runs of 50 concurrent spends, and 500 random lives of a budget against a model
 	@BUDGET_RACES=2000 BUDGET_EXAMPLES=500 $(BIN)/python -m pytest tests/budgets/test_races.py $(ARGS)
 
-nightly: install mutate-schema races budget-races  ## what is too long for every commit: mutations, races, the kill tests ten times over, a long run
+chaos-boundary: install  ## every kind of colony fault in every call, 10 times; a line for each kind with the worst times
+	@BOUNDARY_FAULT_TIMES=$${BOUNDARY_FAULT_TIMES:-10} $(BIN)/python -m pytest tests/boundary/test_colony_faults.py $(ARGS)
+
+callback-sequences: install  ## 3,000 disordered deliveries of callbacks and 1,000 of dispatches: as if once, in order
+	@CALLBACK_SEQUENCES=$${CALLBACK_SEQUENCES:-3000} DISPATCH_SEQUENCES=$${DISPATCH_SEQUENCES:-1000} \
+	  $(BIN)/python -m pytest tests/boundary/test_callback_sequences.py tests/boundary/test_dispatch_sequences.py $(ARGS)
+
+nightly: install mutate-schema races budget-races chaos-boundary callback-sequences  ## what is too long for every commit: mutations, races, faults, the kill tests ten times over, a long run
 	@for turn in 1 2 3 4 5 6 7 8 9 10; do $(BIN)/python -m pytest tests/walks || exit 1; done
 	@$(BIN)/python -m bench.long_run --missions 20000
 

@@ -151,7 +151,7 @@ class Settings(BaseSettings):
     colony_enabled: bool = True
     colony_service_base_url: HttpUrl = "http://127.0.0.1:8090"
     colony_service_api_key: Annotated[SecretStr, some_keys("COLONY_SERVICE_API_KEY")] | None = None
-    colony_timeout_ms: Milliseconds = 10_000
+    colony_timeout_ms: Annotated[int, Field(ge=1, le=300_000)] = 10_000
     colony_default_time_budget_ms: Milliseconds = 600_000
     colony_default_token_budget: Annotated[int, Field(ge=0, le=100_000_000)] = 200_000
     callback_base_url: HttpUrl = "http://127.0.0.1:8081"  # where the colony reaches INTERNAL_PORT

@@ -75,6 +75,11 @@ class Worker:
         self.anchorer = ledger.signing_side(settings, self.database)
         if self.anchorer is None:
             log.warning("anchors are off: ANCHOR_STORE and ANCHOR_SIGNING_KEY are not both set")
+        timeout = timedelta(milliseconds=settings.colony_timeout_ms)
+        self.lease = max(LEASE, 2 * timeout)  # a colony that hangs must not outlast it
+        self.begin_calls_s = (
+            0.9 * self.lease - timeout
+        ).total_seconds()  # after the work was taken, no later than this
         self.hands = asyncio.Semaphore(LOOKING)
         self.looking: set[asyncio.Future[None]] = set()  # reviews that ask targets
         self.stopping = asyncio.Event()
@@ -131,7 +136,7 @@ class Worker:
                     busy = {line: task for line, task in busy.items() if not task.done()}
                     free = [kind for kind, line in line_of.items() if line not in busy]
                     try:
-                        items = await work.take(self.database, "worker", free, BATCH, LEASE) if free else []
+                        items = await work.take(self.database, "worker", free, BATCH, self.lease) if free else []
                     except Exception as error:  # the database is away: try again, for ever
                         log.warning("work cannot be taken", error=type(error).__name__)
                         await asyncio.sleep(POLL_S)
@@ -155,7 +160,8 @@ class Worker:
         return POLL_S
 
     async def dispatch(self, items: list[Item]) -> None:
-        await self.together(items, partial(boundary.dispatch, self.database, self.colony))
+        until = time.monotonic() + self.begin_calls_s
+        await self.together(items, partial(boundary.dispatch, self.database, self.colony, until=until))
 
     async def review(self, items: list[Item]) -> None:
         """Whoever has to look at targets first does so without keeping the others waiting."""
@@ -202,7 +208,7 @@ class Worker:
                     await self.guarded(handle, item)
 
         async def all_of(items: list[Item]) -> None:
-            ends = time.monotonic() + LEASE.total_seconds()
+            ends = time.monotonic() + self.lease.total_seconds()
             await asyncio.gather(*(in_turn(item, ends) for item in items))
 
         return all_of

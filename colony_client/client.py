@@ -51,11 +51,13 @@ from colony_client.errors import (
     Unauthorized,
     Unreachable,
 )
+from colony_client.hearing import MOST_HEARD, Listening, heard
 from colony_client.signing import Audience, Keys, sign
 from colony_client.wire import read_json, read_model
 
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
-KEPT_BYTES = 64 * 1024  # of an answer that was not understood, for whoever has to find out why
+MAX_COLONY_ANSWER_BYTES = 2 * 1024 * 1024  # 64 answers with the longest reasons in the longest spelling are 1.5 MB
+KEPT_BYTES = MOST_HEARD  # of an answer that was not understood, for whoever has to find out why
 CONNECT_TIMEOUT_S = 2.0
 LONGEST_RETRY_AFTER_S = 86_400.0
 
@@ -70,6 +72,7 @@ class _Reply:
     status: int
     headers: httpx.Headers
     body: bytes
+    said: bytes  # what is worth keeping when it is not understood: the body, or the head of an answer without one
 
 
 class _Exchange:
@@ -87,17 +90,17 @@ class _Exchange:
         transport: httpx.AsyncBaseTransport | None,
     ) -> None:
         url_origin(base_url)
+        self._hears = transport is None  # a transport of somebody else's has no ears
         self._base_url = base_url.rstrip("/")
         self._keys = keys
         self._audience = audience
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._max_answer_bytes = max_answer_bytes
         self._http = httpx.AsyncClient(
             follow_redirects=False,
             trust_env=False,  # a proxy or a .netrc of the machine has no business on the private network
-            limits=httpx.Limits(max_connections=max_connections, max_keepalive_connections=max_connections),
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-            transport=transport,
+            transport=transport or Listening(base_url, max_connections),
         )
 
     async def __aenter__(self) -> Self:
@@ -131,17 +134,17 @@ class _Exchange:
             headers["Authorization"] = f"Bearer {bearer}"
         _TRACE.inject(headers)
 
-        reply = await self._exchange(method, path, headers, body, timeout_s or self._timeout_s)
+        reply = await self._exchange(method, path, headers, body, timeout_s or self.timeout_s)
         if reply.status >= 400 and reply.status not in status_carries_answer:
-            raise refusal(reply.status, reply.headers, reply.body)
+            raise refusal(reply.status, reply.headers, reply.said)
         if 300 <= reply.status < 400:
-            raise self._malformed(f"answered {reply.status}; redirects are not followed", reply.status, reply.body)
+            raise self._malformed(f"answered {reply.status}; redirects are not followed", reply.status, reply.said)
         try:
             return read_model(answer, reply.body, max_bytes=self._max_answer_bytes, unknown="ignore")
         except BadBody as error:
             if reply.status >= 400:
-                raise refusal(reply.status, reply.headers, reply.body) from error
-            raise self._malformed(str(error), reply.status, reply.body) from error
+                raise refusal(reply.status, reply.headers, reply.said) from error
+            raise self._malformed(str(error), reply.status, reply.said) from error
 
     async def _exchange(self, method: str, path: str, headers: dict[str, str], body: bytes, timeout_s: float) -> _Reply:
         timeout = httpx.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s))
@@ -151,24 +154,35 @@ class _Exchange:
         sent_path = request.url.raw_path.decode("ascii")
         request.headers.update(sign(self._keys, method, sent_path, body, self._audience))
         status: int | None = None
-        received = bytearray()
+        received, raw = bytearray(), bytearray()
+        listening = heard.set(raw)
         try:
             async with asyncio.timeout(timeout_s):  # httpx only limits each read, and a byte a second satisfies that
                 response = await self._http.send(request, stream=True)
                 try:
+                    # it lay there since the exchange before: closed unread, with whatever follows it
+                    if self._hears and not raw:
+                        raise self._malformed("answered before it was asked", response.status_code, b"")
                     status = response.status_code
                     await self._read_bounded(response, received)
                 finally:
                     await response.aclose()
+        except Malformed as error:
+            error.body = error.body or bytes(raw)
+            raise
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             raise Unreachable(_say(error), before_body=True) from error
         except (TimeoutError, httpx.TimeoutException) as error:
-            raise TimedOut(f"no complete answer within {timeout_s:g} s") from error
+            said = bytes(received or raw)[:KEPT_BYTES]
+            raise TimedOut(f"no complete answer within {timeout_s:g} s", body=said) from error
         except httpx.TransportError as error:
-            if status is None:
+            if not raw and status is None:
                 raise Unreachable(_say(error), before_body=False) from error
-            raise self._malformed(f"the answer was cut short ({_say(error)})", status, bytes(received)) from error
-        return _Reply(status, response.headers, bytes(received))
+            what = "no HTTP answer" if status is None else "the answer was cut short"
+            raise self._malformed(f"{what} ({_say(error)})", status, bytes(received or raw)) from error
+        finally:
+            heard.reset(listening)
+        return _Reply(status, response.headers, bytes(received), bytes(received or raw))
 
     async def _read_bounded(self, response: httpx.Response, received: bytearray) -> None:
         """Fill `received` with the decoded body; the limit holds for the bytes on the wire and for the decoded ones."""
@@ -189,7 +203,7 @@ class _Exchange:
         if unpack and (unpack.unused_data or not (unpack.eof or on_the_wire == 0)):
             raise self._malformed("the gzip does not end where the body does", response.status_code, bytes(received))
 
-    def _malformed(self, detail: str, status: int, body: bytes) -> Malformed:
+    def _malformed(self, detail: str, status: int | None, body: bytes) -> Malformed:
         return Malformed(f"{self._audience}: {detail}", status=status, body=body[:KEPT_BYTES])
 
 
@@ -202,7 +216,7 @@ class ColonyClient(_Exchange):
         keys: Keys,
         *,
         timeout_s: float = 10.0,
-        max_answer_bytes: int = MAX_ANSWER_BYTES,
+        max_answer_bytes: int = MAX_COLONY_ANSWER_BYTES,
         max_connections: int = 20,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:

@@ -3,7 +3,7 @@
     BoundaryError                what a client call raises; `kind` names it in records, `retryable` is a hint only
     ├── Unreachable              no answer; `before_body` is true when the peer surely saw nothing of the request
     ├── TimedOut                 no complete answer in time; the peer may have acted
-    ├── Malformed                an answer nobody can trust (not JSON, cut short, too large, redirected, another's id)
+    ├── Malformed                an answer nobody can trust (not HTTP, not JSON, cut short, too large, redirected, another's id)
     └── Refused                  a status of 400 and above, with its problem document when there was one
         ├── Unauthorized         401, 403
         ├── SequenceGap          409 with `expected_seq`: send again from there
@@ -23,8 +23,11 @@ from typing import Any
 
 
 class BoundaryError(Exception):
+    """`body` holds what was received instead of an answer, up to `client.KEPT_BYTES`."""
+
     kind = "boundary"
     retryable = True
+    body = b""
 
 
 class Unreachable(BoundaryError):
@@ -38,9 +41,13 @@ class Unreachable(BoundaryError):
 class TimedOut(BoundaryError):
     kind = "timed_out"
 
+    def __init__(self, detail: str, *, body: bytes = b"") -> None:
+        super().__init__(detail)
+        self.body = body
+
 
 class Malformed(BoundaryError):
-    """`body` holds what was received, up to `client.KEPT_BYTES`; `status` is None when there was no status line."""
+    """`status` is None when what was received did not even have the head of an HTTP answer."""
 
     kind = "malformed"
 
@@ -51,7 +58,7 @@ class Malformed(BoundaryError):
 
 
 class Refused(BoundaryError):
-    """`problem` is the decoded problem document or None; `body` the bytes, up to `client.KEPT_BYTES`."""
+    """`problem` is the decoded problem document or None."""
 
     kind = "refused"
 

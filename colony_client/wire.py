@@ -12,20 +12,25 @@ from colony_client.errors import BadBody, FieldProblem
 
 Model = TypeVar("Model", bound=BaseModel)
 
+MAX_CONTAINERS = 200_000  # an empty list is 3 bytes on the wire and 70 in memory
 MAX_PROBLEMS = 20
 MAX_PROBLEM_TEXT = 300
 
 # A JSON string, or the rest of the text when it never closes: every quote starts one match, so this stays linear.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_ONE_KIND = bytes.maketrans(b"[]{}", b"()()")
 
 
 def read_json(body: bytes, *, max_bytes: int = MAX_BODY_BYTES, max_depth: int = MAX_BODY_DEPTH) -> Any:
     """Decode one JSON text; BadBody when it is too large, too deep, ambiguous, or holds what we cannot store."""
     if len(body) > max_bytes:
         raise _refusal("too_large", f"the body is larger than {max_bytes} bytes")
-    if _deeper_than(body, max_depth):
+    brackets = _brackets(body, more_than=max_depth)
+    if _deeper_than(brackets, max_depth):
         raise _refusal("too_deep", f"the body is nested deeper than {max_depth} levels")
+    if len(brackets) > 2 * MAX_CONTAINERS:
+        raise _refusal("too_many", f"the body holds more than {MAX_CONTAINERS} lists and objects")
     try:
         value = _DECODER.decode(body.decode("utf-8"))
     except UnicodeDecodeError:
@@ -81,15 +86,20 @@ def _refusal(code: str, detail: str) -> BadBody:
     return BadBody(FieldProblem("", code, detail[:MAX_PROBLEM_TEXT]))
 
 
-def _deeper_than(body: bytes, limit: int) -> bool:
-    if body.count(b"[") + body.count(b"{") <= limit:
-        return False
-    depth = 0
-    for byte in _STRING.sub(b"", body).translate(None, _NOT_BRACKETS):
-        depth += 1 if byte in b"[{" else -1
-        if depth > limit:
-            return True
-    return False
+def _brackets(body: bytes, more_than: int) -> bytes:
+    """The brackets of a JSON text, all of one kind; nothing when they are too few to matter."""
+    if body.count(b"[") + body.count(b"{") <= more_than:
+        return b""
+    return _STRING.sub(b"", body).translate(_ONE_KIND, _NOT_BRACKETS)
+
+
+def _deeper_than(brackets: bytes, limit: int) -> bool:
+    """Takes away the innermost pairs, a level at a time; of brackets that pair with none as many count as there are."""
+    for _ in range(limit):
+        if b"()" not in brackets:
+            break
+        brackets = brackets.replace(b"()", b"")
+    return b"()" in brackets or brackets.count(b"(") > limit
 
 
 def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

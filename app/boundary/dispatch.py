@@ -4,6 +4,7 @@ No call is made inside a transaction. Each verb reads what it needs, calls, and 
 fence of its work item; a crash in between repeats the call, which the contract makes harmless.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -27,12 +28,15 @@ from colony_client import tokens
 from colony_client.artifacts import Budgets, MissionEnvelope
 from colony_client.client import ColonyClient
 from colony_client.contract import MAX_BODY_BYTES, MAX_MISSIONS_PER_DISPATCH, Dispatch, DispatchAnswer, HumanDecision
-from colony_client.errors import BoundaryError, Busy, Malformed, Refused, TimedOut, Unauthorized, Unreachable
+from colony_client.errors import BoundaryError, Busy, Malformed, Refused, Unauthorized
 from colony_client.signing import Keys
 
 log = structlog.get_logger("dispatch")
 
 MOST_DECISIONS = 50  # of one dispatch, by the contract
+MOST_PATIENCE_S = 300.0
+MOST_CANCELS = 5  # tries in half a minute
+MOST_KEPT, MOST_KEPT_BYTES = 50, 4 * MAX_BODY_BYTES  # of what could not be understood about one mission
 AROUND_MISSIONS = 256  # bytes of a batch that are not its missions
 AROUND_MISSION = (
     8192  # bytes of a dispatch, at most, that are neither its envelope nor decisions; URL and token have 4,048
@@ -70,6 +74,8 @@ EFFECTS = {
     "colony_busy": "The colony takes no more missions at the moment. The mission waits its turn.",
 }
 
+SILENT = "The colony does not say how the mission is getting on. It is asked again."
+
 
 def degraded_code(error: BoundaryError) -> str:
     match error:
@@ -83,13 +89,20 @@ def degraded_code(error: BoundaryError) -> str:
             return "colony_unavailable"
 
 
-async def dispatch(database: Database, colony: Colony, items: Sequence[Item]) -> None:
-    """Offers the current attempt of each item's mission to the colony, many in one call."""
+async def dispatch(database: Database, colony: Colony, items: Sequence[Item], until: float | None = None) -> None:
+    """Offers the current attempt of each item's mission to the colony, many in one call.
+
+    until: time.monotonic() after which no call is begun, because another worker may have the items when it ends; what is
+    left is given back.
+    """
     ready, rest = await prepare(database, colony, items)
     if rest:
         await let_go(database, rest)
     for call in calls(ready):
-        await offer(database, colony, call)
+        if until is not None and time.monotonic() > until:
+            await missions.hold_each(database, [one.item for one in call], lambda held, item: held.again(item, None))
+        else:
+            await offer(database, colony, call)
 
 
 def calls(ready: Sequence[Offer]) -> Iterator[list[Offer]]:
@@ -234,17 +247,29 @@ def note_answer(held: Held, colony: Colony, offered: Offer, answer: DispatchAnsw
 
 async def dispatch_failed(database: Database, colony: Colony, items: Sequence[Item], error: BoundaryError) -> None:
     """Nobody knows, or nobody took them: the missions wait as accepted and say why."""
-    busy, code = isinstance(error, Busy), degraded_code(error)
-    if not busy:
+    log.warning("dispatch failed", missions=len(items), error=type(error).__name__, detail=str(error)[:300])
+    code = await faulted(database, colony, items[0], "dispatch_answer", error)
+    delay = min(0.25 * 2 ** min(max(item.attempts for item in items), 7), 30)
+    await wait_all(database, items, code, now() + timedelta(seconds=max(delay, asked_for(error))))
+
+
+async def faulted(database: Database, colony: Colony, item: Item, origin: str, error: BoundaryError) -> str:
+    """A call that got no answer of the contract: counted by the breaker, unless the colony is only busy; its bytes are kept.
+
+    Answers the code of the degraded state.
+    """
+    code = degraded_code(error)
+    if code != "colony_busy":
         colony.trouble = code
         colony.component.failed(str(error))
         COMPONENT_UP.labels("colony").set(0 if colony.component.opened_at else 1)
-    log.warning("dispatch failed", missions=len(items), error=type(error).__name__, detail=str(error)[:300])
-    await quarantine(database, items[0], "dispatch_answer", error)
-    delay = min(0.25 * 2 ** min(max(item.attempts for item in items), 7), 30)
-    if isinstance(error, Refused) and error.retry_after is not None:
-        delay = min(max(error.retry_after, delay), 300)
-    await wait_all(database, items, code, now() + timedelta(seconds=delay))
+    await quarantine(database, item, origin, error)
+    return code
+
+
+def asked_for(error: BoundaryError) -> float:
+    """The seconds that the colony wants to be left alone, at most five minutes."""
+    return min(error.retry_after or 0.0, MOST_PATIENCE_S) if isinstance(error, Refused) else 0.0
 
 
 async def wait_all(database: Database, items: Sequence[Item], code: str, at: datetime) -> None:
@@ -275,47 +300,73 @@ async def watch_attempt(database: Database, colony: Colony, item: Item) -> None:
         if mission.lease_until > now():
             await work.again(session, item, min(mission.lease_until, mission.deadline_at, grace or mission.deadline_at))
             return
-    alive = await still_working(database, colony, item, mission)
+    said = await ask(database, colony, item, mission)
     async with database.write() as session:
         await session.enter(item.tenant)
         present = await missions.lock(session, item.subject)
         if (present.attempt, present.state, present.last_seq) != (mission.attempt, mission.state, mission.last_seq):
             await work.again(session, item, now())  # it moved while we asked: look again
-        elif alive:
-            until = now() + colony.lease
-            await missions.extend(session, present, until)
+        elif said.patience_s:
+            until = now() + timedelta(seconds=said.patience_s)
+            if said.trouble:
+                await missions.degrade(session, caller, present, said.trouble, SILENT)
+            else:
+                await missions.extend(session, present, until)
             await work.again(
                 session, item, min(until, mission.deadline_at, budgets.over_until(present.degraded) or until)
             )
         else:
             await missions.requeue(session, caller, present, colony.max_attempts)
+            if said.trouble:
+                lost = await missions.lock(session, item.subject)
+                await missions.degrade(session, caller, lost, said.trouble, EFFECTS[said.trouble])
 
 
-async def still_working(database: Database, colony: Colony, item: Item, mission: Mission) -> bool:
-    """Whether the colony says that it works on exactly this attempt."""
+@dataclass(frozen=True)
+class Said:
+    """What came of asking about an attempt: for how long it is left alone (0: it is lost), and the code of a call that failed."""
+
+    patience_s: float = 0
+    trouble: str | None = None
+
+
+async def ask(database: Database, colony: Colony, item: Item, mission: Mission) -> Said:
+    """Whether the colony works on exactly this attempt. One that is only busy is asked again: another attempt would add to it."""
+    lease_s = colony.lease.total_seconds()
     try:
         status = await colony.client.status(mission.id)
     except BoundaryError as error:
-        if isinstance(error, (Unreachable, TimedOut)):
-            colony.component.failed(str(error))
-        await quarantine(database, item, "status_answer", error)
-        return False
+        if settled(error):
+            colony.component.succeeded()
+            return Said()
+        trouble = await faulted(database, colony, item, "status_answer", error)
+        return Said(min(max(asked_for(error), 1.0), lease_s) if isinstance(error, Busy) else 0, trouble)
     colony.component.succeeded()
-    return status.attempt == mission.attempt and status.state == "running"
+    return Said(lease_s if status.attempt == mission.attempt and status.state == "running" else 0)
+
+
+def settled(error: BoundaryError) -> bool:
+    """Whether a refusal is the colony's own word on the mission: it does not know it, or has ended it."""
+    return isinstance(error, Refused) and error.problem is not None and error.status in (404, 409, 410)
 
 
 async def cancel_in_colony(database: Database, colony: Colony, item: Item) -> None:
     """Tells the colony to stop; a colony that cannot be told finds out by its next callback."""
     try:
         await colony.client.cancel(item.subject, "the mission has ended")
+        colony.component.succeeded()
     except BoundaryError as error:
-        if error.retryable and item.attempts < 5:
-            async with database.write() as session:
-                await session.enter(item.tenant)
-                await work.again(session, item, now() + timedelta(seconds=2**item.attempts))
-            return
-        if not isinstance(error, Refused) or error.status != 404:
-            log.info("the colony was not told of a cancel", mission=str(item.subject), error=str(error)[:300])
+        if settled(error):
+            colony.component.succeeded()
+        else:
+            log.warning("the colony was not told of a cancel", mission=str(item.subject), error=str(error)[:300])
+            await faulted(database, colony, item, "cancel_answer", error)
+            if item.attempts < MOST_CANCELS:
+                async with database.write() as session:
+                    await session.enter(item.tenant)
+                    delay = max(2.0**item.attempts, asked_for(error))
+                    await work.again(session, item, now() + timedelta(seconds=delay))
+                return
     await settle(database, item)
 
 
@@ -327,26 +378,40 @@ async def settle(database: Database, item: Item) -> None:
 
 async def quarantine(database: Database, item: Item, origin: str, error: BoundaryError) -> None:
     """Keeps an answer that is not what the contract says; a problem document is, whatever it refuses."""
-    unreadable = isinstance(error, Malformed) or (isinstance(error, Refused) and error.problem is None)
-    if unreadable and error.body:  # type: ignore[attr-defined]
+    if error.body and not (isinstance(error, Refused) and error.problem is not None):
         async with database.write() as session:
             await session.enter(item.tenant)
             caller = system(item.tenant, "worker")
-            await keep_refused(session, caller, item.subject, origin, str(error), error.body)  # type: ignore[attr-defined]
+            await keep_refused(session, caller, item.subject, origin, str(error), error.body)
 
 
 async def keep_refused(
     session: WriteSession, caller: Caller, mission: UUID, origin: str, problem: str, data: bytes
 ) -> None:
-    """Keeps a payload that could not be taken, as it came, and records that it is there. The same bytes are kept once."""
+    """Keeps a payload that could not be taken, as it came, and records that it is there.
+
+    The same bytes are kept once, and of one mission so many payloads and bytes: who repeats the same mistake in other words
+    fills no disk.
+    """
+    QUARANTINED.labels(origin).inc()
     row = await session.first(
         """INSERT INTO quarantine (tenant, mission, origin, problem, bytes)
-           SELECT :tenant, :mission, :origin, :problem, CAST(:bytes AS bytea) WHERE NOT EXISTS (
-             SELECT FROM quarantine q WHERE q.tenant = :tenant AND q.mission = :mission AND q.sha256 = sha256(CAST(:bytes AS bytea)))
+           SELECT :tenant, :mission, :origin, :problem, CAST(:bytes AS bytea)
+           FROM (SELECT count(*) AS n, COALESCE(sum(octet_length(q.bytes)), 0) AS size,
+                        COALESCE(bool_or(q.sha256 = sha256(CAST(:bytes AS bytea))), false) AS known
+                 FROM quarantine q WHERE q.tenant = :tenant AND q.mission = :mission) kept
+           WHERE NOT kept.known AND kept.n < :most AND kept.size + octet_length(CAST(:bytes AS bytea)) <= :most_bytes
            RETURNING id, sha256""",
-        {"tenant": caller.tenant, "mission": mission, "origin": origin, "problem": problem[:1000], "bytes": data},
+        {
+            "tenant": caller.tenant,
+            "mission": mission,
+            "origin": origin,
+            "problem": problem[:1000],
+            "bytes": data,
+            "most": MOST_KEPT,
+            "most_bytes": MOST_KEPT_BYTES,
+        },
     )
-    QUARANTINED.labels(origin).inc()
     if row is None:
         return
     await ledger.record(

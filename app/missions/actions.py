@@ -7,15 +7,18 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from app import work
+from app import budgets, ledger, work
 from app.caller import Caller
+from app.clock import iso, now
 from app.db import WriteSession
 from app.errors import Problem
 from app.missions.held import AT_COLONY, STOPPED
 from app.missions.moves import Moved, move
 from app.missions.queries import Mission, find
 
-EXTEND = text("UPDATE mission SET lease_until = :lease_until WHERE tenant = :tenant AND id = :id")
+EXTEND = text("""
+  UPDATE mission SET lease_until = :lease_until, degraded = CASE WHEN degraded ->> 'code' = :kept THEN degraded END
+  WHERE tenant = :tenant AND id = :id""")
 
 
 async def lock(session: WriteSession, id: UUID) -> Mission:
@@ -28,7 +31,22 @@ async def lock(session: WriteSession, id: UUID) -> Mission:
 
 async def extend(session: WriteSession, mission: Mission, lease_until: datetime) -> None:
     """The colony has been asked and is at it: the attempt has more time."""
-    await session.execute(EXTEND, {"tenant": session.tenant, "id": mission.id, "lease_until": lease_until})
+    values = {"tenant": session.tenant, "id": mission.id, "lease_until": lease_until, "kept": budgets.USED_UP_CODE}
+    await session.execute(EXTEND, values)
+
+
+async def degrade(session: WriteSession, caller: Caller, mission: Mission, code: str, effect: str) -> None:
+    """Says what an open mission suffers from, once per reason. A budget that is used up stays what is said."""
+    before = (mission.degraded or {}).get("code")
+    if mission.closed or before == budgets.USED_UP_CODE or (mission.degraded or {}).get("effect") == effect:
+        return
+    said = {"code": code, "effect": effect, "since": iso(now())}
+    await session.execute(
+        "UPDATE mission SET degraded = CAST(:said AS jsonb) WHERE tenant = :tenant AND id = :id",
+        {"tenant": session.tenant, "id": mission.id, "said": json.dumps(said)},
+    )
+    if before != code:
+        await ledger.record(session, caller, "mission.degraded", mission.id, code=code)
 
 
 async def requeue(session: WriteSession, caller: Caller, mission: Mission, max_attempts: int) -> Moved:
@@ -47,6 +65,7 @@ async def requeue(session: WriteSession, caller: Caller, mission: Mission, max_a
         last_seq=0,
         stage=None,
         lease_until=None,
+        degraded=None,
     )
     await work.drop(session, "attempt_timer", mission.id)
     await work.add(session, "dispatch", mission.id)

@@ -31,7 +31,7 @@ async def look_at_colony(client: ColonyClient, component: Component, enabled: bo
         component.failed("COLONY_ENABLED is false")
         return
     try:
-        ready = await client.ready(timeout_s=PROBE_S)
+        ready = await client.ready(timeout_s=min(PROBE_S, client.timeout_s))
     except BoundaryError as error:
         component.failed(str(error)[:200])
         return

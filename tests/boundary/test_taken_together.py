@@ -16,7 +16,8 @@ from app.errors import Problem
 from app.missions.held import holding
 from app.work import Item, take
 from colony_client.contract import Event, EventBatch
-from tests.boundary.test_event_order import ENDS, MIDDLE, bodies, remains
+from tests.boundary.deliveries import ENDS, MIDDLE, bodies
+from tests.boundary.remains import remains
 from tests.world import World
 from tests.world.checks import inspector
 from tests.world.life import Life, begin, event, in_state
@@ -84,7 +85,7 @@ async def test_calls_of_one_batch_fare_as_one_after_the_other(
     for lives in (alone, together):
         calls: list[Call] = []
         for which, by, start, length, again in sent:
-            events = [event(n + 1, **body) for n, body in enumerate(bodies(lives[which], script, end))]
+            events = [event(n + 1, **body) for n, body in enumerate(bodies(lives[which].dispatch, script, end))]
             nonce = calls[0].nonce if calls and not again else None
             calls.append(call(lives[which], min(by, attempt), events[start : start + length], nonce))
         if lives is together:
@@ -92,8 +93,9 @@ async def test_calls_of_one_batch_fare_as_one_after_the_other(
         else:
             outcomes.append([said((await world.root.callbacks.run(connection, [one]))[0]) for one in calls])
     assert outcomes[0] == outcomes[1]
+    left = await remains(world, [life.id for life in alone + together])
     for one, other in zip(alone, together, strict=True):
-        assert await remains(one) == await remains(other)
+        assert left[one.id] == left[other.id]
     await connection.close()
 
 

@@ -48,6 +48,8 @@ def test_any_bytes_are_read_or_refused(body: bytes) -> None:
         (b"[" * 33 + b"]" * 33, "too_deep"),
         (b"[" * 5_000_000, "too_deep"),
         (b'{"a":' * 2_000, "too_deep"),
+        (b"[" + b"[]," * 200_000 + b"0]", "too_many"),
+        (b"[" + b"{}," * 2_000_000 + b"0]", "too_many"),
         (b'"' + b"x" * (8 * 1024 * 1024) + b'"', "too_large"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -113,3 +115,25 @@ def test_unknown_members_are_refused_in_questions_and_dropped_from_answers() -> 
         read_model(c.Ready, body)
     assert {problem.pointer for problem in refused.value.problems} == {"/later", "/providers/search/since"}
     assert read_model(c.Ready, body, unknown="ignore").providers["search"].state == "ok"
+
+
+nested = st.recursive(
+    st.just(1) | st.text('[]{}\\"', max_size=4),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text('[]{}\\"', max_size=2), inner),
+)
+
+
+@few
+@given(nested, st.integers(0, 4))
+def test_the_depth_is_that_of_the_brackets_outside_of_strings(value: Any, limit: int) -> None:
+    body = json.dumps(value).encode()
+    if depth_of(value) > limit:
+        with pytest.raises(BadBody):
+            read_json(body, max_depth=limit)
+    else:
+        assert read_json(body, max_depth=limit) == value
+
+
+def depth_of(value: Any) -> int:
+    inner = value if isinstance(value, list) else list(value.values()) if isinstance(value, dict) else None
+    return 0 if inner is None else 1 + max(map(depth_of, inner), default=0)

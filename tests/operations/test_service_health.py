@@ -61,11 +61,10 @@ async def test_status_of_a_healthy_service(world: World) -> None:
     assert [one["since"] for one in again["components"]] == [one["since"] for one in found["components"]]
 
 
-@pytest.mark.parametrize("manner", ["html_500", "unauthorized", "babbles", "not_ready"])
+@pytest.mark.parametrize("manner", ["html_500", "unauthorized_401", "no_json", "not_ready_503"])
 async def test_a_colony_that_is_down_degrades_the_status_and_nothing_else(world: World, manner: str) -> None:
     honest = world.public.state.colony
     async with broken(world) as colony:
-        colony.not_ready = not_ready
         colony.manner = manner
         world.public.state.colony = world.worker.colony.client
         for failures, state in ((1, "degraded"), (2, "degraded"), (3, "down")):
@@ -80,12 +79,6 @@ async def test_a_colony_that_is_down_degrades_the_status_and_nothing_else(world:
     world.public.state.colony = honest
     found = await status(world)
     assert (found["status"], component(found, "colony")["state"]) == ("ok", "up")
-
-
-async def not_ready(send: Any, *_: Any) -> None:
-    body = b'{"ready": false, "providers": {"research": {"state": "unavailable", "detail": "no route"}}}'
-    await send({"type": "http.response.start", "status": 503, "headers": [(b"content-type", b"application/json")]})
-    await send({"type": "http.response.body", "body": body})
 
 
 async def test_a_colony_that_is_switched_off_says_so_and_no_mission_is_accepted(world: World) -> None:

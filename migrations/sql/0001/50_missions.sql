@@ -153,7 +153,7 @@ CREATE TABLE quarantine (            -- payloads refused at the boundary, kept a
   tenant uuid NOT NULL REFERENCES tenant,
   id uuid NOT NULL DEFAULT gen_random_uuid(),
   mission uuid NOT NULL,
-  origin text NOT NULL CHECK (origin IN ('callback', 'dispatch_answer', 'status_answer')),
+  origin text NOT NULL CHECK (origin IN ('callback', 'dispatch_answer', 'status_answer', 'cancel_answer')),
   problem text NOT NULL CHECK (length(problem) <= 1000),
   bytes bytea NOT NULL,
   sha256 bytea NOT NULL GENERATED ALWAYS AS (sha256(bytes)) STORED,
