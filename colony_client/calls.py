@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from colony_client.contract import (
+    VERSION_HEADER,
     CancelRequest,
     DispatchAnswers,
     DispatchBatch,
@@ -80,6 +81,13 @@ class Call:
 
 
 BODY = "Mend the named field. Sending the same bytes again changes nothing."
+
+OTHER_MAJOR = Refusal(
+    400,
+    "version_unsupported",
+    f"{VERSION_HEADER} names a major version that is not spoken here. The answer's own header says which is.",
+    "Nothing helps but replacing one of the two.",
+)
 
 # --- what a colony refuses. The root acts upon the status; the code is for whoever reads the log.
 
@@ -176,8 +184,8 @@ UPSTREAM = Refusal(
     members=(("cause", "connector_unreachable"),),
 )
 
-OF_COLONY = (STRANGER, LIMITED, BROKEN, RESTING)
-OF_ROOT = (UNAUTHENTICATED, INVALID, INTERNAL, AWAY, BUSY)
+OF_COLONY = (OTHER_MAJOR, STRANGER, LIMITED, BROKEN, RESTING)
+OF_ROOT = (OTHER_MAJOR, UNAUTHENTICATED, INVALID, INTERNAL, AWAY, BUSY)
 
 CALLS = (
     Call(

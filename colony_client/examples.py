@@ -27,6 +27,7 @@ LEAD_TEXT = '{"fields":{"name":"Zoë Müller","stage":"contacted"},"id":"L-1001"
 BEGAN = datetime(2026, 11, 21, 10, 12, 0, tzinfo=UTC)
 
 FIRST_BEARER = "mt1.k1.eyJhIjoiY2FsbGJhY2sifQ.c2lnbmF0dXJlLW9mLXRoZS1yb290"
+GATEWAY_BEARER = "mt1.k1.eyJhIjoiZ2F0ZXdheSJ9.c2lnbmF0dXJlLWZvci1tb2RlbHM"
 NEXT_BEARER = "mt1.k1.eyJhIjoiY2FsbGJhY2siLCJlIjoxfQ.bmV4dC1zaWduYXR1cmU"
 
 BUDGET = a.Budgets(time_ms=600_000, tokens=200_000, cost_usd=5.0)
@@ -58,6 +59,7 @@ def messages() -> dict[str, BaseModel]:
         envelope=sealed,
         callback_base_url="http://root.internal:8081",
         mission_token=FIRST_BEARER,
+        gateway_token=GATEWAY_BEARER,
         budgets=BUDGET,
         traceparent="00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
     )
@@ -71,20 +73,23 @@ def messages() -> dict[str, BaseModel]:
     return {
         "dispatch": dispatch,
         "human_decision": decision,
-        "dispatch_batch": c.DispatchBatch(missions=[dispatch]),
+        "dispatch_batch": c.DispatchBatch(contract_version=c.CONTRACT_VERSION, missions=[dispatch]),
         "dispatch_answers": c.DispatchAnswers(
-            missions=[c.DispatchAnswer(mission_id=MISSION, attempt=1, outcome="accepted")]
+            contract_version=c.CONTRACT_VERSION,
+            missions=[c.DispatchAnswer(mission_id=MISSION, attempt=1, outcome="accepted")],
         ),
         "mission_status": c.MissionStatus(
             mission_id=MISSION, attempt=1, state="running", stage="workers", last_seq_sent=6
         ),
         "cancel_request": c.CancelRequest(reason="the mission has ended"),
-        "health": c.Health(service="example colony"),
+        "health": c.Health(service="example colony", contract_version=c.CONTRACT_VERSION),
         "ready": c.Ready(
             ready=True,
+            contract_version=c.CONTRACT_VERSION,
             providers={"root": c.ProviderState(state="ok"), "browser": c.ProviderState(state="disabled")},
         ),
         "event_batch": c.EventBatch(
+            contract_version=c.CONTRACT_VERSION,
             attempt=1,
             events=[
                 c.StageStarted(seq=1, at=_at(1), stage="planner"),
@@ -92,8 +97,10 @@ def messages() -> dict[str, BaseModel]:
                 c.StageCompleted(seq=3, at=_at(3), stage="planner", latency_ms=12.5),
             ],
         ),
-        "heartbeat": c.EventBatch(attempt=1),
-        "event_receipt": c.EventReceipt(accepted_seq=3, next_token=NEXT_BEARER, lease_until=_at(18)),
+        "heartbeat": c.EventBatch(contract_version=c.CONTRACT_VERSION, attempt=1),
+        "event_receipt": c.EventReceipt(
+            accepted_seq=3, next_token=NEXT_BEARER, next_gateway_token=GATEWAY_BEARER, lease_until=_at(18)
+        ),
         "tool_call": c.ToolCall(arguments={"query": "reviewers of a release", "limit": 5}),
         "tool_answer": c.ToolAnswer(
             result={

@@ -19,6 +19,7 @@ from colony_client.artifacts import ARTIFACT_TYPES
 from colony_client.calls import Call, ProblemDocument, Refusal, Service
 
 PUBLISHED = Path(__file__).with_name("published")
+TAGS = ("type", "schema_name")
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 MESSAGES: dict[str, type[BaseModel]] = {
@@ -176,7 +177,7 @@ def _plain(message: BaseModel) -> Any:
 
 
 def _readable(node: Any) -> Any:
-    """The schema without pydantic's titles, which repeat the names of fields, and with descriptions on one line."""
+    """The schema without titles, which repeat the names of fields, with descriptions on one line, and tags required."""
     if isinstance(node, list):
         return [_readable(one) for one in node]
     if not isinstance(node, dict):
@@ -191,6 +192,9 @@ def _readable(node: Any) -> Any:
             made[name] = {inner: _readable(one) for inner, one in value.items()}
         else:
             made[name] = _readable(value)
+    tags = [name for name in TAGS if "const" in made.get("properties", {}).get(name, {})]
+    if tags:  # by them a receiver tells one from the other: left out, nothing else is looked at
+        made["required"] = [*tags, *(name for name in made.get("required", []) if name not in tags)]
     return made
 
 

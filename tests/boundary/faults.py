@@ -19,7 +19,7 @@ PROBLEM = {"Content-Type": "application/problem+json"}
 
 
 class BrokenColony:
-    """Answers every call in the manner it is set to; `calls` counts what arrived."""
+    """Answers every call but the question for its version in the manner it is set to; `calls` counts what arrived."""
 
     def __init__(self) -> None:
         self.manner = ""
@@ -30,6 +30,9 @@ class BrokenColony:
         while more:
             message = await receive()
             body, more = body + message.get("body", b""), message.get("more_body", False)
+        if scope["path"] == "/health":
+            await answer(send, 200, b'{"service": "broken", "contract_version": "1.1"}')
+            return
         self.calls.append(scope["path"])
         await getattr(self, self.manner)(send, receive, body)
 
