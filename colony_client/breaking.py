@@ -19,7 +19,7 @@ SAME = ("pattern", "format", "multipleOf", "uniqueItems")  # added or changed, n
 WORDS = ("title", "description", "examples", "example", "discriminator", "deprecated", "$comment", SINCE)
 KNOWN = {
     *LOWER, *UPPER, *SAME, *WORDS, "type", "enum", "const", "default", "properties", "required", "additionalProperties",
-    "propertyNames", "items", "anyOf", "oneOf", "$ref",
+    "patternProperties", "propertyNames", "items", "anyOf", "oneOf", "$ref",
 }  # fmt: skip
 METHODS = ("get", "put", "post", "delete", "patch", "head", "options")
 ANY = frozenset({"string", "number", "integer", "boolean", "null", "object", "array"})
@@ -193,13 +193,13 @@ def _schema(both: Between, seen: frozenset[tuple[str, str]] = frozenset()) -> It
 def _values(both: Between) -> Iterator[Break]:
     """Types and lists of values."""
     sent, taken = _types(both.sender.schema), _types(both.receiver.schema)
-    if beyond := sorted(sent - taken - ({"integer"} if "number" in taken else set())):
-        yield both.says(f"its type was {_say(both.old.schema)} and is {_say(both.new.schema)}" if both.new.schema != both.old.schema else beyond[0])  # fmt: skip
+    if sent - taken - ({"integer"} if "number" in taken else set()):
+        yield both.says(f"its type was {_say(both.old.schema)} and is {_say(both.new.schema)}")
         return
     said, known = _listed_values(both.sender.schema), _listed_values(both.receiver.schema)
     if known is not None:
         if said is None:
-            yield both.says("its values were free and are bound to a list" if both.request else "its values are no longer bound to a list")  # fmt: skip
+            yield both.says("its values are bound to a list" if both.request else "its values are no longer a list")
         else:
             for value in [one for one in said if one not in known]:
                 gone = "is no longer taken" if both.request else "is new, and an older receiver does not know it"
@@ -251,6 +251,12 @@ def _others(both: Between, seen: frozenset[tuple[str, str]]) -> Iterator[Break]:
     sent, taken = both.sender.schema, both.receiver.schema
     if not {"object"} & _types(sent) & _types(taken):
         return
+    for pattern in taken.get("patternProperties", ()):
+        if pattern not in sent.get("patternProperties", {}):
+            yield both.says(f"members like {pattern} are {'bound to' if both.request else 'no longer of'} a shape")
+        else:
+            at = ("patternProperties", pattern)
+            yield from _schema(both.to(both.old.at(*at), both.new.at(*at)), seen)
     for name in ("additionalProperties", "propertyNames"):
         said, own = taken.get(name), sent.get(name)
         if isinstance(said, dict) and isinstance(own, dict):
