@@ -118,7 +118,35 @@ def messages() -> dict[str, BaseModel]:
                 ]
             }
         ),
+        **{f"tool_call.{tool}": c.ToolCall(arguments=asked) for tool, (asked, _) in _tools().items()},
+        **{f"tool_answer.{tool}": c.ToolAnswer(result=said) for tool, (_, said) in _tools().items()},
         "root_view": c.RootView(mission_id=MISSION, state="running", attempt=1, last_seq=3, stop=False),
+    }
+
+
+def _tools() -> dict[str, tuple[dict[str, Any], Any]]:
+    """Arguments and results of the built-in tools."""
+    record = {
+        "record_id": "L-1001",
+        "kind": "lead",
+        "version": 3,
+        "source": hashlib.sha256(LEAD_TEXT.encode()).hexdigest(),
+        "document": "sample_crm/lead/L-1001",
+        "text": LEAD_TEXT,
+        "fields": {"name": "Zoë Müller", "stage": "contacted"},
+    }
+    size, title = len(TEXT.encode()), "Release – the café build"
+    return {
+        "workspace.outline": (
+            {},
+            {"documents": [{"document": DOCUMENT, "source": SOURCE, "title": title, "bytes": size}]},
+        ),
+        "workspace.read": (
+            {"source": SOURCE, "start": 0, "end": 65_536},
+            {"text": TEXT, "start": 0, "end": size, "total": size},
+        ),
+        "crm.list": ({"kind": "lead", "limit": 50}, {"records": [record], "next_cursor": None}),
+        "crm.read": ({"kind": "lead", "id": "L-1001"}, record),
     }
 
 
@@ -157,7 +185,7 @@ def artifacts() -> dict[str, BaseModel]:
 def _artifacts() -> dict[str, BaseModel]:
     cited = cite(TEXT, DOCUMENT, SENTENCE)
     claim = a.Claim(id="t1-c1", text=SENTENCE, citations=[cited], confidence=0.9)
-    span = {"source": cited.source, "document": DOCUMENT, "start": cited.start, "end": cited.end}
+    span: dict[str, Any] = {"source": cited.source, "document": DOCUMENT, "start": cited.start, "end": cited.end}
     reviewed = a.ReviewedClaim(
         claim_id=claim.id,
         text=claim.text,

@@ -85,7 +85,7 @@ def schema(name: str, model: type[BaseModel], found: list[Any]) -> dict[str, Any
 def openapi(service: Service) -> dict[str, Any]:
     title, about = ABOUT[service]
     own = calls.of(service)
-    models = [model for call in own for model in (call.asks, call.answers) if model is not None]
+    models: list[Any] = [model for call in own for model in (call.asks, call.answers) if model is not None]
     _, defined = models_json_schema(
         [(model, "validation") for model in [*models, ProblemDocument]], ref_template="#/components/schemas/{model}"
     )
