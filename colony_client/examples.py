@@ -111,8 +111,8 @@ def messages() -> dict[str, BaseModel]:
                         "title": "Release – the café build",
                         "heading": "Release – the café build",
                         "start": 0,
-                        "end": len(TEXT.encode()),
-                        "text": TEXT,
+                        "end": len(TEXT.rstrip().encode()),
+                        "text": TEXT.rstrip(),
                         "score": 4.25,
                     }
                 ]

@@ -6,10 +6,13 @@ import pytest
 from fastapi import FastAPI
 
 from app.errors import KINDS, Problem
+from app.tools import TOOLS
 from colony.service import create_app
 from colony.settings import Settings
-from colony_client import calls, publish
+from colony_client import calls, examples, publish
+from colony_client.contract import ToolAnswer, ToolCall
 from tests.world import World
+from tests.world.life import give_guide, under_way
 
 UNSAID = ("title", "description", "examples", "discriminator", "default", "$defs")  # words, and what FastAPI leaves out
 UNPUBLISHED = ("/metrics", "/problems/{code}")
@@ -72,6 +75,40 @@ def plain(schema: Any, document: dict[str, Any], depth: int = 0) -> Any:
     if "required" in made:  # the published form requires tags outright
         made["required"] = sorted({*made["required"]} - {*publish.TAGS})
     return {name: value for name, value in made.items() if not (name == "required" and not value)}
+
+
+async def test_every_tool_answers_as_its_example_says(world: World) -> None:
+    """Arguments are taken as they are shown, and answers have exactly the members that are shown."""
+    messages = examples.messages()
+    shown = {name.partition(".")[2]: one for name, one in messages.items() if name.startswith("tool_call.")}
+    assert {*shown, "workspace.search"} == set(TOOLS)
+    shown["workspace.search"] = messages["tool_call"]
+    await world.with_crm()
+    source = await give_guide(world, examples.TEXT, examples.DOCUMENT)
+    assert source == examples.SOURCE, "the example's document has the hash that the root gives it"
+    life = await under_way(world, mission_type="crm_lead_intelligence")
+    for tool, call in shown.items():
+        assert isinstance(call, ToolCall)
+        said = await world.colony.tool(life.dispatch, tool, **call.arguments)
+        answer = messages["tool_answer" if tool == "workspace.search" else f"tool_answer.{tool}"]
+        assert isinstance(answer, ToolAnswer)
+        assert members(said) == members(answer.result), tool
+        if tool.startswith("workspace."):
+            without = {"score"}
+            assert plainly(said, without) == plainly(answer.result, without), tool
+
+
+def members(value: Any) -> Any:
+    """The names of all members, wherever they stand; of records' own fields only that they are there."""
+    if isinstance(value, dict):
+        return {name: None if name == "fields" else members(one) for name, one in value.items()}
+    return [members(value[0])] if isinstance(value, list) and value else None
+
+
+def plainly(value: Any, without: set[str]) -> Any:
+    if isinstance(value, dict):
+        return {name: plainly(one, without) for name, one in value.items() if name not in without}
+    return [plainly(one, without) for one in value] if isinstance(value, list) else value
 
 
 def test_the_roots_refusals_are_its_own() -> None:

@@ -55,6 +55,8 @@ function ambiguity(text: string): string | null {
   return null;
 }
 
+type Misfits = Generator<{ pointer: string; detail: string }>;
+
 interface Schema {
   $ref?: string;
   $defs?: Record<string, Schema>;
@@ -102,7 +104,7 @@ export class Shape {
     return value as Fitting;
   }
 
-  private *misfits(schema: Schema, value: Json, pointer: string): Generator<{ pointer: string; detail: string }> {
+  private *misfits(schema: Schema, value: Json, pointer: string): Misfits {
     if (schema.$ref) {
       yield* this.misfits(this.root.$defs![schema.$ref.split("/").at(-1)!]!, value, pointer);
       return;
@@ -128,14 +130,14 @@ export class Shape {
     } else if (value !== null && typeof value === "object") yield* this.members(schema, value, pointer);
   }
 
-  private *text(schema: Schema, value: string, pointer: string): Generator<{ pointer: string; detail: string }> {
+  private *text(schema: Schema, value: string, pointer: string): Misfits {
     yield* bounds("have a length", [...value].length, schema.minLength, schema.maxLength, pointer);
     if (schema.pattern && !this.pattern(schema.pattern).test(value)) yield { pointer, detail: `must match ${schema.pattern}` };
     const format = schema.format && FORMATS[schema.format];
     if (format && !format.test(value)) yield { pointer, detail: `must be a ${schema.format}` };
   }
 
-  private *members(schema: Schema, value: { [name: string]: Json }, pointer: string): Generator<{ pointer: string; detail: string }> {
+  private *members(schema: Schema, value: { [name: string]: Json }, pointer: string): Misfits {
     yield* bounds("have a size", Object.keys(value).length, schema.minProperties, schema.maxProperties, pointer);
     for (const name of schema.required ?? []) {
       if (!Object.hasOwn(value, name)) yield { pointer: `${pointer}/${name}`, detail: "is missing" };
@@ -166,7 +168,7 @@ function isOf(type: string, value: Json): boolean {
   return type === "integer" ? Number.isInteger(value) : typeof value === type;
 }
 
-function* bounds(what: string, value: number, least: number | undefined, most: number | undefined, pointer: string): Generator<{ pointer: string; detail: string }> {
+function* bounds(what: string, value: number, least: number | undefined, most: number | undefined, pointer: string): Misfits {
   if (least !== undefined && value < least) yield { pointer, detail: `must ${what} of at least ${least}` };
   if (most !== undefined && value > most) yield { pointer, detail: `must ${what} of at most ${most}` };
 }
