@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from colony_client.client import ColonyClient
-from colony_client.contract import DispatchBatch
+from colony_client.contract import CONTRACT_VERSION, DispatchBatch
 from tests.world import World
 from tests.world.world import served
 
@@ -173,6 +173,7 @@ async def broken(world: World, timeout_s: float = 5) -> Any:
     colony, honest = BrokenColony(), world.worker.colony.client
     async with served(colony) as url, ColonyClient(url, world.root.colony_keys, timeout_s=timeout_s) as client:
         world.worker.colony.client = client
+        client.version = CONTRACT_VERSION  # known already: the first thing it is asked is what a test looks at
         try:
             yield colony
         finally:
