@@ -103,6 +103,14 @@ async def test_asking_for_the_version_and_dispatching_share_one_deadline(peer: B
         assert peer.seen[-1][0] == "/hang/health", "who does not say its version in time is not offered anything either"
 
 
+async def test_what_asking_for_the_version_took_is_lacking_for_the_dispatch(peer: BadPeer) -> None:
+    async with ColonyClient(f"{peer.url}/late", KEYS, timeout_s=0.7) as colony:
+        began = time.monotonic()
+        with pytest.raises(TimedOut):
+            await colony.dispatch([dispatch()])
+        assert time.monotonic() - began < 1.0, "each had the whole time for itself"
+
+
 async def test_who_comes_back_is_asked_for_its_version_again(peer: BadPeer) -> None:
     async with ColonyClient(f"{peer.url}/good", KEYS) as colony:
         await colony.dispatch([dispatch()])
