@@ -6,7 +6,7 @@
     policy       denied_by_policy
     decisions    own_request · already_decided · other_payload · expired
     rates        rate_limited
-    boundary     sequence_gap · attempt_superseded · mission_closed · budget_exhausted · replay_diverged
+    boundary     version_unsupported · sequence_gap · attempt_superseded · mission_closed · budget_exhausted · replay_diverged
     service      colony_disabled · database_unavailable · database_busy · draining · upstream_unavailable · not_configured · internal
 
 A Problem is an answer, not a bug: bugs are assertions and uncaught exceptions, answered as `internal`.
@@ -152,6 +152,12 @@ KINDS: dict[str, Kind] = {
         ("Ask again with a new mission or proposal.",),
     ),
     # boundary
+    "version_unsupported": Kind(
+        400,
+        "Another version of the contract",
+        "The caller speaks a version of the colony's contract that is not spoken here. `spoken` and `asked` name both.",
+        ("Speak `spoken` or an older minor version of it, and say so in Colony-Contract-Version.",),
+    ),
     "sequence_gap": Kind(
         409,
         "Events are missing",

@@ -48,6 +48,7 @@ from app.openapi import describe
 from app.settings import Settings, refuse_the_registrars_place, refuse_write_credentials
 from app.work import READS
 from colony_client.client import ColonyClient
+from colony_client.versions import SaysVersion
 
 PUBLIC = (
     missions.router,
@@ -211,6 +212,7 @@ def internal_app(root: Root) -> FastAPI:
     for router in INTERNAL:
         app.include_router(router)
     install(app)
+    app.add_middleware(SaysVersion)
     instrument(app)
     app.put_before(EventLane, root)
     return app

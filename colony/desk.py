@@ -11,7 +11,7 @@ from prometheus_client import Gauge
 from colony.attempt import Attempt
 from colony.settings import Settings
 from colony_client.client import RootClient
-from colony_client.contract import Dispatch, DispatchAnswer, MissionStatus, ProviderState, Ready
+from colony_client.contract import CONTRACT_VERSION, Dispatch, DispatchAnswer, MissionStatus, ProviderState, Ready
 
 log = structlog.get_logger()
 
@@ -83,7 +83,7 @@ class Desk:
                 detail=f"{len(self._tasks)} of {self._capacity} places taken",
             ),
         }
-        return Ready(ready=not (full or self._closing), providers=providers)
+        return Ready(ready=not (full or self._closing), providers=providers, contract_version=CONTRACT_VERSION)
 
     # --- running
 

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Annotated
 from uuid import UUID
 
@@ -11,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from colony.desk import Desk
@@ -19,6 +21,7 @@ from colony.settings import Settings
 from colony_client.contract import (
     CONTRACT_VERSION,
     MAX_BODY_BYTES,
+    VERSION_HEADER,
     CancelRequest,
     DispatchAnswers,
     DispatchBatch,
@@ -26,8 +29,9 @@ from colony_client.contract import (
     MissionStatus,
     Ready,
 )
-from colony_client.errors import BadBody, SignatureRefused
+from colony_client.errors import BadBody, SignatureRefused, VersionRefused
 from colony_client.signing import MemoryNonces, signed_path, verify
+from colony_client.versions import SaysVersion, spoken_with, written
 from colony_client.wire import read_model
 
 log = structlog.get_logger()
@@ -48,12 +52,21 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _bad_id)
     app.add_exception_handler(Exception, _unforeseen)
     _add_routes(app, desk)
+    app.add_middleware(SaysVersion)
     FastAPIInstrumentor.instrument_app(app, excluded_urls="health,ready,metrics")
     return app
 
 
-async def _signed_body(request: Request) -> bytes:
-    """The body of a request that provably comes from the root; bounded before it is kept."""
+@dataclass(frozen=True)
+class Call:
+    """A call that provably comes from the root, and the version of the contract to answer it in."""
+
+    body: bytes
+    version: str
+
+
+async def _genuine(request: Request) -> Call:
+    """Reads the body, bounded before it is kept, and checks the signature over it."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
@@ -68,45 +81,52 @@ async def _signed_body(request: Request) -> bytes:
     except SignatureRefused as refused:
         log.warning("signature refused", reason=type(refused).__name__, path=request.url.path)
         raise Problem(401, "unauthorized", "the request is not signed with a key that is valid here") from None
-    return bytes(body)
+    try:
+        return Call(bytes(body), spoken_with(request.headers.get(VERSION_HEADER)))
+    except VersionRefused as refused:
+        raise Problem(400, "version_unsupported", str(refused)) from None
 
 
-Signed = Annotated[bytes, Depends(_signed_body)]
+Signed = Annotated[Call, Depends(_genuine)]
 
 
 def _add_routes(app: FastAPI, desk: Desk) -> None:
-    @app.post("/v1/missions")
-    async def dispatch(body: Signed) -> DispatchAnswers:
+    @app.post("/v1/missions", operation_id="dispatchMissions", response_model=DispatchAnswers)
+    async def dispatch(call: Signed) -> Response:
         try:
-            batch = read_model(DispatchBatch, body)
+            batch = read_model(DispatchBatch, call.body)
         except BadBody as bad:
             raise Problem(422, "invalid_body", str(bad), fields=bad.problems) from None
-        return DispatchAnswers(missions=[desk.admit(mission) for mission in batch.missions])
+        return _said(DispatchAnswers(missions=[desk.admit(mission) for mission in batch.missions]), call)
 
-    @app.get("/v1/missions/{mission_id}")
-    async def status(mission_id: UUID, _: Signed) -> MissionStatus:
-        return _known(desk.status(mission_id), mission_id)
+    @app.get("/v1/missions/{mission_id}", operation_id="missionStatus", response_model=MissionStatus)
+    async def status(mission_id: UUID, call: Signed) -> Response:
+        return _said(_known(desk.status(mission_id), mission_id), call)
 
-    @app.post("/v1/missions/{mission_id}/cancel")
-    async def cancel(mission_id: UUID, body: Signed) -> MissionStatus:
+    @app.post("/v1/missions/{mission_id}/cancel", operation_id="cancelMission", response_model=MissionStatus)
+    async def cancel(mission_id: UUID, call: Signed) -> Response:
         try:
-            ask = read_model(CancelRequest, body)
+            ask = read_model(CancelRequest, call.body)
         except BadBody as bad:
             raise Problem(422, "invalid_body", str(bad), fields=bad.problems) from None
-        return _known(desk.cancel(mission_id, ask.reason), mission_id)
+        return _said(_known(desk.cancel(mission_id, ask.reason), mission_id), call)
 
-    @app.get("/health")
+    @app.get("/health", operation_id="health")
     async def health() -> Health:
-        return Health(service="reference colony")
+        return Health(service="reference colony", contract_version=CONTRACT_VERSION)
 
-    @app.get("/ready")
+    @app.get("/ready", operation_id="ready", response_model=Ready)
     async def ready() -> JSONResponse:
         state: Ready = desk.ready()
         return JSONResponse(state.model_dump(mode="json"), 200 if state.ready else 503)
 
-    @app.get("/metrics")
+    @app.get("/metrics", include_in_schema=False)
     async def metrics() -> Response:
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _said(answer: BaseModel, call: Call) -> Response:
+    return Response(written(answer, call.version), media_type="application/json")
 
 
 def _known(status: MissionStatus | None, mission_id: UUID) -> MissionStatus:

@@ -23,7 +23,9 @@ from colony_client.artifacts import ToolName
 from colony_client.contract import (
     CODE_CLOSED,
     CODE_SUPERSEDED,
+    FIRST_VERSION,
     MAX_BODY_BYTES,
+    VERSION_HEADER,
     CancelRequest,
     Dispatch,
     DispatchAnswer,
@@ -43,6 +45,7 @@ from colony_client.contract import (
 from colony_client.errors import (
     BadBody,
     Busy,
+    Incompatible,
     Malformed,
     Refused,
     SequenceGap,
@@ -50,9 +53,11 @@ from colony_client.errors import (
     TimedOut,
     Unauthorized,
     Unreachable,
+    VersionRefused,
 )
 from colony_client.hearing import MOST_HEARD, Listening, heard
 from colony_client.signing import Audience, Keys, sign
+from colony_client.versions import order, spoken_with, written
 from colony_client.wire import read_json, read_model
 
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
@@ -96,6 +101,7 @@ class _Exchange:
         self._audience = audience
         self.timeout_s = timeout_s
         self._max_answer_bytes = max_answer_bytes
+        self.version: str | None = None  # the one spoken with this peer, once it is known
         self._http = httpx.AsyncClient(
             follow_redirects=False,
             trust_env=False,  # a proxy or a .netrc of the machine has no business on the private network
@@ -124,7 +130,7 @@ class _Exchange:
         status_carries_answer: Sequence[int] = (),
     ) -> Answer:
         """Send, read, judge and parse. A status in `status_carries_answer` is an answer although it is no success."""
-        body = question.model_dump_json().encode() if question is not None else b""
+        body = written(question, self.version or FIRST_VERSION) if question is not None else b""
         if len(body) > MAX_BODY_BYTES:
             raise ValueError(f"a request body of {len(body)} bytes is larger than the contract's {MAX_BODY_BYTES}")
         headers = {"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent": "mission-root"}
@@ -134,7 +140,12 @@ class _Exchange:
             headers["Authorization"] = f"Bearer {bearer}"
         _TRACE.inject(headers)
 
-        reply = await self._exchange(method, path, headers, body, timeout_s or self.timeout_s)
+        try:
+            reply = await self._exchange(method, path, headers, body, timeout_s or self.timeout_s)
+        except Unreachable:
+            self.version = None  # who comes back may be another version
+            raise
+        self._hear_version(reply)
         if reply.status >= 400 and reply.status not in status_carries_answer:
             raise refusal(reply.status, reply.headers, reply.said)
         if 300 <= reply.status < 400:
@@ -145,6 +156,19 @@ class _Exchange:
             if reply.status >= 400:
                 raise refusal(reply.status, reply.headers, reply.said) from error
             raise self._malformed(str(error), reply.status, reply.said) from error
+
+    def _hear_version(self, reply: _Reply) -> None:
+        """Every answer says what its peer speaks: it may have been replaced since the last one."""
+        said = reply.headers.get(VERSION_HEADER)
+        if said is None:
+            if reply.status == 422:  # a peer of the first version does not say, and refuses what it does not know
+                self.version = FIRST_VERSION
+            return
+        try:
+            self.version = spoken_with(said)
+        except VersionRefused as refused:
+            if reply.status >= 400:
+                raise Incompatible(f"{self._audience}: {refused}") from None
 
     async def _exchange(self, method: str, path: str, headers: dict[str, str], body: bytes, timeout_s: float) -> _Reply:
         timeout = httpx.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s))
@@ -174,7 +198,7 @@ class _Exchange:
             raise Unreachable(_say(error), before_body=True) from error
         except (TimeoutError, httpx.TimeoutException) as error:
             said = bytes(received or raw)[:KEPT_BYTES]
-            raise TimedOut(f"no complete answer within {timeout_s:g} s", body=said) from error
+            raise TimedOut(f"no complete answer within {timeout_s:.3g} s", body=said) from error
         except httpx.TransportError as error:
             if not raw and status is None:
                 raise Unreachable(_say(error), before_body=False) from error
@@ -231,15 +255,43 @@ class ColonyClient(_Exchange):
         )
 
     async def dispatch(self, missions: Sequence[Dispatch], *, timeout_s: float | None = None) -> list[DispatchAnswer]:
-        """Hand over 1 to 64 missions in one call; the answers come in the order asked, exactly one for each."""
+        """Hand over 1 to 64 missions in one call; the answers come in the order asked, exactly one for each.
+
+        A colony whose version is not known is asked for it first. One that has become older since is offered the same
+        missions again, in the version it knows. All of it together takes no longer than `timeout_s`.
+        """
         batch = DispatchBatch(missions=list(missions))
-        answers = await self._ask("POST", "/v1/missions", DispatchAnswers, question=batch, timeout_s=timeout_s)
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + (timeout_s or self.timeout_s)
+
+        async def offer() -> DispatchAnswers:
+            left = max(ends - loop.time(), 0.001)
+            return await self._ask("POST", "/v1/missions", DispatchAnswers, question=batch, timeout_s=left)
+
+        if self.version is None:
+            await self._meet(ends - loop.time())
+        offered_in = self.version or FIRST_VERSION
+        try:
+            answers = await offer()
+        except Refused as refused:
+            if refused.status != 422 or order(self.version or FIRST_VERSION) >= order(offered_in):
+                raise
+            answers = await offer()
         by_attempt = {(answer.mission_id, answer.attempt): answer for answer in answers.missions}
         asked = [(dispatch.mission_id, dispatch.attempt) for dispatch in batch.missions]
         if len(answers.missions) != len(asked) or by_attempt.keys() != set(asked):
             said = answers.model_dump_json().encode()
             raise self._malformed("the answers are not for the missions that were sent", 200, said)
         return [by_attempt[attempt] for attempt in asked]
+
+    async def _meet(self, timeout_s: float) -> None:
+        """Ask for the colony's version. A colony that is there and does not say it is spoken to in the first one."""
+        try:
+            health = await self.health(timeout_s=timeout_s)
+        except (Malformed, Refused):
+            return
+        if self.version is None:
+            self.version = spoken_with(health.contract_version)
 
     async def status(self, mission_id: UUID, *, timeout_s: float | None = None) -> MissionStatus:
         """What the colony knows of a mission; Refused with status 404 when it knows nothing."""

@@ -1,11 +1,12 @@
 """What root and colony say to each other, version 1: dispatch and status one way, events and tool calls the other.
 
-Requests refuse unknown fields; the client drops unknown fields of answers, so that a newer peer may add some.
+Requests refuse unknown fields; the client drops unknown fields of answers, so that a newer peer may add some. A field that
+came with a later minor version says so (`since`), and is left out for a peer that does not know it (`versions`).
 Every list and text is bounded here or in `artifacts`; bodies are bounded in bytes and depth before they are parsed.
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -29,8 +30,10 @@ from colony_client.artifacts import (
     WritebackProposal,
 )
 
-CONTRACT_VERSION = "1.0"
+CONTRACT_VERSION = "1.1"
+FIRST_VERSION = "1.0"  # what a peer speaks that does not say
 VERSION_HEADER = "Colony-Contract-Version"
+SINCE = "x-since"  # in a field's schema: the version that it came with
 
 MAX_BODY_BYTES = 8 * 1024 * 1024  # one request or one answer, after decompression
 MAX_BODY_DEPTH = 32
@@ -63,6 +66,11 @@ def url_origin(url: str) -> str:
     return f"{parts.scheme}://{host}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
 
 
+def since(version: str) -> Any:
+    """An optional field that came with a minor version."""
+    return Field(default=None, json_schema_extra={SINCE: version})
+
+
 def _base_url(url: str) -> str:
     url_origin(url)
     return url.rstrip("/")
@@ -93,6 +101,7 @@ class Dispatch(Part):
     decisions: list[HumanDecision] = Field(default_factory=list, max_length=50)
     callback_base_url: BaseUrl
     mission_token: Token
+    gateway_token: Token | None = since("1.1")  # the key of the model gateway's routes
     budgets: Budgets
     traceparent: TraceParent | None = None
 
@@ -104,7 +113,9 @@ class Dispatch(Part):
 
 
 class DispatchBatch(Part):
-    contract_version: ContractVersion = CONTRACT_VERSION
+    """`contract_version`, here and elsewhere, is the version that the message is written in."""
+
+    contract_version: ContractVersion = FIRST_VERSION
     missions: list[Dispatch] = Field(min_length=1, max_length=MAX_MISSIONS_PER_DISPATCH)
 
     @model_validator(mode="after")
@@ -132,7 +143,7 @@ class DispatchAnswer(Part):
 
 
 class DispatchAnswers(Part):
-    contract_version: ContractVersion = CONTRACT_VERSION
+    contract_version: ContractVersion = FIRST_VERSION
     missions: list[DispatchAnswer] = Field(min_length=1, max_length=MAX_MISSIONS_PER_DISPATCH)
 
 
@@ -150,9 +161,11 @@ class CancelRequest(Part):
 
 
 class Health(Part):
+    """`contract_version` is the newest that the colony speaks."""
+
     status: Literal["ok"] = "ok"
     service: Line
-    contract_version: ContractVersion = CONTRACT_VERSION
+    contract_version: ContractVersion = FIRST_VERSION
 
 
 class ProviderState(Part):
@@ -163,7 +176,7 @@ class ProviderState(Part):
 class Ready(Part):
     ready: bool
     providers: dict[Line, ProviderState] = Field(default_factory=dict, max_length=50)
-    contract_version: ContractVersion = CONTRACT_VERSION
+    contract_version: ContractVersion = FIRST_VERSION
 
 
 # --- colony to root ---------------------------------------------------------------------------------------------------
@@ -262,7 +275,7 @@ Event = Annotated[
 class EventBatch(Part):
     """Events of one attempt with consecutive `seq`; an empty batch is a heartbeat."""
 
-    contract_version: ContractVersion = CONTRACT_VERSION
+    contract_version: ContractVersion = FIRST_VERSION
     attempt: Attempt
     events: list[Event] = Field(default_factory=list, max_length=MAX_EVENTS_PER_BATCH)
 
@@ -298,6 +311,7 @@ class EventReceipt(Part):
 
     accepted_seq: Acknowledged
     next_token: Token
+    next_gateway_token: Token | None = since("1.1")
     lease_until: Utc
     stop: bool = False
     stop_reason: Note | None = None

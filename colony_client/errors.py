@@ -3,6 +3,7 @@
     BoundaryError                what a client call raises; `kind` names it in records, `retryable` is a hint only
     ├── Unreachable              no answer; `before_body` is true when the peer surely saw nothing of the request
     ├── TimedOut                 no complete answer in time; the peer may have acted
+    ├── Incompatible             the peer speaks another major version of the contract
     ├── Malformed                an answer nobody can trust (not HTTP, not JSON, cut short, too large, redirected, another's id)
     └── Refused                  a status of 400 and above, with its problem document when there was one
         ├── Unauthorized         401, 403
@@ -13,6 +14,7 @@
     SignatureRefused             SignatureMissing · UnknownKey · SignatureWrong · SignatureExpired · SignatureReplayed
     TokenRefused                 TokenMalformed · TokenWrong · TokenExpired · TokenWrongAudience · TokenWrongMission ·
                                  TokenWrongAttempt
+    VersionRefused               a version of the contract that is not spoken here
     BadBody                      a body that is not what the contract says; `problems` name the fields
 
 Refusals of signatures and tokens are told apart for logs and counters; a caller gets the same 401 for all of them.
@@ -44,6 +46,11 @@ class TimedOut(BoundaryError):
     def __init__(self, detail: str, *, body: bytes = b"") -> None:
         super().__init__(detail)
         self.body = body
+
+
+class Incompatible(BoundaryError):
+    kind = "incompatible"
+    retryable = False
 
 
 class Malformed(BoundaryError):
@@ -149,6 +156,14 @@ class TokenWrongMission(TokenRefused):
 
 class TokenWrongAttempt(TokenRefused):
     """Genuine, but made for another attempt or an older fence."""
+
+
+class VersionRefused(Exception):
+    """The caller speaks a version of the contract that is not spoken here; the message names both."""
+
+    def __init__(self, theirs: str, ours: str) -> None:
+        self.theirs, self.ours = theirs[:20], ours
+        super().__init__(f"the contract is spoken in version {ours} here, and in version {self.theirs!r} there")
 
 
 @dataclass(frozen=True)

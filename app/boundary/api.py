@@ -12,11 +12,12 @@ from app.boundary.callbacks import refuse_root_artifacts
 from app.boundary.dispatch import keep_refused
 from app.boundary.door import Signed, genuine, signed, stranger, token, unknown, use_nonce
 from app.errors import Problem
-from app.http import Reply
-from app.http.replies import problem_reply
+from app.http.replies import JSON, problem_reply
 from colony_client import tokens
 from colony_client.contract import EventBatch, EventReceipt, RootView
 from colony_client.errors import BadBody
+from colony_client.signing import Keys
+from colony_client.versions import written
 from colony_client.wire import read_model
 
 router = APIRouter(tags=["colony"])
@@ -57,16 +58,16 @@ async def events(mission_id: UUID, request: Request, call: Unspent) -> Response:
         lease_until=taken.lease_until,
         stop=taken.stop_reason is not None,
         stop_reason=taken.stop_reason,
-        next_token=tokens.issue(
-            state.signing_keys,
-            mission=mission_id,
-            tenant=said.tenant,
-            attempt=said.attempt,
-            fence=said.fence,
-            audience="callback",
-        ),
+        next_token=next_token(state.signing_keys, said, "callback"),
+        next_gateway_token=next_token(state.signing_keys, said, "gateway"),
     )
-    return Reply(receipt.model_dump(mode="json")).response()
+    return Response(written(receipt, call.version), media_type=JSON)
+
+
+def next_token(keys: Keys, said: tokens.MissionToken, audience: tokens.TokenAudience) -> str:
+    return tokens.issue(
+        keys, mission=said.mission, tenant=said.tenant, attempt=said.attempt, fence=said.fence, audience=audience
+    )
 
 
 def read_batch(body: bytes, mission_id: UUID, said: tokens.MissionToken) -> EventBatch:
@@ -110,4 +111,4 @@ async def root_view(mission_id: UUID, request: Request, call: Call) -> Response:
         last_seq=found.last_seq,
         stop=found.state not in ("accepted", "dispatched", "running") or found.over_budget,
     )
-    return Reply(view.model_dump(mode="json")).response()
+    return Response(written(view, call.version), media_type=JSON)

@@ -28,7 +28,7 @@ from colony_client import tokens
 from colony_client.artifacts import Budgets, MissionEnvelope
 from colony_client.client import ColonyClient
 from colony_client.contract import MAX_BODY_BYTES, MAX_MISSIONS_PER_DISPATCH, Dispatch, DispatchAnswer, HumanDecision
-from colony_client.errors import BoundaryError, Busy, Malformed, Refused, Unauthorized
+from colony_client.errors import BoundaryError, Busy, Incompatible, Malformed, Refused, Unauthorized
 from colony_client.signing import Keys
 
 log = structlog.get_logger("dispatch")
@@ -39,7 +39,7 @@ MOST_CANCELS = 5  # tries in half a minute
 MOST_KEPT, MOST_KEPT_BYTES = 50, 4 * MAX_BODY_BYTES  # of what could not be understood about one mission
 AROUND_MISSIONS = 256  # bytes of a batch that are not its missions
 AROUND_MISSION = (
-    8192  # bytes of a dispatch, at most, that are neither its envelope nor decisions; URL and token have 4,048
+    8192  # bytes of a dispatch, at most, that are neither its envelope nor decisions; URL and tokens have 6,096
 )
 OFFERED = "SELECT (o.m).*, o.envelope, o.asked FROM offered_missions($1, $2) o"
 
@@ -70,6 +70,7 @@ class Colony:
 EFFECTS = {
     "colony_unavailable": "The colony does not answer. The mission waits and is dispatched when it does.",
     "colony_unauthorized": "The colony refuses the root's key. The mission waits until the keys agree.",
+    "colony_incompatible": "The colony speaks another version of the contract. The mission waits until one of the two is replaced.",
     "colony_malformed": "The colony's answer could not be read. The mission waits and is dispatched again.",
     "colony_busy": "The colony takes no more missions at the moment. The mission waits its turn.",
 }
@@ -81,6 +82,8 @@ def degraded_code(error: BoundaryError) -> str:
     match error:
         case Unauthorized():
             return "colony_unauthorized"
+        case Incompatible():
+            return "colony_incompatible"
         case Malformed():
             return "colony_malformed"
         case Busy():
@@ -213,19 +216,24 @@ def message(tenant: UUID, mission: Mission, envelope: bytes, said: list[HumanDec
         decisions=said,
         callback_base_url=colony.callback_base_url,
         traceparent=parent or mission.traceparent,
-        mission_token=tokens.issue(
-            colony.keys,
-            mission=mission.id,
-            tenant=tenant,
-            attempt=mission.attempt,
-            fence=mission.attempt,
-            audience="callback",
-        ),
+        mission_token=first_token(tenant, mission, colony, "callback"),
+        gateway_token=first_token(tenant, mission, colony, "gateway"),
         budgets=Budgets(
             time_ms=left,
             tokens=max(0, mission.budget_tokens - mission.used_tokens),
             cost_usd=max(0.0, float(mission.budget_cost_usd - mission.used_cost_usd)),
         ),
+    )
+
+
+def first_token(tenant: UUID, mission: Mission, colony: Colony, audience: tokens.TokenAudience) -> str:
+    return tokens.issue(
+        colony.keys,
+        mission=mission.id,
+        tenant=tenant,
+        attempt=mission.attempt,
+        fence=mission.attempt,
+        audience=audience,
     )
 
 

@@ -10,17 +10,19 @@ from app.db import Database
 from app.errors import Problem
 from app.http import read_body
 from colony_client import signing, tokens
-from colony_client.contract import MAX_BODY_BYTES
-from colony_client.errors import SignatureRefused, TokenRefused
+from colony_client.contract import CONTRACT_VERSION, MAX_BODY_BYTES, VERSION_HEADER
+from colony_client.errors import SignatureRefused, TokenRefused, VersionRefused
+from colony_client.versions import spoken_with
 
 
 @dataclass(frozen=True)
 class Signed:
-    """A call whose signature is genuine."""
+    """A call whose signature is genuine, and the version of the contract to answer it in."""
 
     kid: str
     nonce: str
     body: bytes
+    version: str
 
     def caller(self, tenant: UUID) -> Caller:
         return Caller(tenant=tenant, principal=SYSTEM, actor=f"colony:{self.kid}", name="colony")
@@ -29,7 +31,7 @@ class Signed:
 async def genuine(request: Request) -> Signed:
     """Reads the body and checks the signature over its bytes; the nonce has still to be used, by whatever becomes of the call.
 
-    Raises Problem unauthenticated, the same for every reason.
+    Raises Problem unauthenticated, the same for every reason; and version_unsupported, which no stranger is told.
     """
     body = await read_body(request, MAX_BODY_BYTES)
     path = signing.signed_path(request.scope)
@@ -37,7 +39,16 @@ async def genuine(request: Request) -> Signed:
         found = signing.check(request.app.state.colony_keys, request.method, path, body, "root", request.headers)
     except SignatureRefused as refused:
         raise stranger(request, type(refused).__name__) from None
-    return Signed(found.kid, found.nonce, body)
+    try:
+        version = spoken_with(request.headers.get(VERSION_HEADER))
+    except VersionRefused as refused:
+        raise Problem(
+            "version_unsupported",
+            f"The contract is spoken in version {refused.ours} here, not in {refused.theirs}.",
+            spoken=CONTRACT_VERSION,
+            asked=refused.theirs,
+        ) from None
+    return Signed(found.kid, found.nonce, body, version)
 
 
 async def signed(request: Request) -> Signed:

@@ -19,6 +19,7 @@ from app.errors import Problem
 from app.http.edge import name_request, on_bug, on_problem
 from app.http.serving import count_request
 from app.telemetry import leaving_a_trace
+from colony_client.versions import saying_version
 
 log = structlog.get_logger("http")
 PATH = re.compile(r"/internal/v1/missions/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})/events")
@@ -65,7 +66,7 @@ class EventLane:
                 response = await on_problem(request, problem)
             except Exception as error:
                 response = await on_bug(request, error)
-            await response(scope, receive, tagged)
+            await response(scope, receive, saying_version(tagged))
             took = time.perf_counter() - began
             count_request("POST", ROUTE, status, took, len(getattr(request, "_body", b"")), sent)
             log.info("request", method="POST", path=scope["path"], status=status, ms=round(took * 1000, 2))

@@ -15,7 +15,7 @@ from typing import Any
 from uuid import UUID
 
 from colony_client.client import ColonyClient
-from colony_client.contract import DispatchBatch
+from colony_client.contract import CONTRACT_VERSION, DispatchBatch
 from tests.world import World
 
 MEBI = 1 << 20
@@ -110,7 +110,7 @@ class Call:
 
 @dataclass
 class BrokenColony:
-    """Answers every call in the manner it is set to. calls: what arrived, in order; twice: attempts offered twice at one time."""
+    """Answers every call but the question for its version in the manner it is set to. calls: what arrived, in order; twice: attempts offered twice at one time."""
 
     timeout_s: float
     manner: str = ""
@@ -143,6 +143,9 @@ class BrokenColony:
                 lines = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:] if line)
                 body = await reader.readexactly(int(lines.get(b"content-length", b"0")))
                 call = Call(self, reader, writer, method, path, body)
+                if path == "/health":
+                    await call.answer({"status": "ok", "service": "broken", "contract_version": CONTRACT_VERSION})
+                    continue
                 self.calls.append(path)
                 offered = call.missions()
                 self.twice |= {one for one in offered if self._open[one]}
@@ -520,6 +523,7 @@ async def broken(world: World, manner: str = "", timeout_s: float = 5) -> AsyncI
         await colony.leave()
     async with ColonyClient(colony.url, world.root.colony_keys, timeout_s=timeout_s) as client:
         world.worker.colony.client = world.public.state.colony = client
+        client.version = CONTRACT_VERSION  # known already: the first thing it is asked is what a test looks at
         try:
             yield colony
         finally:

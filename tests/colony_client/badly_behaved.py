@@ -36,7 +36,12 @@ class BadPeer:
         headers = Headers(scope=scope)
         self.seen.append((scope["path"], headers, body))
         _, manner, rest = scope["path"].split("/", 2)
-        if manner in ("hang", "drip", "flood"):
+        if manner == "late" and rest == "health":
+            await asyncio.sleep(0.4)
+            await answer(send, 200, HEALTH)
+        elif manner in ("hang", "late"):
+            await self._dawdle("hang", receive, send)
+        elif manner in ("drip", "flood"):
             await self._dawdle(manner, receive, send)
         elif manner in ("good", "root"):
             audience: signing.Audience = "root" if manner == "root" else "colony"

@@ -19,7 +19,15 @@ from colony_client.artifacts import (
     quote_sha256,
 )
 from colony_client.client import RootClient
-from colony_client.contract import ArtifactProduced, Dispatch, DispatchBatch, Event, Signal, WritebackProposed
+from colony_client.contract import (
+    CONTRACT_VERSION,
+    ArtifactProduced,
+    Dispatch,
+    DispatchBatch,
+    Event,
+    Signal,
+    WritebackProposed,
+)
 from colony_client.signing import Keys
 
 
@@ -37,6 +45,7 @@ class ScriptedColony:
         self.app.add_api_route("/v1/missions/{mission_id}", self._status, methods=["GET"])
         self.app.add_api_route("/v1/missions/{mission_id}/cancel", self._cancel, methods=["POST"])
         self.app.add_api_route("/ready", self._ready, methods=["GET"])
+        self.app.add_api_route("/health", self._health, methods=["GET"])
         self.root: RootClient | None = None
 
     def connect(self, internal_app: Any) -> None:
@@ -74,6 +83,9 @@ class ScriptedColony:
 
     async def _ready(self) -> Response:
         return _json({"ready": True, "providers": {}, "contract_version": "1.0"})
+
+    async def _health(self) -> Response:
+        return _json({"service": "scripted", "contract_version": CONTRACT_VERSION})
 
     def last(self) -> Dispatch:
         return self.dispatched[-1]
