@@ -110,7 +110,10 @@ class Call:
 
 @dataclass
 class BrokenColony:
-    """Answers every call but the question for its version in the manner it is set to. calls: what arrived, in order; twice: attempts offered twice at one time."""
+    """Answers every call but the question for its version in the manner it is set to.
+
+    calls: what arrived, in order; twice: attempts offered twice at one time.
+    """
 
     timeout_s: float
     manner: str = ""
