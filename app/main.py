@@ -58,6 +58,7 @@ PUBLIC = (
     packet.router,
     writebacks.router,
     writebacks.connecting,
+    tools.registering,
     approvals.router,
     approvals.interventions,
     approvals.rules,
@@ -104,8 +105,10 @@ class Root:
             self.database,
             self.submitter,
             self.nudger.send,
+            tools.Register(),
             wait_ms=settings.database_pool_wait_ms,
         )
+        self.tools = tools.Sessions(settings, self.database)
         self.callbacks = Callbacks(
             self.database,
             self.nudger.send,
@@ -131,6 +134,7 @@ class Root:
         self.intake.batches.start()
         self.callbacks.batches.start()
         self.tail.start()
+        self.tools.start()
         gc.collect()
         gc.freeze()  # what was imported lives for ever: the collector need not walk it in the middle of a request
 
@@ -141,6 +145,7 @@ class Root:
         await self.upstream.close()
         await self.intake.batches.stop()
         await self.callbacks.batches.stop()
+        await self.tools.stop()
         await self.database.close()
         await self.limits.database.close()
         await self.reader.close()
@@ -155,6 +160,7 @@ class Root:
         state.anchor_store, state.anchor_keys = self.anchor_store, self.anchor_keys
         state.webhook_keys = self.settings.webhook_keys()
         state.authenticate, state.allow = identity.authenticate, self.allow
+        state.tools = self.tools
         state.upstream, state.exchange = self.upstream, self.exchange
         state.limits = self.limits
         state.callers, state.intake, state.callbacks = self.callers, self.intake, self.callbacks

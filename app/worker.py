@@ -10,7 +10,7 @@ from functools import partial
 import structlog
 from prometheus_client import start_http_server
 
-from app import approvals, boundary, budgets, ledger, process, work
+from app import approvals, boundary, budgets, ledger, process, tools, work
 from app.boundary.dispatch import Colony
 from app.caller import system
 from app.clock import now
@@ -75,6 +75,7 @@ class Worker:
         self.anchorer = ledger.signing_side(settings, self.database)
         if self.anchorer is None:
             log.warning("anchors are off: ANCHOR_STORE and ANCHOR_SIGNING_KEY are not both set")
+        self.tools = tools.Sessions(settings, self.database)
         self.hands = asyncio.Semaphore(LOOKING)
         self.looking: set[asyncio.Future[None]] = set()  # reviews that ask targets
         self.stopping = asyncio.Event()
@@ -101,6 +102,7 @@ class Worker:
             await self.courier.stop()
         if self.bus:
             await self.bus.close()
+        await self.tools.stop()
         await self.nudger.stop()
         await self.colony.client.aclose()
         await self.database.close()
@@ -111,6 +113,7 @@ class Worker:
             (("dispatch",), self.dispatch),
             (("review",), self.review),
             (tuple(sorted(VERBS)), self.each(self.verb)),
+            (("tool_check",), self.each(self.check_tools)),
             *(
                 ((kind,), self.each(self.call)) for kind in CALLS
             ),  # a colony that hangs holds up one kind, not the other
@@ -222,6 +225,10 @@ class Worker:
                 await work.finish(session, item)
             else:
                 await work.again(session, item, again)
+
+    async def check_tools(self, item: Item) -> None:
+        """Looks at the servers of a tenant's tool layers, outside of any transaction."""
+        await tools.check_layers(self.tools, item, timedelta(seconds=self.settings.tool_check_interval_s))
 
     async def call(self, item: Item) -> None:
         if item.kind == "attempt_timer":

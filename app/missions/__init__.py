@@ -22,7 +22,7 @@ from app.missions.api import router
 from app.missions.ask import Ask
 from app.missions.held import Held, hold_each
 from app.missions.intake import Intake
-from app.missions.moves import CLOSED, MOVES, State
+from app.missions.moves import CLOSED, MOVES, State, move
 from app.missions.queries import Mission, MissionView, envelope, find, view
 from app.missions.rows import Asked
 
@@ -47,6 +47,7 @@ __all__ = [
     "find",
     "hold_each",
     "lock",
+    "move",
     "note_pending",
     "requeue",
     "resume",
