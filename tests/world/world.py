@@ -167,6 +167,8 @@ class World:
             for item in items:
                 if item.kind in VERBS:
                     await self.worker.guarded(self.worker.verb, item)
+                elif item.kind == "tool_check":
+                    await self.worker.guarded(self.worker.check_tools, item)
                 elif item.kind not in ("dispatch", "review"):
                     await self.worker.guarded(self.worker.call, item)
         return done
