@@ -242,18 +242,18 @@ async def left_over(session: Any, caller: Caller, mission: UUID, refused: Proble
 
 # --- tools that a mission cannot do without
 
-_NEEDS: dict[tuple[UUID, str, int], frozenset[str]] = {}  # versions of types never change
+NEEDS: dict[tuple[UUID, str, int], frozenset[str]] = {}  # versions of types never change
 
 
 async def needs(session: Any, mission: Mission) -> frozenset[str]:
     """The tools without which a mission is blocked, as its type said when it began."""
     which = (session.tenant, mission.mission_type, mission.type_version)
-    found = _NEEDS.get(which)
+    found = NEEDS.get(which)
     if found is None:
         kind = await type_of(session, mission.mission_type, mission.type_version)
-        if len(_NEEDS) >= 4096:
-            _NEEDS.clear()
-        found = _NEEDS[which] = frozenset(kind.needs if kind else ())
+        if len(NEEDS) >= 4096:
+            NEEDS.clear()
+        found = NEEDS[which] = frozenset(kind.needs if kind else ())
     return found
 
 

@@ -101,7 +101,7 @@ class Current:
     drifted: frozenset[str]
 
 
-_LAYERS: dict[tuple[UUID, str, int], Layer] = {}  # versions never change
+LAYERS: dict[tuple[UUID, str, int], Layer] = {}  # versions never change
 
 
 def kept(row: Any) -> Kept:
@@ -133,14 +133,14 @@ async def current(session: ReadSession, name: str) -> Current | None:
     if row is None:
         return None
     which = (tenant, name, row.version)
-    layer = _LAYERS.get(which)
+    layer = LAYERS.get(which)
     if layer is None:
         found = await session.first(ONE, {"tenant": tenant, "name": name, "version": row.version})
         assert found is not None
         layer = Layer(found.name, found.version, found.kind, found.definition, found.account)
-        if len(_LAYERS) >= REMEMBERED:
-            _LAYERS.clear()
-        _LAYERS[which] = layer
+        if len(LAYERS) >= REMEMBERED:
+            LAYERS.clear()
+        LAYERS[which] = layer
     return Current(layer, row.retired, row.halted_at is not None, frozenset(row.drifted or ()))
 
 

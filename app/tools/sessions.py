@@ -34,6 +34,7 @@ IDLE_S = 120.0
 MOST = 128  # sessions of one process
 TELL_S = 1.0  # how often what was seen is told
 COUNTING = ("tool_unreachable", "tool_timed_out", "tool_broke_off", "tool_protocol")  # what opens a breaker
+LOOK_AFTER = ("tool_refused", "tool_said_no", "tool_malformed")  # which a tool that is not what it was may well answer
 Which = tuple[UUID, str, int]  # tenant, layer, version
 
 
@@ -177,6 +178,12 @@ class Sessions:
                 except ServerFailed as failure:
                     if live.session.over:
                         await self.discard(which, live)
+                    elif (
+                        reused
+                        and failure.code in LOOK_AFTER
+                        and tool in (changed := await self.look(which, layer, live))
+                    ):
+                        raise Drifted(changed) from None
                     # a server that was started anew knows nothing of a session that we remember: a fresh one is tried once
                     if not (first and reused and failure.code == "tool_broke_off"):
                         raise
@@ -205,7 +212,7 @@ class Sessions:
                 await self.discard(which, live)
             return await self._opening.ask(which, partial(self._open, which, layer)), False
         if live.session.stale or time.monotonic() - live.looked_at > LOOK_AGAIN_S:
-            await self._looking.ask(which, partial(self._look, live))
+            await self.look(which, layer, live)
         live.used_at = time.monotonic()
         return live, True
 
@@ -214,6 +221,11 @@ class Sessions:
         moment = time.monotonic()
         live = self.live[which] = Live(session, moment, moment)
         return live
+
+    async def look(self, which: Which, layer: Layer, live: Live) -> list[str]:
+        """Asks again for the tools of a server that is in use; what has drifted."""
+        await self._looking.ask(which, partial(self._look, live))
+        return drifted(layer, live.session)
 
     async def _look(self, live: Live) -> None:
         await live.session.look()

@@ -9,11 +9,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from mcp.server.mcpserver import Context, Image, MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import CallToolResult, EmbeddedResource, TextContent, TextResourceContents
 
 PIXEL = bytes.fromhex("89504e470d0a1a0a")
 LONG = "x" * 400_000
 FLOOD = "x" * 3_000_000
+WIRE = os.dup(1)  # before the library takes it for itself
 
 
 def odd_server(name: str = "odd", *, drifted: bool = False) -> MCPServer:
@@ -45,7 +47,7 @@ def odd_server(name: str = "odd", *, drifted: bool = False) -> MCPServer:
 
     @server.tool(structured_output=False)
     def refuse(why: str) -> str:
-        raise ValueError(why)
+        raise ToolError(why)
 
     @server.tool(structured_output=False)
     async def slow(seconds: float) -> str:
@@ -61,9 +63,11 @@ def odd_server(name: str = "odd", *, drifted: bool = False) -> MCPServer:
         return "a\x00b"
 
     @server.tool(structured_output=False)
-    async def chatter(messages: int, context: Context[Any, Any]) -> str:
-        for number in range(messages):
-            await context.report_progress(number, messages, "still at it, and saying so at some length " * 20)
+    def chatter(messages: int) -> str:
+        """Past its own library: straight to where its answers go."""
+        params = {"level": "info", "data": "still at it, and saying so at some length " * 10}
+        line = json.dumps({"jsonrpc": "2.0", "method": "notifications/message", "params": params})
+        os.write(WIRE, f"{line}\n".encode() * messages)
         return "done"
 
     @server.tool(structured_output=False)

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 from mcp import Client, MCPError
@@ -188,8 +188,10 @@ def translated(session: Session) -> Iterator[None]:
         raise failed("tool_timed_out") from None
     except MCPError as error:
         code = WAYS.get(error.code)
-        if code == "tool_broke_off" and session.broken:
-            code = session.broken
+        if (
+            error.code == CONNECTION_CLOSED and session.where.url is None
+        ):  # a program that is gone is gone for everybody
+            code = session.broken = session.broken or code
         if code is None and error.code == way.BAD_STATUS:
             code = "tool_unreachable" if error.message.startswith("5") else "tool_refused"
         if code is None and error.message == "Session terminated":
@@ -242,11 +244,11 @@ def read(said: CallToolResult) -> Answer:
             case EmbeddedResource(resource=TextResourceContents() as resource):
                 texts.append(resource.text)
             case EmbeddedResource(resource=BlobResourceContents() as blob):
-                left_out.append(named("resource", blob.mime_type, len(blob.blob) * 3 // 4))
+                left_out.append(named("resource", blob.mime_type, decoded(blob.blob)))
             case ResourceLink():
                 left_out.append(named("resource_link", part.mime_type, 0))
             case ImageContent() | AudioContent():
-                left_out.append(named(part.type, part.mime_type, len(part.data) * 3 // 4))
+                left_out.append(named(part.type, part.mime_type, decoded(part.data)))
     text = "\n\n".join(one for one in texts if one)
     if said.is_error:
         raise failed("tool_said_no", text[:SAID] or None)
@@ -268,12 +270,6 @@ def named(kind: str, mime_type: str | None, size: int) -> dict[str, Any]:
     return {"type": kind, "mime_type": (mime_type or "")[:100], "bytes": size}
 
 
-@asynccontextmanager
-async def session(where: Where, timeout_s: float) -> Any:
-    """A session for one look."""
-    made = Session(where, timeout_s)
-    try:
-        await made.open()
-        yield made
-    finally:
-        await made.close()
+def decoded(base64: str) -> int:
+    """How many bytes it stands for."""
+    return len(base64) * 3 // 4 - base64[-2:].count("=")
