@@ -61,11 +61,13 @@ CALLABLE = {
     "fact_hash": "computes",
     "fitting_rules": "reads",
     "lay_ladder": "computes",
+    "note_tool_layer": "adds to what was seen of a layer: what has drifted can only become more",
     "passage_lexemes": "computes",
     "put_budget_limits": "wants a secret",
     "put_connector": "wants a secret",
     "put_policy": "wants a secret",
     "put_rule": "wants a secret",
+    "put_tool_layer": "wants a secret",
     "raised_risk": "reads",
     "release_budget": "gives back what was held for a mission",
     "renew": "wants a secret",
@@ -80,6 +82,7 @@ CALLABLE = {
     "spend_budget": "spends a mission's means",
     "standing_risk": "reads, and holds floors where they are until its transaction ends",
     "switch_connector": "wants a secret",
+    "switch_tool_layer": "wants a secret",
     "hold_missions": "runs as its caller: whatever it may not do itself",
     "keep_missions": "runs as its caller: whatever it may not do itself",
     "use_nonces": "runs as its caller: whatever it may not do itself",
@@ -327,7 +330,7 @@ async def test_nobody_forges_a_fact_of_the_wall_or_of_another_process(ground: Gr
     anna = f"principal:{ground.ids['anna']}"
     for type, actor in itertools.product(
         ("approval.decided", "approval.closed", "approval.glass_broken", "writeback.claimed", "writeback.settled", "role.granted",
-         "key.issued", "principal.created", "rule.changed", "policy.changed", "connector.changed", "approver_key.confirmed",
+         "key.issued", "principal.created", "rule.changed", "policy.changed", "connector.changed", "tool_layer.changed", "tool_layer.drifted", "approver_key.confirmed",
          "risk.floor_changed", "ledger.anchored"),
         (anna, "system:worker", "system:executor", "system:registrar"),
     ):  # fmt: skip

@@ -26,9 +26,16 @@ from tests.world.life import Life
 
 PROBES = {"livez", "healthz", "startupz", "readyz"}
 # POST routes that only look: they leave no fact.
-ONLY_LOOK = {"evaluatePolicy", "previewPolicy", "verifyLedger", "checkConnector", "chooseApprovalRule"}
+ONLY_LOOK = {
+    "evaluatePolicy",
+    "previewPolicy",
+    "verifyLedger",
+    "checkConnector",
+    "checkToolLayer",
+    "chooseApprovalRule",
+}
 # PUT routes whose names are each tenant's own: the same name elsewhere is simply another thing.
-OWN_NAMES = {"putDocument", "putMissionType", "putPolicy", "previewPolicy", "putConnector"}
+OWN_NAMES = {"putDocument", "putMissionType", "putPolicy", "previewPolicy", "putConnector", "putToolLayer"}
 
 
 @dataclass(frozen=True)

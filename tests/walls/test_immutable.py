@@ -13,11 +13,11 @@ KEPT = (
     "tenant", "principal", "role_grant", "api_key", "session", "approver_key", "oidc_identity", "risk_floor",
     "ledger", "mission", "mission_label", "mission_type", "artifact", "policy_decision",
     "policy", "policy_set", "quarantine", "approval_rule", "notice", "connector", "connector_switch",
-    "writeback", "approval", "decision", "execution", "webhook", "webhook_secret",
+    "writeback", "approval", "decision", "execution", "webhook", "webhook_secret", "tool_layer", "tool_layer_switch", "tool_layer_state",
 )  # fmt: skip
 WRITTEN_ONCE = (
     "ledger", "mission_label", "mission_type", "artifact", "policy_decision", "policy", "policy_set", "quarantine", "approval_rule",
-    "connector", "writeback", "decision", "risk_floor",
+    "connector", "writeback", "decision", "risk_floor", "tool_layer",
 )  # fmt: skip
 
 
@@ -55,6 +55,12 @@ async def furnished(ground: Ground) -> dict[str, Any]:
     await ground.run("api", "SELECT * FROM put_policy($1, $2, 'own', 'x', 0)", ground.tenant, ground.secrets["adam"])
     await ground.run("owner", """INSERT INTO notice (tenant, principal, approval, kind, step)
                      VALUES ($1, $2, $3, 'reminder', 1)""", ground.tenant, ground.ids["anna"], asked.approval)  # fmt: skip
+    await ground.run(
+        "api", "SELECT * FROM put_tool_layer($1, $2, 'odd', NULL, 'mcp', '{}')", ground.tenant, ground.secrets["adam"]
+    )
+    await ground.run(
+        "api", "SELECT * FROM switch_tool_layer($1, $2, 'odd', true, 'x')", ground.tenant, ground.secrets["adam"]
+    )
     webhook = await ground.webhook()
     await ground.run("api", """INSERT INTO webhook_delivery (tenant, id, webhook, message, type)
                      VALUES ($1, $2, $3, 'test_1', 'webhook.tested')""",
