@@ -44,6 +44,7 @@ SWITCH = text("SELECT * FROM switch_tool_layer(:tenant, :secret, :name, :halt, :
 NOTE = text(
     "SELECT note_tool_layer(:tenant, :layer, :version, :answered, :failure, CAST(:drifted AS text[]), :calls, :refusals)"
 )
+ACCOUNT = text("SELECT tool_account(:tenant, :name)")
 ANY = "*"  # the switch of all layers
 REMEMBERED = 512
 
@@ -150,6 +151,12 @@ async def named(session: ReadSession, names: Collection[str]) -> dict[str, Layer
     return {
         row.name: Layer(row.name, row.version, row.kind, row.definition, row.account) for row in rows if not row.retired
     }
+
+
+async def account(session: ReadSession, name: str) -> str | None:
+    """What the key of a layer is called, before there is one; None when an older tenant's name is spelled alike."""
+    found: str | None = await session.scalar(ACCOUNT, {"tenant": session.tenant, "name": name})
+    return found
 
 
 async def switches(session: ReadSession, names: Sequence[str]) -> dict[str, Switch]:

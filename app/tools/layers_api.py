@@ -325,7 +325,8 @@ async def pinned(name: Name, request: Request, call: Annotated[Call, calling("to
         async with app.database.read() as session:
             await session.enter(caller.tenant)
             known = await layers.newest(session, name)
-        return Put(kind, await offered(app.tools, caller.tenant, definition, body, known.account if known else None))
+            account = known.account if known else await layers.account(session, name)
+        return Put(kind, await offered(app.tools, caller.tenant, definition, body, account))
     except BadDefinition as bad:
         raise Problem(
             "validation", f"{bad.errors[0]['pointer']}: {bad.errors[0]['detail']}", errors=bad.errors

@@ -90,6 +90,7 @@ CALLABLE = {
     "take_in": "runs as its caller: whatever it may not do itself",
     "take_tokens": "counts requests",
     "tenant_of_mission": "reads",
+    "tool_account": "says what a variable is called",
     "withdraw": "wants a secret",
 }
 
@@ -330,8 +331,8 @@ async def test_nobody_forges_a_fact_of_the_wall_or_of_another_process(ground: Gr
     anna = f"principal:{ground.ids['anna']}"
     for type, actor in itertools.product(
         ("approval.decided", "approval.closed", "approval.glass_broken", "writeback.claimed", "writeback.settled", "role.granted",
-         "key.issued", "principal.created", "rule.changed", "policy.changed", "connector.changed", "tool_layer.changed", "tool_layer.drifted", "approver_key.confirmed",
-         "risk.floor_changed", "ledger.anchored"),
+         "key.issued", "principal.created", "rule.changed", "policy.changed", "connector.changed", "approver_key.confirmed",
+         "risk.floor_changed", "ledger.anchored", "tool_layer.changed", "tool_layer.drifted"),
         (anna, "system:worker", "system:executor", "system:registrar"),
     ):  # fmt: skip
         await ground.refused("RX003", "api", write, ground.tenant, scene.asked.mission, type, actor)

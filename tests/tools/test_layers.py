@@ -119,11 +119,11 @@ async def test_only_the_deployment_names_programs_and_to_whom(world: World) -> N
 
 
 async def test_the_key_is_sent_and_never_shown(world: World, odd: Odd) -> None:
-    await register(world, odd)
-    settings = world.settings(tool_keys={"TOOL_DEMO__ODD_KEY": "secret-of-the-odd"})
-    world.root.tools.settings = settings
     body = definition(odd, auth={"header": "X-Key", "scheme": None})
-    made = await put(world, "odd", body, '"v1"')
+    said = problem(await put(world, "odd", body), "validation")
+    assert said["errors"] == [{"pointer": "/auth", "detail": "TOOL_DEMO__ODD_KEY is not set"}]
+    world.root.tools.settings = world.settings(tool_keys={"TOOL_DEMO__ODD_KEY": "secret-of-the-odd"})
+    made = await put(world, "odd", body)
     assert made.json()["key"] == "TOOL_DEMO__ODD_KEY"
     life = await mission_with(world, "odd.echo")
     assert (await ask(world, life.dispatch, "odd.echo", {"text": "hi"})).status_code == 200

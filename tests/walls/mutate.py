@@ -36,8 +36,8 @@ from tests.walls.test_constraints import WALL
 MODULES = (
     "walls.test_what_is_approved", "walls.test_who_decides", "walls.test_execution", "walls.test_immutable",
     "walls.test_constraints", "walls.test_tenants", "walls.test_proof", "walls.test_delegation",
-    "walls.test_policies", "walls.test_webhooks", "walls.test_connectors", "walls.test_tool_layers", "ledger.test_facts", "budgets.test_guards",
-    "walls.test_ladder", "walls.test_interventions", "walls.test_intake",
+    "walls.test_policies", "walls.test_webhooks", "walls.test_connectors", "ledger.test_facts", "budgets.test_guards",
+    "walls.test_ladder", "walls.test_interventions", "walls.test_intake", "walls.test_tool_layers",
 )  # fmt: skip
 CATALOG = ("walls.test_catalog", "walls.test_roles")
 # A list of what there is notices everything and proves nothing.

@@ -101,7 +101,7 @@ CALLS: dict[str, set[str]] = {
     "api": {
         "reserve_budget", "budget_would_lack", "settle_budget", "release_budget", "spend_budget", "put_budget_limits", "take_tokens",
         "put_policy", "authenticate", "decide", "close_approval", "choose_rule", "approver_keys",
-        "put_connector", "switch_connector", "ask_connector_read", "put_tool_layer", "switch_tool_layer", "note_tool_layer",
+        "put_connector", "switch_connector", "ask_connector_read", "put_tool_layer", "switch_tool_layer", "note_tool_layer", "tool_account",
         "put_rule", "fitting_rules", "lay_ladder", "break_glass", "withdraw", "revise", "renew", "see_notice",
         "raised_risk", "standing_risk", "take_in", "tenant_of_mission", "search_passages", "search_lexemes",
         "passage_lexemes", "fact_hash", "current_tenant", "require_tenant", "require_present",
@@ -109,8 +109,8 @@ CALLS: dict[str, set[str]] = {
     },
     "worker": {
         "hold_missions", "keep_missions", "offered_missions", "said_of_missions",
-        "note_tool_layer", "waiting_webhooks", "take_webhook_work", "sweep_webhook_deliveries", "ask_connector_read", "sweep_connector_reads",
-        "reconcile_budgets", "sweep_rates",
+        "waiting_webhooks", "take_webhook_work", "sweep_webhook_deliveries", "ask_connector_read", "sweep_connector_reads",
+        "reconcile_budgets", "sweep_rates", "note_tool_layer",
         "take_worker_work", "next_worker_work", "sweep_expired", "restore_executor_work", "restore_anchor_work",
         "raised_risk", "standing_risk", "close_approval", "choose_rule", "fact_hash", "current_tenant",
         "fitting_rules", "lay_ladder", "climb", "restore_approval_timers",

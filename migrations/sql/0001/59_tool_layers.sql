@@ -77,6 +77,15 @@ ALTER TABLE tool_layer_state ENABLE ALWAYS TRIGGER tool_layer_state_guard;
 ALTER TABLE tool_layer_state ENABLE ALWAYS TRIGGER tool_layer_state_keep;
 ALTER TABLE tool_layer_state ENABLE ALWAYS TRIGGER tool_layer_state_whole;
 
+-- What the key of a layer is called in the environment, also of one that is only about to be registered. As with connectors: two
+-- tenants whose names are spelled alike must not come by each other's keys.
+CREATE FUNCTION tool_account(p_tenant uuid, p_name text) RETURNS text
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+BEGIN
+  PERFORM require_tenant(p_tenant);
+  RETURN regexp_replace(connector_account(p_tenant, p_name), '^CONNECTOR', 'TOOL');
+END $$;
+
 -- A layer, its next version, or its end, by an admin. p_version: the version that was seen; null for a new one.
 -- p_definition null: it is retired, and stays as it was.
 -- outcome: created · changed · retired · or why not: unauthenticated, not_entitled, not_found, stale, account_taken, bad_layer (see why).
@@ -95,8 +104,7 @@ BEGIN
     RETURN QUERY SELECT 'not_found', NULL::int, NULL::text; RETURN;
   END IF;
   IF p_version IS DISTINCT FROM was.version THEN RETURN QUERY SELECT 'stale', was.version, NULL::text; RETURN; END IF;
-  -- as with connectors: two tenants whose names are spelled alike must not come by each other's keys
-  account := COALESCE(was.account, regexp_replace(connector_account(p_tenant, p_name), '^CONNECTOR', 'TOOL'));
+  account := COALESCE(was.account, tool_account(p_tenant, p_name));
   IF account IS NULL THEN RETURN QUERY SELECT 'account_taken', was.version, NULL::text; RETURN; END IF;
   BEGIN
     INSERT INTO public.tool_layer (tenant, name, version, kind, definition, account, retired, created_by)
@@ -181,7 +189,7 @@ BEGIN
   RETURN true;
 END $$;
 
-REVOKE ALL ON FUNCTION guard_tool_layer_state(), put_tool_layer(uuid, text, text, int, text, jsonb),
+REVOKE ALL ON FUNCTION guard_tool_layer_state(), tool_account(uuid, text), put_tool_layer(uuid, text, text, int, text, jsonb),
   switch_tool_layer(uuid, text, text, boolean, text), note_tool_layer(uuid, text, int, boolean, text, text[], int, int) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION put_tool_layer(uuid, text, text, int, text, jsonb), switch_tool_layer(uuid, text, text, boolean, text) TO {prefix}_api;
+GRANT EXECUTE ON FUNCTION tool_account(uuid, text), put_tool_layer(uuid, text, text, int, text, jsonb), switch_tool_layer(uuid, text, text, boolean, text) TO {prefix}_api;
 GRANT EXECUTE ON FUNCTION note_tool_layer(uuid, text, int, boolean, text, text[], int, int) TO {prefix}_api, {prefix}_worker;
