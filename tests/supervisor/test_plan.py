@@ -131,3 +131,10 @@ def test_connectors_credentials_reach_who_may_hold_them(folder: Folder) -> None:
     plan = {one.name: one for one in processes(folder, SHELL | keys)}
     assert knowing(plan, "read-key") == {"serve", "worker"} and knowing(plan, "write-key") == {"executor"}
     assert knowing(plan, "other-key") == set()
+
+
+def test_only_serve_and_worker_are_told_of_tool_servers_and_their_keys(folder: Folder) -> None:
+    told = {"TOOL_DEMO__ODD_KEY": "k", "TOOL_SERVERS_FILE": "/etc/servers.json"}
+    for process in processes(folder, SHELL | told):
+        knows = set(told) & set(process.environment)
+        assert knows == (set(told) if process.name in ("serve", "worker") else set()), process.name
