@@ -241,12 +241,13 @@ BAD: list[tuple[str, Any, str]] = [
     ("crm.list", {"kind": "lead", "limit": 201}, "/arguments/limit"),
     ("crm.read", {"kind": "lead"}, "/arguments/id"),
     ("crm.read", {"kind": "lead", "id": "x" * 201}, "/arguments/id"),
+    ("crm.update", {"kind": "lead", "id": "L-1001", "changes": {"a": 1}}, "/arguments/evidence"),
 ]
 
 
 async def test_bad_arguments_are_named_by_pointer(world: World) -> None:
     assert {tool for tool, _, _ in BAD} == set(TOOLS), "a tool without its refusals"
-    life = await under_way(world, **CRM)
+    life = await under_way(world, **CRM, tools=list(TOOLS))
     for tool, arguments, pointer in BAD:
         said = problem(await ask(world, life.dispatch, tool, arguments), "validation")
         assert pointer in [error["pointer"] for error in said["errors"]], (tool, arguments, said["errors"])
