@@ -9,6 +9,7 @@ goes through: signature, token, nonce, attempt, policy decision, budget, the too
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import statistics
@@ -64,8 +65,8 @@ async def session_cost(server: Any, times: int = 5) -> float:
     return round(statistics.median(took), 1)
 
 
-async def prepared(instance: Instance, url: str) -> tuple[RootClient, UUID]:
-    """The layer registered, a mission that may use it, and a colony's way to call."""
+async def prepared(instance: Instance, url: str, missions: int) -> tuple[RootClient, list[UUID]]:
+    """The layer registered, missions that may use it, and a colony's way to call."""
     secrets = instance.folder.secrets
     layer = {
         "kind": "mcp", "owner": "bench", "transport": "streamable_http", "url": url,
@@ -88,17 +89,19 @@ async def prepared(instance: Instance, url: str) -> tuple[RootClient, UUID]:
             "tools": ["bench.echo"],
             "budget": {"time_ms": 3_600_000},
         }
-        mission = UUID((await ask("POST", "/v1/missions", "submitter", asked))["id"])
+        made = [UUID((await ask("POST", "/v1/missions", "submitter", asked))["id"]) for _ in range(missions)]
     signing = parse_keys(secrets["root_signing_key"], "ROOT_SIGNING_KEY")
-    token = tokens.issue(signing, mission=mission, tenant=UUID(tenant), attempt=1, fence=1, audience="callback")
     colony = parse_keys(secrets["colony_key"], "ROOT_API_KEY")
     root = RootClient(instance.url_of("internal"), colony, timeout_s=60)
-    root.hold(mission, 1, token)
-    return root, mission
+    for mission in made:
+        token = tokens.issue(signing, mission=mission, tenant=UUID(tenant), attempt=1, fence=1, audience="callback")
+        root.hold(mission, 1, token)
+    return root, made
 
 
 async def measured(instance: Instance, url: str, rounds: int, calls: int, in_flight: int) -> dict[str, Any]:
-    root, mission = await prepared(instance, url)
+    root, missions = await prepared(instance, url, in_flight)
+    turns = itertools.cycle(missions)  # the calls of one mission queue up for its chain of facts
     found: dict[str, list[dict[str, float]]] = {"direct": [], "gateway": [], "direct_alone": [], "gateway_alone": []}
     async with Client(url, cache=None) as client:
         await client.list_tools()
@@ -107,7 +110,7 @@ async def measured(instance: Instance, url: str, rounds: int, calls: int, in_fli
             assert (await client.call_tool("echo", {"text": TEXT})).content[0].text == TEXT  # type: ignore[union-attr]
 
         async def through() -> None:
-            answer: Any = await root.call_tool(mission, 1, "bench.echo", {"text": TEXT})
+            answer: Any = await root.call_tool(next(turns), 1, "bench.echo", {"text": TEXT})
             assert answer["text"] == TEXT
 
         for call in (direct, through):  # warm
