@@ -5,6 +5,7 @@
     concurrency  precondition_required · stale · idempotency_mismatch · idempotency_in_flight · wrong_state
     policy       denied_by_policy
     decisions    own_request · already_decided · other_payload · expired
+    tools        tool_halted · tool_drifted · tool_failed · tool_unmapped
     rates        rate_limited
     boundary     version_unsupported · sequence_gap · attempt_superseded · mission_closed · budget_exhausted · replay_diverged
     service      colony_disabled · database_unavailable · database_busy · draining · upstream_unavailable · not_configured · internal
@@ -190,6 +191,31 @@ KINDS: dict[str, Kind] = {
         "A mission that is played from a tape asked something that is not on it, or policy decides otherwise now. The mission has "
         "ended; `GET /v1/missions/{id}/diff` shows what is different.",
         ("Stop working on this mission.", "Look at the diff; rerun the mission to see what becomes of it live."),
+    ),
+    # tools
+    "tool_halted": Kind(
+        409,
+        "The tool is switched off",
+        "Somebody has halted the layer that the tool belongs to, or has retired it.",
+        ("Go on without the tool.", "Ask an operator why, and an admin to resume the layer."),
+    ),
+    "tool_drifted": Kind(
+        409,
+        "The tool is not what was registered",
+        "The server's schema of the tool, or the server itself, differs from what was pinned when its layer was registered.",
+        ("Go on without the tool.", "Ask an admin to look at the change with a check, and to register the layer anew."),
+    ),
+    "tool_failed": Kind(
+        422,
+        "The tool gave no usable answer",
+        "The tool said no, or its server's answer is one that cannot be taken. `cause` says which; `said` holds the tool's own words.",
+        ("Call it with other arguments, or go on without it.",),
+    ),
+    "tool_unmapped": Kind(
+        409,
+        "It is not said what the call becomes",
+        "A tool that changes something never runs: its call becomes a proposal, and its layer does not say which.",
+        ("Ask an admin to say under `becomes` which connector, record and changes the tool's calls stand for.",),
     ),
     # rates
     "rate_limited": Kind(

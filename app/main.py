@@ -62,6 +62,7 @@ PUBLIC = (
     replay.recordings,
     writebacks.router,
     writebacks.connecting,
+    tools.registering,
     approvals.router,
     approvals.interventions,
     approvals.rules,
@@ -109,8 +110,10 @@ class Root:
             self.database,
             self.submitter,
             self.nudger.send,
+            tools.Register(),
             wait_ms=settings.database_pool_wait_ms,
         )
+        self.tools = tools.Sessions(settings, self.database)
         self.callbacks = Callbacks(
             self.database,
             self.nudger.send,
@@ -136,6 +139,7 @@ class Root:
         self.intake.batches.start()
         self.callbacks.batches.start()
         self.tail.start()
+        self.tools.start()
         gc.collect()
         gc.freeze()  # what was imported lives for ever: the collector need not walk it in the middle of a request
 
@@ -146,6 +150,7 @@ class Root:
         await self.upstream.close()
         await self.intake.batches.stop()
         await self.callbacks.batches.stop()
+        await self.tools.stop()
         await self.database.close()
         await self.limits.database.close()
         await self.reader.close()
@@ -161,6 +166,7 @@ class Root:
         state.transfer_signer, state.transfer_keys = self.transfer_signer, self.transfer_keys
         state.webhook_keys = self.settings.webhook_keys()
         state.authenticate, state.allow = identity.authenticate, self.allow
+        state.tools = self.tools
         state.upstream, state.exchange = self.upstream, self.exchange
         state.limits = self.limits
         state.callers, state.intake, state.callbacks = self.callers, self.intake, self.callbacks

@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import ip_network
@@ -19,6 +20,7 @@ from colony_client.signing import Keys, parse_keys
 CREDENTIAL = re.compile(
     r"CONNECTOR_[A-Z0-9_]{1,200}_(READ|WRITE)"
 )  # more than any connector is told: see connector.account
+TOOL_KEY = re.compile(r"TOOL_[A-Z0-9_]{1,200}_KEY")
 Port = Annotated[int, Field(ge=1, le=65535)]
 Milliseconds = Annotated[int, Field(ge=1, le=7 * 24 * 3600 * 1000)]
 
@@ -197,6 +199,12 @@ class Settings(BaseSettings):
     # Missions from one environment to another (docs/replay.md): who signs what leaves, and whose files are believed.
     transfer_signing_key: SecretStr | None = None  # kid:base64 seed[,kid:base64 seed]; the first signs
     transfer_trusted_keys: str = ""  # kid:base64[,kid:base64]
+    # Tool layers (docs/tools.md). serve and worker.
+    tool_servers_file: Annotated[str, Field(max_length=1000)] | None = (
+        None  # JSON: the stdio servers run here; unset: none
+    )
+    tool_check_interval_s: Annotated[float, Field(ge=1, le=86_400)] = 300  # how often a layer's server is looked at
+
     # Ledger anchors (docs/ledger.md). Only the worker signs; serve reads the store and verifies.
     anchor_store: Annotated[str, Field(max_length=1000)] | None = None  # a folder, or s3://bucket/prefix; unset: off
     anchor_signing_key: SecretStr | None = None  # kid:base64 seed[,kid:base64 seed]; the first signs
@@ -219,22 +227,27 @@ class Settings(BaseSettings):
     trace_sample_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
 
     _credentials: dict[str, SecretStr] = PrivateAttr(default_factory=dict)
+    _tool_keys: dict[str, SecretStr] = PrivateAttr(default_factory=dict)
 
     def __init__(self, **values: Any) -> None:
-        """connector_credentials: instead of those that the environment and the file hold."""
-        given = values.pop("connector_credentials", None)
+        """connector_credentials, tool_keys: instead of those that the environment and the file hold."""
+        given, keys = values.pop("connector_credentials", None), values.pop("tool_keys", None)
         super().__init__(**values)
         file = values.get("_env_file", self.model_config.get("env_file"))
         in_file = DotEnvSettingsSource(type(self), env_file=file, case_sensitive=True).env_vars if file else {}
-        said = {**in_file, **os.environ} if given is None else given
-        self._credentials = {
-            name: SecretStr(value) for name, value in said.items() if value and CREDENTIAL.fullmatch(name)
-        }
+        everything = {**in_file, **os.environ}
+        self._credentials = secrets_named(CREDENTIAL, everything if given is None else given)
+        self._tool_keys = secrets_named(TOOL_KEY, everything if keys is None else keys)
 
     @property
     def connector_credentials(self) -> dict[str, SecretStr]:
         """CONNECTOR_<TENANT>__<NAME>_READ and _WRITE: what connectors enter their targets with (docs/connectors.md)."""
         return self._credentials
+
+    @property
+    def tool_keys(self) -> dict[str, SecretStr]:
+        """TOOL_<TENANT>__<LAYER>_KEY: what is shown to the servers of tool layers (docs/tools.md)."""
+        return self._tool_keys
 
     def write_credentials(self) -> list[str]:
         """The names of all write credentials this process was given, which only the executor may be."""
@@ -283,6 +296,10 @@ class Settings(BaseSettings):
 
     def oidc_algorithm_list(self) -> tuple[str, ...]:
         return tuple(one.strip() for one in self.oidc_algorithms.split(","))
+
+
+def secrets_named(pattern: re.Pattern[str], said: Mapping[str, str | None]) -> dict[str, SecretStr]:
+    return {name: SecretStr(value) for name, value in said.items() if value and pattern.fullmatch(name)}
 
 
 class Misconfigured(Exception):

@@ -39,6 +39,18 @@ BLOCKS = Counter(
     "mission_root_policy_blocks", "Denials by action and rule; rules of tenants count together.", ["action", "rule"]
 )
 WRITEBACKS = Counter("mission_root_writebacks", "Executions by how they were settled.", ["state"])
+TOOL_CALLS = Counter(
+    "mission_root_tool_calls", "Tool calls by kind of tool and what came of them.", ["kind", "outcome"]
+)
+TOOL_SECONDS = Histogram(
+    "mission_root_tool_seconds",
+    "Time a tool took to answer.",
+    ["kind"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 20, 60),
+)
+TOOL_FAILURES = Counter(
+    "mission_root_tool_server_failures", "Calls that a tool server did not answer usably.", ["code"]
+)
 QUARANTINED = Counter("mission_root_quarantined_payloads", "Payloads refused at the boundary and kept.", ["origin"])
 WEBHOOKS = Counter("mission_root_webhook_tries", "Tries to deliver a webhook by what came of them.", ["outcome"])
 BUS_FACTS = Counter("mission_root_bus_facts", "Facts that the message bus has acknowledged.")

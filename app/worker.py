@@ -10,7 +10,7 @@ from functools import partial
 import structlog
 from prometheus_client import start_http_server
 
-from app import approvals, boundary, budgets, ledger, process, replay, work
+from app import approvals, boundary, budgets, ledger, process, replay, tools, work
 from app.boundary.dispatch import Colony
 from app.caller import system
 from app.clock import now
@@ -80,6 +80,7 @@ class Worker:
         self.begin_calls_s = (
             0.9 * self.lease - timeout
         ).total_seconds()  # after the work was taken, no later than this
+        self.tools = tools.Sessions(settings, self.database)
         self.hands = asyncio.Semaphore(LOOKING)
         self.looking: set[asyncio.Future[None]] = set()  # reviews that ask targets
         self.stopping = asyncio.Event()
@@ -106,6 +107,7 @@ class Worker:
             await self.courier.stop()
         if self.bus:
             await self.bus.close()
+        await self.tools.stop()
         await self.nudger.stop()
         await self.colony.client.aclose()
         await self.database.close()
@@ -117,6 +119,7 @@ class Worker:
             (("review",), self.review),
             (tuple(sorted(VERBS)), self.each(self.verb)),
             (("replay",), self.each(self.play)),
+            (("tool_check",), self.each(self.check_tools)),
             *(
                 ((kind,), self.each(self.call)) for kind in CALLS
             ),  # a colony that hangs holds up one kind, not the other
@@ -232,6 +235,10 @@ class Worker:
 
     async def play(self, item: Item) -> None:
         await replay.play(self.database, item, self.settings.environment)
+
+    async def check_tools(self, item: Item) -> None:
+        """Looks at the servers of a tenant's tool layers, outside of any transaction."""
+        await tools.check_layers(self.tools, item, timedelta(seconds=self.settings.tool_check_interval_s))
 
     async def call(self, item: Item) -> None:
         if item.kind == "attempt_timer":

@@ -126,12 +126,27 @@ class Tools:
             except BoundaryError as error:
                 if not error.retryable or isinstance(error, Unauthorized):
                     self._failing.pop(tool, None)
-                    raise ToolFailed(tool, error.kind, str(error)[:1500], retryable=False) from None
+                    raise ToolFailed(tool, refusal(error), said(error)[:1500], retryable=False) from None
                 self._failing[tool] = ToolFailed(tool, cause(error), str(error)[:1500], retryable=True)
                 log.warning("tool call failed, trying again", tool=tool, kind=error.kind, detail=str(error)[:300])
                 wait = max(pause, getattr(error, "retry_after", None) or 0.0)
             await asyncio.sleep(wait * random.uniform(0.8, 1.2))  # noqa: S311 (spreads retries, guards nothing)
             pause = min(pause * 2, LONGEST_PAUSE_S)
+
+
+def refusal(error: BoundaryError) -> str:
+    """The code that the root refused with, such as denied_by_policy, or the kind of the failure."""
+    code = error.code if isinstance(error, Refused) else None
+    return code if code is not None and CAUSE.fullmatch(code) else error.kind
+
+
+def said(error: BoundaryError) -> str:
+    """What the root says, with the rule that forbids it and what would change that."""
+    problem = (error.problem or {}) if isinstance(error, Refused) else {}
+    rule, change = problem.get("rule"), problem.get("would_change")
+    more = [f"rule {rule}"] if isinstance(rule, str) else []
+    more += [change] if isinstance(change, str) else []
+    return f"{error} ({'; '.join(more)})" if more else str(error)
 
 
 def cause(error: BoundaryError) -> str:

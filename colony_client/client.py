@@ -34,12 +34,15 @@ from colony_client.contract import (
     Event,
     EventBatch,
     EventReceipt,
+    Grounds,
     Health,
     MissionStatus,
     Ready,
     RootView,
     ToolAnswer,
     ToolCall,
+    ToolOffer,
+    ToolOffers,
     url_origin,
 )
 from colony_client.errors import (
@@ -373,14 +376,20 @@ class RootClient(_Exchange):
         tool: str,
         arguments: Mapping[str, JsonValue],
         *,
+        grounds: Grounds | None = None,
         timeout_s: float | None = None,
     ) -> JsonValue:
-        """Call one of the root's tools and return its result."""
+        """Call one of the root's tools and return its result. grounds: why a change is wanted, for a tool that changes something."""
         path = f"/internal/v1/missions/{mission_id}/tools/{_TOOL_NAME.validate_python(tool)}/calls"
-        call = ToolCall(arguments=dict(arguments))
+        call = ToolCall(arguments=dict(arguments), grounds=grounds)
         token = self._token(mission_id, attempt)
         answer = await self._ask("POST", path, ToolAnswer, question=call, bearer=token, timeout_s=timeout_s)
         return answer.result
+
+    async def tools(self, mission_id: UUID, attempt: int, *, timeout_s: float | None = None) -> list[ToolOffer]:
+        """The tools that the mission may call, as they are now."""
+        path, token = f"/internal/v1/missions/{mission_id}/tools", self._token(mission_id, attempt)
+        return (await self._ask("GET", path, ToolOffers, bearer=token, timeout_s=timeout_s)).tools
 
     async def mission_view(self, mission_id: UUID, *, timeout_s: float | None = None) -> RootView:
         """What the root believes; asked without a token, because a colony that restarted has none left."""

@@ -10,13 +10,22 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 from uuid import UUID
 
-from pydantic import AfterValidator, Field, JsonValue, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    model_serializer,
+    model_validator,
+)
 
 from colony_client.artifacts import (
     NO_NUL,
     Artifact,
     Attempt,
     Budgets,
+    Citation,
     Count,
     JsonObject,
     Key,
@@ -25,7 +34,9 @@ from colony_client.artifacts import (
     Money,
     Note,
     Part,
+    Quote,
     Sha256,
+    ToolName,
     Utc,
     WritebackProposal,
 )
@@ -317,14 +328,48 @@ class EventReceipt(Part):
     stop_reason: Note | None = None
 
 
+class Grounds(Part):
+    """Why a change is wanted, for the humans who decide on it. evidence: bytes that the mission was shown."""
+
+    summary: Note | None = None
+    rationale: Quote | None = None
+    evidence: list[Citation] = Field(default_factory=list, max_length=50)
+
+
 class ToolCall(Part):
+    """grounds go with a tool that changes something: its call becomes a proposal."""
+
     arguments: JsonObject = Field(default_factory=dict)
+    grounds: Grounds | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A root that knows no grounds takes every call that has none."""
+        said: dict[str, Any] = whole(self)
+        return said if self.grounds is not None else {"arguments": said["arguments"]}
 
 
 class ToolAnswer(Part):
     """What a tool returned; bounded by the size and depth of the whole body."""
 
     result: JsonValue
+
+
+class ToolOffer(Part):
+    """A tool that a mission may call. needed: its mission is blocked without it. why: what keeps it from being called now."""
+
+    name: ToolName
+    description: Annotated[str, StringConstraints(max_length=2_000, pattern=NO_NUL)]
+    access: Literal["read", "mutate"]
+    reach: Literal["internal", "public"]
+    input_schema: dict[str, JsonValue]
+    needed: bool = False
+    usable: bool = True
+    why: Note | None = None
+
+
+class ToolOffers(Part):
+    tools: list[ToolOffer] = Field(max_length=100)
 
 
 class RootView(Part):

@@ -19,6 +19,8 @@ from app.embedded import ephemeral
 from app.identity import seed_demo
 from app.migrate import upgrade
 from app.policy import SHELF
+from app.tools.api import NEEDS as NEEDED_TOOLS
+from app.tools.layers import LAYERS
 from tests.world import World
 
 PREFIX = "mission_root"
@@ -163,7 +165,8 @@ async def world(cluster: Cluster, demo: dict[str, str]) -> AsyncIterator[World]:
     """The root in this process over a real database, with the demo tenant's people."""
     async with fresh(cluster, DEMO, f"test_{os.getpid()}_{next(numbers)}") as name:
         made = World(lambda role: cluster.url(role, name))
-        SHELF.known.clear()  # the process remembers rules by tenant, and every test has the same one
+        for remembered in (SHELF.known, LAYERS, NEEDED_TOOLS):  # by tenant, and every test has the same one
+            remembered.clear()
         await made.open(demo)
         try:
             yield made

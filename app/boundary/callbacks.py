@@ -297,6 +297,17 @@ PROVIDER_CODES = (
     "connector_unreachable",
     "connector_broke_off",
     "connector_unusable",
+    "denied_by_policy",
+    "budget_exhausted",
+    "validation",
+    "not_found",
+    "tool_halted",
+    "tool_drifted",
+    "tool_failed",
+    "tool_unmapped",
+    "tool_unreachable",
+    "tool_timed_out",
+    "tool_broke_off",
 )
 
 

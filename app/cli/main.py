@@ -26,6 +26,7 @@ from app.cli import (
     processes,
     replay,
     rules,
+    tool_layers,
     webhooks,
     workspace,
 )
@@ -48,6 +49,7 @@ app.add_typer(rules.app, name="rules")
 app.add_typer(approvers.app, name="approvers")
 app.add_typer(policies.app, name="policies")
 app.add_typer(connectors.app, name="connectors")
+app.add_typer(tool_layers.app, name="tool-layers")
 app.add_typer(workspace.app, name="workspace")
 app.add_typer(budgets.app, name="budgets")
 app.add_typer(webhooks.app, name="webhooks")

@@ -178,6 +178,95 @@ def seen_record(seen: dict[str, Any]) -> None:
     line(json.dumps(seen["fields"], indent=2, ensure_ascii=False))
 
 
+STATES = {
+    "healthy": "green",
+    "unknown": "yellow",
+    "failing": "red",
+    "drifted": "red",
+    "halted": "red",
+    "retired": "dim",
+}
+
+
+def tool_layers(items: list[dict[str, Any]]) -> None:
+    table = rows("name", "version", "owner", "state", "tools", "calls", "refused", "last failure")
+    for one in items:
+        failure = f"{one['failure']} {one['failed_at']}" if one["failure"] else ""
+        table.add_row(
+            escape(one["name"]),
+            f"v{one['version']}",
+            escape(one["owner"]),
+            Text(one["state"], STATES[one["state"]]),
+            escape(", ".join(tool["name"].partition(".")[2] for tool in one["tools"])),
+            str(one["calls"]),
+            str(one["refusals"]),
+            failure,
+        )
+    out.print(table)
+
+
+def tool_layer(found: dict[str, Any]) -> None:
+    switch = found["switch"]
+    shown = {
+        "layer": found["name"],
+        "owner": found["owner"],
+        "version": f"v{found['version']}, {found['created_at']}",
+        "description": found["description"],
+        "state": Text(found["state"], STATES[found["state"]]),
+        "server": f"{found['place']} ({found['transport']})",
+        "key": found["key"],
+        "answered": found["answered_at"],
+        "last failure": f"{found['failure']} {found['failed_at']}" if found["failure"] else "",
+        "drifted": Text(f"{', '.join(found['drifted'])} since {found['drifted_at']}", "red")
+        if found["drifted"]
+        else "",
+        "breaker": found["breaker"]["state"],
+        "used": f"{found['calls']} calls, {found['refusals']} refused",
+        "halted": Text(f"since {switch['halted_at']}: {escape(switch['reason'] or '')}", "red")
+        if switch["halted"]
+        else "",
+        "earlier versions": ", ".join(f"v{one['version']} {one['created_at']}" for one in found["history"][1:]),
+    }
+    out.print(pairs(shown))
+    table = rows("tool", "access", "reach", "sees up to", "becomes", "schema", "description")
+    for tool in found["tools"]:
+        becomes = tool["becomes"]
+        table.add_row(
+            tool["name"],
+            tool["access"],
+            tool["reach"],
+            tool["sensitivity"],
+            f"{becomes['operation']} {becomes['kind']} in {becomes['connector']}" if becomes else "",
+            Text(tool["schema_sha256"][:12], "red" if tool["drifted"] else ""),
+            escape(tool["description"][:80]),
+        )
+    out.print(table)
+    heading("Definition")
+    line(json.dumps(found["definition"], indent=2, ensure_ascii=False))
+
+
+def put_tool_layer(done: dict[str, Any]) -> None:
+    version = f" v{done['version']}" if done["version"] and done["outcome"] != "valid" else ""
+    line(f"{done['name']}{version}: {done['outcome']}")
+    for tool, digest in done["schemas"].items():
+        line(f"  {tool}  schema {digest}")
+    if done["key"]:
+        aside(f"key: {done['key']} for serve and worker")
+
+
+def switched_tools(done: dict[str, Any]) -> None:
+    line(f"{done['name']}: {done['outcome']}; its tools are {'refused' if done['switch']['halted'] else 'called'}")
+
+
+def checked_tools(seen: dict[str, Any]) -> None:
+    line("as registered" if seen["ok"] else f"not as registered: {seen['problem']}")
+    for tool in seen["tools"]:
+        line(f"  {tool['name']}  {tool['outcome']}")
+    others = set(seen["offered"])
+    if others:
+        aside(f"the server offers {len(others)} tools: {', '.join(sorted(others)[:40])}")
+
+
 def mission(found: dict[str, Any]) -> None:
     budget = found.get("budget") or {}
     shown = {

@@ -23,7 +23,7 @@ from app.missions.api import router
 from app.missions.ask import Ask
 from app.missions.held import Held, hold_each
 from app.missions.intake import Intake
-from app.missions.moves import CLOSED, MOVES, State
+from app.missions.moves import CLOSED, MOVES, State, move
 from app.missions.queries import Mission, MissionView, envelope, envelopes, find, view
 from app.missions.rows import Asked
 
@@ -50,6 +50,7 @@ __all__ = [
     "find",
     "hold_each",
     "lock",
+    "move",
     "note_pending",
     "requeue",
     "resume",

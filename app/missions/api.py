@@ -35,6 +35,7 @@ from app.missions.intake import enabled, rehearse
 from app.missions.normalize import validator
 from app.missions.queries import MissionView, find, newest, views
 from app.missions.rows import Asked
+from app.missions.tools import Tools, refuse_tools, unknown_tools
 from app.missions.types import MissionType, find_type, lock_type, put_type, types
 from app.telemetry import traceparent
 from colony_client.artifacts import ToolName, Utc
@@ -99,7 +100,7 @@ async def rehearsal(state: Any, caller: Caller, ask: Ask) -> Reply:
     caller = await state.intake.authenticate(caller.secret)
     async with state.database.read() as session:
         await session.enter(caller.tenant)
-        envelope, verdict = await rehearse(session, caller, ask, state.intake.defaults)
+        envelope, verdict = await rehearse(session, caller, ask, state.intake.defaults, state.intake.tools)
     return Reply(
         {
             "valid": verdict.effect != "deny",
@@ -181,6 +182,9 @@ class TypeDefinition(BaseModel):
     defaults: dict[Literal["risk_level", "sensitivity_class", "mode"], str]
     limits: dict[Literal["time_ms", "tokens", "cost_usd"], float]
     review: dict[Literal["min_coverage"], Annotated[float, Field(ge=0, le=1)]]
+    needs: list[ToolName] = Field(
+        default_factory=list, max_length=50, description="Those of its tools without which a mission is blocked."
+    )
 
 
 class TypeView(TypeDefinition):
@@ -242,6 +246,7 @@ async def change_type(
     if known is not None:
         require_version(request_, known.version, type_view(known))
     check_definition(definition)
+    await check_tools(door.session, request_.app.state.intake.tools, definition)
     kind = await put_type(door.session, door.caller, name, definition.model_dump())
     return Reply(type_view(kind), 200 if known else 201, {"ETag": etag(kind.version)}).response()
 
@@ -253,6 +258,18 @@ ALLOWED = {
 }
 
 LIMITS = {"time_ms": (1, 7 * 86_400_000), "tokens": (1, 1_000_000_000), "cost_usd": (0.0001, 1_000_000)}
+
+
+async def check_tools(session: ReadSession, tools: Tools, definition: TypeDefinition) -> None:
+    """Every tool of a type is one that there is. Raises Problem validation."""
+    known = await tools.reaches(session, definition.tools)
+    found = unknown_tools(definition.tools, known)
+    found += [
+        {"pointer": f"/needs/{number}", "detail": "must be one of the type's tools"}
+        for number, tool in enumerate(definition.needs)
+        if tool not in definition.tools
+    ]
+    refuse_tools(found)
 
 
 def check_definition(definition: TypeDefinition) -> None:

@@ -16,7 +16,7 @@ from app.caller import Caller
 from app.canonical import canonical
 from app.clock import iso
 from app.missions.ask import Ask, Replay, workspace
-from app.missions.normalize import SAMPLE, Defaults, Envelopes, reaches_public
+from app.missions.normalize import SAMPLE, Defaults, Envelopes
 from app.missions.queries import Mission, view
 from app.missions.types import MissionType
 from app.policy import PolicySet, judge
@@ -41,13 +41,15 @@ class Form:
         change: int,
         policies: PolicySet,
         defaults: Defaults,
+        public: bool = False,
         replay: Replay | None = None,
     ) -> None:
+        """public: one of its tools reaches the public web."""
         self.kind, self.change, self.defaults, self.replay = kind, change, defaults, replay
         self.rules = policies.version_bytes  # by name: a form keeps no set of rules alive
         self.envelopes = Envelopes(ask, kind, caller, submitting_role(caller), defaults)
         self.envelope = self.envelopes.sample
-        judgement = judge(caller, "mission.create", kind.name, admission(self.envelope), policies)
+        judgement = judge(caller, "mission.create", kind.name, admission(self.envelope, public), policies)
         self.verdict, self.inputs = judgement.verdict, judgement.inputs
         self.cost = Decimal(str(self.envelope.budget.cost_usd))
         self.obligations = to_json(self.verdict.obligations).decode()
@@ -112,20 +114,21 @@ class Forms:
         change: int,
         policies: PolicySet,
         defaults: Defaults,
+        public: bool = False,
         replay: Replay | None = None,
     ) -> Form:
         """The form that a request is judged by. Raises Problem validation."""
         name = (
             caller.tenant, caller.principal, caller.kind, caller.roles, kind.name, ask.origin_surface, ask.mode, ask.risk_level,
             ask.sensitivity_class, ask.budget.time_ms, ask.budget.tokens, ask.budget.cost_usd,
-            None if ask.tools is None else tuple(ask.tools), replay,
+            None if ask.tools is None else tuple(ask.tools), public, replay,
         )  # fmt: skip
         form = self.known.get(name)
         if form is not None and form.made_of(kind, change, policies, defaults):
             self.known.move_to_end(name)
             return form
         self.known.pop(name, None)
-        form = self.known[name] = Form(caller, ask, kind, change, policies, defaults, replay)
+        form = self.known[name] = Form(caller, ask, kind, change, policies, defaults, public, replay)
         while len(self.known) > MOST:
             self.known.popitem(last=False)
         return form
@@ -178,12 +181,12 @@ def submitting_role(caller: Caller) -> str:
     return next((role for role in ROLE_ORDER if role in caller.roles), "submitter")
 
 
-def admission(envelope: MissionEnvelope) -> dict[str, Any]:
-    """What the admission rules look at."""
+def admission(envelope: MissionEnvelope, public: bool) -> dict[str, Any]:
+    """What the admission rules look at. public: one of its tools reaches the public web."""
     return {
         "mode": envelope.mode,
         "risk_level": envelope.risk_level,
         "sensitivity_class": envelope.sensitivity_class,
         "environment": envelope.environment,
-        "public_tools": reaches_public(envelope.tools),
+        "public_tools": public,
     }

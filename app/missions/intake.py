@@ -32,6 +32,7 @@ from app.missions.ask import Ask, workspace
 from app.missions.forms import Forms, admission, submitting_role
 from app.missions.normalize import Defaults, out_of_bounds, seal, understood
 from app.missions.rows import MIDDLE, TAKE_IN, Asked, Judged, Kept, columns
+from app.missions.tools import Tools, refuse_tools, unknown_tools
 from app.missions.types import Known, MissionType, find_type
 from app.policy import SHELF, PolicyDecision, Verdict, consult, count, refusal, renew
 from app.settings import Settings
@@ -61,11 +62,13 @@ class Intake:
         database: Database,
         authenticate: Callable[[str], Awaitable[Caller]],
         nudge: Callable[[Iterable[str]], None],
+        tools: Tools,
         *,
         connections: int = 2,
         wait_ms: int = 1000,
     ) -> None:
         self.defaults, self.database, self.authenticate, self.nudge = defaults, database, authenticate, nudge
+        self.tools = tools
         self.types = Known()
         self.forms = Forms()
         self.asking: Together[UUID, None] = Together()
@@ -97,7 +100,7 @@ class Intake:
         for _ in range(TRIES):
             kind = await self.kind(tenant, name)
             try:
-                judged = self.judge(asked, kind)
+                judged = self.judge(asked, kind, await self.public(asked, kind))
             except Problem:
                 await self.authenticate(asked.caller.secret)  # nothing is told to whom nothing is told any more
                 if asked.key is not None and (given := await self.given(asked)) is not None:
@@ -137,6 +140,18 @@ class Intake:
             raise no_such_type(name)
         return kind
 
+    async def public(self, asked: Asked, kind: MissionType) -> bool:
+        """Whether a tool of the mission reaches the public web. Nobody is asked about built-in tools: they all stay inside.
+
+        What a layer says is looked up each time, and once more when a tool is called. Raises Problem validation.
+        """
+        named = kind.tools if asked.ask.tools is None else asked.ask.tools
+        if self.tools.built_in.issuperset(named):
+            return False
+        async with self.database.read() as session:
+            await session.enter(asked.caller.tenant)
+            return await reaching(session, self.tools, asked.ask, kind)
+
     async def renew(self, tenant: UUID) -> None:
         async with self.database.write() as session:
             await session.enter(tenant)
@@ -165,11 +180,11 @@ class Intake:
             raise mismatch()
         return replay(known.status, known.headers, known.body)
 
-    def judge(self, asked: Asked, kind: MissionType) -> Judged:
+    def judge(self, asked: Asked, kind: MissionType, public: bool) -> Judged:
         """The request as it will be kept. Raises Problem validation."""
         caller, ask = asked.caller, asked.ask
         said = understood(ask, kind)
-        form = self.forms.get(caller, ask, kind, *SHELF.get(caller.tenant), self.defaults, asked.replay)
+        form = self.forms.get(caller, ask, kind, *SHELF.get(caller.tenant), self.defaults, public, asked.replay)
         mission, decision, artifact = new_id(), new_id(), new_id()
         envelope, contract = form.envelopes.seal(mission, said)
         labels, tail = to_json(said.labels), None
@@ -246,8 +261,18 @@ def enabled(settings: Settings) -> None:
         raise Problem("colony_disabled", "COLONY_ENABLED is false; no mission is accepted.", retry_after=60)
 
 
+async def reaching(session: ReadSession, tools: Tools, ask: Ask, kind: MissionType) -> bool:
+    """Whether a tool of the mission reaches the public web. Raises Problem validation for one that there is not.
+
+    A type may outlive one of its tools: its missions begin, and go on or block when they call it.
+    """
+    known = await tools.reaches(session, kind.tools if ask.tools is None else ask.tools)
+    refuse_tools(unknown_tools(ask.tools or [], known))
+    return "public" in known.values()
+
+
 async def rehearse(
-    session: ReadSession, caller: Caller, ask: Ask, defaults: Defaults
+    session: ReadSession, caller: Caller, ask: Ask, defaults: Defaults, tools: Tools
 ) -> tuple[MissionEnvelope, Verdict]:
     """Every check of a request, and nothing kept: the envelope it would have and what policy would say.
 
@@ -261,7 +286,8 @@ async def rehearse(
         envelope, _ = seal(ask, said, kind, caller, submitting_role(caller), new_id(), defaults)
     except ValidationError as refused:
         raise out_of_bounds(refused) from None
-    verdict = await consult(session, caller, "mission.create", kind.name, admission(envelope))
+    public = await reaching(session, tools, ask, kind)
+    verdict = await consult(session, caller, "mission.create", kind.name, admission(envelope, public))
     if verdict.effect != "deny":
         budget = envelope.budget
         await foresee(session, Amounts(budget.tokens, Decimal(str(budget.cost_usd)), budget.time_ms))

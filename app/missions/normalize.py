@@ -28,7 +28,6 @@ INVISIBLE = ("Cc", "Cf")  # controls and format characters: they read as nothing
 SPELLING = "\n\t\u200c\u200d"  # but joiners belong to the spelling of several scripts, and lines are lines
 WORKSPACE = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 ROOT = Producer(name="root", version="1")
-PUBLIC_PREFIXES = ("web.", "browser.", "public.")
 
 
 @dataclass(frozen=True)
@@ -199,7 +198,3 @@ def seal(
             + min(kind.limits["cost_usd"] if budget.cost_usd is None else budget.cost_usd, kind.limits["cost_usd"]),
         },
     )
-
-
-def reaches_public(tools: list[str]) -> bool:
-    return any(tool.startswith(PUBLIC_PREFIXES) for tool in tools)

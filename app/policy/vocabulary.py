@@ -97,6 +97,10 @@ ACTIONS: dict[str, Action] = {
             {
                 "access": Fact("Whether the tool reads or changes.", ("read", "mutate"), "read", "resource"),
                 "reach": REACH,
+                "layer": word(
+                    "The registered layer it belongs to; built_in for the root's own.", "built_in", "resource"
+                ),
+                "cleared": flag("Whether the tool may be told of material of the mission's class.", True),
                 "listed": flag("Whether the mission's own list of tools holds it.", True),
                 "own_workspace": flag("Whether it stays in the mission's workspace.", True),
                 "mode": MODE,
@@ -155,6 +159,8 @@ ACTIONS: dict[str, Action] = {
         ),
         operate("connector.halt", "Somebody stops writing through a connector.", "Connector", environment=ENVIRONMENT),
         operate("connector.resume", "Somebody lets it write again.", "Connector", environment=ENVIRONMENT),
+        operate("tool_layer.halt", "Somebody switches a layer of tools off.", "ToolLayer", environment=ENVIRONMENT),
+        operate("tool_layer.resume", "Somebody switches it on again.", "ToolLayer", environment=ENVIRONMENT),
     )
 }
 

@@ -31,7 +31,7 @@ from colony_client.contract import (
 )
 
 LEASE = timedelta(minutes=1)  # it is over within one transaction
-CALLS = {"tool.called": "answered", "tool.failed": "refused", "tool.denied": "denied"}
+CALLS = ("tool.called", "tool.failed", "tool.refused", "tool.denied")
 ENDINGS = ("complete", "blocked", "escalate")
 
 
@@ -144,8 +144,12 @@ class Player:
         if taped is None:
             return await self.diverge(tape.Call("tool", name[1], b""), self.asked[name], "no_tape")
         asked = taped.call
+        wanted = await tools.known.find(self.session, asked.name)
+        if wanted is None:
+            return await self.diverge(asked, taped.ordinal, "no_tool")
         envelope = await missions.envelope(self.session, self.mission.id)
-        refusal = await tools.judge(self.session, self.caller, self.mission, asked, envelope, dict(taped.arguments))  # type: ignore[arg-type]
+        arguments: dict[str, Any] = dict(taped.arguments)  # type: ignore[arg-type]
+        refusal = await tools.judge(self.session, self.caller, self.mission, wanted, envelope, asked, arguments)
         if (refusal is not None) != (taped.outcome == "denied"):
             rule = str(refusal.members.get("rule")) if refusal is not None else None
             why = "denied_now" if refusal is not None else "allowed_now"
@@ -163,7 +167,7 @@ class Player:
                 taped.took_ms,
                 now(),
             )
-            await tools.noted_again(self.session, self.caller, self.mission, asked, played)
+            await tools.noted_again(self.session, self.caller, self.mission, wanted, asked, played)
 
     def find(self, kind: str, name: str, sha256: str, ordinal: int) -> Answered | None:
         return next(

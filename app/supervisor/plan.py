@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from app.ledger.keys import public_text, signer
-from app.settings import CREDENTIAL, Settings
+from app.settings import CREDENTIAL, TOOL_KEY, Settings
 from app.supervisor.folder import Folder
 
 # What any program needs from its surroundings; nothing else of the caller's environment reaches a process unasked.
@@ -33,6 +33,7 @@ WIRING = (
     "_PREFIX",
     "_POOLED",
     "_ADDRESS",
+    "_FILE",
 )  # settings that the plan alone decides
 
 
@@ -66,6 +67,8 @@ def processes(
         "WEBHOOK_SEALING_KEY": secrets["webhook_sealing_key"],
         "CRM_READ_TOKEN": secrets["crm_read_token"],
         **_credentials(surroundings, "_READ"),
+        **{name: value for name, value in surroundings.items() if TOOL_KEY.fullmatch(name)},
+        **_given(surroundings, "TOOL_SERVERS_FILE"),
         "ANCHOR_STORE": str(folder.path / "anchors"),
         "ANCHOR_PUBLIC_KEYS": public_text(signer(secrets["anchor_signing_key"]).public()),
     }

@@ -67,6 +67,7 @@ async def diverge(
 
 
 WHY = {
+    "no_tool": "no such tool is registered here",
     "no_tape": "the recorded mission has no answer to it on tape",
     "not_on_tape": "the recorded mission never asked this",
     "denied_now": "the recorded mission was answered, and policy denies it now",

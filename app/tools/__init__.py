@@ -1,10 +1,16 @@
-"""What a mission may look at through the root: policy first, then the tool, then a note of what was shown.
+"""What a mission may look at through the root: policy first, then budget, then the tool, then a note of what was shown.
 
-For now the tools are built-in reads of the workspace and the CRM; every call leaves a fact, and every source whose
-bytes were shown is noted, because only those may be cited.
+Some tools are the root's own (`builtin`); others belong to layers that a tenant registers, whose servers speak the Model Context
+Protocol (`layers`, `mcp`). Every call leaves a fact, and every source whose bytes were shown is noted, because only those may
+be cited. A tool that changes something never runs: its call becomes a proposal (`proposals`).
 """
 
+from app.tools import known
 from app.tools.api import judge, noted_again, router
 from app.tools.builtin import TOOLS
+from app.tools.known import Register
+from app.tools.layers_api import router as registering
+from app.tools.sessions import Sessions
+from app.tools.watch import check_layers
 
-__all__ = ["TOOLS", "judge", "noted_again", "router"]
+__all__ = ["TOOLS", "Register", "Sessions", "check_layers", "judge", "known", "noted_again", "registering", "router"]

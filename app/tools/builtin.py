@@ -4,7 +4,8 @@ import json
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from functools import cached_property
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -25,7 +26,17 @@ from app.writebacks.connectors import (
     RecordMissing,
     Refused,
 )
-from colony_client.artifacts import ToolName
+from colony_client.artifacts import (
+    MAX_CHANGES,
+    Citation,
+    JsonObject,
+    Line,
+    Note,
+    Quote,
+    RiskLevel,
+    SafeInteger,
+    ToolName,
+)
 
 CRM = "sample_crm"  # the connector that is meant when none is named
 
@@ -37,6 +48,7 @@ class Result:
     value: Any
     kind: Literal["document", "record"] = "document"
     shown: list[tuple[bytes, str, str | None]] = field(default_factory=list)
+    keep: list[bytes] = field(default_factory=list)  # of what is shown, what is not kept yet
 
 
 @dataclass(frozen=True)
@@ -83,6 +95,21 @@ class CrmReadArguments(Arguments):
     connector: str = Field(CRM, pattern=r"^[a-z][a-z0-9_]{0,62}$")
     kind: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,63}$")
     id: str = Field(min_length=1, max_length=200)
+
+
+class CrmUpdateArguments(Arguments):
+    """A change of one record. expected_version: of the record as the mission has read it. evidence: what the change rests on."""
+
+    model_config = ConfigDict(extra="forbid")
+    connector: str = Field(CRM, pattern=r"^[a-z][a-z0-9_]{0,62}$")
+    kind: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,63}$")
+    id: str = Field(min_length=1, max_length=136)
+    changes: Annotated[JsonObject, Field(min_length=1, max_length=MAX_CHANGES)]
+    expected_version: Line | SafeInteger
+    summary: Note
+    rationale: Quote
+    evidence: list[Citation] = Field(min_length=1, max_length=50)
+    risk_level: RiskLevel | None = None
 
 
 async def search(context: Context, asked: SearchArguments) -> Result:
@@ -179,20 +206,31 @@ async def snapshots(context: Context, connector: str, observed: list[Observed]) 
 
 @dataclass(frozen=True)
 class Tool:
-    """A tool: what it may do, how far it reaches, what it takes, and the function that does it."""
+    """A tool: what it may do, how far it reaches, what it takes, and the function that does it. What changes something has none."""
 
     access: Literal["read", "mutate"]
     reach: Literal["internal", "public"]
     arguments: type[Arguments]
-    run: Callable[[Context, Any], Awaitable[Result]]
+    run: Callable[[Context, Any], Awaitable[Result]] | None
+    description: str
+
+    @cached_property
+    def schema(self) -> dict[str, Any]:
+        return self.arguments.model_json_schema()
 
 
+def reads(arguments: type[Arguments], run: Callable[[Context, Any], Awaitable[Result]]) -> Tool:
+    return Tool("read", "internal", arguments, run, (run.__doc__ or "").strip())
+
+
+PROPOSES = "A change of one record of a connected system: proposed, and made once humans have approved it."
 TOOLS: dict[ToolName, Tool] = {
-    "workspace.search": Tool("read", "internal", SearchArguments, search),
-    "workspace.read": Tool("read", "internal", ReadArguments, read),
-    "workspace.outline": Tool("read", "internal", OutlineArguments, outline),
-    "crm.list": Tool("read", "internal", CrmListArguments, crm_list),
-    "crm.read": Tool("read", "internal", CrmReadArguments, crm_read),
+    "workspace.search": reads(SearchArguments, search),
+    "workspace.read": reads(ReadArguments, read),
+    "workspace.outline": reads(OutlineArguments, outline),
+    "crm.list": reads(CrmListArguments, crm_list),
+    "crm.read": reads(CrmReadArguments, crm_read),
+    "crm.update": Tool("mutate", "internal", CrmUpdateArguments, None, PROPOSES),
 }
 
 

@@ -64,11 +64,13 @@ CALLABLE = {
     "fact_hash": "computes",
     "fitting_rules": "reads",
     "lay_ladder": "computes",
+    "note_tool_layer": "adds to what was seen of a layer: what has drifted can only become more",
     "passage_lexemes": "computes",
     "put_budget_limits": "wants a secret",
     "put_connector": "wants a secret",
     "put_policy": "wants a secret",
     "put_rule": "wants a secret",
+    "put_tool_layer": "wants a secret",
     "raised_risk": "reads",
     "release_budget": "gives back what was held for a mission",
     "renew": "wants a secret",
@@ -83,6 +85,7 @@ CALLABLE = {
     "spend_budget": "spends a mission's means",
     "standing_risk": "reads, and holds floors where they are until its transaction ends",
     "switch_connector": "wants a secret",
+    "switch_tool_layer": "wants a secret",
     "hold_missions": "runs as its caller: whatever it may not do itself",
     "keep_missions": "runs as its caller: whatever it may not do itself",
     "use_nonces": "runs as its caller: whatever it may not do itself",
@@ -90,6 +93,7 @@ CALLABLE = {
     "take_in": "runs as its caller: whatever it may not do itself",
     "take_tokens": "counts requests",
     "tenant_of_mission": "reads",
+    "tool_account": "says what a variable is called",
     "withdraw": "wants a secret",
 }
 
@@ -331,7 +335,7 @@ async def test_nobody_forges_a_fact_of_the_wall_or_of_another_process(ground: Gr
     for type, actor in itertools.product(
         ("approval.decided", "approval.closed", "approval.glass_broken", "writeback.claimed", "writeback.settled", "role.granted",
          "key.issued", "principal.created", "rule.changed", "policy.changed", "connector.changed", "approver_key.confirmed",
-         "risk.floor_changed", "ledger.anchored"),
+         "risk.floor_changed", "ledger.anchored", "tool_layer.changed", "tool_layer.drifted"),
         (anna, "system:worker", "system:executor", "system:registrar"),
     ):  # fmt: skip
         await ground.refused("RX003", "api", write, ground.tenant, scene.asked.mission, type, actor)

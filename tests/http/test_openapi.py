@@ -12,6 +12,7 @@ import httpx
 import jsonschema_rs
 
 from tests.rooms.test_routes import LEAVE_FACTS
+from tests.tools.registered import entry, plant
 from tests.world import World
 from tests.world.checks import pending_change
 
@@ -141,6 +142,7 @@ async def test_answers_fit_what_is_published(world: World) -> None:
         ("operator", "GET", "/v1/mission-types/some_kind", {}),
     ]
     seen = set()
+    await plant(world, "some_tools", entry("echo"))
     hook = (await world.admin.post("/v1/webhooks", json={"url": "https://example.com/hook"})).json()
     tried = (await world.admin.post(f"/v1/webhooks/{hook['id']}/test")).json()
     [fact] = (await world.auditor.get("/v1/ledger?limit=1")).json()["items"]
@@ -153,6 +155,9 @@ async def test_answers_fit_what_is_published(world: World) -> None:
         ("admin", "GET", "/v1/connectors", {}),
         ("admin", "GET", "/v1/connectors/sample_crm", {}),
         ("admin", "POST", "/v1/connectors/sample_crm/check", {"json": {"kind": lead["kind"], "id": lead["id"]}}),
+        ("admin", "GET", "/v1/tool-layers", {}),
+        ("admin", "GET", "/v1/tool-layers/some_tools", {}),
+        ("admin", "POST", "/v1/tool-layers/some_tools/check", {}),
         ("admin", "GET", "/v1/budgets", {}),
         ("admin", "GET", "/v1/budgets/usage", {}),
         ("operator", "GET", "/v1/approval-rules", {}),

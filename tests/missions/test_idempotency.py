@@ -6,10 +6,12 @@ from typing import Any
 from uuid import uuid4
 
 import httpx
+import pytest
 
 from tests.world import World
 from tests.world.checks import census, inspector, problem
 
+pytestmark = pytest.mark.usefixtures("public_tool")
 ASK: dict[str, Any] = {"mission_type": "oracle_advisory", "user_goal": "What is there?"}
 DENIED = {**ASK, "sensitivity_class": "restricted", "tools": ["web.search"]}
 KEY = {"Idempotency-Key": "order-66"}

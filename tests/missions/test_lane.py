@@ -12,6 +12,7 @@ from tests.world import World
 from tests.world.checks import impersonal, inspector, problem
 from tests.world.world import served
 
+pytestmark = pytest.mark.usefixtures("public_tool")
 ASK = {"mission_type": "oracle_advisory", "user_goal": "What does the release still need?"}
 FULL = {
     **ASK, "inputs": {"workspace": "default"}, "mode": "assisted", "origin_surface": "tests", "risk_level": "low",

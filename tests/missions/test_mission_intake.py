@@ -199,7 +199,7 @@ async def test_the_row_is_there_before_the_answer_is(world: World) -> None:
     assert seen == [True]
 
 
-async def test_validate_only_checks_everything_and_keeps_nothing(world: World) -> None:
+async def test_validate_only_checks_everything_and_keeps_nothing(world: World, public_tool: None) -> None:
     before = await census(world)
 
     async def rehearse(**more: Any) -> httpx.Response:
@@ -219,7 +219,7 @@ async def test_validate_only_checks_everything_and_keeps_nothing(world: World) -
     assert await census(world) == before
 
 
-async def test_a_denial_is_told_and_recorded(world: World) -> None:
+async def test_a_denial_is_told_and_recorded(world: World, public_tool: None) -> None:
     before = await census(world)
     ask = {**ASK, "sensitivity_class": "restricted", "tools": ["web.search"]}
     said = problem(await world.submitter.post("/v1/missions", json=ask), "denied_by_policy")

@@ -15,6 +15,7 @@ from app.missions import Ask, Asked
 from tests.world import World
 from tests.world.checks import inspector, problem
 
+pytestmark = pytest.mark.usefixtures("public_tool")
 ASK = {"mission_type": "oracle_advisory", "user_goal": "What does the release still need?", "mode": "assisted"}
 DENIED = {**ASK, "sensitivity_class": "restricted", "tools": ["web.search"]}
 

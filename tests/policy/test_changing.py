@@ -276,8 +276,8 @@ async def test_what_is_asked_are_the_rules_that_were_checked(world: World) -> No
     """A text that Cedar reads otherwise than people do is refused; and were it kept, only what people see would hold."""
     assert problem(await put(world, HIDDEN), "validation")["errors"][0]["line"] == "2"
     kept = compiled([Source("own", 1, HIDDEN)])
-    facts = completed(ACTIONS["tool.call"], {"access": "mutate"})
-    assert evaluate(Asker("x"), "tool.call", "crm.write", facts, kept).effect == "deny"
+    facts = completed(ACTIONS["tool.call"], {"reach": "public", "mode": "dry_run"})
+    assert evaluate(Asker("x"), "tool.call", "web.search", facts, kept).effect == "deny"
 
 
 async def test_a_question_about_very_many_rules_is_refused(world: World) -> None:

@@ -29,6 +29,8 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any] | None, str]] = {
     ),
     "tools.internal_reads": ("tool.call", {}, None, "allow"),
     "tools.public_reads": ("tool.call", {"reach": "public"}, None, "allow"),
+    "tools.changes_become_proposals": ("tool.call", {"access": "mutate"}, None, "allow"),
+    "tools.cleared_material_only": ("tool.call", {"cleared": False}, None, "deny"),
     "tools.blocked": ("tool.call", {"listed": False}, None, "deny"),
     "tools.own_workspace": ("tool.call", {"own_workspace": False}, None, "deny"),
     "tools.no_public_research_in_production": ("tool.call", PRODUCTION | {"reach": "public"}, None, "deny"),
@@ -56,10 +58,13 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any] | None, str]] = {
     "operate.people_resume_connectors": (
         "operate.connector.resume", {}, {"kind": "service", "roles": ["operator"]}, "deny",
     ),
+    "operate.people_resume_tool_layers": (
+        "operate.tool_layer.resume", {}, {"kind": "service", "roles": ["operator"]}, "deny",
+    ),
 }  # fmt: skip
 # action: facts for which no rule speaks
 SILENT: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {
-    "tool.call": ({"access": "mutate"}, None),
+    "tool.call": ({"reach": "public", "mode": "dry_run"}, None),
     "model.call": ({"reach": "public", "sensitivity_class": "confidential"}, None),
     "writeback.propose": ({"operation": "delete"}, None),
     "operate.mission.cancel": ({}, SUBMITTER),
@@ -67,6 +72,8 @@ SILENT: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {
     "operate.mission.replay": ({}, SUBMITTER),
     "operate.connector.halt": ({}, SUBMITTER),
     "operate.connector.resume": ({}, {"roles": ["auditor"]}),
+    "operate.tool_layer.halt": ({}, SUBMITTER),
+    "operate.tool_layer.resume": ({}, {"roles": ["auditor"]}),
 }
 
 

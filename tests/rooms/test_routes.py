@@ -20,15 +20,25 @@ from app.main import Root, internal_app
 from colony_client.contract import EventBatch, ToolCall
 from colony_client.signing import Keys, parse_keys, sign
 from tests.identity.tokens import AUDIENCE, ISSUER, Provider, token
+from tests.tools.odd_server import served_odd
+from tests.tools.registered import definition, entry, plant
+from tests.tools.registered import put as register_layer
 from tests.world import World
 from tests.world.checks import census, hire, impersonal, pending_change, problem
 from tests.world.life import Life
 
 PROBES = {"livez", "healthz", "startupz", "readyz"}
 # POST routes that only look: they leave no fact.
-ONLY_LOOK = {"evaluatePolicy", "previewPolicy", "verifyLedger", "checkConnector", "chooseApprovalRule"}
+ONLY_LOOK = {
+    "evaluatePolicy",
+    "previewPolicy",
+    "verifyLedger",
+    "checkConnector",
+    "checkToolLayer",
+    "chooseApprovalRule",
+}
 # PUT routes whose names are each tenant's own: the same name elsewhere is simply another thing.
-OWN_NAMES = {"putDocument", "putMissionType", "putPolicy", "previewPolicy", "putConnector"}
+OWN_NAMES = {"putDocument", "putMissionType", "putPolicy", "previewPolicy", "putConnector", "putToolLayer"}
 
 
 @dataclass(frozen=True)
@@ -195,6 +205,7 @@ async def theirs_and_absent(world: World) -> dict[str, Any]:
     assert (await put_type(world, "their_kind")).status_code == 201
     assert (await put_policy(world, "their_kind")).status_code == 201
     assert (await put_connector(world, "their_kind")).status_code == 201
+    await plant(world, "their_kind", entry("echo"))
     [fact] = (await world.auditor.get(f"/v1/ledger?subject={mission}&limit=1")).json()["items"]
     policies = (await world.auditor.post("/v1/policies/evaluate", json=ASK_POLICY)).json()["policy_version"]
     there = {
@@ -326,6 +337,21 @@ async def switch_connector(world: World, *verbs: str) -> httpx.Response:
             assert answer.status_code == 200, answer.text
     if verbs[-1] == "halt":
         await world.admin.post("/v1/connectors/*/resume", json={"reason": "a test"})
+    return answer
+
+
+async def put_tool_layer(world: World, name: str, retire: bool = False) -> httpx.Response:
+    async with served_odd() as odd:
+        made = await register_layer(world, name, definition(odd))
+    path = f"/v1/tool-layers/{name}"
+    return await world.admin.delete(path, headers={"If-Match": made.headers["etag"]}) if retire else made
+
+
+async def switch_tool_layer(world: World, *verbs: str) -> httpx.Response:
+    for verb in verbs:
+        answer = await world.admin.post(f"/v1/tool-layers/*/{verb}", json={"reason": "a test"})
+    if verbs[-1] == "halt":
+        await world.admin.post("/v1/tool-layers/*/resume", json={"reason": "a test"})
     return answer
 
 
@@ -592,6 +618,10 @@ LEAVE_FACTS: dict[str, tuple[Callable[[World], Awaitable[httpx.Response]], str]]
     "redeliver": (lambda world: webhook(world, lambda at: redelivered(world, at)), "webhook.redelivered"),
     "putConnector": (lambda world: put_connector(world, "some_kind"), "connector.changed"),
     "retireConnector": (lambda world: put_connector(world, "passing_kind", retire=True), "connector.changed"),
+    "putToolLayer": (lambda world: put_tool_layer(world, "some_kind"), "tool_layer.changed"),
+    "retireToolLayer": (lambda world: put_tool_layer(world, "passing_kind", retire=True), "tool_layer.changed"),
+    "haltToolLayer": (lambda world: switch_tool_layer(world, "halt"), "tool_layer.halted"),
+    "resumeToolLayer": (lambda world: switch_tool_layer(world, "halt", "resume"), "tool_layer.resumed"),
     "haltConnector": (lambda world: switch_connector(world, "halt"), "connector.halted"),
     "resumeConnector": (lambda world: switch_connector(world, "halt", "resume"), "connector.resumed"),
     "putPolicy": (lambda world: put_policy(world, "some_kind"), "policy.changed"),
@@ -655,6 +685,7 @@ async def internal_calls(world: World) -> dict[str, tuple[str, str, bytes, dict[
     return {
         "sendEvents": ("POST", f"{path}/events", heartbeat, bearer),
         "getRootView": ("GET", path, b"", {}),
+        "listTools": ("GET", f"{path}/tools", b"", bearer),
         "callTool": ("POST", f"{path}/tools/workspace.outline/calls", asked, bearer),
     }
 

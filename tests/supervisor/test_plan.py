@@ -138,3 +138,10 @@ def test_with_a_colony_of_ones_own_none_is_started(folder: Folder) -> None:
     assert set(plan) == {"crm", "registrar", "serve", "worker", "executor"}
     for name in ("serve", "worker"):
         assert plan[name].environment["COLONY_SERVICE_BASE_URL"] == "https://colony.example:8443"
+
+
+def test_only_serve_and_worker_are_told_of_tool_servers_and_their_keys(folder: Folder) -> None:
+    told = {"TOOL_DEMO__ODD_KEY": "k", "TOOL_SERVERS_FILE": "/etc/servers.json"}
+    for process in processes(folder, SHELL | told):
+        knows = set(told) & set(process.environment)
+        assert knows == (set(told) if process.name in ("serve", "worker") else set()), process.name

@@ -14,10 +14,11 @@ KEPT = (
     "ledger", "mission", "mission_label", "mission_type", "artifact", "policy_decision",
     "policy", "policy_set", "quarantine", "approval_rule", "notice", "connector", "connector_switch",
     "writeback", "approval", "decision", "execution", "webhook", "webhook_secret", "tape", "recording", "shadow_writeback",
+    "tool_layer", "tool_layer_switch", "tool_layer_state",
 )  # fmt: skip
 WRITTEN_ONCE = (
     "ledger", "mission_label", "mission_type", "artifact", "policy_decision", "policy", "policy_set", "quarantine", "approval_rule",
-    "connector", "writeback", "decision", "risk_floor", "tape", "recording", "shadow_writeback",
+    "connector", "writeback", "decision", "risk_floor", "tape", "recording", "shadow_writeback", "tool_layer",
 )  # fmt: skip
 
 
@@ -66,6 +67,12 @@ async def furnished(ground: Ground) -> dict[str, Any]:
     await ground.run("admin", """INSERT INTO shadow_writeback (tenant, mission, proposal, payload, policy_decision, effect)
                      SELECT $1, a.mission, a.id, '{}', $2, 'allow' FROM artifact a WHERE a.tenant = $1 AND a.mission = $3
                      LIMIT 1""", ground.tenant, uuid4(), asked.mission)  # fmt: skip
+    await ground.run(
+        "api", "SELECT * FROM put_tool_layer($1, $2, 'odd', NULL, 'mcp', '{}')", ground.tenant, ground.secrets["adam"]
+    )
+    await ground.run(
+        "api", "SELECT * FROM switch_tool_layer($1, $2, 'odd', true, 'x')", ground.tenant, ground.secrets["adam"]
+    )
     webhook = await ground.webhook()
     await ground.run("api", """INSERT INTO webhook_delivery (tenant, id, webhook, message, type)
                      VALUES ($1, $2, $3, 'test_1', 'webhook.tested')""",

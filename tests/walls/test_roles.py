@@ -41,6 +41,10 @@ GRANTS: dict[str, dict[str, str]] = {
     "connector": {"api": "s", "worker": "s", "auditor": "s"},
     "connector_switch": {"api": "s", "worker": "s", "auditor": "s"},
     "connector_read": {"api": "s", "worker": "s"},
+    # which further tools missions may be given: written by functions that want an admin's secret, or only add to what was seen
+    "tool_layer": {"api": "s", "worker": "s", "auditor": "s"},
+    "tool_layer_switch": {"api": "s", "worker": "s", "auditor": "s"},
+    "tool_layer_state": {"api": "s", "worker": "s", "auditor": "s"},
     "writeback": {"api": f"{PROPOSE} s", "worker": f"{PROPOSE} s", "auditor": "s"},
     "approval": {"api": f"{OPEN} s", "worker": f"{OPEN} s", "auditor": "s"},
     "decision": {"api": "s", "worker": "s", "auditor": "s"},
@@ -112,7 +116,7 @@ CALLS: dict[str, set[str]] = {
     "api": {
         "reserve_budget", "budget_would_lack", "settle_budget", "release_budget", "spend_budget", "put_budget_limits", "take_tokens",
         "put_policy", "authenticate", "decide", "close_approval", "choose_rule", "approver_keys",
-        "put_connector", "switch_connector", "ask_connector_read",
+        "put_connector", "switch_connector", "ask_connector_read", "put_tool_layer", "switch_tool_layer", "note_tool_layer", "tool_account",
         "put_rule", "fitting_rules", "lay_ladder", "break_glass", "withdraw", "revise", "renew", "see_notice",
         "raised_risk", "standing_risk", "take_in", "tenant_of_mission", "search_passages", "search_lexemes",
         "passage_lexemes", "fact_hash", "current_tenant", "enter_tenant", "require_tenant", "require_present",
@@ -121,7 +125,7 @@ CALLS: dict[str, set[str]] = {
     "worker": {
         "hold_missions", "keep_missions", "offered_missions", "said_of_missions",
         "waiting_webhooks", "take_webhook_work", "sweep_webhook_deliveries", "ask_connector_read", "sweep_connector_reads",
-        "reconcile_budgets", "sweep_rates",
+        "reconcile_budgets", "sweep_rates", "note_tool_layer",
         "take_worker_work", "next_worker_work", "sweep_expired", "restore_executor_work", "restore_anchor_work",
         "raised_risk", "standing_risk", "close_approval", "choose_rule", "fact_hash", "current_tenant",
         "fitting_rules", "lay_ladder", "climb", "restore_approval_timers",

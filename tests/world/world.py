@@ -172,6 +172,8 @@ class World:
                     await self.worker.guarded(self.worker.verb, item)
                 elif item.kind == "replay":
                     await self.worker.guarded(self.worker.play, item)
+                elif item.kind == "tool_check":
+                    await self.worker.guarded(self.worker.check_tools, item)
                 elif item.kind not in ("dispatch", "review"):
                     await self.worker.guarded(self.worker.call, item)
         return done

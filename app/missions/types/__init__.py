@@ -2,7 +2,7 @@
 
 import json
 from collections import OrderedDict
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from app.db import ReadSession, WriteSession
 
 NEWEST = text("""SELECT DISTINCT ON (name) name, version, definition FROM mission_type
                  WHERE tenant = :tenant AND (:name = '' OR name = :name) ORDER BY name, version DESC""")
+VERSION = text("SELECT definition FROM mission_type WHERE tenant = :tenant AND name = :name AND version = :version")
 LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 17))")
 INSERT = text("""INSERT INTO mission_type (tenant, name, version, definition, created_by)
                  VALUES (:tenant, :name, :version, CAST(:definition AS jsonb), :created_by)""")
@@ -34,6 +35,7 @@ class MissionType:
     defaults: dict[str, str]
     limits: dict[str, float]
     review: dict[str, float]
+    needs: list[str] = field(default_factory=list)  # tools without which a mission is blocked
     shipped: bool = False
 
     def said(self) -> dict[str, Any]:
@@ -84,6 +86,12 @@ async def types(session: ReadSession) -> list[MissionType]:
 async def find_type(session: ReadSession, name: str) -> MissionType | None:
     row = await session.first(NEWEST, {"tenant": session.tenant, "name": name})
     return MissionType(**row.definition) if row else shipped().get(name)
+
+
+async def type_of(session: ReadSession, name: str, version: int) -> MissionType | None:
+    """A type in the version that a mission began with."""
+    definition = await session.scalar(VERSION, {"tenant": session.tenant, "name": name, "version": version})
+    return MissionType(**definition) if definition else shipped().get(name)
 
 
 async def lock_type(session: WriteSession, name: str) -> None:

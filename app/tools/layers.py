@@ -1,0 +1,256 @@
+"""A tenant's tool layers: their versions, the switch and the state of each, and what is noted of them."""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import text
+
+from app import ledger
+from app.caller import Caller
+from app.clock import iso
+from app.db import Database, ReadSession, WriteSession
+from app.errors import Problem
+from app.listing import Place
+from app.tools.definition import Layer
+
+COLUMNS = """l.name, l.version, l.kind, l.definition, l.account, l.retired, l.created_by, l.created_at, s.drifted, s.drifted_at,
+  s.answered_at, s.failed_at, s.failure, s.calls, s.refusals"""
+STATE = "LEFT JOIN tool_layer_state s ON s.tenant = l.tenant AND s.layer = l.name AND s.version = l.version"
+HISTORY = text(f"""
+  SELECT {COLUMNS} FROM tool_layer l {STATE} WHERE l.tenant = :tenant AND l.name = :name ORDER BY l.version DESC LIMIT :limit""")  # noqa: S608
+ALL = text(f"""
+  SELECT DISTINCT ON (l.name) {COLUMNS} FROM tool_layer l {STATE}
+  WHERE l.tenant = :tenant AND (CAST(:after AS text) IS NULL OR l.name > :after) ORDER BY l.name, l.version DESC LIMIT :limit""")  # noqa: S608
+# What a call has to know, small: the definition itself is remembered, and read only when a version is new here.
+FIND = text("""
+  SELECT l.version, l.retired, s.drifted,
+    (SELECT min(w.halted_at) FROM tool_layer_switch w WHERE w.tenant = l.tenant AND w.layer IN (l.name, '*')) AS halted_at
+  FROM tool_layer l LEFT JOIN tool_layer_state s ON s.tenant = l.tenant AND s.layer = l.name AND s.version = l.version
+  WHERE l.tenant = :tenant AND l.name = :name ORDER BY l.version DESC LIMIT 1""")
+ONE = text(
+    "SELECT name, version, kind, definition, account FROM tool_layer WHERE tenant = :tenant AND name = :name AND version = :version"
+)
+NAMED = text("""
+  SELECT DISTINCT ON (l.name) l.name, l.version, l.kind, l.definition, l.account, l.retired FROM tool_layer l
+  WHERE l.tenant = :tenant AND l.name = ANY (:names) ORDER BY l.name, l.version DESC""")
+SWITCHES = text("""
+  SELECT layer, halted_at, reason, changed_by, changed_at FROM tool_layer_switch WHERE tenant = :tenant AND layer = ANY (:names)""")
+PUT = text("SELECT * FROM put_tool_layer(:tenant, :secret, :name, :version, :kind, CAST(:definition AS jsonb))")
+SWITCH = text("SELECT * FROM switch_tool_layer(:tenant, :secret, :name, :halt, :reason)")
+NOTE = text(
+    "SELECT note_tool_layer(:tenant, :layer, :version, :answered, :failure, CAST(:drifted AS text[]), :calls, :refusals)"
+)
+ACCOUNT = text("SELECT tool_account(:tenant, :name)")
+ANY = "*"  # the switch of all layers
+REMEMBERED = 512
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One version of a layer, with what was seen of it."""
+
+    name: str
+    version: int
+    kind: str
+    definition: dict[str, Any]
+    account: str
+    retired: bool
+    created_by: UUID
+    created_at: datetime
+    drifted: list[str]
+    drifted_at: datetime | None
+    answered_at: datetime | None
+    failed_at: datetime | None
+    failure: str | None
+    calls: int
+    refusals: int
+
+    def layer(self) -> Layer:
+        return Layer(self.name, self.version, self.kind, self.definition, self.account)
+
+
+@dataclass(frozen=True)
+class Switch:
+    """Whether a layer is halted, since when and by whom."""
+
+    halted_at: datetime | None = None
+    reason: str | None = None
+    changed_by: UUID | None = None
+    changed_at: datetime | None = None
+
+    def view(self) -> dict[str, Any]:
+        return {
+            "halted": self.halted_at is not None,
+            "halted_at": iso(self.halted_at) if self.halted_at else None,
+            "reason": self.reason,
+            "changed_by": self.changed_by,
+            "changed_at": iso(self.changed_at) if self.changed_at else None,
+        }
+
+
+@dataclass(frozen=True)
+class Current:
+    """The newest version of a layer, as a call finds it."""
+
+    layer: Layer
+    retired: bool
+    halted: bool
+    drifted: frozenset[str]
+
+
+LAYERS: dict[tuple[UUID, str, int], Layer] = {}  # versions never change
+
+
+def kept(row: Any) -> Kept:
+    return Kept(
+        **{**row._mapping, "drifted": list(row.drifted or ()), "calls": row.calls or 0, "refusals": row.refusals or 0}
+    )
+
+
+async def history(session: ReadSession, name: str, limit: int = 200) -> list[Kept]:
+    """The versions of a layer, newest first."""
+    return [kept(row) for row in await session.rows(HISTORY, {"tenant": session.tenant, "name": name, "limit": limit})]
+
+
+async def newest(session: ReadSession, name: str) -> Kept | None:
+    return next(iter(await history(session, name, 1)), None)
+
+
+async def all_of(session: ReadSession, after: Place, limit: int) -> list[Kept]:
+    """The newest version of each, by name."""
+    [name] = after or [None]
+    return [kept(row) for row in await session.rows(ALL, {"tenant": session.tenant, "after": name, "limit": limit})]
+
+
+async def current(session: ReadSession, name: str) -> Current | None:
+    """The layer as it is now; its definition from memory when this process has seen it."""
+    tenant = session.tenant
+    assert tenant is not None
+    row = await session.first(FIND, {"tenant": tenant, "name": name})
+    if row is None:
+        return None
+    which = (tenant, name, row.version)
+    layer = LAYERS.get(which)
+    if layer is None:
+        found = await session.first(ONE, {"tenant": tenant, "name": name, "version": row.version})
+        assert found is not None
+        layer = Layer(found.name, found.version, found.kind, found.definition, found.account)
+        if len(LAYERS) >= REMEMBERED:
+            LAYERS.clear()
+        LAYERS[which] = layer
+    return Current(layer, row.retired, row.halted_at is not None, frozenset(row.drifted or ()))
+
+
+async def named(session: ReadSession, names: Collection[str]) -> dict[str, Layer]:
+    """The layers of these names that are not retired."""
+    rows = await session.rows(NAMED, {"tenant": session.tenant, "names": list(names)})
+    return {
+        row.name: Layer(row.name, row.version, row.kind, row.definition, row.account) for row in rows if not row.retired
+    }
+
+
+async def account(session: ReadSession, name: str) -> str | None:
+    """What the key of a layer is called, before there is one; None when an older tenant's name is spelled alike."""
+    found: str | None = await session.scalar(ACCOUNT, {"tenant": session.tenant, "name": name})
+    return found
+
+
+async def switches(session: ReadSession, names: Sequence[str]) -> dict[str, Switch]:
+    rows = await session.rows(SWITCHES, {"tenant": session.tenant, "names": [*names, ANY]})
+    return {row.layer: Switch(row.halted_at, row.reason, row.changed_by, row.changed_at) for row in rows}
+
+
+# What the wall answers when it does not take a definition or a switch, and what the caller is told.
+REFUSALS = {
+    "unauthenticated": ("unauthenticated", "The key that does this is no longer live."),
+    "not_entitled": ("forbidden", "This takes a person with the role: admin; an operator may halt."),
+    "not_found": ("not_found", "There is no such tool layer."),
+    "stale": ("stale", "The tool layer changed since it was read."),
+    "account_taken": (
+        "taken",
+        "An older tenant's name is spelled alike in the environment, so that the keys of both would have one name.",
+    ),
+    "bad_layer": (
+        "validation",
+        "/name: the database refuses it; names have at most 30 letters, and the root's own are taken.",
+    ),
+    "no_reason": ("validation", "/reason: say why."),
+}
+
+
+def refusal(outcome: str, name: str, version: int | None = None) -> Problem:
+    code, detail = REFUSALS[outcome]
+    pointer, _, said = detail.partition(": ")
+    errors = [{"pointer": pointer, "detail": said}] if code == "validation" else None
+    current: dict[str, Any] = {"current": {"name": name, "version": version}} if code == "stale" else {}
+    return Problem(code, detail, errors=errors, **current)
+
+
+async def put(
+    session: WriteSession, caller: Caller, name: str, version: int | None, kind: str, body: Mapping[str, Any] | None
+) -> tuple[str, int]:
+    """Puts a checked and pinned definition, or retires the layer when there is none. Raises Problem for all in REFUSALS."""
+    said = await session.first(
+        PUT,
+        {
+            "tenant": caller.tenant,
+            "secret": caller.secret,
+            "name": name,
+            "version": version,
+            "kind": kind,
+            "definition": None if body is None else json.dumps(body),
+        },
+    )
+    assert said is not None
+    if said.outcome in REFUSALS:
+        raise refusal(said.outcome, name, said.version)
+    session.nudge(ledger.FACTS)
+    session.nudge("work_worker")
+    return said.outcome, said.version
+
+
+async def switch(session: WriteSession, caller: Caller, name: str, halt: bool, reason: str) -> str:
+    """Halts or resumes. Raises Problem for everything in REFUSALS."""
+    values = {"tenant": caller.tenant, "secret": caller.secret, "name": name, "halt": halt, "reason": reason}
+    said = await session.first(SWITCH, values)
+    assert said is not None
+    if said.outcome in REFUSALS:
+        raise refusal(said.outcome, name)
+    session.nudge(ledger.FACTS)
+    return str(said.outcome)
+
+
+async def note(
+    database: Database,
+    tenant: UUID,
+    layer: str,
+    version: int,
+    *,
+    answered: bool = False,
+    failure: str | None = None,
+    drifted: Collection[str] = (),
+    calls: int = 0,
+    refusals: int = 0,
+) -> None:
+    """Adds what was seen of a version. What has drifted is a fact the first time."""
+    async with database.write() as session:
+        await session.enter(tenant)
+        said = await session.scalar(
+            NOTE,
+            {
+                "tenant": tenant,
+                "layer": layer,
+                "version": version,
+                "answered": answered,
+                "failure": failure,
+                "drifted": list(drifted),
+                "calls": calls,
+                "refusals": refusals,
+            },
+        )
+        if said:
+            session.nudge(ledger.FACTS)

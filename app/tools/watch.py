@@ -1,0 +1,36 @@
+"""The look that nobody asked for: are the tools of a tenant's layers still what was registered?"""
+
+import asyncio
+from datetime import timedelta
+
+from app import work
+from app.clock import now
+from app.tools import layers
+from app.tools.sessions import Sessions
+from app.work import Item
+
+MOST = 200  # layers of one tenant that are looked at
+AT_ONCE = 4
+
+
+async def check_layers(sessions: Sessions, item: Item, interval: timedelta) -> None:
+    """Asks every server of a tenant's layers for its tools, and comes back after the interval while there are any.
+
+    A halted layer is looked at, too: whoever resumes it wants to know.
+    """
+    async with sessions.database.read() as session:
+        await session.enter(item.tenant)
+        found = [one for one in await layers.all_of(session, [], MOST) if not one.retired]
+    turns = asyncio.Semaphore(AT_ONCE)
+
+    async def look(one: layers.Kept) -> None:
+        async with turns:
+            await sessions.check(item.tenant, one.layer())
+
+    await asyncio.gather(*(look(one) for one in found))
+    async with sessions.database.write() as session:
+        await session.enter(item.tenant)
+        if found:
+            await work.again(session, item, now() + interval)
+        else:
+            await work.finish(session, item)

@@ -1,0 +1,293 @@
+"""Calls of registered tools: what comes back, what may be cited, and what becomes of a server's bad days."""
+
+import asyncio
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.tools import mcp
+from app.tools.servers import StdioServer
+from tests.tools import odd_server as module
+from tests.tools.odd_server import Odd, odd_server, served_odd
+from tests.tools.registered import ask, definition, entry, mission_with, put, register, shown
+from tests.world import World
+from tests.world.checks import inspector, problem
+from tests.world.life import demo
+
+PROGRAM = str(Path(module.__file__))
+EVERY = ("echo", "add", "page", "refuse", "slow", "long", "nul", "chatter", "wonder")
+
+
+@pytest.fixture
+async def odd(anyio_backend: str) -> Any:
+    async with served_odd() as server:
+        yield server
+
+
+def over_stdio(world: World, *arguments: str) -> None:
+    """The odd server as a program of the deployment."""
+    root = str(Path(PROGRAM).parents[2])
+    world.root.tools.servers["odd"] = StdioServer(
+        command=sys.executable, arguments=[PROGRAM, *arguments], environment={"PYTHONPATH": root}
+    )
+
+
+async def said(world: World, life: Any, tool: str, **arguments: Any) -> dict[str, Any]:
+    answer = await ask(world, life.dispatch, tool, arguments)
+    assert answer.status_code == 200, answer.text
+    result: dict[str, Any] = answer.json()["result"]
+    return result
+
+
+# --- what comes back
+
+
+@pytest.mark.parametrize("transport", ["http", "json", "stdio"])
+async def test_text_structure_and_resources_come_back_and_can_be_cited(world: World, transport: str) -> None:
+    async with served_odd(json_response=transport == "json") as server:
+        odd = server if transport != "stdio" else None
+        over_stdio(world)
+        await register(world, odd, *EVERY[:3])
+        life = await mission_with(world, "odd.echo", "odd.add", "odd.page")
+        echo = await said(world, life, "odd.echo", text="größer 🜚", times=2)
+        assert (echo["text"], echo["structured"], echo["left_out"]) == ("größer 🜚 größer 🜚", None, [])
+        assert echo["source"] == hashlib.sha256(echo["text"].encode()).hexdigest()
+        added = await said(world, life, "odd.add", a=2, b=3)
+        assert added["structured"] == {"sum": 5} and json.loads(added["text"]) == {"sum": 5}
+        page = await said(world, life, "odd.page")
+        assert page["text"] == "First line.\n\nEmbedded größe.\n"
+        assert page["left_out"] == [{"type": "image", "mime_type": "image/png", "bytes": 8}]
+        rows = await (await inspector(world)).fetch(
+            """SELECT r.document, r.kind, r.version, b.bytes FROM reading r JOIN blob b ON b.tenant = r.tenant
+               AND b.sha256 = r.source_sha256 WHERE r.mission = $1 ORDER BY r.document""",
+            life.id,
+        )
+        assert sorted((row["document"], row["bytes"].decode(), row["version"]) for row in rows) == sorted(
+            (one["document"], one["text"], "v1") for one in (echo, added, page)
+        )
+        assert echo["document"].startswith("odd/echo/")
+        called = [body for kind, body in await life.facts("tool.called")]
+        assert [body["tool"] for body in called] == ["odd.echo", "odd.add", "odd.page"] and called[0][
+            "layer_version"
+        ] == 1
+        assert "größer" not in str(called)
+
+
+async def test_what_was_shown_is_evidence_that_the_root_accepts(world: World, odd: Odd) -> None:
+    from colony_client import artifacts
+    from tests.world.colony import aggregation, citation
+
+    await register(world, odd)
+    life = await mission_with(world, "odd.echo")
+    found = await said(world, life, "odd.echo", text="The queue is watched by two people.")
+    quote = citation(found["source"], found["document"], found["text"].encode(), 4, 20)
+    claim = artifacts.Claim(id="c1", text="Two people watch it.", citations=[quote])
+    packet = aggregation(life.dispatch.envelope, [claim])
+    await life.say({"type": "artifact.produced", "artifact": packet}, {"type": "signal", "signal": "complete"})
+    await world.run_work("review")
+    assert await life.state() == "completed"
+
+
+async def test_one_session_serves_many_calls_at_once(world: World, odd: Odd) -> None:
+    await register(world, odd, "echo", "slow")
+    life = await mission_with(world, "odd.echo", "odd.slow")
+    begun = len(odd.said)
+    answers = await asyncio.gather(*(ask(world, life.dispatch, "odd.slow", {"seconds": 0.2}) for _ in range(8)))
+    assert {answer.json()["result"]["text"] for answer in answers} == {"at last"}
+    assert len(world.root.tools.live) == 1 and len(odd.said) - begun < 8 + 6
+    await world.root.tools.tell()
+    one = await shown(world)
+    assert (one["calls"], one["refusals"], one["state"], one["breaker"]["state"]) == (8, 0, "healthy", "up")
+
+
+# --- arguments and policy
+
+
+async def test_arguments_are_held_against_the_pinned_schema_before_the_server_sees_them(world: World, odd: Odd) -> None:
+    await register(world, odd)
+    life = await mission_with(world, "odd.echo")
+    for arguments, pointer in (
+        ({}, "/arguments"),
+        ({"text": 5}, "/arguments/text"),
+        ({"text": "x", "times": "y"}, "/arguments/times"),
+    ):
+        answer = problem(await ask(world, life.dispatch, "odd.echo", arguments), "validation")
+        assert answer["errors"][0]["pointer"] == pointer
+    problem(await ask(world, life.dispatch, "odd.echo", {"text": "x"}, grounds={"odd": 1}), "validation")
+    assert odd.server.calls == []  # type: ignore[attr-defined]
+    assert await life.facts("tool.called") == []
+
+
+async def test_policy_looks_at_list_reach_class_and_layer(world: World, odd: Odd) -> None:
+    tools = (entry("echo"), entry("add", sensitivity="public"), entry("page", reach="public"))
+    await register(world, odd, *tools)
+    life = await mission_with(world, "odd.echo", "odd.add", sensitivity_class="internal")
+    denied = {
+        "odd.page": "tools.blocked",
+        "odd.add": "tools.cleared_material_only",
+    }
+    for tool, rule in denied.items():
+        answer = problem(
+            await ask(world, life.dispatch, tool, {"a": 1, "b": 2} if tool == "odd.add" else {}), "denied_by_policy"
+        )
+        assert answer["rule"] == rule and answer["would_change"]
+    text = """@id("own.no_odd") @reason("Not this layer.")
+      forbid (principal, action == Action::"tool.call", resource) when { resource.layer == "odd" };"""
+    assert (await world.policy_owner.put("/v1/policies/own", json={"text": text})).status_code == 201
+    assert (
+        problem(await ask(world, life.dispatch, "odd.echo", {"text": "x"}), "denied_by_policy")["rule"] == "own.no_odd"
+    )
+    await world.root.tools.tell()
+    assert (await shown(world))["refusals"] == 3
+    problem(await ask(world, life.dispatch, "odd.nothing"), "not_found")
+    problem(await ask(world, life.dispatch, "even.echo"), "not_found")
+
+
+async def test_a_mission_with_restricted_material_takes_no_public_tool(world: World, odd: Odd) -> None:
+    await register(world, odd, entry("echo", reach="public"))
+    asked = {"mission_type": "oracle_advisory", "user_goal": "What?", "tools": ["odd.echo"]}
+    restricted = await world.submitter.post("/v1/missions", json=asked | {"sensitivity_class": "restricted"})
+    assert problem(restricted, "denied_by_policy")["rule"] == "admission.restricted_stays_inside"
+    answer = (await world.submitter.post("/v1/missions", json=asked)).json()
+    assert answer["state"] == "accepted"
+    rehearsed = await world.submitter.post("/v1/missions?validate_only=true", json=asked)
+    assert rehearsed.json()["policy"]["rule"] == "admission.public_research_asks"
+
+
+# --- drift
+
+
+@pytest.mark.parametrize("change", ["schema", "name", "gone"])
+async def test_a_tool_that_is_not_what_was_registered_is_refused_until_it_is_registered_anew(
+    world: World, odd: Odd, change: str
+) -> None:
+    await register(world, odd)
+    life = await mission_with(world, "odd.echo", "odd.add")
+    await said(world, life, "odd.echo", text="x")
+    other = odd_server("another" if change == "name" else "odd", drifted=change == "schema")
+    if change == "gone":
+        other._tool_manager._tools.pop("echo")
+    await odd.become(other)
+    if change == "name":  # a server without sessions says its name when one begins
+        world.root.tools.live.clear()
+    refused = problem(await ask(world, life.dispatch, "odd.echo", {"text": "x"}), "tool_drifted")
+    assert "registered anew" in refused["detail"]
+    # that it was seen is kept: not even a server that is itself again is believed
+    await odd.become(odd_server())
+    world.root.tools.live.clear()
+    problem(await ask(world, life.dispatch, "odd.echo", {"text": "x"}), "tool_drifted")
+    if change == "name":
+        problem(await ask(world, life.dispatch, "odd.add", {"a": 1, "b": 2}), "tool_drifted")
+    else:
+        await said(world, life, "odd.add", a=1, b=2)
+    assert (await shown(world))["state"] == "drifted"
+    assert (await put(world, "odd", definition(odd), '"v1"')).status_code == 200
+    assert (await said(world, life, "odd.echo", text="x"))["version"] == "v2"
+    types = [fact["type"] for fact in await world.facts(await demo(world)) if fact["type"].startswith("tool_layer")]
+    assert types == ["tool_layer.changed", "tool_layer.drifted", "tool_layer.changed"]
+
+
+async def test_a_server_that_says_its_tools_changed_is_looked_at_before_the_next_call(world: World) -> None:
+    over_stdio(world)
+    await register(world, None)
+    life = await mission_with(world, "odd.echo")
+    await said(world, life, "odd.echo", text="x")
+    [live] = world.root.tools.live.values()
+    looked_at, live.session.stale = live.looked_at, True
+    await said(world, life, "odd.echo", text="x")
+    assert live.looked_at > looked_at and not live.session.stale
+
+
+# --- bad days
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "code", "cause"),
+    [
+        ("refuse", {"why": "there is no such page"}, "tool_failed", "tool_said_no"),
+        ("slow", {"seconds": 30}, "upstream_unavailable", "tool_timed_out"),
+        ("long", {}, "tool_failed", "tool_too_large"),
+        ("long", {"flood": True}, "tool_failed", "tool_too_large"),
+        ("nul", {}, "tool_failed", "tool_malformed"),
+        ("page", {"only_image": True}, "tool_failed", "tool_said_no"),
+        ("wonder", {}, "tool_failed", "tool_refused"),
+    ],
+)
+@pytest.mark.parametrize("transport", ["http", "stdio"])
+async def test_whatever_a_server_does_ends_in_a_refusal_with_its_cause(
+    world: World, odd: Odd, transport: str, tool: str, arguments: Any, code: str, cause: str
+) -> None:
+    over_stdio(world)
+    await register(world, odd if transport == "http" else None, *EVERY, timeout_s=1.0)
+    life = await mission_with(world, *(f"odd.{one}" for one in EVERY))
+    found = problem(await ask(world, life.dispatch, f"odd.{tool}", arguments), code)
+    assert found["cause"] == cause
+    if tool == "refuse":
+        assert "no such page" in found["said"] and "no such page" not in str(await life.facts())
+    assert await life.facts("tool.called") == []
+    # and the next call is answered
+    assert (await said(world, life, "odd.echo", text="still here"))["text"] == "still here"
+
+
+async def test_a_program_that_never_stops_talking_is_cut_off(world: World) -> None:
+    over_stdio(world)
+    await register(world, None, "echo", "chatter")
+    life = await mission_with(world, "odd.echo", "odd.chatter")
+    assert (await said(world, life, "odd.chatter", messages=50))["text"] == "done"
+    assert (
+        problem(await ask(world, life.dispatch, "odd.chatter", {"messages": 4000}), "tool_failed")["cause"]
+        == "tool_too_large"
+    )
+    assert (await said(world, life, "odd.echo", text="another one"))["text"] == "another one"
+
+
+async def test_a_program_that_dies_is_started_again(world: World) -> None:
+    over_stdio(world)
+    await register(world, None, "echo", "die")
+    life = await mission_with(world, "odd.echo", "odd.die")
+    found = problem(await ask(world, life.dispatch, "odd.die"), "upstream_unavailable")
+    assert found["cause"] == "tool_broke_off"
+    assert (await said(world, life, "odd.echo", text="again"))["text"] == "again"
+
+
+async def test_a_server_that_was_started_anew_is_asked_in_a_fresh_session(world: World, odd: Odd) -> None:
+    await register(world, odd)
+    life = await mission_with(world, "odd.echo")
+    await said(world, life, "odd.echo", text="x")
+    await odd.become(odd_server())
+    assert (await said(world, life, "odd.echo", text="y"))["text"] == "y"
+
+
+async def test_the_breaker_leaves_a_broken_server_alone(world: World, odd: Odd) -> None:
+    await register(world, odd)
+    life = await mission_with(world, "odd.echo")
+    odd.mood = "html"
+    for _ in range(3):
+        assert (
+            problem(await ask(world, life.dispatch, "odd.echo", {"text": "x"}), "upstream_unavailable")["cause"]
+            == "tool_unreachable"
+        )
+    asked = len(odd.said)
+    problem(await ask(world, life.dispatch, "odd.echo", {"text": "x"}), "upstream_unavailable")
+    assert len(odd.said) == asked, "the breaker is open"
+    await world.root.tools.tell()
+    one = await shown(world)
+    assert (one["state"], one["failure"], one["breaker"]["state"]) == ("failing", "tool_unreachable", "down")
+    odd.mood = "good"
+    for breaker in world.root.tools.breakers.values():
+        breaker.stays_open *= 0
+    await said(world, life, "odd.echo", text="x")
+    assert (await shown(world))["breaker"]["state"] == "up"
+
+
+async def test_a_server_that_hangs_holds_nobody_longer_than_its_time(world: World, odd: Odd, monkeypatch: Any) -> None:
+    await register(world, odd, timeout_s=0.5)
+    life = await mission_with(world, "odd.echo")
+    odd.mood = "hangs"
+    began = asyncio.get_running_loop().time()
+    found = problem(await ask(world, life.dispatch, "odd.echo", {"text": "x"}), "upstream_unavailable")
+    assert found["cause"] == "tool_timed_out" and asyncio.get_running_loop().time() - began < mcp.OPEN_S
