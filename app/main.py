@@ -17,6 +17,7 @@ from app import (
     identity,
     ledger,
     missions,
+    model_gateway,
     operations,
     packet,
     policy,
@@ -58,6 +59,7 @@ PUBLIC = (
     packet.router,
     writebacks.router,
     writebacks.connecting,
+    model_gateway.providers,
     approvals.router,
     approvals.interventions,
     approvals.rules,
@@ -66,7 +68,7 @@ PUBLIC = (
     workspaces.router,
     identity.router,
 )
-INTERNAL = (boundary_api.router, tools.router)
+INTERNAL = (boundary_api.router, tools.router, model_gateway.router)
 
 
 class Root:
@@ -93,6 +95,7 @@ class Root:
         self.colony = ColonyClient(
             settings.colony_service_base_url, self.colony_keys, timeout_s=settings.colony_timeout_ms / 1000
         )
+        self.models = model_gateway.Gateway.of(settings)
         self.upstream = Upstream(settings.registrar_base_url, settings.registrar_keys())
         self.exchange = identity.Exchange(identity.through(self.upstream))
         self.database.on_commit = self.nudger.send
@@ -137,6 +140,7 @@ class Root:
     async def close(self) -> None:
         await self.tail.stop()
         await self.nudger.stop()
+        await self.models.close()
         await self.colony.aclose()
         await self.upstream.close()
         await self.intake.batches.stop()
@@ -157,6 +161,7 @@ class Root:
         state.authenticate, state.allow = identity.authenticate, self.allow
         state.upstream, state.exchange = self.upstream, self.exchange
         state.limits = self.limits
+        state.models = self.models
         state.callers, state.intake, state.callbacks = self.callers, self.intake, self.callbacks
         state.log = structlog.get_logger("http")
         state.started = state.draining = False

@@ -104,7 +104,12 @@ def add_problems(path: str, method: str, operation: dict[str, Any]) -> None:
         parameters.append({**IF_MATCH, "required": operation["operationId"] == "retireConnector"})
     if operation["operationId"] == "putConnector":
         operation["responses"]["201"] = {**operation["responses"]["200"], "description": "A new connector"}
-    if operation["operationId"] in ("haltConnector", "resumeConnector"):
+    if operation["operationId"] in (
+        "haltConnector",
+        "resumeConnector",
+        "switchModelProviderOff",
+        "switchModelProviderOn",
+    ):
         parameters.append(IDEMPOTENCY)
     if method == "post" and operation["operationId"] in (*DECIDING, *CREATING):
         parameters.append(IDEMPOTENCY)

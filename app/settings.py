@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import ip_network
@@ -19,6 +20,7 @@ from colony_client.signing import Keys, parse_keys
 CREDENTIAL = re.compile(
     r"CONNECTOR_[A-Z0-9_]{1,200}_(READ|WRITE)"
 )  # more than any connector is told: see connector.account
+MODEL_KEY = re.compile(r"MODEL_KEY_[A-Z0-9_]{1,60}")  # what a provider's key may be called: nothing else is sent to one
 Port = Annotated[int, Field(ge=1, le=65535)]
 Milliseconds = Annotated[int, Field(ge=1, le=7 * 24 * 3600 * 1000)]
 
@@ -194,6 +196,9 @@ class Settings(BaseSettings):
     # kid:secret[,kid:secret]; seals the secrets webhooks are signed with, first seals, any opens. serve and worker.
     webhook_sealing_key: Annotated[SecretStr, some_keys("WEBHOOK_SEALING_KEY")] | None = None
 
+    # the file that lists the providers of models (docs/models.md), for serve alone; unset: there are none
+    model_providers: Annotated[str, Field(max_length=1000)] | None = None
+
     # Ledger anchors (docs/ledger.md). Only the worker signs; serve reads the store and verifies.
     anchor_store: Annotated[str, Field(max_length=1000)] | None = None  # a folder, or s3://bucket/prefix; unset: off
     anchor_signing_key: SecretStr | None = None  # kid:base64 seed[,kid:base64 seed]; the first signs
@@ -216,6 +221,7 @@ class Settings(BaseSettings):
     trace_sample_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
 
     _credentials: dict[str, SecretStr] = PrivateAttr(default_factory=dict)
+    _model_keys: dict[str, SecretStr] = PrivateAttr(default_factory=dict)
 
     def __init__(self, **values: Any) -> None:
         """connector_credentials: instead of those that the environment and the file hold."""
@@ -224,14 +230,18 @@ class Settings(BaseSettings):
         file = values.get("_env_file", self.model_config.get("env_file"))
         in_file = DotEnvSettingsSource(type(self), env_file=file, case_sensitive=True).env_vars if file else {}
         said = {**in_file, **os.environ} if given is None else given
-        self._credentials = {
-            name: SecretStr(value) for name, value in said.items() if value and CREDENTIAL.fullmatch(name)
-        }
+        self._credentials = named(CREDENTIAL, said)
+        self._model_keys = named(MODEL_KEY, {**in_file, **os.environ})
 
     @property
     def connector_credentials(self) -> dict[str, SecretStr]:
         """CONNECTOR_<TENANT>__<NAME>_READ and _WRITE: what connectors enter their targets with (docs/connectors.md)."""
         return self._credentials
+
+    @property
+    def model_keys(self) -> dict[str, SecretStr]:
+        """MODEL_KEY_...: what providers of models are asked with (docs/models.md)."""
+        return self._model_keys
 
     def write_credentials(self) -> list[str]:
         """The names of all write credentials this process was given, which only the executor may be."""
@@ -280,6 +290,10 @@ class Settings(BaseSettings):
 
     def oidc_algorithm_list(self) -> tuple[str, ...]:
         return tuple(one.strip() for one in self.oidc_algorithms.split(","))
+
+
+def named(pattern: re.Pattern[str], said: Mapping[str, str | None]) -> dict[str, SecretStr]:
+    return {name: SecretStr(value) for name, value in said.items() if value and pattern.fullmatch(name)}
 
 
 class Misconfigured(Exception):

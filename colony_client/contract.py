@@ -93,6 +93,7 @@ class Dispatch(Part):
     decisions: list[HumanDecision] = Field(default_factory=list, max_length=50)
     callback_base_url: BaseUrl
     mission_token: Token
+    gateway_token: Token | None = None
     budgets: Budgets
     traceparent: TraceParent | None = None
 
@@ -298,6 +299,7 @@ class EventReceipt(Part):
 
     accepted_seq: Acknowledged
     next_token: Token
+    next_gateway_token: Token | None = None
     lease_until: Utc
     stop: bool = False
     stop_reason: Note | None = None

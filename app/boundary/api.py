@@ -65,6 +65,14 @@ async def events(mission_id: UUID, request: Request, call: Unspent) -> Response:
             fence=said.fence,
             audience="callback",
         ),
+        next_gateway_token=tokens.issue(
+            state.signing_keys,
+            mission=mission_id,
+            tenant=said.tenant,
+            attempt=said.attempt,
+            fence=said.fence,
+            audience="gateway",
+        ),
     )
     return Reply(receipt.model_dump(mode="json")).response()
 

@@ -35,7 +35,7 @@ log = structlog.get_logger("dispatch")
 MOST_DECISIONS = 50  # of one dispatch, by the contract
 AROUND_MISSIONS = 256  # bytes of a batch that are not its missions
 AROUND_MISSION = (
-    8192  # bytes of a dispatch, at most, that are neither its envelope nor decisions; URL and token have 4,048
+    8192  # bytes of a dispatch, at most, that are neither its envelope nor decisions; URL and tokens have 6,096
 )
 OFFERED = "SELECT (o.m).*, o.envelope, o.asked FROM offered_missions($1, $2) o"
 
@@ -207,6 +207,14 @@ def message(tenant: UUID, mission: Mission, envelope: bytes, said: list[HumanDec
             attempt=mission.attempt,
             fence=mission.attempt,
             audience="callback",
+        ),
+        gateway_token=tokens.issue(
+            colony.keys,
+            mission=mission.id,
+            tenant=tenant,
+            attempt=mission.attempt,
+            fence=mission.attempt,
+            audience="gateway",
         ),
         budgets=Budgets(
             time_ms=left,

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from app.ledger.keys import public_text, signer
-from app.settings import CREDENTIAL, Settings
+from app.settings import CREDENTIAL, MODEL_KEY, Settings
 from app.supervisor.folder import Folder
 
 # What any program needs from its surroundings; nothing else of the caller's environment reaches a process unasked.
@@ -74,6 +74,7 @@ def processes(folder: Folder, surroundings: Mapping[str, str] = os.environ) -> l
         "METRICS_PORT": str(ports["metrics"]),
         "REGISTRAR_BASE_URL": f"http://127.0.0.1:{ports['registrar']}",
         "REGISTRAR_KEY": secrets["registrar_key"],
+        **{name: value for name, value in surroundings.items() if MODEL_KEY.fullmatch(name)},
     }
     worker = mission | {
         **_given(surroundings, "BUS_URL", "BUS_CREDENTIALS"),
