@@ -128,21 +128,22 @@ class Call:
         """A stream as the client sees it. It is counted before its end mark: who has seen that may rely on it."""
         assert answer.chunks is not None
         shown = self.opened.asked.include_usage
+        broke: Problem | None = None
         try:
-            async for chunk in answer.chunks:
-                visible = chunk if shown else without_usage(chunk)
-                if visible is not None:
-                    part = event(visible | {"model": self.opened.asked.model})
-                    self.digest.update(part)
-                    yield part
+            try:
+                async for chunk in answer.chunks:
+                    visible = chunk if shown else without_usage(chunk)
+                    if visible is not None:
+                        part = event(visible | {"model": self.opened.asked.model})
+                        self.digest.update(part)
+                        yield part
+            except ProviderFailed as failed:
+                broke = Problem("provider_unusable", failed.detail, cause=failed.outcome)
             await self.end(answer)
-        except ProviderFailed as failed:
-            yield self.broken(Problem("provider_unusable", failed.detail, cause=failed.outcome))
         except Exception as error:
             log.error("a stream broke here", exc_info=error)
-            yield self.broken(unavailable(error) or Problem("internal", "An error that is ours."))
-        else:
-            yield DONE
+            broke = unavailable(error) or Problem("internal", "An error that is ours.")
+        yield DONE if broke is None else self.broken(broke)
 
     def broken(self, problem: Problem) -> bytes:
         """The last event of a stream that has no end mark."""

@@ -95,3 +95,4 @@ async def house(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         yield made
         for provider in (made.east, made.west):
             provider.hold.set()
+            provider.release.set()

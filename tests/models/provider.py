@@ -36,6 +36,7 @@ class Provider:
     delay_s: float = 0.0
     hold: asyncio.Event = field(default_factory=asyncio.Event)
     begun: asyncio.Event = field(default_factory=asyncio.Event)
+    release: asyncio.Event = field(default_factory=asyncio.Event)  # ends what hangs
 
     def __post_init__(self) -> None:
         self.hold.set()
@@ -81,7 +82,7 @@ class Provider:
                 return Response(packed, headers={"Content-Encoding": "gzip"}, media_type=kind(said))
             case "hang" | "slow first byte":
                 self.begun.set()
-                await asyncio.sleep(30)
+                await self.release.wait()
         if said.get("stream"):
             return StreamingResponse(self.stream(request, said), media_type="text/event-stream")
         self.begun.set()
@@ -146,7 +147,7 @@ class Provider:
                         yield b'data: {"error": {"message": "overloaded"}}\n\n'
                         return
                     if self.mood == "stall":
-                        await asyncio.sleep(30)
+                        await self.release.wait()
                 yield f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n".encode()
             yield b"data: [DONE]\n\n"
         except asyncio.CancelledError:
