@@ -29,6 +29,7 @@ SLACK = timedelta(minutes=1)  # of a reservation, beyond the time that all provi
 NOTE_USE = text(
     "SELECT note_model_use(:tenant, :provider, :failed, :tokens_in, :tokens_out, CAST(:cost_usd AS numeric))"
 )
+STATE = text("SELECT state FROM budget_reservation WHERE tenant = :tenant AND id = :id")
 SWITCH = text("SELECT * FROM switch_model_provider(:tenant, :secret, :provider, :off, :reason)")
 
 
@@ -190,16 +191,20 @@ async def close_call(
     usage: Usage | None,
     outcome: Outcome,
     answer_sha256: bytes | None = None,
-) -> budgets.Spent | None:
-    """Counts a call and records it. target: who answered, None when nobody did; usage: what that took."""
+) -> None:
+    """Counts a call and records it, once. target: who answered, None when nobody did; usage: what that took."""
     took = max(0, round((monotonic() - opened.began) * 1000))
     actual, caller = Amounts(), opened.caller
     if target is not None and usage is not None:
         cost = target.model.cost(usage.tokens_in, usage.tokens_out)
         actual = Amounts(usage.tokens_in + usage.tokens_out, cost)
     spent = await budgets.settle(session, caller, opened.mission, opened.reservation, actual, calls_ms=took)
-    if spent is None and actual != Amounts():  # its time was over before the answer was: it was used all the same
-        await budgets.spend(session.fetch, caller.tenant, opened.mission, actual)
+    if spent is None:
+        state = await session.scalar(STATE, {"tenant": session.tenant, "id": opened.reservation})
+        if state == "settled":  # a commit of which nobody heard
+            return
+        if actual != Amounts():  # its time was over before the answer was there: it was used all the same
+            await budgets.spend(session.fetch, caller.tenant, opened.mission, actual)
     asked_last = target.provider.name if target else tries[-1].provider if tries else None
     await ledger.record(
         session,
@@ -222,7 +227,6 @@ async def close_call(
     )
     if asked_last is not None:
         await note_use(session, asked_last, outcome, usage, actual.cost_usd)
-    return spent
 
 
 async def note_use(session: WriteSession, provider: str, outcome: Outcome, usage: Usage | None, cost: Decimal) -> None:

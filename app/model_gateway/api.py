@@ -44,6 +44,7 @@ BODY = {
     }
 }
 log = structlog.get_logger("models")
+PAUSES_S = (0.05, 0.2, 1.0)  # between tries to write down what became of a call
 
 
 @router.post(f"{AT}/chat/completions", operation_id="createChatCompletion", openapi_extra=BODY)
@@ -169,7 +170,15 @@ class Call:
         return asyncio.shield(task)
 
     async def write(self, tries: Sequence[Try], outcome: Outcome, answer: Answer | None, digest: bytes | None) -> None:
-        async with self.database.write() as session:
-            await session.enter(self.opened.caller.tenant)
-            target, usage = (answer.target, answer.usage) if answer else (None, None)
-            await close_call(session, self.opened, tries, target, usage, outcome, digest)
+        """Tried again while the database is busy or away for a moment: the provider has been asked, and wants its money."""
+        target, usage = (answer.target, answer.usage) if answer else (None, None)
+        for pause in (*PAUSES_S, None):
+            try:
+                async with self.database.write() as session:
+                    await session.enter(self.opened.caller.tenant)
+                    await close_call(session, self.opened, tries, target, usage, outcome, digest)
+                return
+            except Exception as error:
+                if pause is None or unavailable(error) is None:
+                    raise
+            await asyncio.sleep(pause)

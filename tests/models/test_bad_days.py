@@ -59,7 +59,9 @@ async def test_what_may_be_asked_again_is_asked_of_the_next(house: House, mood: 
 
 async def test_a_provider_that_is_not_there_is_passed_over(house: House) -> None:
     await house.configure(
-        described("east", "http://127.0.0.1:9"), described("west", house.urls["west"]), fallback={"small": ["east", "west"]}
+        described("east", "http://127.0.0.1:9"),
+        described("west", house.urls["west"]),
+        fallback={"small": ["east", "west"]},
     )
     life = await house.mission()
     await house.ask(life)

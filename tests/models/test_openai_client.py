@@ -88,7 +88,11 @@ async def test_tools_pass_both_ways(house: House) -> None:
         stream = await client.chat.completions.create(model="small", messages=ASK, tools=TOOLS, stream=True)
         found = [one for chunk in [c async for c in stream] for one in chunk.choices[0].delta.tool_calls or []]
     assert [one.function and one.function.arguments for one in found] == ['{"at": "guide.md"}']
-    back: Any = [*ASK, {"role": "assistant", "tool_calls": CALLED}, {"role": "tool", "tool_call_id": "call_1", "content": "x"}]
+    back: Any = [
+        *ASK,
+        {"role": "assistant", "tool_calls": CALLED},
+        {"role": "tool", "tool_call_id": "call_1", "content": "x"},
+    ]
     await house.ask(life, messages=back, tools=TOOLS)
     assert house.east.asked[-1]["messages"] == back
 
