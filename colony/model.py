@@ -29,6 +29,9 @@ class DirectModel:
         self._report(said.usage)
         return json_of(said)
 
+    async def aclose(self) -> None:
+        await self._client.close()
+
     def _report(self, usage: Any) -> None:
         if usage is not None:
             self._left -= usage.total_tokens
@@ -49,6 +52,9 @@ class RootModel:
             raise ModelFailed(NO_GATEWAY)
         client = self._client.with_options(api_key=token)
         return json_of(await asked(client, self.name, instructions, question, ANSWER_TOKENS))
+
+    async def aclose(self) -> None:
+        await self._client.close()
 
 
 async def asked(client: AsyncOpenAI, model: str, instructions: str, question: str, most: int) -> Any:

@@ -96,7 +96,12 @@ def test_serve_ends_with_that_sentence(tmp_path: Path) -> None:
         "DATABASE_URL": "postgresql://x@127.0.0.1:9/x", "READER_DATABASE_URL": "postgresql://x@127.0.0.1:9/x",
     }  # fmt: skip
     done = subprocess.run(
-        [sys.executable, "-m", "app.main"], cwd=Path(__file__).parents[2], env=given, capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "app.main"],
+        cwd=Path(__file__).parents[2],
+        env=given,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1].startswith("mission-root: MODEL_PROVIDERS: providers: List should have")

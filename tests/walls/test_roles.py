@@ -85,6 +85,9 @@ GRANTS: dict[str, dict[str, str]] = {
     "budget_account": {"api": "s", "worker": "s", "auditor": "s"},
     "budget_reservation": {"api": "s", "worker": "s", "auditor": "s"},
     "nonce": {"api": "i(kid nonce)"},
+    # which providers of models are off, and what was used of whom: moved by functions only
+    "model_switch": {"api": "s", "auditor": "s"},
+    "model_use": {"api": "s", "auditor": "s"},
     # what is known
     "blob": {"api": "i s", "worker": "i s", "auditor": "s"},
     "workspace": {"api": "i s", "worker": "s", "auditor": "s"},
@@ -97,7 +100,7 @@ CALLS: dict[str, set[str]] = {
     "api": {
         "reserve_budget", "budget_would_lack", "settle_budget", "release_budget", "spend_budget", "put_budget_limits", "take_tokens",
         "put_policy", "authenticate", "decide", "close_approval", "choose_rule", "approver_keys",
-        "put_connector", "switch_connector", "ask_connector_read",
+        "put_connector", "switch_connector", "ask_connector_read", "model_switches", "switch_model_provider", "note_model_use",
         "put_rule", "fitting_rules", "lay_ladder", "break_glass", "withdraw", "revise", "renew", "see_notice",
         "raised_risk", "standing_risk", "take_in", "tenant_of_mission", "search_passages", "search_lexemes",
         "passage_lexemes", "fact_hash", "current_tenant", "require_tenant", "require_present",
