@@ -40,7 +40,7 @@ class HealthView(BaseModel):
     detail: str | None
 
 
-class SwitchView(BaseModel):
+class ProviderSwitchView(BaseModel):
     off: bool
     off_at: str | None
     reason: str | None
@@ -66,12 +66,12 @@ class ProviderView(BaseModel):
     classes: list[str]
     models: list[ModelView]
     health: HealthView
-    switch: SwitchView
+    switch: ProviderSwitchView
     use: UseView
 
 
-class Why(BaseModel):
-    """Why a provider is switched. Every tenant may read it."""
+class WhySwitched(BaseModel):
+    """WhySwitched a provider is switched. Every tenant may read it."""
 
     model_config = ConfigDict(
         extra="forbid", strict=True, json_schema_extra={"examples": [{"reason": "It answers nonsense since noon."}]}
@@ -79,10 +79,10 @@ class Why(BaseModel):
     reason: str = Field(min_length=1, max_length=2000)
 
 
-class SwitchedView(BaseModel):
+class ProviderSwitchedView(BaseModel):
     name: str
     outcome: Literal["off", "on", "unchanged"]
-    switch: SwitchView
+    switch: ProviderSwitchView
 
 
 @router.get(
@@ -143,11 +143,11 @@ def place(gateway: Gateway, provider: Provider, model: str) -> int | None:
 @router.post(
     "/v1/model-providers/{name}/off",
     operation_id="switchModelProviderOff",
-    response_model=SwitchedView,
+    response_model=ProviderSwitchedView,
     summary="Ask a provider nothing more",
 )
 async def switch_off(
-    name: Name, ask: Why, request: Request, door: Annotated[Door[WriteSession], writing("models.switch")]
+    name: Name, ask: WhySwitched, request: Request, door: Annotated[Door[WriteSession], writing("models.switch")]
 ) -> Response:
     """For every tenant, from the next call on; calls under way end as they end. By an admin of the operator's tenant."""
     return await turned(door, request, name, True, ask.reason)
@@ -156,11 +156,11 @@ async def switch_off(
 @router.post(
     "/v1/model-providers/{name}/on",
     operation_id="switchModelProviderOn",
-    response_model=SwitchedView,
+    response_model=ProviderSwitchedView,
     summary="Ask a provider again",
 )
 async def switch_on(
-    name: Name, ask: Why, request: Request, door: Annotated[Door[WriteSession], writing("models.switch")]
+    name: Name, ask: WhySwitched, request: Request, door: Annotated[Door[WriteSession], writing("models.switch")]
 ) -> Response:
     """Takes the other back."""
     return await turned(door, request, name, False, ask.reason)
