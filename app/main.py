@@ -96,6 +96,9 @@ class Root:
             settings.colony_service_base_url, self.colony_keys, timeout_s=settings.colony_timeout_ms / 1000
         )
         self.models = model_gateway.Gateway.of(settings)
+        self.model_records = model_gateway.Records(
+            self.database, self.nudger.send, wait_ms=settings.database_pool_wait_ms
+        )
         self.upstream = Upstream(settings.registrar_base_url, settings.registrar_keys())
         self.exchange = identity.Exchange(identity.through(self.upstream))
         self.database.on_commit = self.nudger.send
@@ -133,6 +136,7 @@ class Root:
         self.nudger.start()
         self.intake.batches.start()
         self.callbacks.batches.start()
+        self.model_records.batches.start()
         self.tail.start()
         gc.collect()
         gc.freeze()  # what was imported lives for ever: the collector need not walk it in the middle of a request
@@ -145,6 +149,7 @@ class Root:
         await self.upstream.close()
         await self.intake.batches.stop()
         await self.callbacks.batches.stop()
+        await self.model_records.batches.stop()
         await self.database.close()
         await self.limits.database.close()
         await self.reader.close()
@@ -161,7 +166,7 @@ class Root:
         state.authenticate, state.allow = identity.authenticate, self.allow
         state.upstream, state.exchange = self.upstream, self.exchange
         state.limits = self.limits
-        state.models = self.models
+        state.models, state.model_records = self.models, self.model_records
         state.callers, state.intake, state.callbacks = self.callers, self.intake, self.callbacks
         state.log = structlog.get_logger("http")
         state.started = state.draining = False

@@ -19,6 +19,7 @@ from app.missions import Mission
 from app.model_gateway.gateway import Gateway, Try
 from app.model_gateway.providers import Target
 from app.model_gateway.queries import mission_and_switches
+from app.model_gateway.records import Ended
 from app.model_gateway.request import Asked
 from app.model_gateway.usage import Usage
 from app.model_gateway.wire import Outcome
@@ -26,10 +27,6 @@ from app.tools.api import check_attempt, left_over
 from colony_client import tokens
 
 SLACK = timedelta(minutes=1)  # of a reservation, beyond the time that all providers together may take
-NOTE_USE = text(
-    "SELECT note_model_use(:tenant, :provider, :failed, :tokens_in, :tokens_out, CAST(:cost_usd AS numeric))"
-)
-STATE = text("SELECT state FROM budget_reservation WHERE tenant = :tenant AND id = :id")
 SWITCH = text("SELECT * FROM switch_model_provider(:tenant, :secret, :provider, :off, :reason)")
 
 
@@ -183,65 +180,41 @@ def room(targets: Sequence[Target], prompt: int, lacking: Problem) -> int:
     return min(fits, default=0)
 
 
-async def close_call(
-    session: WriteSession,
+def ended(
     opened: Opened,
     tries: Sequence[Try],
     target: Target | None,
     usage: Usage | None,
     outcome: Outcome,
     answer_sha256: bytes | None = None,
-) -> None:
-    """Counts a call and records it, once. target: who answered, None when nobody did; usage: what that took."""
+) -> Ended:
+    """A call with its fact. target: who answered, None when nobody did; usage: what that took."""
     took = max(0, round((monotonic() - opened.began) * 1000))
-    actual, caller = Amounts(), opened.caller
+    tokens_in, tokens_out, cost = 0, 0, Decimal(0)
     if target is not None and usage is not None:
-        cost = target.model.cost(usage.tokens_in, usage.tokens_out)
-        actual = Amounts(usage.tokens_in + usage.tokens_out, cost)
-    spent = await budgets.settle(session, caller, opened.mission, opened.reservation, actual, calls_ms=took)
-    if spent is None:
-        state = await session.scalar(STATE, {"tenant": session.tenant, "id": opened.reservation})
-        if state == "settled":  # a commit of which nobody heard
-            return
-        if actual != Amounts():  # its time was over before the answer was there: it was used all the same
-            await budgets.spend(session.fetch, caller.tenant, opened.mission, actual)
-    asked_last = target.provider.name if target else tries[-1].provider if tries else None
-    await ledger.record(
-        session,
-        caller,
+        tokens_in, tokens_out = usage.tokens_in, usage.tokens_out
+        cost = target.model.cost(tokens_in, tokens_out)
+    really = [one.provider for one in tries if one.outcome != "not_asked"]
+    last = target.provider.name if target else really[-1] if really else None
+    told = ledger.fact(
+        opened.caller,
         "model.called",
         opened.mission,
         model=opened.asked.model,
-        provider=asked_last,
+        provider=last,
         outcome=outcome,
         tried=[f"{one.provider}:{one.outcome}" for one in tries],
-        tokens_in=usage.tokens_in if usage else 0,
-        tokens_out=usage.tokens_out if usage else 0,
+        tokens_in=tokens_in,
+        tokens_out=tokens_out,
         estimated=usage.estimated if usage else None,
-        cost_usd=float(actual.cost_usd),
+        cost_usd=float(cost),
         latency_ms=took,
         request_sha256=opened.sha256.hex(),
         answer_sha256=answer_sha256.hex() if answer_sha256 else None,
-        policy_decision=opened.decisions.get(asked_last or ""),
+        policy_decision=opened.decisions.get(last or ""),
         attempt=opened.attempt,
     )
-    if asked_last is not None:
-        await note_use(session, asked_last, outcome, usage, actual.cost_usd)
-
-
-async def note_use(session: WriteSession, provider: str, outcome: Outcome, usage: Usage | None, cost: Decimal) -> None:
-    """Adds to the sums that lists show. Last in the transaction: others wait for the row."""
-    await session.execute(
-        NOTE_USE,
-        {
-            "tenant": session.tenant,
-            "provider": provider,
-            "failed": outcome != "ok",
-            "tokens_in": usage.tokens_in if usage else 0,
-            "tokens_out": usage.tokens_out if usage else 0,
-            "cost_usd": cost,
-        },
-    )
+    return Ended(told, opened.reservation, tokens_in, tokens_out, cost, took, last, outcome != "ok")
 
 
 # What the wall answers when it does not switch, and what the caller is told.

@@ -15,13 +15,14 @@ from fastapi import APIRouter, Request, Response
 from app import policy
 from app.boundary.door import token
 from app.canonical import sha256
-from app.db import Database, unavailable
+from app.db import unavailable
 from app.errors import Problem
 from app.http import Reply, read_body
-from app.model_gateway.actions import Opened, close_call, colony_of, facts, open_call
+from app.model_gateway.actions import Opened, colony_of, ended, facts, open_call
 from app.model_gateway.gateway import Answer, Gateway, NoAnswer, Try, without_usage
 from app.model_gateway.health import LONGEST_REST_S
 from app.model_gateway.queries import mission_and_switches
+from app.model_gateway.records import Ended, Records
 from app.model_gateway.request import LARGEST, read
 from app.model_gateway.shapes import DONE, OpenAIRoute, Streamed, error_of, event
 from app.model_gateway.wire import Outcome, ProviderFailed
@@ -55,7 +56,7 @@ async def create_chat_completion(mission_id: UUID, request: Request) -> Response
     state = request.app.state
     gateway: Gateway = state.models
     opened = await open_call(state.database, gateway, state.settings.environment, said, asked, digest)
-    call = Call(state.database, gateway, opened, request.scope.get("state", {}).get("request_id"))
+    call = Call(state.model_records, gateway, opened, request.scope.get("state", {}).get("request_id"))
     try:
         answer = await gateway.ask(opened.asked, opened.targets)
     except NoAnswer as nobody:
@@ -118,11 +119,11 @@ def refusal(last: ProviderFailed) -> Problem:
 class Call:
     """One call from its opening to its end, which is written once."""
 
-    database: Database
+    records: Records
     gateway: Gateway
     opened: Opened
     request_id: str | None
-    ended: bool = False
+    closed: bool = False
     digest: Any = field(default_factory=hashlib.sha256)  # of a stream as the client sees it
 
     async def parts(self, answer: Answer) -> AsyncIterator[bytes]:
@@ -153,9 +154,9 @@ class Call:
     async def end(self, answer: Answer) -> None:
         """Closes a stream, wherever it is, and counts it."""
         assert answer.chunks is not None
-        if self.ended:
+        if self.closed:
             return
-        self.ended = True
+        self.closed = True
         await answer.chunks.aclose()
         tries = [*answer.tries, Try(answer.target.provider.name, answer.outcome)]
         await self.close(tries, answer.outcome, answer, self.digest.digest())
@@ -164,21 +165,18 @@ class Call:
         self, tries: Sequence[Try], outcome: Outcome, answer: Answer | None = None, digest: bytes | None = None
     ) -> Awaitable[None]:
         """Counts and records the call. It is done to its end, also when whoever waits for it is cancelled."""
-        task = asyncio.create_task(self.write(tries, outcome, answer, digest))
+        target, usage = (answer.target, answer.usage) if answer else (None, None)
+        task = asyncio.create_task(self.write(ended(self.opened, tries, target, usage, outcome, digest)))
         self.gateway.settling.add(task)
         task.add_done_callback(self.gateway.settling.discard)
         return asyncio.shield(task)
 
-    async def write(self, tries: Sequence[Try], outcome: Outcome, answer: Answer | None, digest: bytes | None) -> None:
+    async def write(self, one: Ended) -> None:
         """Tried again while the database is busy or away for a moment: the provider has been asked, and wants its money."""
-        target, usage = (answer.target, answer.usage) if answer else (None, None)
         for pause in (*PAUSES_S, None):
             try:
-                async with self.database.write() as session:
-                    await session.enter(self.opened.caller.tenant)
-                    await close_call(session, self.opened, tries, target, usage, outcome, digest)
-                return
-            except Exception as error:
-                if pause is None or unavailable(error) is None:
+                return await self.records.put(one)
+            except Problem as problem:
+                if pause is None or not problem.kind.retryable:
                     raise
             await asyncio.sleep(pause)

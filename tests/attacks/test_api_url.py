@@ -83,6 +83,7 @@ CALLABLE = {
     "switch_model_provider": "wants a secret",
     "model_switches": "reads",
     "note_model_use": "adds to sums that lists show",
+    "close_model_calls": "runs as its caller: whatever it may not do itself",
     "hold_missions": "runs as its caller: whatever it may not do itself",
     "keep_missions": "runs as its caller: whatever it may not do itself",
     "use_nonces": "runs as its caller: whatever it may not do itself",

@@ -4,6 +4,7 @@ import asyncio
 from decimal import Decimal
 from typing import Any
 
+import asyncpg
 import openai
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -121,22 +122,19 @@ async def test_what_a_crash_leaves_reserved_comes_back(house: House) -> None:
 async def test_a_busy_database_costs_nobody_the_answer_and_nothing_is_counted_twice(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sqlalchemy.exc import TimeoutError as PoolTimeout
+    life, records, failures = await house.mission(), house.world.root.model_records, iter(("before", "after", "not"))
+    run = records.batches.run
 
-    from app.model_gateway import api
-
-    life, close, failures = await house.mission(), api.close_call, iter(("before", "after", "not"))
-
-    async def failing(session: Any, *more: Any) -> None:
+    async def failing(connection: Any, ended: Any) -> Any:
         when = next(failures)
         if when == "before":
-            raise PoolTimeout
-        await close(session, *more)
+            raise asyncpg.LockNotAvailableError
+        done = await run(connection, ended)
         if when == "after":  # the commit is done, and its answer is lost
-            await session.connection.commit()
-            raise PoolTimeout
+            raise ConnectionError
+        return done
 
-    monkeypatch.setattr(api, "close_call", failing)
+    monkeypatch.setattr(records.batches, "run", failing)
     assert (await house.ask(life)).choices
     assert len(await house.calls(life)) == 1
     account = await house.account(life.id)
