@@ -5,6 +5,10 @@ from typing import Any
 
 import openai
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from prometheus_client import REGISTRY
 
 from app.components import Component
 from app.model_gateway.health import Health
@@ -40,9 +44,10 @@ async def streamed(house: House, life: Any) -> str:
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("mood", FELL_BACK)
 async def test_what_may_be_asked_again_is_asked_of_the_next(house: House, mood: str, stream: bool) -> None:
-    if mood == "hang" and not stream:
+    if mood == "hang":
+        short = {"first_byte_ms": 200} if stream else {"whole_ms": 200}
         await house.configure(
-            described("east", house.urls["east"], timeouts={"whole_ms": 200}), described("west", house.urls["west"])
+            described("east", house.urls["east"], timeouts=short), described("west", house.urls["west"])
         )
     house.east.mood, life = mood, await house.mission()
     if stream:
@@ -106,6 +111,8 @@ async def test_when_nobody_answers_the_client_may_come_again(house: House) -> No
 
 @pytest.mark.parametrize("mood", ["cut", "no end mark", "error inside", "stall"])
 async def test_a_stream_that_broke_off_is_told_counted_and_not_begun_anew(house: House, mood: str) -> None:
+    if mood == "stall":
+        await house.configure(described("east", house.urls["east"], timeouts={"first_byte_ms": 1500}))
     house.east.mood, life = mood, await house.mission()
     with pytest.raises(openai.APIError) as broken:
         await streamed(house, life)
@@ -128,14 +135,14 @@ async def test_a_client_that_goes_away_ends_the_stream_and_it_is_counted(house: 
         await anext(stream)
         await house.east.begun.wait()
         await stream.close()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not await house.calls(life):
             await asyncio.sleep(0.01)
     [fact] = await house.calls(life)
     assert (fact["outcome"], fact["estimated"], fact["tried"]) == ("abandoned", True, ["east:abandoned"])
     account = await house.account(life.id)
     assert account["reserved_tokens"] == 0 and account["settled_tokens"] > 0
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not house.east.gone:
             await asyncio.sleep(0.01)
     assert house.gateway.health["east"].under_way == 0
@@ -219,3 +226,33 @@ async def test_whoever_was_asked_is_counted_for_the_list(house: House) -> None:
     assert theirs[0]["use"]["calls"] == 0
     facts = await (await inspector(house.world)).fetchval("SELECT count(*) FROM ledger WHERE type = 'model.called'")
     assert facts == 2
+
+
+async def test_metrics_and_spans_speak_of_the_call_and_of_no_word_in_it(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr("app.model_gateway.gateway.tracer", provider.get_tracer("tests"))
+    counted = {"provider": "east", "outcome": "ok"}
+    before = REGISTRY.get_sample_value("mission_root_model_calls_total", counted) or 0
+    life = await house.mission()
+    await house.ask(life)
+    house.east.mood = "500"
+    await house.ask(life)
+    assert REGISTRY.get_sample_value("mission_root_model_calls_total", counted) == before + 1
+    assert REGISTRY.get_sample_value("mission_root_model_calls_total", counted | {"outcome": "server_error"})
+    assert (
+        REGISTRY.get_sample_value("mission_root_model_tokens_total", {"provider": "east", "direction": "in"}) or 0
+    ) >= 10
+    good, bad, other = exporter.get_finished_spans()
+    assert (good.name, dict(good.attributes or {})) == (
+        "chat small",
+        {
+            "gen_ai.operation.name": "chat", "gen_ai.provider.name": "east", "gen_ai.request.model": "small",
+            "gen_ai.response.model": "small-2026", "gen_ai.request.max_tokens": 500,
+            "gen_ai.usage.input_tokens": 10, "gen_ai.usage.output_tokens": 5,
+        },
+    )  # fmt: skip
+    assert (bad.attributes or {})["error.type"] == "server_error" and not bad.status.is_ok
+    assert (other.attributes or {})["gen_ai.provider.name"] == "west"

@@ -49,7 +49,7 @@ async def worked(house: House, **ask: Any) -> dict[str, Any]:
         await give_guide(world, GUIDE)
         made = await world.create(user_goal=GOAL, **ask)
         await world.run_work("dispatch")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while (await world.mission(made["id"]))["state"] in ("accepted", "dispatched", "running"):
                 await asyncio.sleep(0.05)
         await world.run_work("review")
