@@ -8,6 +8,7 @@
     tools        tool_halted · tool_drifted · tool_failed · tool_unmapped
     rates        rate_limited
     boundary     version_unsupported · sequence_gap · attempt_superseded · mission_closed · budget_exhausted · replay_diverged
+    models       provider_refused · provider_unusable
     service      colony_disabled · database_unavailable · database_busy · draining · upstream_unavailable · not_configured · internal
 
 A Problem is an answer, not a bug: bugs are assertions and uncaught exceptions, answered as `internal`.
@@ -224,6 +225,19 @@ KINDS: dict[str, Kind] = {
         "A key, principal, tenant, mission or address has used up its rate. `limit` names which; nothing was done.",
         ("Send the request again after Retry-After seconds.",),
         True,
+    ),
+    # models
+    "provider_refused": Kind(
+        400,
+        "The provider refuses the request",
+        "The provider of the model was asked and does not take the request as it is; `detail` repeats what it said.",
+        ("Correct the request.",),
+    ),
+    "provider_unusable": Kind(
+        502,
+        "The provider's answer cannot be used",
+        "The provider of the model answered with something that is no answer. It was asked, and may have worked.",
+        ("Ask who runs the service; asking again may cost again.",),
     ),
     # service
     "colony_disabled": Kind(

@@ -17,6 +17,7 @@ from app import (
     identity,
     ledger,
     missions,
+    model_gateway,
     operations,
     packet,
     policy,
@@ -63,6 +64,7 @@ PUBLIC = (
     writebacks.router,
     writebacks.connecting,
     tools.registering,
+    model_gateway.providers,
     approvals.router,
     approvals.interventions,
     approvals.rules,
@@ -71,7 +73,7 @@ PUBLIC = (
     workspaces.router,
     identity.router,
 )
-INTERNAL = (boundary_api.router, tools.router)
+INTERNAL = (boundary_api.router, tools.router, model_gateway.router)
 
 
 class Root:
@@ -98,6 +100,10 @@ class Root:
         self.colony_keys, self.signing_keys = settings.colony_keys(), settings.signing_keys()
         self.colony = ColonyClient(
             settings.colony_service_base_url, self.colony_keys, timeout_s=settings.colony_timeout_ms / 1000
+        )
+        self.models = model_gateway.Gateway.of(settings)
+        self.model_records = model_gateway.Records(
+            self.database, self.nudger.send, wait_ms=settings.database_pool_wait_ms
         )
         self.upstream = Upstream(settings.registrar_base_url, settings.registrar_keys())
         self.exchange = identity.Exchange(identity.through(self.upstream))
@@ -138,6 +144,7 @@ class Root:
         self.nudger.start()
         self.intake.batches.start()
         self.callbacks.batches.start()
+        self.model_records.batches.start()
         self.tail.start()
         self.tools.start()
         gc.collect()
@@ -146,11 +153,13 @@ class Root:
     async def close(self) -> None:
         await self.tail.stop()
         await self.nudger.stop()
+        await self.models.close()
         await self.colony.aclose()
         await self.upstream.close()
         await self.intake.batches.stop()
         await self.callbacks.batches.stop()
         await self.tools.stop()
+        await self.model_records.batches.stop()
         await self.database.close()
         await self.limits.database.close()
         await self.reader.close()
@@ -169,6 +178,7 @@ class Root:
         state.tools = self.tools
         state.upstream, state.exchange = self.upstream, self.exchange
         state.limits = self.limits
+        state.models, state.model_records = self.models, self.model_records
         state.callers, state.intake, state.callbacks = self.callers, self.intake, self.callbacks
         state.log = structlog.get_logger("http")
         state.started = state.draining = False

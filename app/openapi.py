@@ -109,7 +109,14 @@ def add_problems(path: str, method: str, operation: dict[str, Any]) -> None:
         parameters.append({**IF_MATCH, "required": operation["operationId"] == "retireToolLayer"})
     if operation["operationId"] == "putToolLayer":
         operation["responses"]["201"] = {**operation["responses"]["200"], "description": "A new tool layer"}
-    if operation["operationId"] in ("haltConnector", "resumeConnector", "haltToolLayer", "resumeToolLayer"):
+    if operation["operationId"] in (
+        "haltConnector",
+        "resumeConnector",
+        "haltToolLayer",
+        "resumeToolLayer",
+        "switchModelProviderOff",
+        "switchModelProviderOn",
+    ):
         parameters.append(IDEMPOTENCY)
     if method == "post" and operation["operationId"] in (*DECIDING, *CREATING):
         parameters.append(IDEMPOTENCY)

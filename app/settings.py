@@ -21,6 +21,7 @@ CREDENTIAL = re.compile(
     r"CONNECTOR_[A-Z0-9_]{1,200}_(READ|WRITE)"
 )  # more than any connector is told: see connector.account
 TOOL_KEY = re.compile(r"TOOL_[A-Z0-9_]{1,200}_KEY")
+MODEL_KEY = re.compile(r"MODEL_KEY_[A-Z0-9_]{1,60}")  # what a provider's key may be called: nothing else is sent to one
 Port = Annotated[int, Field(ge=1, le=65535)]
 Milliseconds = Annotated[int, Field(ge=1, le=7 * 24 * 3600 * 1000)]
 
@@ -204,6 +205,8 @@ class Settings(BaseSettings):
         None  # JSON: the stdio servers run here; unset: none
     )
     tool_check_interval_s: Annotated[float, Field(ge=1, le=86_400)] = 300  # how often a layer's server is looked at
+    # the file that lists the providers of models (docs/models.md), for serve alone; unset: there are none
+    model_providers: Annotated[str, Field(max_length=1000)] | None = None
 
     # Ledger anchors (docs/ledger.md). Only the worker signs; serve reads the store and verifies.
     anchor_store: Annotated[str, Field(max_length=1000)] | None = None  # a folder, or s3://bucket/prefix; unset: off
@@ -228,6 +231,7 @@ class Settings(BaseSettings):
 
     _credentials: dict[str, SecretStr] = PrivateAttr(default_factory=dict)
     _tool_keys: dict[str, SecretStr] = PrivateAttr(default_factory=dict)
+    _model_keys: dict[str, SecretStr] = PrivateAttr(default_factory=dict)
 
     def __init__(self, **values: Any) -> None:
         """connector_credentials, tool_keys: instead of those that the environment and the file hold."""
@@ -238,6 +242,7 @@ class Settings(BaseSettings):
         everything = {**in_file, **os.environ}
         self._credentials = secrets_named(CREDENTIAL, everything if given is None else given)
         self._tool_keys = secrets_named(TOOL_KEY, everything if keys is None else keys)
+        self._model_keys = secrets_named(MODEL_KEY, everything)
 
     @property
     def connector_credentials(self) -> dict[str, SecretStr]:
@@ -248,6 +253,11 @@ class Settings(BaseSettings):
     def tool_keys(self) -> dict[str, SecretStr]:
         """TOOL_<TENANT>__<LAYER>_KEY: what is shown to the servers of tool layers (docs/tools.md)."""
         return self._tool_keys
+
+    @property
+    def model_keys(self) -> dict[str, SecretStr]:
+        """MODEL_KEY_...: what providers of models are asked with (docs/models.md)."""
+        return self._model_keys
 
     def write_credentials(self) -> list[str]:
         """The names of all write credentials this process was given, which only the executor may be."""

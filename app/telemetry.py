@@ -53,6 +53,14 @@ TOOL_FAILURES = Counter(
 )
 QUARANTINED = Counter("mission_root_quarantined_payloads", "Payloads refused at the boundary and kept.", ["origin"])
 WEBHOOKS = Counter("mission_root_webhook_tries", "Tries to deliver a webhook by what came of them.", ["outcome"])
+MODEL_CALLS = Counter("mission_root_model_calls", "Calls of model providers by outcome.", ["provider", "outcome"])
+MODEL_TOKENS = Counter("mission_root_model_tokens", "Tokens that model providers counted.", ["provider", "direction"])
+MODEL_SECONDS = Histogram(
+    "mission_root_model_seconds",
+    "How long calls of model providers took, streams to their end.",
+    ["provider"],
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
+)
 BUS_FACTS = Counter("mission_root_bus_facts", "Facts that the message bus has acknowledged.")
 BUS_LAG = Gauge("mission_root_bus_lag_seconds", "Age of the oldest fact not yet on the message bus; 0: none.")
 WORK_DONE = Counter("mission_root_work_items", "Work items by kind and outcome.", ["kind", "outcome"])

@@ -45,10 +45,11 @@ class Attempt:
         self.reason: str | None = None
         self._stage: Any = None
         self._tools: Tools | None = None
+        self._asks: Any = None  # the model, while there is one to close
         self._dispatch, self._root, self._settings = dispatch, root, settings
         self._outbox = Outbox(root, self.mission_id, self.number)
         self._stopped = asyncio.Event()
-        root.hold(self.mission_id, self.number, dispatch.mission_token)
+        root.hold(self.mission_id, self.number, dispatch.mission_token, dispatch.gateway_token)
 
     @property
     def trouble(self) -> str | None:
@@ -97,6 +98,8 @@ class Attempt:
             for task in everything:
                 task.cancel()
             await asyncio.gather(*everything, return_exceptions=True)
+            if self._asks is not None:
+                await self._asks.aclose()
             if self.state == "running":
                 self._end("failed", "the colony was stopped")
             self._root.forget(self.mission_id, self.number)
@@ -187,15 +190,22 @@ class Attempt:
         )
 
     def _model(self) -> Model | None:
-        if self._settings.direct_model is None:
+        direct, through_root = self._settings.direct_model, self._settings.root_model
+        if direct is None and through_root is None:
             return None
-        from colony.model import DirectModel  # brings the openai client, which only this route needs
+        from colony.model import DirectModel, RootModel  # bring the openai client, which only these routes need
 
-        url, name = self._settings.direct_model
+        if through_root is not None:
+            url = f"{self._dispatch.callback_base_url}/internal/v1/missions/{self.mission_id}/openai/v1"
+            self._asks = RootModel(url, through_root, lambda: self._root.gateway_token(self.mission_id, self.number))
+            return self._asks
+        assert direct is not None
+        url, name = direct
         key = self._settings.model_api_key
-        return DirectModel(
+        self._asks = DirectModel(
             url, name, key.get_secret_value() if key else None, self._tell, self._dispatch.budgets.tokens
         )
+        return self._asks
 
     async def _call_tool(self, tool: str, arguments: Mapping[str, Any]) -> Any:
         return await self._root.call_tool(self.mission_id, self.number, tool, arguments)

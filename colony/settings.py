@@ -1,5 +1,6 @@
 """The colony's environment contract. Every value is checked at start; a wrong one stops it with one sentence."""
 
+import re
 from functools import lru_cache
 from ipaddress import ip_address
 from typing import Annotated, Literal
@@ -84,19 +85,24 @@ class Settings(BaseSettings):
 
     @property
     def direct_model(self) -> tuple[str, str] | None:
-        """Base URL and model name of a direct route, None for the deterministic one."""
+        """Base URL and model name of a direct route, None for any other."""
         url, _, model = self.default_model_route.partition("#")
-        return (url, model) if model else None
+        return (url, model) if model and self.root_model is None else None
+
+    @property
+    def root_model(self) -> str | None:
+        """The model's name when it is asked through the root, None for any other route."""
+        kind, _, model = self.default_model_route.partition(":")
+        return model if kind == "root" else None
 
 
 def _check_route(route: str, environment: str) -> None:
     if route == "deterministic":
         return
     if route.startswith("root:"):
-        raise ValueError(
-            "DEFAULT_MODEL_ROUTE names a model behind the root's model gateway, which is not there yet; "
-            "use deterministic"
-        )
+        if not re.fullmatch(r"root:[A-Za-z0-9][A-Za-z0-9._:/-]{0,99}", route):
+            raise ValueError("DEFAULT_MODEL_ROUTE must name a model after root:, as the root's gateway lists it")
+        return
     url, _, model = route.partition("#")
     if not model or not (url.startswith("https://") or (url.startswith("http://") and is_loopback(url))):
         raise ValueError("DEFAULT_MODEL_ROUTE must be deterministic, root:<model> or https://host/path#model")

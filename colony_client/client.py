@@ -346,12 +346,20 @@ class RootClient(_Exchange):
             transport=transport,
         )
         self._tokens: dict[tuple[UUID, int], str] = {}
+        self._gateway_tokens: dict[tuple[UUID, int], str] = {}
 
-    def hold(self, mission_id: UUID, attempt: int, token: str) -> None:
+    def hold(self, mission_id: UUID, attempt: int, token: str, gateway_token: str | None = None) -> None:
         self._tokens[mission_id, attempt] = token
+        if gateway_token is not None:
+            self._gateway_tokens[mission_id, attempt] = gateway_token
 
     def forget(self, mission_id: UUID, attempt: int) -> None:
         self._tokens.pop((mission_id, attempt), None)
+        self._gateway_tokens.pop((mission_id, attempt), None)
+
+    def gateway_token(self, mission_id: UUID, attempt: int) -> str | None:
+        """The newest key of an attempt to the root's model gateway; None when the root has given none."""
+        return self._gateway_tokens.get((mission_id, attempt))
 
     async def send_events(
         self, mission_id: UUID, attempt: int, events: Sequence[Event] = (), *, timeout_s: float | None = None
@@ -367,6 +375,8 @@ class RootClient(_Exchange):
         receipt = await self._ask("POST", path, EventReceipt, question=batch, bearer=token, timeout_s=timeout_s)
         if (mission_id, attempt) in self._tokens:  # unless it was forgotten meanwhile
             self._tokens[mission_id, attempt] = receipt.next_token
+            if receipt.next_gateway_token is not None:
+                self._gateway_tokens[mission_id, attempt] = receipt.next_gateway_token
         return receipt
 
     async def call_tool(

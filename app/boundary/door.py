@@ -73,13 +73,13 @@ async def use_nonce(database: Database, kid: str, nonce: str) -> bool:
     return bool(used.rowcount)
 
 
-def token(request: Request, mission: UUID) -> tokens.MissionToken:
+def token(request: Request, mission: UUID, audience: tokens.TokenAudience = "callback") -> tokens.MissionToken:
     """The mission token of a call. Raises Problem unauthenticated."""
     scheme, _, said = request.headers.get("authorization", "").partition(" ")
     try:
         if scheme.lower() != "bearer":
             raise TokenRefused("no token")
-        return tokens.verify(request.app.state.signing_keys, said.strip(), audience="callback", mission=mission)
+        return tokens.verify(request.app.state.signing_keys, said.strip(), audience=audience, mission=mission)
     except TokenRefused as refused:
         request.app.state.log.warning("mission token refused", reason=type(refused).__name__, mission=str(mission))
         raise unknown() from None

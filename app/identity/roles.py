@@ -71,6 +71,8 @@ ACTIONS: dict[str, frozenset[str]] = {
     "connectors.halt": frozenset({OPERATOR, ADMIN}),
     "connectors.resume": frozenset({ADMIN}),
     "connectors.write": frozenset({ADMIN}),
+    "models.read": READERS,
+    "models.switch": frozenset({ADMIN}),  # of the operator's tenant: the database looks
 }
 
 

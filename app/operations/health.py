@@ -22,7 +22,8 @@ async def components(state: Any) -> list[dict[str, object]]:
         registrar.succeeded()
     else:
         registrar.failed("no answer")
-    told = (database, colony, registrar, state.components["anchors"], state.components["bus"])
+    models = (one.component for one in state.models.health.values())
+    told = (database, colony, registrar, state.components["anchors"], state.components["bus"], *models)
     return [one.view() for one in told]
 
 

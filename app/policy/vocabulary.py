@@ -117,6 +117,7 @@ ACTIONS: dict[str, Action] = {
                 "provider": word("Who runs the model.", "deterministic", "resource"),
                 "reach": REACH,
                 "route": Fact("Through the root's gateway, or past it.", ("gateway", "direct"), "gateway"),
+                "listed": flag("Whether the deployment lets the provider see material of this class.", True),
                 "mode": MODE,
                 "sensitivity_class": CLASS,
                 "environment": ENVIRONMENT,

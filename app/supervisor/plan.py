@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from app.ledger.keys import public_text, signer
-from app.settings import CREDENTIAL, TOOL_KEY, Settings
+from app.settings import CREDENTIAL, MODEL_KEY, TOOL_KEY, Settings
 from app.supervisor.folder import Folder
 
 # What any program needs from its surroundings; nothing else of the caller's environment reaches a process unasked.
@@ -81,6 +81,7 @@ def processes(
         "REGISTRAR_KEY": secrets["registrar_key"],
         "TRANSFER_SIGNING_KEY": secrets["transfer_signing_key"],
         **_given(surroundings, "TRANSFER_TRUSTED_KEYS"),
+        **{name: value for name, value in surroundings.items() if MODEL_KEY.fullmatch(name)},
     }
     worker = mission | {
         **_given(surroundings, "BUS_URL", "BUS_CREDENTIALS"),

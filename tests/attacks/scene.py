@@ -26,7 +26,7 @@ FUNCTIONS = """SELECT p.proname AS name, p.oid::regprocedure::text AS signature,
 
 REFUSED = ("42501", "55000")  # no privilege; or a view that nobody writes through
 # What calling functions uses up without anybody's secret: a mission's own means, never a permission.
-SPENT = {"budget_account", "budget_reservation", "rate_bucket", "connector_read"}
+SPENT = {"budget_account", "budget_reservation", "rate_bucket", "connector_read", "model_use"}
 COUNTED = {"version", "updated_at", "used_tokens", "used_cost_usd"}
 
 

@@ -37,7 +37,8 @@ ROOT = "http://127.0.0.1:9"
         ({"max_workers_per_mission": "many"}, "MAX_WORKERS_PER_MISSION"),
         ({"mission_timeout_ms": -1}, "MISSION_TIMEOUT_MS"),
         ({"mission_timeout_ms": 1000, "task_timeout_ms": 2000}, "TASK_TIMEOUT_MS"),
-        ({"default_model_route": "root:small"}, "DEFAULT_MODEL_ROUTE"),
+        ({"default_model_route": "root:"}, "DEFAULT_MODEL_ROUTE"),
+        ({"default_model_route": "root:two words"}, "DEFAULT_MODEL_ROUTE"),
         ({"default_model_route": "magic"}, "DEFAULT_MODEL_ROUTE"),
         ({"default_model_route": "http://models.example/v1#m"}, "DEFAULT_MODEL_ROUTE"),
         ({"default_model_route": "https://models.example/v1#m", "environment": "staging"}, "DEFAULT_MODEL_ROUTE"),
@@ -55,6 +56,12 @@ def test_a_direct_model_route_is_taken_apart() -> None:
     assert settings(ROOT).direct_model is None
     route = settings(ROOT, default_model_route="https://models.example/v1#small").direct_model
     assert route == ("https://models.example/v1", "small")
+
+
+def test_a_route_through_the_root_is_taken_apart_and_may_be_used_anywhere() -> None:
+    assert settings(ROOT).root_model is None
+    through = settings(ROOT, default_model_route="root:vendor/small-2", environment="production")
+    assert (through.root_model, through.direct_model) == ("vendor/small-2", None)
 
 
 def start(port: int, **environment: str) -> subprocess.Popen[str]:

@@ -152,6 +152,7 @@ async def test_answers_fit_what_is_published(world: World) -> None:
         ("admin", "GET", f"/v1/webhooks/{hook['id']}", {}),
         ("admin", "GET", f"/v1/webhooks/{hook['id']}/deliveries", {}),
         ("admin", "GET", f"/v1/webhooks/{hook['id']}/deliveries/{tried['id']}", {}),
+        ("admin", "GET", "/v1/model-providers", {}),
         ("admin", "GET", "/v1/connectors", {}),
         ("admin", "GET", "/v1/connectors/sample_crm", {}),
         ("admin", "POST", "/v1/connectors/sample_crm/check", {"json": {"kind": lead["kind"], "id": lead["id"]}}),

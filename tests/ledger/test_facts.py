@@ -12,6 +12,7 @@ WALLS = (
     "approval.decided", "approval.closed", "approval.reminded", "approval.escalated", "approval.glass_broken",
     "approval.superseded", "writeback.claimed", "writeback.settled", "writeback.attempted", "budget.limits_changed",
     "rule.changed", "risk.floor_changed", "policy.changed", "connector.changed", "approver_key.confirmed",
+    "model_provider.switched_on",
 )  # fmt: skip
 SPEAKERS = {  # who may be named as the actor of a fact, and who not
     "api": (("principal:x", "colony:k1", "system:api"), ("system:worker", "system:executor", "system:registrar")),

@@ -42,6 +42,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any] | None, str]] = {
     "models.restricted_stays_inside": (
         "model.call", {"reach": "public", "sensitivity_class": "restricted"}, None, "deny",
     ),
+    "models.not_seen_by_this_provider": ("model.call", {"listed": False}, None, "deny"),
     "models.through_the_gateway": ("model.call", {"route": "direct", "environment": "staging"}, None, "deny"),
     "writebacks.may_be_proposed": ("writeback.propose", {}, None, "allow"),
     "writebacks.high_risk_needs_two": ("writeback.propose", {"risk_level": "high"}, None, "ask"),

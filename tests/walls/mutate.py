@@ -37,7 +37,7 @@ MODULES = (
     "walls.test_what_is_approved", "walls.test_who_decides", "walls.test_execution", "walls.test_immutable",
     "walls.test_constraints", "walls.test_tenants", "walls.test_proof", "walls.test_delegation",
     "walls.test_policies", "walls.test_webhooks", "walls.test_connectors", "ledger.test_facts", "budgets.test_guards",
-    "walls.test_ladder", "walls.test_interventions", "walls.test_intake", "walls.test_tool_layers",
+    "walls.test_ladder", "walls.test_interventions", "walls.test_intake", "walls.test_tool_layers", "walls.test_models",
 )  # fmt: skip
 CATALOG = ("walls.test_catalog", "walls.test_roles")
 # A list of what there is notices everything and proves nothing.
@@ -53,6 +53,7 @@ GUARDS = (
     "guard_rule",
     "restore_executor_work", "put_connector", "switch_connector", "connector_account", "ask_connector_read", "connector_read_of",
     "answer_connector_read", "put_tool_layer", "switch_tool_layer", "note_tool_layer", "guard_tool_layer_state",
+    "switch_model_provider", "note_model_use",
     "guard_budget_reservation", "guard_budget_account", "move_budget", "reserve_budget", "end_budget", "settle_budget", "release_budget",
     "spend_budget", "hold_for_mission", "let_go_of_missions", "put_budget_limits", "take_tokens", "put_policy",
     "guard_webhook", "guard_webhook_secret", "guard_webhook_delivery", "waiting_webhooks",

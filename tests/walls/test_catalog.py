@@ -53,6 +53,7 @@ RULES: dict[str, tuple[str, dict[str, str]]] = {
             "work.anchors_in INSERT mission_root_api": "restrictive: when to anchor is the worker's to say",
             "work.anchors_up UPDATE mission_root_api": "restrictive: and to put off",
             "work.anchors_out DELETE mission_root_api": "restrictive: and to end",
+            "model_switch.lookup SELECT mission_root_owner": "model_switches() tells every tenant what the operator's has switched off",
             "ledger.read_all SELECT mission_root_owner": "read_ledger() serves every tenant's readers",
             "mission.lookup SELECT mission_root_owner": "tenant_of_mission(): the colony names a mission without its tenant",
             "budget_reservation.lookup SELECT mission_root_owner": "reconcile_budgets() ends what crashes left, whose ever it is",

@@ -12,7 +12,7 @@ from tests.walls.ground import Ground
 KEPT = (
     "tenant", "principal", "role_grant", "api_key", "session", "approver_key", "oidc_identity", "risk_floor",
     "ledger", "mission", "mission_label", "mission_type", "artifact", "policy_decision",
-    "policy", "policy_set", "quarantine", "approval_rule", "notice", "connector", "connector_switch",
+    "policy", "policy_set", "quarantine", "approval_rule", "notice", "connector", "connector_switch", "model_switch", "model_use",
     "writeback", "approval", "decision", "execution", "webhook", "webhook_secret", "tape", "recording", "shadow_writeback",
     "tool_layer", "tool_layer_switch", "tool_layer_state",
 )  # fmt: skip
@@ -77,6 +77,9 @@ async def furnished(ground: Ground) -> dict[str, Any]:
     await ground.run("api", """INSERT INTO webhook_delivery (tenant, id, webhook, message, type)
                      VALUES ($1, $2, $3, 'test_1', 'webhook.tested')""",
                      ground.tenant, uuid4(), webhook)  # fmt: skip
+    await ground.run("admin", "INSERT INTO model_switch (tenant, provider, reason, changed_by) VALUES ($1, 'east', 'x', $2)",
+                     ground.tenant, ground.ids["adam"])  # fmt: skip
+    await ground.run("api", "SELECT note_model_use($1, 'east', false, 1, 1, 0.1)", ground.tenant)
     return {"asked": asked, "rejected": rejected, "webhook": webhook}
 
 

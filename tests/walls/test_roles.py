@@ -104,6 +104,9 @@ GRANTS: dict[str, dict[str, str]] = {
     "budget_account": {"api": "s", "worker": "s", "auditor": "s"},
     "budget_reservation": {"api": "s", "worker": "s", "auditor": "s"},
     "nonce": {"api": "i(kid nonce)"},
+    # which providers of models are off, and what was used of whom: moved by functions only
+    "model_switch": {"api": "s", "auditor": "s"},
+    "model_use": {"api": "s", "auditor": "s"},
     # what is known
     "blob": {"api": "i s", "worker": "i s", "auditor": "s"},
     "workspace": {"api": "i s", "worker": "s", "auditor": "s"},
@@ -117,6 +120,7 @@ CALLS: dict[str, set[str]] = {
         "reserve_budget", "budget_would_lack", "settle_budget", "release_budget", "spend_budget", "put_budget_limits", "take_tokens",
         "put_policy", "authenticate", "decide", "close_approval", "choose_rule", "approver_keys",
         "put_connector", "switch_connector", "ask_connector_read", "put_tool_layer", "switch_tool_layer", "note_tool_layer", "tool_account",
+        "model_switches", "switch_model_provider", "note_model_use", "close_model_calls",
         "put_rule", "fitting_rules", "lay_ladder", "break_glass", "withdraw", "revise", "renew", "see_notice",
         "raised_risk", "standing_risk", "take_in", "tenant_of_mission", "search_passages", "search_lexemes",
         "passage_lexemes", "fact_hash", "current_tenant", "enter_tenant", "require_tenant", "require_present",

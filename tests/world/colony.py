@@ -60,7 +60,7 @@ class ScriptedColony:
         self.dispatched.extend(batch.missions)
         for one in batch.missions:
             assert self.root is not None
-            self.root.hold(one.mission_id, one.attempt, one.mission_token)
+            self.root.hold(one.mission_id, one.attempt, one.mission_token, one.gateway_token)
         answers = [
             {
                 "mission_id": str(one.mission_id),

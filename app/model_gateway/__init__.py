@@ -1,0 +1,12 @@
+"""Models through the root: policy, then budget, then a provider of the deployment, then the record, then the answer.
+
+Any OpenAI client is a client; a mission's gateway token is its API key. Providers are a file (docs/models.md), read at the
+start. `Gateway.ask` is all that leaves the process for a call.
+"""
+
+from app.model_gateway.api import router
+from app.model_gateway.gateway import Gateway
+from app.model_gateway.providers_api import router as providers
+from app.model_gateway.records import Records
+
+__all__ = ["Gateway", "Records", "providers", "router"]

@@ -1,0 +1,238 @@
+"""A call of a model as the root keeps it: judged and paid for before, counted and recorded after; and the switch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from decimal import Decimal
+from time import monotonic
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import text
+
+from app import budgets, ledger, policy
+from app.budgets import Amounts
+from app.caller import Caller
+from app.db import Database, WriteSession
+from app.errors import Problem
+from app.missions import Mission
+from app.model_gateway.gateway import Gateway, Try
+from app.model_gateway.providers import Target
+from app.model_gateway.queries import mission_and_switches
+from app.model_gateway.records import Ended
+from app.model_gateway.request import Asked
+from app.model_gateway.usage import Usage
+from app.model_gateway.wire import Outcome
+from app.tools.api import check_attempt, left_over
+from colony_client import tokens
+
+SLACK = timedelta(minutes=1)  # of a reservation, beyond the time that all providers together may take
+SWITCH = text("SELECT * FROM switch_model_provider(:tenant, :secret, :provider, :off, :reason)")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A call that may be made: of whom, with which limit, under which decisions, and what is held for it."""
+
+    caller: Caller
+    mission: UUID
+    attempt: int
+    asked: Asked
+    sha256: bytes
+    targets: tuple[Target, ...]
+    decisions: dict[str, UUID]
+    reservation: UUID
+    began: float
+
+
+async def open_call(
+    database: Database,
+    gateway: Gateway,
+    environment: str,
+    said: tokens.MissionToken,
+    asked: Asked,
+    sha256: bytes,
+) -> Opened:
+    """Mission, policy and budget, in one transaction. Raises Problem; what was decided is kept also then."""
+    caller, began = colony_of(said), monotonic()
+    async with database.write() as session:
+        await session.enter(said.tenant)
+        mission, off = await mission_and_switches(session, said.mission)
+        check_attempt(mission, said)
+        assert mission is not None
+        targets = here(gateway, asked.model, off)
+        allowed, refused = await judged(session, caller, mission, environment, targets)
+        if refused is None:
+            try:
+                reservation, asked = await reserved(session, caller, mission, asked, allowed)
+            except Problem as lacking:  # an answer of Postgres, not an error: what was decided is kept
+                refused = await left_over(session, caller, mission.id, lacking)
+    if refused is not None:
+        raise refused
+    decisions = {target.provider.name: decision for target, decision in allowed}
+    order = tuple(target for target, _ in allowed)
+    return Opened(caller, said.mission, said.attempt, asked, sha256, order, decisions, reservation, began)
+
+
+def colony_of(said: tokens.MissionToken) -> Caller:
+    """Who calls with a gateway token: the colony, whose key is not presented here."""
+    return Caller(tenant=said.tenant, principal=UUID(int=0), actor="colony:gateway", name="colony")
+
+
+def here(gateway: Gateway, model: str, off: frozenset[str]) -> list[Target]:
+    """Where a call for a model may go now. Raises Problem not_found or upstream_unavailable."""
+    known = gateway.registry.routes.get(model)
+    if known is None:
+        errors = [{"pointer": "/model", "detail": "must be one that GET …/openai/v1/models lists"}]
+        raise Problem("not_found", "There is no such model.", errors=errors)
+    targets = [one for one in known if one.provider.name not in off]
+    if not targets:
+        detail = "Every provider of this model is switched off."
+        raise Problem("upstream_unavailable", detail, retry_after=30, cause="switched_off")
+    return targets
+
+
+async def judged(
+    session: WriteSession, caller: Caller, mission: Mission, environment: str, targets: Sequence[Target]
+) -> tuple[list[tuple[Target, UUID]], Problem | None]:
+    """The targets that policy lets this mission ask, each with its decision; the refusal when there is none."""
+    allowed, denials = [], []
+    for target in targets:
+        decision = await policy.decide(
+            session,
+            caller,
+            "model.call",
+            target.name,
+            facts(mission, environment, target),
+            mission.id,
+            requester=mission.requested_by,
+        )
+        if decision.verdict.effect == "allow":
+            allowed.append((target, decision.id))
+        else:
+            denials.append((target, decision))
+    if allowed:
+        return allowed, None
+    target, decision = denials[0]
+    await ledger.record(
+        session,
+        caller,
+        "model.denied",
+        mission.id,
+        model=target.name,
+        provider=target.provider.name,
+        policy_decision=decision.id,
+        rule=decision.verdict.rule,
+        policy_version=decision.verdict.policy_version,
+    )
+    return [], policy.refusal(decision)
+
+
+def facts(mission: Mission, environment: str, target: Target) -> dict[str, Any]:
+    """What the rules may look at."""
+    provider = target.provider
+    return {
+        "provider": provider.name,
+        "reach": provider.reach,
+        "route": "gateway",
+        "listed": mission.sensitivity_class in provider.classes,
+        "mode": mission.mode,
+        "sensitivity_class": mission.sensitivity_class,
+        "environment": environment,
+    }
+
+
+async def reserved(
+    session: WriteSession, caller: Caller, mission: Mission, asked: Asked, allowed: Sequence[tuple[Target, UUID]]
+) -> tuple[UUID, Asked]:
+    """Holds what the call may cost at the dearest of its targets, and bounds its answer by what that leaves.
+
+    Raises Problem budget_exhausted where not even one token of an answer has room.
+    """
+    targets = [target for target, _ in allowed]
+    prompt = min(asked.prompt_tokens, max(one.model.context_tokens for one in targets))
+    limit = min(one.model.output_tokens for one in targets)
+    limit = limit if asked.max_tokens is None else min(limit, asked.max_tokens)
+    life = SLACK + sum((timedelta(milliseconds=one.provider.timeouts.whole_ms) for one in targets), timedelta())
+    for _ in range(4):  # the mission's account first; then day and tenant, which others move meanwhile
+        cost = max(one.model.cost(prompt, limit) for one in targets)
+        try:
+            held = await budgets.reserve(session, caller, mission.id, Amounts(prompt + limit, cost), "model", life=life)
+        except Problem as lacking:
+            fits = room(targets, prompt, lacking) if lacking.code == "budget_exhausted" else 0
+            if not 0 < fits < limit:
+                raise
+            limit, last = fits, lacking
+        else:
+            return held, replace(asked, max_tokens=limit)
+    raise last
+
+
+def room(targets: Sequence[Target], prompt: int, lacking: Problem) -> int:
+    """How many tokens of an answer fit into what is left."""
+    left = lacking.members["left"]
+    fits = [] if left["tokens"] is None else [int(left["tokens"]) - prompt]
+    for one in targets if left["cost_usd"] is not None else ():
+        rest = Decimal(str(left["cost_usd"])) - one.model.cost(prompt, 0)
+        price = Decimal(str(one.model.output_usd))
+        if price or rest < 0:
+            fits.append(int(rest * 1_000_000 / price) - 1 if rest > 0 else 0)
+    return min(fits, default=0)
+
+
+def ended(
+    opened: Opened,
+    tries: Sequence[Try],
+    target: Target | None,
+    usage: Usage | None,
+    outcome: Outcome,
+    answer_sha256: bytes | None = None,
+) -> Ended:
+    """A call with its fact. target: who answered, None when nobody did; usage: what that took."""
+    took = max(0, round((monotonic() - opened.began) * 1000))
+    tokens_in, tokens_out, cost = 0, 0, Decimal(0)
+    if target is not None and usage is not None:
+        tokens_in, tokens_out = usage.tokens_in, usage.tokens_out
+        cost = target.model.cost(tokens_in, tokens_out)
+    really = [one.provider for one in tries if one.outcome != "not_asked"]
+    last = target.provider.name if target else really[-1] if really else None
+    told = ledger.fact(
+        opened.caller,
+        "model.called",
+        opened.mission,
+        model=opened.asked.model,
+        provider=last,
+        outcome=outcome,
+        tried=[f"{one.provider}:{one.outcome}" for one in tries],
+        tokens_in=tokens_in,
+        tokens_out=tokens_out,
+        estimated=usage.estimated if usage else None,
+        cost_usd=float(cost),
+        latency_ms=took,
+        request_sha256=opened.sha256.hex(),
+        answer_sha256=answer_sha256.hex() if answer_sha256 else None,
+        policy_decision=opened.decisions.get(last or ""),
+        attempt=opened.attempt,
+    )
+    return Ended(told, opened.reservation, tokens_in, tokens_out, cost, took, last, outcome != "ok")
+
+
+# What the wall answers when it does not switch, and what the caller is told.
+REFUSALS = {
+    "unauthenticated": ("unauthenticated", "The key that does this is no longer live."),
+    "not_entitled": ("forbidden", "A provider is switched by a human who is admin in the operator's tenant."),
+    "no_reason": ("validation", "/reason: say why."),
+}
+
+
+async def switch(session: WriteSession, caller: Caller, provider: str, off: bool, reason: str) -> str:
+    """Switches a provider off or on for the whole installation. Raises Problem for everything in REFUSALS."""
+    asked = {"tenant": caller.tenant, "secret": caller.secret, "provider": provider, "off": off, "reason": reason}
+    said = await session.first(SWITCH, asked)
+    assert said is not None
+    if said.outcome in REFUSALS:
+        code, detail = REFUSALS[said.outcome]
+        errors = [{"pointer": "/reason", "detail": "say why"}] if code == "validation" else None
+        raise Problem(code, detail, errors=errors)
+    session.nudge(ledger.FACTS)
+    return str(said.outcome)

@@ -1,0 +1,182 @@
+"""The model gateway's routes of the internal API, as any OpenAI client speaks them; the mission token is the API key."""
+
+import asyncio
+import hashlib
+import math
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+import structlog
+from fastapi import APIRouter, Request, Response
+
+from app import policy
+from app.boundary.door import token
+from app.canonical import sha256
+from app.db import unavailable
+from app.errors import Problem
+from app.http import Reply, read_body
+from app.model_gateway.actions import Opened, colony_of, ended, facts, open_call
+from app.model_gateway.gateway import Answer, Gateway, NoAnswer, Try, without_usage
+from app.model_gateway.health import LONGEST_REST_S
+from app.model_gateway.queries import mission_and_switches
+from app.model_gateway.records import Ended, Records
+from app.model_gateway.request import LARGEST, read
+from app.model_gateway.shapes import DONE, OpenAIRoute, Streamed, error_of, event
+from app.model_gateway.wire import Outcome, ProviderFailed
+from app.policy.queries import in_force
+from app.tools.api import check_attempt
+from colony_client import tokens
+
+router = APIRouter(tags=["models"], route_class=OpenAIRoute)
+AT = "/internal/v1/missions/{mission_id}/openai/v1"
+MAX_TOKENS = "Max-Tokens"  # header: the limit of the answer that was sent to the provider
+BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {"type": "object", "required": ["model", "messages"]},
+                "example": {"model": "small", "messages": [{"role": "user", "content": "What is a rollback?"}]},
+            }
+        },
+    }
+}
+log = structlog.get_logger("models")
+PAUSES_S = (0.05, 0.2, 1.0)  # between tries to write down what became of a call
+
+
+@router.post(f"{AT}/chat/completions", operation_id="createChatCompletion", openapi_extra=BODY)
+async def create_chat_completion(mission_id: UUID, request: Request) -> Response:
+    """Policy, then budget, then the provider, then the record, then the answer: whole, or as server-sent events."""
+    said = await bearer(request, mission_id)
+    asked, digest = read(await read_body(request, LARGEST))
+    state = request.app.state
+    gateway: Gateway = state.models
+    opened = await open_call(state.database, gateway, state.settings.environment, said, asked, digest)
+    call = Call(state.model_records, gateway, opened, request.scope.get("state", {}).get("request_id"))
+    try:
+        answer = await gateway.ask(opened.asked, opened.targets)
+    except NoAnswer as nobody:
+        await call.close(nobody.tries, nobody.last.outcome)
+        raise refusal(nobody.last) from None
+    except BaseException:
+        call.close([], "abandoned")
+        raise
+    headers = {MAX_TOKENS: str(opened.asked.max_tokens)}
+    if answer.whole is None:
+        return Streamed(call.parts(answer), partial(call.end, answer), headers)
+    body = Reply(answer.whole | {"model": asked.model}, headers=headers).response()
+    await call.close(answer.tries, "ok", answer, sha256(bytes(body.body)))
+    return body
+
+
+@router.get(f"{AT}/models", operation_id="listModels")
+async def list_models(mission_id: UUID, request: Request) -> Response:
+    """The models that this mission may ask now."""
+    said = await bearer(request, mission_id)
+    state = request.app.state
+    gateway: Gateway = state.models
+    async with state.database.read() as session:
+        await session.enter(said.tenant)
+        mission, off = await mission_and_switches(session, mission_id)
+        check_attempt(mission, said)
+        assert mission is not None
+        rules, shown = await in_force(session), []
+        for name, targets in sorted(gateway.registry.routes.items()):
+            for target in targets:
+                asked = facts(mission, state.settings.environment, target)
+                judged = policy.judge(colony_of(said), "model.call", name, asked, rules, requester=mission.requested_by)
+                if target.provider.name not in off and judged.verdict.effect == "allow":
+                    shown.append({"id": name, "object": "model", "created": 0, "owned_by": target.provider.name})
+                    break
+    return Reply({"object": "list", "data": shown}).response()
+
+
+async def bearer(request: Request, mission: UUID) -> tokens.MissionToken:
+    """The gateway token of a call, counted. Raises Problem unauthenticated or rate_limited."""
+    said = token(request, mission, "gateway")
+    structlog.contextvars.bind_contextvars(mission_id=str(mission), tenant_id=str(said.tenant))
+    await request.app.state.limits.admit_mission(request, said.tenant, mission)
+    return said
+
+
+def refusal(last: ProviderFailed) -> Problem:
+    """What it means to whoever asked that nobody answered."""
+    if last.outcome == "refused":
+        said = f"It says: {last.said}" if last.said else "It does not say why."
+        return Problem("provider_refused", f"The provider refuses the request. {said}", cause=last.outcome)
+    if last.outcome in ("unusable", "unauthorized"):
+        return Problem("provider_unusable", f"The provider gave no answer. {last.detail}", cause=last.outcome)
+    wait = max(1, math.ceil(min(last.retry_after or 1.0, LONGEST_REST_S)))
+    detail = f"No provider of the model answers. The last one: {last.detail}"
+    return Problem("upstream_unavailable", detail, retry_after=wait, cause=last.outcome)
+
+
+@dataclass
+class Call:
+    """One call from its opening to its end, which is written once."""
+
+    records: Records
+    gateway: Gateway
+    opened: Opened
+    request_id: str | None
+    closed: bool = False
+    digest: Any = field(default_factory=hashlib.sha256)  # of a stream as the client sees it
+
+    async def parts(self, answer: Answer) -> AsyncIterator[bytes]:
+        """A stream as the client sees it. It is counted before its end mark: who has seen that may rely on it."""
+        assert answer.chunks is not None
+        shown = self.opened.asked.include_usage
+        broke: Problem | None = None
+        try:
+            try:
+                async for chunk in answer.chunks:
+                    visible = chunk if shown else without_usage(chunk)
+                    if visible is not None:
+                        part = event(visible | {"model": self.opened.asked.model})
+                        self.digest.update(part)
+                        yield part
+            except ProviderFailed as failed:
+                broke = Problem("provider_unusable", failed.detail, cause=failed.outcome)
+            await self.end(answer)
+        except Exception as error:
+            log.error("a stream broke here", exc_info=error)
+            broke = unavailable(error) or Problem("internal", "An error that is ours.")
+        yield DONE if broke is None else self.broken(broke)
+
+    def broken(self, problem: Problem) -> bytes:
+        """The last event of a stream that has no end mark."""
+        return event(error_of(problem.document("", self.request_id)))
+
+    async def end(self, answer: Answer) -> None:
+        """Closes a stream, wherever it is, and counts it."""
+        assert answer.chunks is not None
+        if self.closed:
+            return
+        self.closed = True
+        await answer.chunks.aclose()
+        tries = [*answer.tries, Try(answer.target.provider.name, answer.outcome)]
+        await self.close(tries, answer.outcome, answer, self.digest.digest())
+
+    def close(
+        self, tries: Sequence[Try], outcome: Outcome, answer: Answer | None = None, digest: bytes | None = None
+    ) -> Awaitable[None]:
+        """Counts and records the call. It is done to its end, also when whoever waits for it is cancelled."""
+        target, usage = (answer.target, answer.usage) if answer else (None, None)
+        task = asyncio.create_task(self.write(ended(self.opened, tries, target, usage, outcome, digest)))
+        self.gateway.settling.add(task)
+        task.add_done_callback(self.gateway.settling.discard)
+        return asyncio.shield(task)
+
+    async def write(self, one: Ended) -> None:
+        """Tried again while the database is busy or away for a moment: the provider has been asked, and wants its money."""
+        for pause in (*PAUSES_S, None):
+            try:
+                return await self.records.put(one)
+            except Problem as problem:
+                if pause is None or not problem.kind.retryable:
+                    raise
+            await asyncio.sleep(pause)

@@ -1,0 +1,67 @@
+"""Writing down what became of calls: those that end at the same moment in one transaction, in one round trip.
+
+The accounts of a tenant and its day are rows for which all its calls queue until a commit; together they queue once.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from uuid import UUID
+
+import asyncpg
+
+from app import budgets, ledger
+from app.batch import Batches
+from app.db import Database
+from app.ledger.actions import Told
+
+CLOSE = f"SELECT close_model_calls({', '.join(f'${n}' for n in range(1, 13))})"  # $1, $2, ...
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A call that has ended: what it took, and its fact. provider: who was asked last; None when nobody was."""
+
+    told: Told
+    reservation: UUID
+    tokens_in: int
+    tokens_out: int
+    cost_usd: Decimal
+    took_ms: int
+    provider: str | None
+    failed: bool
+
+
+class Records:
+    """Where calls end. nudge wakes whoever waits for facts."""
+
+    def __init__(self, database: Database, nudge: Callable[[Iterable[str]], None], *, wait_ms: int = 1000) -> None:
+        self.nudge = nudge
+        self.batches: Batches[Ended, None] = Batches(
+            database, self.run, lambda one: len(one.told.body), name="model calls", connections=1, wait_ms=wait_ms
+        )
+
+    async def put(self, one: Ended) -> None:
+        """Counts and records a call, once however often it is put. Raises Problem database_busy or database_unavailable."""
+        await self.batches.put(one)
+
+    async def run(self, connection: asyncpg.Connection, ended: Sequence[Ended]) -> list[None]:
+        """Everything that is pending; one statement is a transaction."""
+        await connection.execute(
+            CLOSE,
+            [one.told.tenant for one in ended],
+            [one.told.subject for one in ended],
+            [one.reservation for one in ended],
+            [one.tokens_in for one in ended],
+            [one.tokens_out for one in ended],
+            [one.cost_usd for one in ended],
+            [one.took_ms for one in ended],
+            [one.provider for one in ended],
+            [one.failed for one in ended],
+            [one.told.actor for one in ended],
+            [one.told.body for one in ended],
+            json.dumps(budgets.used_up()),
+        )
+        self.nudge({ledger.FACTS})
+        return [None] * len(ended)

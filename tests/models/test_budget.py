@@ -1,0 +1,177 @@
+"""The budget around a call: bounded before, counted after, never exceeded, whatever happens in between."""
+
+import asyncio
+from decimal import Decimal
+from typing import Any
+
+import asyncpg
+import openai
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from app.errors import Problem
+from app.model_gateway.actions import room
+from app.model_gateway.providers import Model, Provider, Target
+from app.worker import Worker
+from tests.models.conftest import ASK, MODEL, House, described
+from tests.world.checks import inspector
+
+
+async def test_an_answer_is_bounded_by_what_is_left(house: House) -> None:
+    life = await house.mission(budget={"tokens": 700})
+    said = await house.ask(life, max_tokens=500)
+    bound = house.east.asked[0]["max_tokens"]
+    assert 0 < bound < 500 and said.choices
+    account = await house.account(life.id)
+    assert account["settled_tokens"] == 15
+    await house.ask(life, max_tokens=500)
+    assert house.east.asked[1]["max_tokens"] == bound - 15, "what was used is not there any more, and nothing else"
+
+
+async def test_money_bounds_an_answer_too(house: House) -> None:
+    dear = described("east", house.urls["east"], models={"small": MODEL | {"output_usd": 1000.0}})
+    await house.configure(dear)
+    life = await house.mission(budget={"cost_usd": 0.1})
+    async with house.client(life) as client:
+        raw = await client.chat.completions.with_raw_response.create(model="small", messages=ASK)
+    bound = house.east.asked[0]["max_tokens"]
+    assert 90 <= bound < 100 and raw.headers["max-tokens"] == str(bound)
+    for _ in range(30):
+        try:
+            await house.ask(life)
+        except openai.ConflictError as refused:
+            body: Any = refused.body
+            assert body["lacking"] == ["cost_usd"]
+            break
+    account = await house.account(life.id)
+    assert account["over_cost_usd"] == 0 and account["settled_cost_usd"] <= Decimal("0.1")
+    assert account["settled_cost_usd"] > Decimal("0.08"), "it was refused too early"
+
+
+async def test_the_limit_is_spelled_as_the_provider_wants_it(house: House) -> None:
+    newer = described("east", house.urls["east"], models={"small": MODEL | {"limit_field": "max_completion_tokens"}})
+    await house.configure(newer)
+    life = await house.mission()
+    await house.ask(life, max_tokens=20)
+    assert house.east.asked[0]["max_completion_tokens"] == 20 and "max_tokens" not in house.east.asked[0]
+    await house.ask(life)
+    assert house.east.asked[1]["max_completion_tokens"] == 500, "a model's own limit holds where nobody names one"
+
+
+async def test_many_at_once_never_use_more_than_there_is(house: House) -> None:
+    life = await house.mission(budget={"tokens": 2500})
+    house.east.words = ["x"] * 100  # the truth: 110 tokens a call
+
+    async def one(number: int) -> None:
+        async with house.client(life, max_retries=3) as client:  # 503 database_busy may be repeated
+            if number % 3:
+                await client.chat.completions.create(model="small", messages=ASK, max_tokens=100)
+                return
+            async for _ in await client.chat.completions.create(
+                model="small", messages=ASK, max_tokens=100, stream=True
+            ):
+                pass
+
+    answers = await asyncio.gather(*(one(number) for number in range(40)), return_exceptions=True)
+    refused = [one for one in answers if isinstance(one, BaseException)]
+    assert all(isinstance(one, openai.ConflictError) for one in refused), {str(one) for one in refused}
+    assert refused and len(refused) < 40
+    calls = await house.calls(life)
+    account = await house.account(life.id)
+    used = sum(one["tokens_in"] + one["tokens_out"] for one in calls)
+    assert len(calls) == 40 - len(refused) == account["calls"]
+    assert (account["settled_tokens"], account["reserved_tokens"], account["over_tokens"]) == (used, 0, 0)
+    assert used <= 2500
+
+
+async def test_a_day_that_is_used_up_stops_calls_of_missions_from_before(house: House) -> None:
+    life = await house.mission()
+    seen = await house.world.admin.get("/v1/budgets")
+    await house.world.admin.put("/v1/budgets", json={"day_tokens": 10}, headers={"If-Match": seen.headers["etag"]})
+    with pytest.raises(openai.ConflictError) as refused:
+        await house.ask(life)
+    body: Any = refused.value.body
+    assert (body["account"], body["lacking"]) == ("tenant_day", ["tokens"]) and body["renews_at"]
+    assert house.east.asked == []
+
+
+async def test_what_a_crash_leaves_reserved_comes_back(house: House) -> None:
+    house.east.hold.clear()
+    life = await house.mission()
+    asking = asyncio.create_task(house.ask(life))
+    await house.east.begun.wait()
+    held = (await house.account(life.id))["reserved_tokens"]
+    assert held > 500
+    connection = await inspector(house.world)
+    # the process is gone, and time passes: nobody settles, and the reconciler comes
+    await connection.execute("ALTER TABLE budget_reservation DISABLE TRIGGER budget_reservation_guard")
+    await connection.execute(
+        "UPDATE budget_reservation SET expires_at = now() - interval '1 s' WHERE purpose = 'model'"
+    )
+    await connection.execute("ALTER TABLE budget_reservation ENABLE ALWAYS TRIGGER budget_reservation_guard")
+    await reconciled(house.world.worker)
+    assert (await house.account(life.id))["reserved_tokens"] == 0
+    # it was not gone after all, only late: what was used is counted all the same, once
+    house.east.hold.set()
+    await asking
+    account = await house.account(life.id)
+    assert (account["settled_tokens"], account["reserved_tokens"]) == (15, 0)
+
+
+async def test_a_busy_database_costs_nobody_the_answer_and_nothing_is_counted_twice(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life, records, failures = await house.mission(), house.world.root.model_records, iter(("before", "after", "not"))
+    run = records.batches.run
+
+    async def failing(connection: Any, ended: Any) -> Any:
+        when = next(failures)
+        if when == "before":
+            raise asyncpg.LockNotAvailableError
+        done = await run(connection, ended)
+        if when == "after":  # the commit is done, and its answer is lost
+            raise ConnectionError
+        return done
+
+    monkeypatch.setattr(records.batches, "run", failing)
+    assert (await house.ask(life)).choices
+    assert len(await house.calls(life)) == 1
+    account = await house.account(life.id)
+    assert (account["settled_tokens"], account["reserved_tokens"], account["calls"]) == (15, 0, 1)
+
+
+async def reconciled(worker: Worker) -> None:
+    from app import budgets
+
+    async with worker.database.write() as session:
+        await budgets.reconcile(session)
+
+
+TARGETS = st.builds(
+    lambda name, i, o: Target(
+        name, Provider.model_construct(name="p"),
+        Model(upstream="x", input_usd=i, output_usd=o, context_tokens=10_000, output_tokens=5_000),
+    ),
+    st.just("m"), st.floats(0, 100), st.floats(0, 100),
+)  # fmt: skip
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(
+    st.lists(TARGETS, min_size=1, max_size=3),
+    st.integers(0, 10_000),
+    st.none() | st.integers(0, 20_000),
+    st.none() | st.decimals(0, 2, places=8),
+)
+def test_what_fits_fits_and_is_not_much_less_than_could(
+    targets: list[Target], prompt: int, tokens: int | None, cost: Decimal | None
+) -> None:
+    left = {"tokens": tokens, "cost_usd": None if cost is None else float(cost), "time_ms": None}
+    fits = room(targets, prompt, Problem("budget_exhausted", "x", account="mission", lacking=[], left=left))
+    if fits <= 0:
+        return
+    if tokens is not None:
+        assert prompt + fits <= tokens
+    if cost is not None:
+        assert max(one.model.cost(prompt, fits) for one in targets) <= cost
