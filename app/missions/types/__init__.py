@@ -33,7 +33,7 @@ class MissionType:
     tools: list[str]
     defaults: dict[str, str]
     limits: dict[str, float]
-    review: dict[str, float]
+    review: dict[str, Any]
     shipped: bool = False
 
     def said(self) -> dict[str, Any]:
