@@ -40,7 +40,7 @@ ADD_DOCUMENT = text("""
   INSERT INTO document (tenant, id, workspace, path, version, title, kind, content_sha256, source_sha256, bytes,
     passages, reader, written_at)
   VALUES (:tenant, :id, :workspace, :path, :version, :title, :kind, :content, :source, :bytes, :passages, :reader,
-    LEAST(CAST(:written AS timestamptz), now()))""")
+    CASE WHEN CAST(:written AS timestamptz) > now() THEN now() ELSE CAST(:written AS timestamptz) END)""")
 ADD_PASSAGES = text("""
   INSERT INTO passage (tenant, workspace, document, ordinal, start_byte, end_byte, heading, body)
   SELECT :tenant, :workspace, :document, p.* FROM unnest(CAST(:ordinals AS int[]), CAST(:starts AS bigint[]),
