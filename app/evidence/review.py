@@ -231,6 +231,7 @@ def missing(material: Material, sources: Sequence[Source], at: datetime) -> dict
 
 
 def told(name: str, asked: object, found: Sequence[str]) -> dict[str, str]:
+    asked = f"{asked:g}" if isinstance(asked, float) else asked
     more = f" and {len(found) - SHOWN_EACH} more" if len(found) > SHOWN_EACH else ""
     return {name: f"minimum {name} {asked}: {'; '.join(found[:SHOWN_EACH])}{more}"} if found else {}
 

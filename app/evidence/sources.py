@@ -122,12 +122,12 @@ async def contradictions(
     shown: Shown, cited: Spans, stored: Mapping[str, bytes], others: Mapping[str, bytes]
 ) -> tuple[list[Contradiction], int]:
     """Where what is cited contradicts another source that was shown, and how many sources were not compared."""
-    bodies = {**others, **{source: stored[source] for source, _ in cited}}
-    compared = {
-        (source, document): Compared(one.kind, bodies[source], cited.get((source, document), []))
-        for (source, document), one in shown.items()
-        if source in bodies
-    }
+    compared, left = dict[Place, Compared](), MOST_BYTES
+    for place in [*sorted(cited), *(place for place in shown if place not in cited)]:
+        data = stored[place[0]] if place in cited else others.get(place[0])
+        if data is not None and len(data) <= left:
+            compared[place] = Compared(shown[place].kind, data, cited.get(place, []))
+            left -= len(data)
     return await asyncio.to_thread(find, compared), len(shown) - len(compared)
 
 

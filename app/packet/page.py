@@ -39,7 +39,7 @@ def days(count: float) -> str:
         if count >= size:
             whole = round(count / size)
             return f"{whole} {name}{'' if whole == 1 else 's'}"
-    return "less than an hour"
+    return "under 1 hour"
 
 
 def visible(text: str) -> str:

@@ -93,7 +93,20 @@ class TrustRule(BaseModel):
 class TrustAsk(BaseModel):
     """All rules of a workspace, in order: the first that fits counts."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "rules": [
+                        {"of": "documents", "pattern": "policies/**", "trust": "authoritative"},
+                        {"of": "documents", "pattern": "wiki/**", "trust": "untrusted"},
+                        {"of": "records", "pattern": "sample_crm/**", "trust": "authoritative"},
+                    ]
+                }
+            ]
+        },
+    )
     rules: list[TrustRule] = Field(max_length=100)
 
 

@@ -28,7 +28,7 @@ PROBES = {"livez", "healthz", "startupz", "readyz"}
 # POST routes that only look: they leave no fact.
 ONLY_LOOK = {"evaluatePolicy", "previewPolicy", "verifyLedger", "checkConnector", "chooseApprovalRule"}
 # PUT routes whose names are each tenant's own: the same name elsewhere is simply another thing.
-OWN_NAMES = {"putDocument", "putMissionType", "putPolicy", "previewPolicy", "putConnector"}
+OWN_NAMES = {"putDocument", "putTrust", "putMissionType", "putPolicy", "previewPolicy", "putConnector"}
 
 
 @dataclass(frozen=True)
@@ -302,6 +302,11 @@ async def put_type(world: World, name: str) -> httpx.Response:
     return await world.product_owner.put(f"/v1/mission-types/{name}", json=DEFINITION)
 
 
+async def put_trust(world: World) -> httpx.Response:
+    rules = [{"pattern": "policies/**", "trust": "authoritative"}]
+    return await world.product_owner.put("/v1/workspaces/their_kind/trust", json={"rules": rules})
+
+
 async def put_policy(world: World, name: str) -> httpx.Response:
     text = f'@id("{name}.none") @reason("None.") forbid (principal, action == Action::"model.call", resource);'
     return await world.policy_owner.put(f"/v1/policies/{name}", json={"text": text})
@@ -553,6 +558,7 @@ LEAVE_FACTS: dict[str, tuple[Callable[[World], Awaitable[httpx.Response]], str]]
     "putApprovalRule": (lambda world: put_rule(world, False), "rule.changed"),
     "putMissionType": (lambda world: put_type(world, "some_kind"), "mission_type.changed"),
     "putDocument": (put_document, "document.added"),
+    "putTrust": (put_trust, "workspace.trust_changed"),
     "removeDocument": (remove, "document.removed"),
     "putBudgets": (put_budgets, "budget.limits_changed"),
     "createWebhook": (webhook, "webhook.created"),

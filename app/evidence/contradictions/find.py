@@ -4,7 +4,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from typing import Literal
 
 from app.evidence.contradictions.statements import Statement, Text, hints, identifier, of_record, statements
@@ -13,7 +13,8 @@ from app.evidence.contradictions.vocabulary import ENVIRONMENTS, EVENTS
 from colony_client.artifacts import MAX_CONTRADICTIONS, ContradictingSpan, Contradiction
 
 MOST_OTHERS = 50  # sources that were shown and not cited
-MOST_BYTES = 2**20  # of them together
+MOST_BYTES = 2**19  # of all that are compared, together
+MOST_STATEMENTS = 500  # of the cited passages
 AROUND = 1_000  # characters beside a citation in which its sentences may begin and end
 
 Place = tuple[str, str]  # source hash, document
@@ -43,7 +44,7 @@ def find(sources: Mapping[Place, Source]) -> list[Contradiction]:
     texts = {place: Text.of(source.data.decode(errors="replace")) for place, source in sources.items()}
     index: dict[tuple[str, ...], list[Cited]] = defaultdict(list)
     for place, source in sorted(sources.items()):
-        for one in cited(place, source, texts[place]):
+        for one in islice(cited(place, source, texts[place]), MOST_STATEMENTS - sum(map(len, index.values()))):
             index[key(one.said)].append(one)
     if not index:
         return []

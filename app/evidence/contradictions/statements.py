@@ -52,6 +52,8 @@ _HEADING = re.compile(r"^(#{1,6})\s+(.+?)\s*#*\s*$", re.M)
 _FENCE = re.compile(r"^(```|~~~).*?^\1[ \t]*$", re.M | re.S)
 _PAIR = re.compile(r"^\s*(?:[-*+]\s+)?\**([A-Za-z][\w /-]{1,40}?)\**\s*:\**\s+(\S.{0,200})$")
 _ROW = re.compile(r"^\s*\|\s*([^|\n]{2,40}?)\s*\|\s*([^|\n]{1,200}?)\s*\|\s*$")
+# Programs and commands state nothing: the same line in two of them is two lines.
+_CODE = re.compile(r"^(?:>>>|\.\.\.|\$ )|[{}]|\(\)|[=!<>]=|\s[=]\s|[-=]>|::|</?[a-z]|\w\(\w|[a-z]\.[a-z]+\(|\\\w")
 _EXAMPLE = re.compile(r"\b(?:e\.g\.|for example|for instance|such as|suppose|imagine|not only|assum\w+)\b|\?\s*$", re.I)
 _OF = re.compile(
     rf"^(?:the\s+)?({'|'.join(sorted(ROLES | STATES))})\s+of\s+(?:the\s+)?(.{{2,80}}?)\s+(?:is|are)\s+(?:set\s+to\s+)?(.{{2,80}}?)[.!]?$",
@@ -168,7 +170,7 @@ def of_sentence(source: Text, at: int, said: str) -> Iterator[Statement]:
         line, _, rest = said.partition("\n")
         at, said = at + len(line) + 1, rest
     at, said = at + len(said) - len(said.lstrip()), said.strip()
-    if not 8 <= len(said) <= MOST_CHARACTERS or _EXAMPLE.search(said):
+    if not 8 <= len(said) <= MOST_CHARACTERS or _EXAMPLE.search(said) or _CODE.search(said):
         return
     above = source.above(at)
     marks = marks_of(above)

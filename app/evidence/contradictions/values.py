@@ -85,7 +85,8 @@ class Value:
     high: float
     bound: Bound
     said: str
-    digits: int = 0  # behind the point
+    step: float = 1.0  # what its last digit counts
+    size: float = 1.0  # of its unit
 
     def against(self, other: "Value") -> bool | None:
         """Whether the two say different things: True, False, or None when they cannot be held against each other."""
@@ -100,10 +101,9 @@ class Value:
         """Equal, also as far as the coarser of two was rounded."""
         if math.isclose(self.low, other.low, rel_tol=1e-9) and math.isclose(self.high, other.high, rel_tol=1e-9):
             return True
-        digits = min(self.digits, other.digits)
-        if self.kind == "date" or self.digits == other.digits or self.low != self.high or other.low != other.high:
+        if self.kind == "date" or self.size != other.size or self.step == other.step:
             return False
-        return round(self.low, digits) == round(other.low, digits)
+        return abs(self.low - other.low) <= max(self.step, other.step) / 2
 
     def reach(self) -> tuple[float, float]:
         """From where to where it lies, with what its bound allows."""
@@ -167,20 +167,22 @@ def read(kind: str, found: re.Match[str], before: str, bound: Bound) -> Value | 
         sign = (found["money_s"] or found["money_s2"]).lower().rstrip("s") or "$"
         scale = SCALES.get((found["money_k"] or found["money_k2"] or "").lower(), 1)
         number = figure(found["money_n"] or found["money_n2"])
-        return Value("amount", MONEY.get(sign, sign), number * scale, number * scale, bound, text, decimals(text))
+        return Value("amount", MONEY.get(sign, sign), number * scale, number * scale, bound, text, last(text) * scale)
     if kind == "range":
         low, high = figure(found["range_a"]), figure(found["range_b"])
         dimension, times = unit(found["range_u"])
         return Value("number", dimension, low * times, high * times, bound, text) if low < high else None
     if kind == "unit":
-        dimension, times = unit(found["unit_u"])
-        number = figure(found["unit_n"]) * SCALES.get((found["unit_k"] or "").strip().lower(), 1) * times
-        return Value("number", dimension, number, number, bound, text, decimals(found["unit_n"]) if times == 1 else 9)
+        dimension, size = unit(found["unit_u"])
+        times = SCALES.get((found["unit_k"] or "").strip().lower(), 1) * size
+        number = figure(found["unit_n"]) * times
+        return Value("number", dimension, number, number, bound, text, last(found["unit_n"]) * times, size)
     if kind == "number":
         if before in NAMED or (not follows(found.string[found.end() :]) and before not in BEFORE and not bound):
             return None
-        number = figure(found[0]) * scaled(found.string[found.end() :])
-        return Value("number", "", number, number, bound, text, decimals(text))
+        times = scaled(found.string[found.end() :])
+        number = figure(found[0]) * times
+        return Value("number", "", number, number, bound, text, last(text) * times)
     if kind == "spelled":
         word = re.split(r"[\s-]", found[0], maxsplit=1)[0].lower()
         after = found.string[found.end() :].lstrip().lower()
@@ -192,8 +194,8 @@ def read(kind: str, found: re.Match[str], before: str, bound: Bound) -> Value | 
             )
         ):
             return None
-        dimension, times = unit(found["spelled_u"])
-        return Value("number", dimension, WORDS[word] * times, WORDS[word] * times, bound, text, 9 if times != 1 else 0)
+        dimension, size = unit(found["spelled_u"])
+        return Value("number", dimension, WORDS[word] * size, WORDS[word] * size, bound, text, size, size)
     return None
 
 
@@ -216,8 +218,10 @@ def figure(said: str) -> float:
     return float(re.sub(r"[, ’']", "", said))
 
 
-def decimals(said: str) -> int:
-    return len(said.partition(".")[2].rstrip("% ")) if "." in said else 0
+def last(said: str) -> float:
+    """What the last digit of a number counts: 1, a tenth, a hundredth."""
+    found = re.search(r"\.(\d+)", said)
+    return 10.0 ** -len(found[1]) if found else 1.0
 
 
 def dated(kind: str, found: re.Match[str]) -> tuple[float, float, bool] | None:
