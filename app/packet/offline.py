@@ -490,7 +490,7 @@ def check_approvals(files, facts, tenant):
             continue
         same(where, "the hash of what is approved", said["payload_sha256"], body["payload_sha256"])
         if fact["type"] == "approval.opened":
-            same(where, "the writeback", said["writeback_id"], body["writeback"])
+            same(where, "the writeback", said["writeback_id"], body.get("writeback"))
             states[id] = "pending"
         else:
             states[id] = body["state"]

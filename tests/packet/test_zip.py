@@ -1,26 +1,44 @@
 """The packet as one zip: complete, the same bytes for the same state, and verified offline by what is in it."""
 
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from app.packet import offline
-from tests.packet.zips import KEY, Contents, anchor, fetched, opened, with_store, written
+from colony_client.artifacts import Claim
+from tests.conftest import DEMO, Cluster, fresh
+from tests.life.test_moves import REACH
+from tests.packet.zips import KEY, ZIP, Contents, anchor, closed, edited, fetched, opened, with_store, written
 from tests.world import World
+from tests.world.checks import problem
+from tests.world.colony import aggregation
+from tests.world.life import give_guide, in_state, under_way
 
 GIVEN = {"old": offline.public_key("", KEY.partition(":")[2])}
 MADE: dict[str, bytes] = {}
 
 
 @pytest.fixture
-async def contents(request: pytest.FixtureRequest, tmp_path: Path) -> Contents:
+async def contents(cluster: Cluster, demo: dict[str, str], tmp_path: Path) -> Contents:
     """The files of one packet that is made once for all tests."""
     if not MADE:
-        world: World = request.getfixturevalue("world")
-        with_store(world, tmp_path / "anchors")
-        life = await written(world)
-        await anchor(world)
-        MADE["zip"] = await fetched(life)
+        async with fresh(cluster, DEMO, f"test_packet_{os.getpid()}") as name:
+            world = World(lambda role: cluster.url(role, name))
+            await world.open(demo)
+            try:
+                with_store(world, tmp_path / "anchors")
+                life = await written(world)
+                await anchor(world)
+                MADE["zip"] = await fetched(life)
+            finally:
+                await world.close()
     return opened(MADE["zip"])
 
 
@@ -74,6 +92,8 @@ async def test_every_file_changed_removed_added_or_swapped_is_named(contents: Co
     names = list(contents)
     for name in names:
         for changed in (contents[name] + b" ", contents[name][:-1], b"", contents[name].replace(b"0", b"1", 1)):
+            if changed == contents[name]:
+                continue
             wrong = told(contents | {name: changed}, tmp_path)["wrong"]
             assert wrong is not None, (name, changed[:20])
             assert name == "manifest.json" or wrong["where"] == name
@@ -81,7 +101,7 @@ async def test_every_file_changed_removed_added_or_swapped_is_named(contents: Co
         assert gone is not None and gone["where"] == name
     for name in ("more.txt", "artifacts/more.json", "../up.txt", "sources/" + "0" * 64 + ".txt", "verify.pyc"):
         assert told(contents | {name: b"x"}, tmp_path)["wrong"]["where"] == name
-    for one, other in zip(names, names[1:], strict=False):
+    for one, other in pairwise(names):
         swapped = contents | {one: contents[other], other: contents[one]}
         assert told(swapped, tmp_path)["wrong"] is not None, (one, other)
 
@@ -104,11 +124,7 @@ def changed(value: Any) -> Any:
     return "x" if value is None else value[:-1] if isinstance(value, list) and value else {"x": 1}
 
 
-# What nothing but the manifest holds, and the documentation says so.
-UNBOUND = {
-    "policy_decisions.jsonl": {"action", "resource", "reason", "obligations", "at"},
-    "shown.jsonl": {"kind", "version", "read_at"},
-}
+# What the facts hold beside the manifest, as the documentation says.
 BOUND = {
     "approvals.jsonl": ("id", "writeback_id", "payload_sha256", "state", "decisions", "payload"),
     "writebacks.jsonl": ("id", "approval_id", "payload", "payload_sha256", "state", "observed", "observed_sha256", "idempotency_key"),
@@ -221,14 +237,9 @@ async def test_a_mission_in_any_state_has_a_packet_that_holds(world: World, stat
 
 async def test_a_source_that_the_mission_was_not_shown_stays_where_it_is(world: World, tmp_path: Path) -> None:
     """Whoever cites the hash of another's document does not get its bytes by it."""
-    from tests.world.life import give_guide, under_way
-
     secret = await give_guide(world, "# Salaries\n\nNobody is to read this line.\n", "salaries.md")
     life = await under_way(world)
     [citation, *_] = await life.show()
-    from colony_client.artifacts import Claim
-    from tests.world.colony import aggregation
-
     stolen = citation.model_copy(update={"source": secret, "document": "salaries.md"})
     claim = Claim(id="c1", text="A claim.", citations=[stolen])
     await life.say(
