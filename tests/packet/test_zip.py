@@ -17,9 +17,9 @@ from tests.conftest import DEMO, Cluster, fresh
 from tests.life.test_moves import REACH
 from tests.packet.zips import KEY, ZIP, Contents, anchor, closed, edited, fetched, opened, with_store, written
 from tests.world import World
-from tests.world.checks import problem
+from tests.world.checks import inspector, problem
 from tests.world.colony import aggregation
-from tests.world.life import give_guide, in_state, under_way
+from tests.world.life import demo, give_guide, in_state, under_way
 
 GIVEN = {"old": offline.public_key("", KEY.partition(":")[2])}
 MADE: dict[str, bytes] = {}
@@ -271,3 +271,42 @@ async def test_the_format_is_chosen_by_the_caller(world: World) -> None:
     problem(await world.auditor.get(missing, headers=ZIP), "not_found")
     stranger = await world.another_tenant()
     problem(await stranger.http.get(path, headers=ZIP), "not_found")
+
+
+async def test_a_long_mission_is_whole_and_read_page_by_page(world: World, tmp_path: Path) -> None:
+    """More facts, artifacts and policy decisions than a page of each holds, or the packet shows."""
+    life = await in_state(world, "running")
+    connection = await inspector(world)
+    tenant = await demo(world)
+    async with connection.transaction():
+        await connection.execute("SELECT set_config('app.tenant', $1, true)", str(tenant))
+        await connection.execute(
+            """INSERT INTO ledger (tenant, subject, type, actor, body)
+               SELECT $1, $2, 'test.said', 'system:api', convert_to('{"n":' || n || '}', 'UTF8') FROM generate_series(1, 2200) n""",
+            tenant,
+            life.id,
+        )
+        await connection.execute(
+            """INSERT INTO policy_decision (tenant, id, mission, principal, action, resource, effect, rule, policy_version, reason, inputs)
+               SELECT $1, gen_random_uuid(), $2, gen_random_uuid(), 'tool.call', 'workspace.read', 'allow', 'r', 'v', 'x',
+                 convert_to('{"n":' || n || '}', 'UTF8') FROM generate_series(1, 700) n""",
+            tenant,
+            life.id,
+        )
+    with_store(world, tmp_path / "anchors")
+    while not (anchored := await anchor_state(world)):
+        await anchor(world)
+    assert anchored
+    place = tmp_path / "packet.zip"
+    place.write_bytes(await fetched(life))
+    verdict = offline.verify(place, GIVEN)
+    assert verdict["holds"], verdict
+    assert verdict["facts"] > 2200 and verdict["policy_decisions"] > 700
+    contents = opened(place.read_bytes())
+    assert len(json.loads(contents["packet.json"])["timeline"]) == 2000
+
+
+async def anchor_state(world: World) -> bool:
+    """Whether everything but the facts of anchors is anchored."""
+    found = (await world.auditor.post("/v1/ledger/verify")).json()["anchors"]
+    return found["state"] == "ok" and found["tail"] <= 1
