@@ -200,6 +200,7 @@ def check_manifest(files):
     manifest = loaded(MANIFEST, files.read(MANIFEST))
     need(set(manifest) == {"format", "mission", "tenant", "files"}, MANIFEST, "has other members than it may have")
     need(manifest["format"] == FORMAT, MANIFEST, "is of another format")
+    need(files.read(MANIFEST) == f"{canonical(manifest)}\n".encode(), MANIFEST, "has another form")
     listed = manifest["files"]
     for name in files.names:
         need(name == MANIFEST or name in listed, name, "is not in the manifest")

@@ -342,10 +342,8 @@ async def test_the_packet_is_one_consistent_document(world: World) -> None:
 
 async def test_hostile_words_in_what_the_review_adds(world: World) -> None:
     """A contradiction quotes documents, and a source names them: shown as what they are, like everything else."""
-    evil = "<script>alert(1)</script><svg onload=alert(1)>\u202e\x1b[31m"
-    await give_guide(
-        world, f"# Rollback\n\nA rollback takes four minutes {evil}.\n", f"{evil[:33]}.md".replace("/", "⁄")
-    )
+    evil, name = "\u202e\x1b[31m & < b", "<script>alert(1)<⁄script><svg onload=alert(1)>.md"
+    await give_guide(world, f"# Rollback\n\nA rollback takes four minutes {evil}.\n", name)
     await give_guide(world, f"# Rollback\n\nA rollback takes ten minutes {evil}.\n", "wiki.md")
     life = await under_way(world)
     found = await world.colony.tool(life.dispatch, "workspace.search", query="rollback takes minutes", limit=5)
@@ -355,7 +353,7 @@ async def test_hostile_words_in_what_the_review_adds(world: World) -> None:
     await world.run_work("review")
     shown = await packet(life)
     assert len(shown["review"]["contradictions"]) == 1 and len(shown["review"]["sources"]) == 2
-    assert evil.strip() in shown["review"]["contradictions"][0]["one"]["quote"] + " "
+    assert evil in shown["review"]["contradictions"][0]["one"]["quote"]
     answer = await page(life)
     read = Reader(answer.text)
     assert read.tags <= ALLOWED and "Sources contradict each other" in answer.text

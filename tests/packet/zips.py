@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from app import work
+from app.canonical import canonical
 from app.ledger.anchors import Anchorer
 from app.ledger.keys import Keyring
 from app.ledger.store import open_store
@@ -96,7 +97,7 @@ def closed(contents: Contents, place: Path, *, fitting: bool = False) -> Path:
             for name, data in contents.items()
             if name != "manifest.json"
         }
-        contents = contents | {"manifest.json": json.dumps(manifest).encode()}
+        contents = contents | {"manifest.json": canonical(manifest) + b"\n"}
     with zipfile.ZipFile(place, "w") as made:
         for name, data in contents.items():
             made.writestr(name, data)
