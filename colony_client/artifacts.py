@@ -39,6 +39,8 @@ MAX_ANSWER = 50_000
 MAX_CLAIMS = 500
 MAX_PASSAGES = 500
 MAX_CHANGES = 50
+MAX_SOURCES = 1_000
+MAX_CONTRADICTIONS = 100
 
 NO_NUL = r"^[^\x00]*$"
 
@@ -112,6 +114,7 @@ RiskLevel = Literal["low", "medium", "high"]
 SensitivityClass = Literal["public", "internal", "confidential", "restricted"]
 Mode = Literal["dry_run", "assisted", "autonomous"]
 Environment = Literal["local", "staging", "production"]
+Trust = Literal["untrusted", "normal", "authoritative"]  # how far a source is trusted, least first
 
 
 class Part(BaseModel):
@@ -328,15 +331,66 @@ class ReviewedCitation(Part):
     problem: Note | None = None
 
 
+Days = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+
+
+class SourceAge(Part):
+    """How old sources were at review, in days: the oldest of them, and the median."""
+
+    oldest_days: Days
+    median_days: Days
+
+
 class ReviewedClaim(Part):
+    """A claim with the finding on each citation. age and trust are of the sources whose citations hold; the least trust."""
+
     claim_id: Key
     text: Quote
     citations: list[ReviewedCitation] = Field(max_length=50)
     supported: bool
+    age: SourceAge | None = None
+    trust: Trust | None = None
+
+
+class ReviewedSource(Part):
+    """A cited source as the root knows it.
+
+    age_days: at review, since a document was last changed (since it was ingested, when nobody said), since a record was read.
+    """
+
+    source: Sha256
+    document: Locator
+    kind: Literal["document", "record"]
+    trust: Trust
+    age_days: Days
+    read_at: Utc
+    ingested_at: Utc | None = None
+    written_at: Utc | None = None
+
+
+class ContradictingSpan(Span):
+    """One side of a contradiction: the passage, and the value in it that the other side has otherwise."""
+
+    quote: Quote
+    value: Line
+
+
+class Contradiction(Part):
+    """Two passages of different sources that say different things about the same matter. claims: which cite one of them."""
+
+    kind: Literal["number", "amount", "date", "name", "negation"]
+    why: Note
+    one: ContradictingSpan
+    other: ContradictingSpan
+    claims: list[Key] = Field(default_factory=list, max_length=MAX_CLAIMS)
 
 
 class ReviewPacket(ArtifactBase):
-    """One review pass, the colony's own or the root's; `coverage` is the share of claims that are supported."""
+    """One review pass, the colony's own or the root's; `coverage` is the share of claims that are supported.
+
+    The root's has, besides: the sources that are cited, how old they are and the least trust among them, and where the
+    sources contradict each other. left_uncompared: sources that the mission was shown and that were too many or too large.
+    """
 
     schema_name: Literal["review_packet"] = "review_packet"
     reviewer: Literal["colony", "root"]
@@ -345,6 +399,11 @@ class ReviewPacket(ArtifactBase):
     coverage: Share
     problems: list[Note] = Field(default_factory=list, max_length=500)
     minimum: JsonObject | None = None
+    sources: list[ReviewedSource] | None = Field(default=None, max_length=MAX_SOURCES)
+    age: SourceAge | None = None
+    trust: Trust | None = None
+    contradictions: list[Contradiction] | None = Field(default=None, max_length=MAX_CONTRADICTIONS)
+    left_uncompared: Count | None = None
 
 
 class PolicyDecisionArtifact(ArtifactBase):

@@ -181,6 +181,7 @@ async def conclude(database: Database, items: Sequence[Item]) -> list[tuple[Item
     """
     async with database.read() as session:
         found = await evidence.material(session, [(item.tenant, item.subject) for item in items])
+    await evidence.compare(database, found.values())
     changing = [
         (item, found[item.subject]) for item in items if item.subject in found and found[item.subject].proposals
     ]

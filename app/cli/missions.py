@@ -107,10 +107,29 @@ def events(
 
 
 @app.command()
-def packet(mission: Id, url: Url = "", api_key: ApiKey = "", as_json: AsJson = False) -> None:
+def packet(
+    mission: Id,
+    zip_file: Annotated[
+        Path | None,
+        typer.Option("--zip", help="Write everything behind it to this file; `python verify.py FILE` checks it."),
+    ] = None,
+    verifier: Annotated[Path | None, typer.Option("--verifier", help="Write verify.py here, too.")] = None,
+    url: Url = "",
+    api_key: ApiKey = "",
+    as_json: AsJson = False,
+) -> None:
     """The reviewed result: the answer, and the evidence of each of its claims."""
+    if verifier is not None:
+        from app.packet import offline
+
+        verifier.write_bytes(Path(offline.__file__).read_bytes())
     with Client(url, api_key) as client:
-        found = client.get(f"/v1/missions/{segment(mission)}/packet").body
+        path = f"/v1/missions/{segment(mission)}/packet"
+        if zip_file is not None:
+            size = client.download(path, zip_file, format="zip")
+            said = {"file": str(zip_file), "bytes": size}
+            return emit(said) if as_json else show.line(f"Wrote {zip_file} ({size} bytes).")
+        found = client.get(path).body
     emit(found) if as_json else show.packet(found)
     if not as_json and not found["claims"] and not found["answer"]:
         show.line(_no_answer(found["mission"]))

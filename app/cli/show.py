@@ -310,13 +310,38 @@ def packet(found: dict[str, Any]) -> None:
         out.print(f"[bold]{number}.[/bold] {escape(claim['text'])}")
         for citation in claim["citations"][:SHOWN_CITATIONS]:
             mark = "[green]✓[/green]" if citation["verified"] else "[red]✗ not verified[/red]"
-            quoted = " ".join(citation["quote"].split())
-            quoted = quoted if len(quoted) <= SHORT_QUOTE else quoted[: SHORT_QUOTE - 1] + "…"
+            quoted = short(citation["quote"])
             place = f"{citation['document']}:{citation['start']}-{citation['end']}"
             out.print(Padding(f"{mark} [cyan]{escape(place)}[/cyan] [dim]“{escape(quoted)}”[/dim]", (0, 0, 0, 3)))
+        if claim.get("trust") == "untrusted":
+            out.print("   [red]stands on an untrusted source[/red]")
         if more := claim["citations"][SHOWN_CITATIONS:]:
             proved = sum(bool(citation["verified"]) for citation in more)
             out.print(f"   [dim]and {len(more)} more, {proved} of them verified[/dim]")
+    for one in (found["review"] or {}).get("contradictions") or []:
+        out.print(f"[red]contradiction[/red] {escape(one['one']['value'])} or {escape(one['other']['value'])}?")
+        for side in (one["one"], one["other"]):
+            place = f"{side['document']}:{side['start']}-{side['end']}"
+            out.print(
+                Padding(f"[cyan]{escape(place)}[/cyan] [dim]“{escape(short(side['quote']))}”[/dim]", (0, 0, 0, 3))
+            )
+
+
+def short(quote: str) -> str:
+    words = " ".join(quote.split())
+    return words if len(words) <= SHORT_QUOTE else words[: SHORT_QUOTE - 1] + "…"
+
+
+def trust(found: dict[str, Any], history: bool) -> None:
+    """A workspace's rules of trust in the order in which they are asked."""
+    for one in [found, *(found.get("history", []) if history else [])]:
+        since = f", since {one['created_at']} by {one['created_by']}" if one["created_at"] else ""
+        out.print(f"[bold]Version {one['version']}[/bold]{escape(since)}")
+        table = rows("of", "pattern", "trust")
+        for rule in one["rules"]:
+            table.add_row(rule["of"], escape(rule["pattern"]), rule["trust"])
+        table.add_row("[dim]everything else[/dim]", "", "normal")
+        out.print(table)
 
 
 def target(payload: dict[str, Any]) -> str:

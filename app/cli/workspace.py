@@ -1,11 +1,13 @@
 """`mission-root workspace …`: documents in."""
 
+import json
 import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -30,6 +32,8 @@ MEDIA_TYPES = {
     ".pdf": "application/pdf",
 }
 TAKEN = ", ".join(sorted(MEDIA_TYPES))
+LEVELS = ("authoritative", "normal", "untrusted")
+FIRST = datetime(2000, 1, 1, tzinfo=UTC).timestamp()  # older files count as from then
 AT_ONCE = 4
 TRIES = 5  # of one document, while the root says it is busy
 
@@ -74,6 +78,57 @@ def ingest(
     emit({"workspace": workspace, **done.summary()}) if as_json else show.ingested(workspace, done.summary())
     if not done.counts:
         raise Failed(f"No document of {path} was stored.", 1)
+
+
+@app.command()
+def trust(
+    workspace: Annotated[str, typer.Argument(help="The workspace's name.")] = "default",
+    rules: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RULE]...",
+            help="PATTERN=CLASS, or records:PATTERN=CLASS; CLASS is authoritative, normal or untrusted. They replace all there are.",
+        ),
+    ] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="Take all rules away: everything is normal again.")] = False,
+    history: Annotated[bool, typer.Option("--history", help="Show earlier versions, too.")] = False,
+    url: Url = "",
+    api_key: ApiKey = "",
+    as_json: AsJson = False,
+) -> None:
+    """How far the workspace's documents, and the records its missions read, are trusted; with RULEs, say it anew.
+
+    The first rule that fits counts: `policies/**=authoritative wiki/**=untrusted records:sample_crm/**=authoritative`.
+    Changing takes the role product_owner or admin.
+    """
+    path = f"/v1/workspaces/{segment(workspace)}/trust"
+    said = {"rules": [rule(text) for text in rules or []]}
+    with Client(url, api_key) as client:
+        try:
+            found, seen = (answer := client.get(path)).body, answer.etag
+        except Failed as missing:
+            if missing.exit_code != 3 or not (rules or clear):
+                raise
+            found, seen = {}, ""
+        if rules or clear:
+            headers = {"If-Match": seen, "Content-Type": "application/json"}
+            found = client.call("PUT", path, json.dumps(said).encode(), headers).body
+    emit(found) if as_json else show.trust(found, history)
+
+
+def rule(text: str) -> dict[str, str]:
+    pattern, equals, level = text.rpartition("=")
+    if not equals or level not in LEVELS:
+        raise Failed(f"{text} is no rule; one looks like policies/**=authoritative ({', '.join(LEVELS)}).", 2)
+    of, colon, rest = pattern.partition(":")
+    known = colon and of in ("documents", "records")
+    return {"of": of if known else "documents", "pattern": rest if known else pattern, "trust": level}
+
+
+def changed(file: Path) -> str:
+    """When the file system says that a file was last changed. Of a fresh checkout that is young; the root takes no younger
+    word than a document's own."""
+    return datetime.fromtimestamp(max(file.stat().st_mtime, FIRST), UTC).isoformat()
 
 
 def documents(path: Path) -> Iterator[tuple[str, Path]]:
@@ -132,7 +187,8 @@ def _put(client: Client, workspace: str, name: str, file: Path) -> str:
     for tries_left in reversed(range(TRIES)):
         try:
             path = f"/v1/workspaces/{segment(workspace)}/documents"
-            answer = client.call("PUT", path, file.read_bytes(), kind, {"path": name})
+            asked = {"path": name, "written_at": changed(file)}
+            answer = client.call("PUT", path, file.read_bytes(), kind, asked)
             return str(answer.body["outcome"])
         except Failed as failed:
             if failed.exit_code != 7 or failed.document is None or not tries_left:

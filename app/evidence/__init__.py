@@ -1,6 +1,7 @@
-"""The root's own look at the evidence: every citation against the stored bytes, and the review packet it leaves."""
+"""The root's own look at the evidence: every citation against the stored bytes, how old and how far trusted the sources are,
+where they contradict each other, and the review packet it leaves."""
 
 from app.evidence.check import Checked, check
-from app.evidence.review import Material, Proposal, Review, material, review
+from app.evidence.review import Material, Proposal, Review, compare, material, review
 
-__all__ = ["Checked", "Material", "Proposal", "Review", "check", "material", "review"]
+__all__ = ["Checked", "Material", "Proposal", "Review", "check", "compare", "material", "review"]

@@ -1,8 +1,11 @@
 """The one explicit review pass: what the colony says, held against what the root stored."""
 
+import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
 from typing import Any, Literal
 from uuid import UUID
 
@@ -10,16 +13,22 @@ from app import artifacts
 from app.artifacts import Artifact
 from app.caller import Caller
 from app.clock import now
-from app.db import ReadSession
+from app.db import Database, ReadSession
 from app.evidence.check import check, finding
+from app.evidence.contradictions import Place
+from app.evidence.sources import Shown, Source, age, by_place, contradictions, shown_to, uncited
 from app.missions import Held, Mission
 from app.missions.types import shipped
+from app.workspaces import LEVELS, lowest
 from colony_client.artifacts import (
     MAX_CLAIMS,
+    MAX_SOURCES,
     AggregationPacket,
     Citation,
     Claim,
+    Contradiction,
     Producer,
+    ReviewedClaim,
     ReviewPacket,
     WorkerResult,
     WritebackProposal,
@@ -27,7 +36,8 @@ from colony_client.artifacts import (
 
 MAX_PROBLEMS = 500
 MAX_NOTE = 2000
-SAID = """SELECT s.tenant AS of_tenant, s.mission AS of_mission, s.attempt AS of_attempt, s.mission_type, s.min_coverage,
+SHOWN_EACH = 5  # of what one part of the minimum misses
+SAID = """SELECT s.tenant AS of_tenant, s.mission AS of_mission, s.attempt AS of_attempt, s.mission_type, s.minimum,
           (s.artifact).* FROM said_of_missions($1, $2) s"""
 ARTIFACT = tuple(Artifact.__dataclass_fields__)
 
@@ -43,7 +53,7 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Review:
-    """What review found. passed: the supported share of claims reaches the mission type's minimum."""
+    """What review found. passed: everything that the mission type's minimum asks for is there."""
 
     passed: bool
     answer_status: Literal["answered", "not_found"]
@@ -57,18 +67,34 @@ class Material:
 
     tenant: UUID
     attempt: int
-    minimum: float
+    minimum: dict[str, Any]
     claims: list[Claim] = field(default_factory=list)
     status: Literal["answered", "not_found"] = "not_found"
     lead_citations: list[Citation] = field(default_factory=list)
     proposals: list[tuple[Artifact, WritebackProposal]] = field(default_factory=list)
     stored: dict[str, bytes] = field(default_factory=dict)
-    shown: set[tuple[str, str]] = field(default_factory=set)
+    shown: Shown = field(default_factory=dict)
+    contradictions: list[Contradiction] = field(default_factory=list)
+    left_uncompared: int = 0
 
     def cited(self) -> list[Citation]:
         of_claims = [citation for claim in self.claims[:MAX_CLAIMS] for citation in claim.citations]
         of_proposals = [citation for _, proposal in self.proposals for citation in proposal.evidence]
         return of_claims + self.lead_citations + of_proposals
+
+    def holds(self, citation: Citation) -> bool:
+        return finding(citation, self.stored, self.shown.keys()) is None
+
+    @cached_property
+    def spans(self) -> dict[Place, list[tuple[int, int, str | None]]]:
+        """Where what is said cites what, as far as it holds, each span with the claim that cites it."""
+        said = [(citation, claim.id) for claim in self.claims[:MAX_CLAIMS] for citation in claim.citations]
+        others = [*self.lead_citations, *(one for _, proposal in self.proposals for one in proposal.evidence)]
+        return by_place(
+            ((citation.source, citation.document), citation.start, citation.end, claim)
+            for citation, claim in [*said, *((citation, None) for citation in others)]
+            if self.holds(citation)
+        )
 
 
 async def material(session: ReadSession, wanted: Sequence[tuple[UUID, UUID]]) -> dict[UUID, Material]:
@@ -84,20 +110,29 @@ async def material(session: ReadSession, wanted: Sequence[tuple[UUID, UUID]]) ->
     for tenant, cited_by in citing.items():
         await session.enter(tenant)
         stored = await stored_sources(session, (citation for cited in cited_by.values() for citation in cited))
+        shown = await shown_to(session, list(cited_by))
         for mission in cited_by:
-            readings = await artifacts.readings(session, mission)
             found[mission].stored = stored
-            found[mission].shown = {(row.source_sha256.hex(), row.document) for row in readings}
+            found[mission].shown = shown.get(mission, {})
     return found
+
+
+async def compare(database: Database, found: Iterable[Material]) -> None:
+    """Notes where the sources of each mission contradict each other; the texts of one are in memory at a time."""
+    for one in found:
+        if len(one.shown) > 1 and (spans := one.spans):
+            async with database.read() as session:
+                await session.enter(one.tenant)
+                others = await uncited(session, one.shown, spans)
+            one.contradictions, one.left_uncompared = await contradictions(one.shown, spans, one.stored, others)
 
 
 def heard(rows: Sequence[Any]) -> Material:
     """What a mission's rows of SAID say: of the aggregation packet, or of the worker results when there is none."""
-    first, minimum = rows[0], rows[0]["min_coverage"]
-    if minimum is None:
-        kind = shipped().get(first["mission_type"])
-        minimum = kind.review["min_coverage"] if kind else 1.0
-    material = Material(first["of_tenant"], first["of_attempt"], float(minimum))
+    first, own = rows[0], rows[0]["minimum"]
+    kind = shipped().get(first["mission_type"])
+    minimum = json.loads(own) if own is not None else kind.review if kind else {"min_coverage": 1.0}
+    material = Material(first["of_tenant"], first["of_attempt"], minimum)
     made: dict[str, list[Artifact]] = defaultdict(list)
     for row in rows:
         if row["id"] is not None:
@@ -120,7 +155,7 @@ def heard(rows: Sequence[Any]) -> Material:
 
 def review(held: Held, caller: Caller, mission: Mission, material: Material) -> Review:
     """Checks every claim and proposal of a held mission's current attempt and stores the root's review_packet."""
-    said, stored, shown = material.claims, material.stored, material.shown
+    said, stored, shown, at = material.claims, material.stored, material.shown.keys(), now()
     claims = said[:MAX_CLAIMS]
     checked = [check(claim, stored, shown) for claim in claims]
     problems = [problem for one in checked for problem in one.problems]
@@ -138,19 +173,27 @@ def review(held: Held, caller: Caller, mission: Mission, material: Material) -> 
         problems.insert(0, f"only {MAX_CLAIMS} of {len(said)} claims fit one review")
 
     coverage = sum(one.reviewed.supported for one in checked) / len(said) if said else 1.0
-    passed = coverage >= material.minimum and not unfounded
+    sources = [material.shown[place] for place in sorted(material.spans)] if shown else []
+    missed = missing(material, sources, at)
+    problems = [*missed.values(), *problems]
+    passed = coverage >= material.minimum["min_coverage"] and not unfounded and not missed
     packet = ReviewPacket(
         mission_id=mission.id,
         tenant_id=caller.tenant,
         actor_id=mission.requested_by,
-        created_at=now(),
+        created_at=at,
         producer=Producer(name="root", version="1"),
         reviewer="root",
         verdict="passed" if passed else "failed",
-        claims=[one.reviewed for one in checked],
+        claims=[weighed(one.reviewed, material.shown, at) for one in checked],
         coverage=coverage,
         problems=[problem[:MAX_NOTE] for problem in problems[:MAX_PROBLEMS]],
-        minimum={"min_coverage": material.minimum},
+        minimum=material.minimum,
+        sources=[source.reviewed(at) for source in sources[:MAX_SOURCES]],
+        age=age(sources, at),
+        trust=lowest(source.trust for source in sources),
+        contradictions=material.contradictions,
+        left_uncompared=material.left_uncompared,
     )
     kept = held.store(caller, mission.id, mission.attempt, artifacts.made(packet))
     held.tell(
@@ -161,9 +204,45 @@ def review(held: Held, caller: Caller, mission: Mission, material: Material) -> 
         coverage=coverage,
         claims=len(said),
         problems=len(packet.problems),
+        sources=len(sources),
+        contradictions=len(material.contradictions),
+        missed=sorted(missed),
         review_packet=kept.id,
     )
     return Review(passed, material.status, coverage, judged)
+
+
+def missing(material: Material, sources: Sequence[Source], at: datetime) -> dict[str, str]:
+    """What of the type's minimum is not there, besides coverage: a sentence by its name."""
+    minimum, missed = material.minimum, dict[str, str]()
+    if (most := minimum.get("max_source_age_days")) is not None:
+        old = [source for source in sources if source.age_days(at) > most]
+        missed |= told("max_source_age_days", most, [f"{source.document} was {source.aged()}" for source in old])
+    if (least := minimum.get("min_trust")) is not None:
+        low = [source for source in sources if LEVELS.index(source.trust) < LEVELS.index(least)]
+        missed |= told("min_trust", least, [f"{source.document} is {source.trust}" for source in low])
+    if minimum.get("contradictions") == "fail" and (found := material.contradictions):
+        missed |= told("contradictions", "fail", [f"{one.one.document} and {one.other.document}" for one in found])
+    if (count := minimum.get("min_sources")) is not None and material.status == "answered":
+        rests_on = {source.source for source in sources}
+        if len(rests_on) < count:
+            missed |= told("min_sources", count, [f"the answer rests on {len(rests_on)}"])
+    return missed
+
+
+def told(name: str, asked: object, found: Sequence[str]) -> dict[str, str]:
+    asked = f"{asked:g}" if isinstance(asked, float) else asked
+    more = f" and {len(found) - SHOWN_EACH} more" if len(found) > SHOWN_EACH else ""
+    return {name: f"minimum {name} {asked}: {'; '.join(found[:SHOWN_EACH])}{more}"} if found else {}
+
+
+def weighed(claim: ReviewedClaim, shown: Shown, at: datetime) -> ReviewedClaim:
+    """A claim with the age and the least trust of what it stands on."""
+    places = {(one.citation.source, one.citation.document) for one in claim.citations if one.verified}
+    if not places:
+        return claim
+    sources = [shown[place] for place in sorted(places)]
+    return claim.model_copy(update={"age": age(sources, at), "trust": lowest(source.trust for source in sources)})
 
 
 async def stored_sources(session: ReadSession, citations: Iterable[Citation]) -> dict[str, bytes]:
@@ -171,7 +250,7 @@ async def stored_sources(session: ReadSession, citations: Iterable[Citation]) ->
     return {digest.hex(): data for digest, data in found.items()}
 
 
-def weakness(proposal: WritebackProposal, stored: dict[str, bytes], shown: set[tuple[str, str]]) -> str | None:
+def weakness(proposal: WritebackProposal, stored: Mapping[str, bytes], shown: Set[Place]) -> str | None:
     """Why a proposal must not be put before a human."""
     if not proposal.evidence:
         return "it cites no evidence"

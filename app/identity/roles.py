@@ -23,6 +23,8 @@ ACTIONS: dict[str, frozenset[str]] = {
     "mission_types.write": frozenset({PRODUCT_OWNER}),
     "workspaces.read": READERS,
     "workspaces.write": frozenset({SUBMITTER, OPERATOR, PRODUCT_OWNER}),
+    # What counts as authoritative is said by whoever says what a mission has to reach, not by whoever uploads.
+    "workspaces.trust": frozenset({PRODUCT_OWNER, ADMIN}),
     "events.read": READERS,
     "ledger.read": READERS,
     "ledger.verify": READERS,

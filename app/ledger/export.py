@@ -17,7 +17,7 @@ from sqlalchemy import text
 
 from app.db import ReadSession
 from app.errors import Problem
-from app.ledger.anchors import AT, UP_TO, Anchor, place, stated, statements, stored
+from app.ledger.anchors import AT, UP_TO, Anchor, place, slot, stated, statements, stored
 from app.ledger.keys import Keyring
 from app.ledger.merkle import Tree, leaf_hash
 from app.ledger.queries import START, Position
@@ -36,6 +36,10 @@ FACTS = text("""
   WHERE tenant = :tenant AND (CAST(:subject AS uuid) IS NULL OR subject = :subject)
     AND (xid, id) > (CAST(CAST(:xid AS text) AS xid8), :id) AND (xid, id) <= (CAST(CAST(:to_xid AS text) AS xid8), :to_id)
   ORDER BY ledger.xid, ledger.id LIMIT :limit""")
+# The facts of anchors that came after a position: one of the first of them covers it.
+ANCHORED = text("""SELECT body FROM ledger
+  WHERE tenant = :tenant AND subject = :tenant AND type = 'ledger.anchored' AND (xid, id) > (CAST(CAST(:xid AS text) AS xid8), :id)
+  ORDER BY ledger.xid, ledger.id LIMIT 20""")
 NEWEST = text("""SELECT concat(xid::text, '-', id) FROM ledger
   WHERE tenant = :tenant AND xid < pg_snapshot_xmin(pg_current_snapshot()) ORDER BY ledger.xid DESC, ledger.id DESC LIMIT 1""")
 
@@ -69,6 +73,19 @@ async def newest(reading: Reading, tenant: UUID, store: Store | None) -> Anchor 
     async for _, anchor in stored(store, tenant, max(number - 1, 0) if isinstance(number, int) else 0):
         found = anchor
     return found
+
+
+async def covering(reading: Reading, tenant: UUID, store: Store, upto: Position | None) -> Anchor | None:
+    """The first anchor that covers a position; the newest one where none does, or no position is given."""
+    if upto is not None:
+        async with reading() as session:
+            asked = {"tenant": tenant, "xid": str(upto.xid), "id": upto.id}
+            said = [json.loads(row.body) for row in await session.rows(ANCHORED, asked)]
+        number = next((one["number"] for one in said if (Position.parse(one["last"]) or START) >= upto), None)
+        raw = await store.get(slot(tenant, number)) if number is not None else None
+        if raw is not None and (anchor := Anchor.read(raw)) is not None and anchor.last >= upto:
+            return anchor
+    return await newest(reading, tenant, store)
 
 
 async def proofs(
@@ -169,8 +186,19 @@ def line(said: dict[str, Any]) -> bytes:
     return json.dumps(said, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
-async def prepare(reading: Reading, tenant: UUID, store: Store | None, keys: Keyring, subject: UUID | None) -> Export:
-    """Reads what an export needs from the store, and builds its tree. Raises Problem."""
+async def prepare(
+    reading: Reading,
+    tenant: UUID,
+    store: Store | None,
+    keys: Keyring,
+    subject: UUID | None,
+    upto: Position | None = None,
+) -> Export:
+    """Reads what an export needs from the store, and builds its tree. Raises Problem.
+
+    upto: no fact behind this position is told, and a subject's are proved by the first anchor that covers it, so that the
+    export stays the same while others' facts come.
+    """
     anchors: list[Anchor] = []
     successions: list[bytes] = []
     found = None
@@ -181,11 +209,11 @@ async def prepare(reading: Reading, tenant: UUID, store: Store | None, keys: Key
                 if anchor is None:
                     raise Problem("wrong_state", f"{name} in the store of anchors cannot be read: verify the ledger.")
                 anchors.append(anchor)
-        elif (newest_ := await newest(reading, tenant, store)) is not None:
+        elif (newest_ := await covering(reading, tenant, store, upto)) is not None:
             anchors = [newest_]
             found = await proofs(reading, tenant, newest_, subject)
     async with reading() as session:  # after the store: what an anchor covers is then surely there to be told
-        to = await session.scalar(NEWEST, {"tenant": tenant})
+        to = str(upto) if upto else await session.scalar(NEWEST, {"tenant": tenant})
     end = Position.parse(to) if to else None
     return Export(reading, tenant, subject, end or START, keys, successions, anchors, found)
 

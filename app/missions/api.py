@@ -38,7 +38,7 @@ from app.missions.rows import Asked
 from app.missions.tools import Tools, refuse_tools, unknown_tools
 from app.missions.types import MissionType, find_type, lock_type, put_type, types
 from app.telemetry import traceparent
-from colony_client.artifacts import ToolName, Utc
+from colony_client.artifacts import ToolName, Trust, Utc
 
 router = Routes(tags=["missions"])
 
@@ -156,6 +156,21 @@ async def get_mission(mission_id: UUID, door: Annotated[Door[ReadSession], readi
     return Reply(shown, headers={"ETag": etag(found.version)}).response()
 
 
+class Minimum(BaseModel):
+    """What a review must find; a mission that misses any of it fails with reason `review`. Left out: not asked for.
+
+    min_coverage: the share of claims that stored bytes support. max_source_age_days and min_trust: of every source that is
+    cited. contradictions: whether sources may contradict each other. min_sources: how many different sources an answer cites.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    min_coverage: float = Field(ge=0, le=1)
+    max_source_age_days: float | None = Field(default=None, gt=0, le=36_500)
+    min_trust: Trust | None = None
+    contradictions: Literal["allow", "fail"] | None = None
+    min_sources: int | None = Field(default=None, ge=1, le=50)
+
+
 class TypeDefinition(BaseModel):
     """A mission type without name and version."""
 
@@ -181,7 +196,7 @@ class TypeDefinition(BaseModel):
     tools: list[ToolName] = Field(max_length=50)
     defaults: dict[Literal["risk_level", "sensitivity_class", "mode"], str]
     limits: dict[Literal["time_ms", "tokens", "cost_usd"], float]
-    review: dict[Literal["min_coverage"], Annotated[float, Field(ge=0, le=1)]]
+    review: Minimum
     needs: list[ToolName] = Field(
         default_factory=list, max_length=50, description="Those of its tools without which a mission is blocked."
     )
@@ -247,8 +262,12 @@ async def change_type(
         require_version(request_, known.version, type_view(known))
     check_definition(definition)
     await check_tools(door.session, request_.app.state.intake.tools, definition)
-    kind = await put_type(door.session, door.caller, name, definition.model_dump())
+    kind = await put_type(door.session, door.caller, name, said(definition))
     return Reply(type_view(kind), 200 if known else 201, {"ETag": etag(kind.version)}).response()
+
+
+def said(definition: TypeDefinition) -> dict[str, Any]:
+    return definition.model_dump() | {"review": definition.review.model_dump(exclude_none=True)}
 
 
 ALLOWED = {
@@ -283,8 +302,6 @@ def check_definition(definition: TypeDefinition) -> None:
     for limit, (least, most) in LIMITS.items():
         if not least <= limits.get(limit, 0) <= most:
             found.append({"pointer": f"/limits/{limit}", "detail": f"a number from {least} to {most}"})
-    if "min_coverage" not in definition.review:
-        found.append({"pointer": "/review/min_coverage", "detail": "a number from 0 to 1"})
     try:
         validator(json.dumps(definition.inputs_schema))
     except jsonschema_rs.ValidationError as refused:

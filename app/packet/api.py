@@ -1,25 +1,31 @@
-"""The packet as JSON for programs and as one HTML page for people."""
+"""The packet as JSON for programs, as one HTML page for people, and as one zip that proves itself."""
 
-import unicodedata
-from functools import lru_cache
-from pathlib import Path
+import asyncio
+import json
+import os
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-import jinja2
-from fastapi import Request, Response
-from fastapi.responses import HTMLResponse
+from fastapi import Query, Request, Response
+from fastapi.responses import HTMLResponse, StreamingResponse
 from pydantic import BaseModel
+from pydantic_core import to_json
 
+from app import ledger
 from app.db import ReadSession
 from app.errors import Problem
 from app.http import Door, Reply, Routes, reading
+from app.ledger.store import UNREACHABLE
+from app.packet.archive import AT_ONCE, chunks, pack
 from app.packet.assemble import assemble
+from app.packet.page import rendered
+from colony_client.artifacts import Contradiction, ReviewedSource, SourceAge, Trust
 
 router = Routes(tags=["packet"])
 CSP = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
-INVISIBLE = ("Cc", "Cf", "Co", "Cs", "Zl", "Zp")  # controls, formats, private use, surrogates, line and paragraph ends
+Format = Literal["json", "html", "zip"]
+KINDS: dict[str, Format] = {"application/json": "json", "text/html": "html", "application/zip": "zip"}
 
 
 class PacketCitation(BaseModel):
@@ -37,7 +43,26 @@ class PacketClaim(BaseModel):
     id: str
     text: str
     supported: bool
+    age: SourceAge | None
+    trust: Trust | None
     citations: list[PacketCitation]
+
+
+class PacketReview(BaseModel):
+    """What the root's review found. unsupported: the claims that no stored bytes support."""
+
+    verdict: Literal["passed", "failed"]
+    coverage: float
+    unsupported: list[str]
+    problems: list[str]
+    minimum: dict[str, Any] | None
+    sources: list[ReviewedSource] | None
+    age: SourceAge | None
+    trust: Trust | None
+    contradictions: list[Contradiction] | None
+    left_uncompared: int | None
+    artifact_id: str
+    sha256: str
 
 
 class PacketView(BaseModel):
@@ -50,7 +75,7 @@ class PacketView(BaseModel):
     sections: list[dict[str, Any]]
     leads: list[dict[str, Any]]
     not_found: list[str]
-    review: dict[str, Any] | None
+    review: PacketReview | None
     stages: list[dict[str, Any]]
     policy_decisions: list[dict[str, Any]]
     approvals: list[dict[str, Any]]
@@ -64,43 +89,65 @@ class PacketView(BaseModel):
     operation_id="getPacket",
     response_model=PacketView,
     summary="The reviewer packet",
-    responses={200: {"content": {"text/html": {"schema": {"type": "string"}}}}},
+    responses={
+        200: {
+            "content": {
+                "text/html": {"schema": {"type": "string"}},
+                "application/zip": {"schema": {"type": "string", "format": "binary"}},
+            }
+        }
+    },
 )
 async def get_packet(
-    mission_id: UUID, request: Request, door: Annotated[Door[ReadSession], reading("missions.read")]
+    mission_id: UUID,
+    request: Request,
+    door: Annotated[Door[ReadSession], reading("missions.read")],
+    format: Annotated[Format | None, Query(description="Instead of what the Accept header prefers.")] = None,
 ) -> Response:
-    """JSON by default, a self-contained page when the client accepts text/html first."""
+    """JSON by default, a self-contained page, or one zip with all that stands behind it and `verify.py`, which runs offline.
+
+    Without `format` the first of application/json, text/html and application/zip in the Accept header counts.
+    """
+    wanted = format or preferred(request.headers.get("accept", ""))
+    if wanted == "zip":
+        return await zipped(request, door, mission_id)
     packet = await assemble(door.session, mission_id)
     if packet is None:
-        raise Problem("not_found", "There is no such mission.")
-    wanted = request.headers.get("accept", "")
-    if "text/html" in wanted and "application/json" not in wanted.split("text/html")[0]:
-        page = template().render(packet=packet, flaws=flaws(packet))
+        raise no_mission()
+    if wanted == "html":
+        page = rendered(json.loads(to_json(packet)))
         return HTMLResponse(page, headers={"Content-Security-Policy": CSP, "X-Content-Type-Options": "nosniff"})
     return Reply(packet).response()
 
 
-def flaws(packet: dict[str, Any]) -> list[str]:
-    """Everything that could not be verified, in one list."""
-    return list(packet["review"]["problems"]) if packet["review"] else ["The root has not reviewed this mission."]
+def preferred(accept: str) -> Format:
+    """The format that is named first; JSON where none is."""
+    places = {found: accept.find(kind) for kind, found in KINDS.items() if kind in accept}
+    return min(places, key=lambda found: places[found], default="json")
 
 
-@lru_cache(maxsize=1)
-def template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["visible"] = visible
-    environment.filters["when"] = lambda instant: f"{instant[:10]} {instant[11:19]} UTC"
-    return environment.from_string((Path(__file__).parent / "packet.html").read_text())
+async def zipped(request: Request, door: Door[ReadSession], mission_id: UUID) -> Response:
+    """The zip, once it is whole. No transaction is open meanwhile but its own short ones."""
+    if not await ledger.known(door.session, mission_id):
+        raise no_mission()
+    await door.session.connection.close()
+    state = request.app.state
+    if not hasattr(state, "packing"):
+        state.packing = asyncio.Semaphore(AT_ONCE)
+    try:
+        async with state.packing:
+            file = await pack(state.database, door.caller.tenant, mission_id, state.anchor_store, state.anchor_keys)
+    except UNREACHABLE as away:
+        raise Problem("upstream_unavailable", "The store of anchors cannot be read.", retry_after=5) from away
+    headers = {
+        "Content-Disposition": f'attachment; filename="packet-{mission_id}.zip"',
+        "Content-Length": str(file.seek(0, os.SEEK_END)),
+        "Cache-Control": "no-store",
+        "X-Content-Type-Options": "nosniff",
+    }
+    file.seek(0)
+    return StreamingResponse(chunks(file), media_type="application/zip", headers=headers)
 
 
-def visible(text: str) -> str:
-    """Control, direction and other invisible characters as their names: evidence is shown as what it is."""
-    if text.isprintable():
-        return text
-    return "".join(f"⟨U+{ord(c):04X}⟩" if hidden(c) else c for c in text)
-
-
-def hidden(character: str) -> bool:
-    return character not in "\n\t" and unicodedata.category(character) in INVISIBLE
+def no_mission() -> Problem:
+    return Problem("not_found", "There is no such mission.")

@@ -15,6 +15,9 @@ from app.writebacks.queries import view as writeback_view
 from colony_client.artifacts import AggregationPacket, ReviewPacket
 
 MAX_FACTS = 2000
+REVIEWED = (
+    "verdict", "coverage", "problems", "minimum", "sources", "age", "trust", "contradictions", "left_uncompared",
+)  # fmt: skip
 
 
 async def assemble(session: ReadSession, mission_id: UUID) -> dict[str, Any] | None:
@@ -39,14 +42,7 @@ async def assemble(session: ReadSession, mission_id: UUID) -> dict[str, Any] | N
         "sections": [section.model_dump(mode="json") for section in aggregation.sections] if aggregation else [],
         "leads": [lead.model_dump(mode="json") for lead in aggregation.leads] if aggregation else [],
         "not_found": list(aggregation.not_found) if aggregation else [],
-        "review": {
-            "verdict": review.verdict,
-            "coverage": review.coverage,
-            "problems": review.problems,
-            "minimum": review.minimum,
-            "artifact_id": str(reviewed.id),
-            "sha256": reviewed.sha256.hex(),
-        }
+        "review": view_of(review) | {"artifact_id": str(reviewed.id), "sha256": reviewed.sha256.hex()}
         if review and reviewed
         else None,
         "stages": stages(facts),
@@ -71,6 +67,12 @@ async def assemble(session: ReadSession, mission_id: UUID) -> dict[str, Any] | N
     }
 
 
+def view_of(review: ReviewPacket) -> dict[str, Any]:
+    said = review.model_dump(mode="json", include=set(REVIEWED))
+    unsupported = [claim.claim_id for claim in review.claims if not claim.supported]
+    return {**{name: said[name] for name in REVIEWED}, "unsupported": unsupported}
+
+
 def claims(review: ReviewPacket | None, aggregation: AggregationPacket | None) -> list[dict[str, Any]]:
     """Each claim with its citations and the root's finding on each; before the review, nothing counts as verified."""
     if review is not None:
@@ -79,6 +81,8 @@ def claims(review: ReviewPacket | None, aggregation: AggregationPacket | None) -
                 "id": claim.claim_id,
                 "text": claim.text,
                 "supported": claim.supported,
+                "age": claim.age.model_dump() if claim.age else None,
+                "trust": claim.trust,
                 "citations": [
                     {**cited(one.citation), "verified": one.verified, "problem": one.problem} for one in claim.citations
                 ],
@@ -91,6 +95,8 @@ def claims(review: ReviewPacket | None, aggregation: AggregationPacket | None) -
                 "id": claim.id,
                 "text": claim.text,
                 "supported": False,
+                "age": None,
+                "trust": None,
                 "citations": [
                     {**cited(one), "verified": False, "problem": "not reviewed yet"} for one in claim.citations
                 ],

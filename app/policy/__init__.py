@@ -7,7 +7,7 @@ permits, and a forbid always wins. `decide` judges and records; `admit` does so 
 from app.policy.actions import PolicyDecision, admit, consult, count, decide, judge, refusal, renew
 from app.policy.api import router
 from app.policy.engine import PolicySet, Verdict
-from app.policy.queries import SHELF, recorded
+from app.policy.queries import SHELF, recorded, recorded_page
 
 __all__ = [
     "SHELF",
@@ -20,6 +20,7 @@ __all__ = [
     "decide",
     "judge",
     "recorded",
+    "recorded_page",
     "refusal",
     "renew",
     "router",

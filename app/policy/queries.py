@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import text
 
 from app.db import ReadSession
+from app.listing import Place, behind
 from app.policy.engine import PolicySet, Source, baseline_source, compiled
 
 NEWEST = text("""SELECT DISTINCT ON (name) name, version, change, text, retired FROM policy
@@ -25,6 +26,8 @@ MEMBERS = text("""SELECT p.name, p.version, p.text FROM policy p
                   WHERE p.tenant = :tenant""")
 OF_MISSION = text("""SELECT id, action, resource, effect, rule, policy_version, reason, inputs_sha256, obligations, at
                      FROM policy_decision WHERE tenant = :tenant AND mission = :mission ORDER BY at, id LIMIT 500""")
+WHOLE = """SELECT id, action, resource, effect, rule, policy_version, reason, inputs, inputs_sha256, obligations, at
+           FROM policy_decision WHERE tenant = :tenant AND mission = :mission"""
 LAST = text("""SELECT id, mission, action, resource, effect, rule, policy_version, obligations, inputs, at FROM policy_decision
                WHERE tenant = :tenant ORDER BY id DESC LIMIT :last""")
 
@@ -125,6 +128,12 @@ async def history(session: ReadSession, name: str) -> list[dict[str, Any]]:
 async def recorded(session: ReadSession, mission: UUID) -> list[dict[str, Any]]:
     """The policy decisions about a mission, oldest first."""
     rows = await session.rows(OF_MISSION, {"tenant": session.tenant, "mission": mission})
+    return [as_dict(row) for row in rows]
+
+
+async def recorded_page(session: ReadSession, mission: UUID, after: Place, limit: int) -> list[dict[str, Any]]:
+    """The same a page at a time, each with the inputs that it was decided by, as bytes."""
+    rows = await behind(session, WHOLE, after, limit, at="at", oldest_first=True, mission=mission)
     return [as_dict(row) for row in rows]
 
 

@@ -20,7 +20,8 @@ from app.http.idempotency import fingerprint, idempotency_key
 from app.missions import Ask, Asked, MissionView
 from app.missions.ask import BudgetAsk, Replay
 from app.missions.intake import enabled
-from app.packet.api import CSP, visible
+from app.packet.api import CSP
+from app.packet.page import visible
 from app.policy.queries import in_force
 from app.replay.diff import diff
 from app.replay.recording import Recording, record

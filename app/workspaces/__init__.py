@@ -1,7 +1,8 @@
 """Documents ingested, indexed, searched.
 
 A document is read into UTF-8 text (`source`, kept by its hash) and cut into passages: byte spans of that text under a
-heading path, found by full text search weighted by rarity. Missions search and read here; what they cite are spans.
+heading path, found by full text search weighted by rarity. Missions search and read here; what they cite are spans. How
+far a source is trusted is said by rules of the workspace.
 """
 
 from app.workspaces.actions import Ingested, document_path, ingest_document, remove_document
@@ -21,12 +22,16 @@ from app.workspaces.queries import (
     workspaces,
 )
 from app.workspaces.reading import Reading, read_document
+from app.workspaces.trust import LEVELS, Rule, Rules, lowest, read_rules, trust_rules
 
 __all__ = [
+    "LEVELS",
     "Document",
     "Found",
     "Ingested",
     "Reading",
+    "Rule",
+    "Rules",
     "Span",
     "Unreadable",
     "Workspace",
@@ -36,11 +41,14 @@ __all__ = [
     "find_workspace",
     "ingest_document",
     "kind_of",
+    "lowest",
     "paths_of",
     "read_document",
+    "read_rules",
     "read_span",
     "remove_document",
     "router",
     "search",
+    "trust_rules",
     "workspaces",
 ]

@@ -6,7 +6,9 @@ comes first and without a session; `ingest_document` then writes what was read i
 
 import re
 import unicodedata
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
@@ -21,6 +23,7 @@ from app.errors import Problem
 from app.workspaces.passages import Passage
 from app.workspaces.queries import current_document, find_workspace
 from app.workspaces.reading import Reading
+from app.workspaces.trust import Rule, Rules, put_trust, trust_rules
 
 READER = 1  # raise it when extraction or splitting changes: documents ingested again are then read again
 AT_ONCE = 2000  # passages per INSERT, so that no single statement runs for long
@@ -35,8 +38,9 @@ RETIRE = text("""UPDATE document SET state = :state, retired_at = COALESCE(retir
     AND (state = 'current' OR state = 'replaced' AND CAST(:state AS text) = 'removed')""")
 ADD_DOCUMENT = text("""
   INSERT INTO document (tenant, id, workspace, path, version, title, kind, content_sha256, source_sha256, bytes,
-    passages, reader)
-  VALUES (:tenant, :id, :workspace, :path, :version, :title, :kind, :content, :source, :bytes, :passages, :reader)""")
+    passages, reader, written_at)
+  VALUES (:tenant, :id, :workspace, :path, :version, :title, :kind, :content, :source, :bytes, :passages, :reader,
+    CASE WHEN CAST(:written AS timestamptz) > now() THEN now() ELSE CAST(:written AS timestamptz) END)""")
 ADD_PASSAGES = text("""
   INSERT INTO passage (tenant, workspace, document, ordinal, start_byte, end_byte, heading, body)
   SELECT :tenant, :workspace, :document, p.* FROM unnest(CAST(:ordinals AS int[]), CAST(:starts AS bigint[]),
@@ -67,15 +71,30 @@ def document_path(path: str) -> str:
 
 
 async def ingest_document(
-    session: WriteSession, caller: Caller, workspace_name: str, path: str, content_sha256: bytes, read: Reading
+    session: WriteSession,
+    caller: Caller,
+    workspace_name: str,
+    path: str,
+    content_sha256: bytes,
+    read: Reading,
+    written: datetime | None = None,
+    may_set_trust: bool = True,
 ) -> Ingested:
     """Makes what was read the current version of a path; the workspace is made when it is new.
 
-    content_sha256 is of the bytes it was read from; the same bytes again change nothing. Records `workspace.created`
-    and `document.added` or `document.updated`.
+    content_sha256 is of the bytes it was read from; the same bytes again change nothing. written: when it was last changed,
+    as whoever brings it says; of this and the document's own word the older counts. Records `workspace.created` and
+    `document.added` or `document.updated`. Raises Problem forbidden for a path that counts as authoritative when the
+    caller may not say what does.
     """
     workspace = await _workspace(session, caller, workspace_name)
     await session.execute(ONE_AT_A_TIME, {"workspace": workspace})
+    if not may_set_trust and (await trust_rules(session, workspace)).trust_of("documents", path) == "authoritative":
+        raise Problem(
+            "forbidden",
+            f"What is written to {path} counts as authoritative in this workspace; that takes the action workspaces.trust.",
+            action="workspaces.trust",
+        )
     known = await current_document(session, workspace, path)
     if known and known.content_sha256 == content_sha256 and known.reader == READER:
         return Ingested("unchanged", workspace, known.id, known.version, known.source_sha256, known.passages)
@@ -84,6 +103,7 @@ async def ingest_document(
         await session.execute(DROP_PASSAGES, {"tenant": caller.tenant, "document": known.id})
         await session.execute(RETIRE, {**place, "state": "replaced"})
     source, passages = read.source, read.passages
+    dated = [moment for moment in (written, read.written) if moment]
     digest = await keep_blob(session, caller.tenant, source)
     document, version = new_id(), await session.scalar(NEXT_VERSION, place)
     await session.execute(
@@ -99,6 +119,7 @@ async def ingest_document(
             "bytes": len(source),
             "passages": len(passages),
             "reader": READER,
+            "written": min(dated) if dated else None,
         },
     )
     await _add_passages(session, caller.tenant, workspace, document, passages)
@@ -143,6 +164,19 @@ async def remove_document(session: WriteSession, caller: Caller, workspace_name:
         version=known.version,
     )
     return True
+
+
+async def class_sources(
+    session: WriteSession, caller: Caller, workspace_name: str, rules: Sequence[Rule], seen: Callable[[Rules], None]
+) -> Rules:
+    """Replaces a workspace's rules of trust, one change at a time; the workspace is made when it is new.
+
+    seen is shown the rules in force first, and may refuse to go on.
+    """
+    workspace = await _workspace(session, caller, workspace_name)
+    await session.execute(ONE_AT_A_TIME, {"workspace": workspace})
+    seen(await trust_rules(session, workspace))
+    return await put_trust(session, caller, workspace, rules)
 
 
 async def _workspace(session: WriteSession, caller: Caller, name: str) -> UUID:

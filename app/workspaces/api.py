@@ -6,23 +6,48 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import Path, Query, Request, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.caller import Caller
 from app.canonical import sha256
 from app.clock import iso
 from app.db import ReadSession, WriteSession
 from app.errors import Problem
-from app.http import Cursor, Door, Limit, Page, Reply, Routes, paged, read_body, reading, writing
+from app.http import (
+    Cursor,
+    Door,
+    Limit,
+    Page,
+    Reply,
+    Routes,
+    etag,
+    paged,
+    read_body,
+    reading,
+    require_version,
+    writing,
+)
 from app.http.doors import Bearer, admit, mark
-from app.workspaces.actions import READER, Ingested, document_path, ingest_document, remove_document
+from app.workspaces.actions import (
+    READER,
+    Ingested,
+    class_sources,
+    document_path,
+    ingest_document,
+    remove_document,
+)
 from app.workspaces.extract import Unreadable
 from app.workspaces.queries import Document, Workspace, current_document, documents, find_workspace, workspaces
 from app.workspaces.reading import read_document
+from app.workspaces.trust import Of, Rule, Rules, trust_history, trust_rules
+from colony_client.artifacts import Trust, Utc
 
 router = Routes(tags=["workspaces"])
 
 Name = Annotated[str, Path(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$", description="The workspace's name.")]
+_LETTERS = r"[^/*\x00-\x1f\x7f-\x9f]+"
+_PART = rf"(?:\*\*?|\*?{_LETTERS}(?:\*{_LETTERS})*\*?)"  # ** stands alone between slashes
+PATTERN = rf"^{_PART}(?:/{_PART})*$"
 DocumentPath = Annotated[
     str, Query(min_length=1, max_length=500, description="Where the document stands in the workspace.")
 ]
@@ -52,6 +77,51 @@ class DocumentView(BaseModel):
     bytes: int
     passages: int
     ingested_at: str
+    written_at: str | None
+    trust: Trust
+
+
+class TrustRule(BaseModel):
+    """Documents by path, or records by connector/kind/id. `*` stays within one part of a path, `**` is any number of parts."""
+
+    model_config = ConfigDict(extra="forbid")
+    of: Of = "documents"
+    pattern: str = Field(min_length=1, max_length=200, pattern=PATTERN, examples=["policies/**"])
+    trust: Trust
+
+
+class TrustAsk(BaseModel):
+    """All rules of a workspace, in order: the first that fits counts."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "rules": [
+                        {"of": "documents", "pattern": "policies/**", "trust": "authoritative"},
+                        {"of": "documents", "pattern": "wiki/**", "trust": "untrusted"},
+                        {"of": "records", "pattern": "sample_crm/**", "trust": "authoritative"},
+                    ]
+                }
+            ]
+        },
+    )
+    rules: list[TrustRule] = Field(max_length=100)
+
+
+class TrustVersion(BaseModel):
+    version: int
+    rules: list[TrustRule]
+    created_by: UUID | None
+    created_at: str | None
+
+
+class TrustView(TrustVersion):
+    """The rules in force and the newest 200 versions before them; version 0 has none, and everything is `normal`."""
+
+    workspace: str
+    history: list[TrustVersion]
 
 
 class IngestedView(BaseModel):
@@ -77,7 +147,7 @@ def workspace_view(found: Workspace) -> dict[str, Any]:
     }
 
 
-def document_view(found: Document) -> dict[str, Any]:
+def document_view(rules: Rules, found: Document) -> dict[str, Any]:
     return {
         "id": found.id,
         "document": found.path,
@@ -89,6 +159,17 @@ def document_view(found: Document) -> dict[str, Any]:
         "bytes": found.bytes,
         "passages": found.passages,
         "ingested_at": iso(found.ingested_at),
+        "written_at": iso(found.written_at) if found.written_at else None,
+        "trust": rules.trust_of("documents", found.path),
+    }
+
+
+def version_view(found: Rules) -> dict[str, Any]:
+    return {
+        "version": found.version,
+        "rules": [{"of": rule.of, "pattern": rule.pattern, "trust": rule.trust} for rule in found.rules],
+        "created_by": found.created_by,
+        "created_at": iso(found.created_at) if found.created_at else None,
     }
 
 
@@ -122,7 +203,47 @@ async def list_documents(
     if workspace is None:
         raise Problem("not_found", "There is no such workspace.")
     found = partial(documents, door.session, workspace)
-    return await paged(request, f"documents:{workspace}", limit, cursor, found, document_view, by=["path"])
+    view = partial(document_view, await trust_rules(door.session, workspace))
+    return await paged(request, f"documents:{workspace}", limit, cursor, found, view, by=["path"])
+
+
+@router.get(
+    "/v1/workspaces/{name}/trust",
+    operation_id="getTrust",
+    response_model=TrustView,
+    summary="How far sources are trusted",
+)
+async def get_trust(name: Name, door: Annotated[Door[ReadSession], reading("workspaces.read")]) -> Response:
+    """The rules by which a workspace's documents, and the records its missions read, are classed. The ETag is for a change."""
+    workspace = await find_workspace(door.session, name)
+    if workspace is None:
+        raise Problem("not_found", "There is no such workspace.")
+    versions = await trust_history(door.session, workspace) or [Rules()]
+    body = {"workspace": name, **version_view(versions[0]), "history": [version_view(one) for one in versions[1:]]}
+    return Reply(body, headers={"ETag": etag(versions[0].version)}).response()
+
+
+@router.put(
+    "/v1/workspaces/{name}/trust",
+    operation_id="putTrust",
+    response_model=TrustVersion,
+    summary="Say how far sources are trusted",
+)
+async def put_trust(
+    name: Name, ask: TrustAsk, request: Request, door: Annotated[Door[WriteSession], writing("workspaces.trust")]
+) -> Response:
+    """Replaces all rules by a new version. Reviews from now on go by it; what was reviewed before keeps what it says.
+
+    The workspace is made when it is new. Changing rules that are there needs If-Match.
+    """
+
+    def seen(present: Rules) -> None:
+        if present.version or "if-match" in request.headers:
+            require_version(request, present.version, version_view(present))
+
+    rules = [Rule(one.of, one.pattern, one.trust) for one in ask.rules]
+    made = await class_sources(door.session, door.caller, name, rules, seen)
+    return Reply(version_view(made), headers={"ETag": etag(made.version)}).response()
 
 
 async def admitted(request: Request, bearer: Bearer) -> AsyncIterator[Caller]:
@@ -150,11 +271,16 @@ UPLOAD: dict[str, Any] = {
     responses={201: {"model": IngestedView, "description": "The document was not there before."}},
 )
 async def put_document(
-    name: Name, path: DocumentPath, request: Request, caller: Annotated[Caller, mark(admitted, "workspaces.write")]
+    name: Name,
+    path: DocumentPath,
+    request: Request,
+    caller: Annotated[Caller, mark(admitted, "workspaces.write")],
+    written_at: Annotated[Utc | None, Query(description="When it was last changed, as far as you know.")] = None,
 ) -> Response:
     """Reads Markdown, reStructuredText, text, HTML or PDF, recognised by the path's suffix, and makes it searchable.
 
-    The workspace is made when it is new. The same bytes again change nothing.
+    The workspace is made when it is new. The same bytes again change nothing. Of written_at and what the document says of
+    itself the older counts.
     """
     path, state = document_path(path), request.app.state
     data = await read_body(request, state.settings.max_document_bytes)
@@ -168,7 +294,8 @@ async def put_document(
             raise Problem(code, read.detail, errors=[{"parameter": "path", "detail": read.detail}], reason=read.code)
         async with state.database.write() as session:
             await session.enter(caller.tenant)
-            done = await ingest_document(session, caller, name, path, sha256(data), read)
+            owns = state.allow("workspaces.trust", caller)
+            done = await ingest_document(session, caller, name, path, sha256(data), read, written_at, owns)
     return Reply(
         {
             "outcome": done.outcome,

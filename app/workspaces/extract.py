@@ -8,10 +8,12 @@ the remedy; nothing in here raises on bad input.
 
 import re
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import PurePosixPath
 
 from app.workspaces.html import markdown_of
 from app.workspaces.structure import Kind
+from app.workspaces.written import own_word, pdf_date
 
 LARGEST_DOCUMENT = 25 * 1024 * 1024  # bytes, as uploaded and as extracted
 
@@ -36,6 +38,7 @@ class Extracted:
     title: str  # as the file itself declares it (HTML, PDF); otherwise empty
     kind: Kind
     source: bytes  # UTF-8; spans of passages and citations count in these bytes
+    written: datetime | None = None  # when it was last changed, by its own word
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +78,13 @@ def _read_text(path: str, data: bytes, kind: Kind) -> Extracted | Unreadable:
     text = _decoded(data, kind)
     if text is None or _is_binary(text):
         return Unreadable("not_text", f"{path} is not text in a known encoding; save it as UTF-8 and upload it again.")
-    title = ""
+    title, written = "", own_word(kind, text.encode()) if kind != "text" else None
     if kind == "html":
         text, title = markdown_of(text)
     source = text.encode()  # for text that came as UTF-8: the very bytes it came in
     if kind == "text":
         kind = _disguised(text)
-    return Extracted(_short(title), kind, source)
+    return Extracted(_short(title), kind, source, written)
 
 
 # Encodings of the web only: Python knows others that take hours or make no text.
@@ -148,10 +151,10 @@ def _read_pdf(path: str, data: bytes) -> Extracted | Unreadable:
     from app.workspaces.pdf import Refused, pages_of
 
     try:
-        text, title = pages_of(data, LARGEST_DOCUMENT)
+        text, title, changed = pages_of(data, LARGEST_DOCUMENT)
     except Refused as refused:
         return Unreadable(refused.code, f"{path} {refused}.")
-    return Extracted(_short(title), "pdf", text.encode())
+    return Extracted(_short(title), "pdf", text.encode(), pdf_date(changed))
 
 
 def _short(title: str) -> str:

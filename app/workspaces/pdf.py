@@ -26,15 +26,17 @@ class Refused(Exception):
         self.code = code
 
 
-def pages_of(data: bytes, most_text: int) -> tuple[str, str]:
-    """Text and title of a PDF; the title may be empty. Raises Refused."""
+def pages_of(data: bytes, most_text: int) -> tuple[str, str, str]:
+    """Text, title and date (as PDF writes it) of a PDF; title and date may be empty. Raises Refused."""
     try:
         reader = PdfReader(io.BytesIO(data))
         if reader.is_encrypted and not reader.decrypt(""):
             raise Refused("encrypted", "is protected by a password; upload a copy without one")
         if len(reader.pages) > MOST_PAGES:
             raise Refused("too_many_pages", f"has more than {MOST_PAGES} pages; split it into several documents")
-        title = str(reader.metadata.title or "") if reader.metadata else ""
+        about = reader.metadata
+        title = str(about.title or "") if about else ""
+        changed = str(about.get("/ModDate") or about.get("/CreationDate") or "") if about else ""
         pages: list[str] = []
         for page in reader.pages:
             pages.append(page_text(page.extract_text()))
@@ -57,7 +59,7 @@ def pages_of(data: bytes, most_text: int) -> tuple[str, str]:
         raise Refused(
             "malformed", "could not be read as a PDF; print it to a new PDF or convert it to text"
         ) from broken
-    return "\n\f\n".join(pages), _CONTROL.sub("", title)
+    return "\n\f\n".join(pages), _CONTROL.sub("", title), changed[:40]
 
 
 def page_text(page: str) -> str:

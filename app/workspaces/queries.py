@@ -20,9 +20,7 @@ WORKSPACES = text("""
          COALESCE(sum(d.passages), 0)::bigint AS passages
   FROM workspace w LEFT JOIN document d ON d.tenant = w.tenant AND d.workspace = w.id AND d.state = 'current'
   WHERE w.tenant = :tenant AND w.name > :after GROUP BY w.id, w.name, w.created_at ORDER BY w.name LIMIT :limit""")
-COLUMNS = (
-    "id, workspace, path, version, title, kind, content_sha256, source_sha256, bytes, passages, reader, ingested_at"
-)
+COLUMNS = "id, workspace, path, version, title, kind, content_sha256, source_sha256, bytes, passages, reader, ingested_at, written_at"
 CURRENT = text(f"""SELECT {COLUMNS} FROM document
   WHERE tenant = :tenant AND workspace = :workspace AND path = :path AND state = 'current'""")  # noqa: S608
 DOCUMENTS = text(f"""SELECT {COLUMNS} FROM document
@@ -67,6 +65,7 @@ class Document:
     passages: int
     reader: int
     ingested_at: datetime
+    written_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 
 from app.workspaces.extract import Unreadable, extract, kind_of
@@ -34,12 +35,13 @@ _idle: "list[_Reader]" = []
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a document says: its text (UTF-8; what is cited) and the passages it is searched by."""
+    """What a document says: its text (UTF-8; what is cited), the passages it is searched by, and when it says it was changed."""
 
     title: str
     kind: Kind
     source: bytes
     passages: list[Passage]
+    written: datetime | None = None
 
 
 async def read_document(path: str, data: bytes) -> Reading | Unreadable:
@@ -67,7 +69,7 @@ def read_here(path: str, data: bytes) -> Reading | Unreadable:
     title = extracted.title or next(headings, "") or PurePosixPath(path).stem
     # A passage above the first heading is found, and shown, by the document's title.
     passages = [passage if passage.heading else replace(passage, heading=title) for passage in passages]
-    return Reading(title, extracted.kind, extracted.source, passages)
+    return Reading(title, extracted.kind, extracted.source, passages, extracted.written)
 
 
 # The package's own door would load the web framework and the database driver, which no reader needs.
@@ -116,7 +118,8 @@ class _Reader:
             Passage(ordinal, start, end, heading, source[start:end].decode())
             for ordinal, (start, end, heading) in enumerate(head["passages"])
         ]
-        return Reading(head["title"], head["kind"], source, passages)
+        written = datetime.fromisoformat(head["written"]) if head["written"] else None
+        return Reading(head["title"], head["kind"], source, passages, written)
 
     def end(self) -> None:
         process, self.process = self.process, None
@@ -164,5 +167,6 @@ def main() -> None:
         else:
             spans = [(passage.start, passage.end, passage.heading) for passage in read.passages]
             answer |= {"title": read.title, "kind": read.kind, "passages": spans, "size": len(read.source)}
+            answer["written"] = read.written.isoformat() if read.written else None
             sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n" + read.source)
         sys.stdout.buffer.flush()

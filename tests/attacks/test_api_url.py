@@ -47,6 +47,7 @@ WRITABLE = {
     "webhook_secret": "sealed; signs what is sent out",
     "work": "the worker's rows; the executor's are behind a policy of their own",
     "workspace": "names",
+    "workspace_trust": "which sources a review believes; a change is for a human to judge all the same",
     "writeback": "a proposal: nothing happens until an approval of it is approved",
 }  # fmt: skip
 # Functions that the api may call, and why calling one without a secret gets nobody a writeback.

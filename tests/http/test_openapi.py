@@ -134,6 +134,7 @@ async def test_answers_fit_what_is_published(world: World) -> None:
         ("operator", "PUT", "/v1/workspaces/w/documents?path=a.md", {"content": b"# A\n"}),
         ("operator", "GET", "/v1/workspaces", {}),
         ("operator", "GET", "/v1/workspaces/w/documents", {}),
+        ("operator", "GET", "/v1/workspaces/w/trust", {}),
         ("operator", "DELETE", "/v1/workspaces/w/documents?path=a.md", {}),
         ("operator", "DELETE", "/v1/workspaces/w/documents?path=a.md", {}),
         ("product_owner", "PUT", "/v1/mission-types/some_kind", {"json": definition}),

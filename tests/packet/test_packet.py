@@ -9,13 +9,13 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from app.packet.api import visible
+from app.packet.page import visible
 from colony_client.artifacts import AggregationPacket, Citation, Claim, WorkerResult, quote_sha256
 from tests.life.test_moves import REACH
 from tests.world import World
 from tests.world.checks import problem
 from tests.world.colony import base
-from tests.world.life import Life, change, in_state, under_way
+from tests.world.life import Life, change, cited, give_guide, in_state, under_way
 
 HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 
@@ -338,3 +338,25 @@ async def test_the_packet_is_one_consistent_document(world: World) -> None:
             if member in fact["body"]:
                 assert fact["body"][member] in known, (fact["type"], member)
     assert json.loads(json.dumps(found)) == found
+
+
+async def test_hostile_words_in_what_the_review_adds(world: World) -> None:
+    """A contradiction quotes documents, and a source names them: shown as what they are, like everything else."""
+    evil, name = "\u202e\x1b[31m & < b", "<script>alert(1)<⁄script><svg onload=alert(1)>.md"
+    await give_guide(world, f"# Rollback\n\nA rollback takes four minutes {evil}.\n", name)
+    await give_guide(world, f"# Rollback\n\nA rollback takes ten minutes {evil}.\n", "wiki.md")
+    life = await under_way(world)
+    found = await world.colony.tool(life.dispatch, "workspace.search", query="rollback takes minutes", limit=5)
+    claims = [Claim(id="c1", text="A rollback.", citations=[cited(one) for one in found["passages"]])]
+    said = AggregationPacket(**base(life.dispatch.envelope), answer_status="answered", answer="A.", claims=claims)
+    await life.say({"type": "artifact.produced", "artifact": said}, {"type": "signal", "signal": "complete"})
+    await world.run_work("review")
+    shown = await packet(life)
+    assert len(shown["review"]["contradictions"]) == 1 and len(shown["review"]["sources"]) == 2
+    assert evil in shown["review"]["contradictions"][0]["one"]["quote"]
+    answer = await page(life)
+    read = Reader(answer.text)
+    assert read.tags <= ALLOWED and "Sources contradict each other" in answer.text
+    assert "script" not in read.tags and not {name for _, name in read.attributes if name.startswith("on")}
+    assert "⟨U+202E⟩⟨U+001B⟩[31m" in answer.text
+    assert not [c for c in answer.text if c not in "\n\t" and not c.isprintable()]

@@ -40,7 +40,15 @@ ONLY_LOOK = {
     "chooseApprovalRule",
 }
 # PUT routes whose names are each tenant's own: the same name elsewhere is simply another thing.
-OWN_NAMES = {"putDocument", "putMissionType", "putPolicy", "previewPolicy", "putConnector", "putToolLayer"}
+OWN_NAMES = {
+    "putDocument",
+    "putTrust",
+    "putMissionType",
+    "putPolicy",
+    "previewPolicy",
+    "putConnector",
+    "putToolLayer",
+}
 
 
 @dataclass(frozen=True)
@@ -314,6 +322,11 @@ DEFINITION: dict[str, Any] = {
 
 async def put_type(world: World, name: str) -> httpx.Response:
     return await world.product_owner.put(f"/v1/mission-types/{name}", json=DEFINITION)
+
+
+async def put_trust(world: World) -> httpx.Response:
+    rules = [{"pattern": "policies/**", "trust": "authoritative"}]
+    return await world.product_owner.put("/v1/workspaces/their_kind/trust", json={"rules": rules})
 
 
 async def put_policy(world: World, name: str) -> httpx.Response:
@@ -609,6 +622,7 @@ LEAVE_FACTS: dict[str, tuple[Callable[[World], Awaitable[httpx.Response]], str]]
     "putApprovalRule": (lambda world: put_rule(world, False), "rule.changed"),
     "putMissionType": (lambda world: put_type(world, "some_kind"), "mission_type.changed"),
     "putDocument": (put_document, "document.added"),
+    "putTrust": (put_trust, "workspace.trust_changed"),
     "removeDocument": (remove, "document.removed"),
     "putBudgets": (put_budgets, "budget.limits_changed"),
     "createWebhook": (webhook, "webhook.created"),

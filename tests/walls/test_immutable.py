@@ -14,11 +14,12 @@ KEPT = (
     "ledger", "mission", "mission_label", "mission_type", "artifact", "policy_decision",
     "policy", "policy_set", "quarantine", "approval_rule", "notice", "connector", "connector_switch", "model_switch", "model_use",
     "writeback", "approval", "decision", "execution", "webhook", "webhook_secret", "tape", "recording", "shadow_writeback",
-    "tool_layer", "tool_layer_switch", "tool_layer_state",
+    "tool_layer", "tool_layer_switch", "tool_layer_state", "workspace_trust",
 )  # fmt: skip
 WRITTEN_ONCE = (
     "ledger", "mission_label", "mission_type", "artifact", "policy_decision", "policy", "policy_set", "quarantine", "approval_rule",
     "connector", "writeback", "decision", "risk_floor", "tape", "recording", "shadow_writeback", "tool_layer",
+    "workspace_trust",
 )  # fmt: skip
 
 
@@ -42,6 +43,12 @@ async def furnished(ground: Ground) -> dict[str, Any]:
     await ground.risk_floor("elsewhere", "*", "medium")
     await ground.run("api", "INSERT INTO mission_type (tenant, name, version, definition, created_by) VALUES ($1, 'type', 1, '{}', $2)",
                      ground.tenant, ground.ids["adam"])  # fmt: skip
+    workspace = uuid4()
+    await ground.run(
+        "api", "INSERT INTO workspace (tenant, id, name) VALUES ($1, $2, $3)", ground.tenant, workspace, f"w{workspace}"
+    )
+    await ground.run("api", "INSERT INTO workspace_trust (tenant, workspace, version, rules, created_by) VALUES ($1, $2, 1, '[]', $3)",
+                     ground.tenant, workspace, ground.ids["adam"])  # fmt: skip
     await ground.run("api", "INSERT INTO quarantine (tenant, mission, origin, problem, bytes) VALUES ($1, $2, 'callback', 'x', 'x')",
                      ground.tenant, asked.mission)  # fmt: skip
     await ground.run("api", """INSERT INTO policy_decision (tenant, id, mission, principal, action, resource, effect, rule, policy_version,

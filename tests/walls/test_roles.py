@@ -110,6 +110,7 @@ GRANTS: dict[str, dict[str, str]] = {
     # what is known
     "blob": {"api": "i s", "worker": "i s", "auditor": "s"},
     "workspace": {"api": "i s", "worker": "s", "auditor": "s"},
+    "workspace_trust": {"api": "i s", "worker": "s", "auditor": "s"},
     "document": {"api": "i s u(retired_at state)", "worker": "s", "auditor": "s"},
     "passage": {"api": "d i s"},
     "migration": {"api": "s", "worker": "s", "registrar": "s"},

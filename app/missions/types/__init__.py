@@ -34,7 +34,7 @@ class MissionType:
     tools: list[str]
     defaults: dict[str, str]
     limits: dict[str, float]
-    review: dict[str, float]
+    review: dict[str, Any]
     needs: list[str] = field(default_factory=list)  # tools without which a mission is blocked
     shipped: bool = False
 

@@ -23,6 +23,7 @@ CREATE TABLE document (                -- one row per version; at most one versi
   passages int NOT NULL CHECK (passages > 0),
   reader int NOT NULL CHECK (reader >= 1),                             -- which version of the extraction read it
   ingested_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  written_at timestamptz CHECK (written_at <= ingested_at),            -- last changed, as far as anybody said; null: nobody did
   state text NOT NULL DEFAULT 'current' CHECK (state IN ('current', 'replaced', 'removed')),
   retired_at timestamptz,
   PRIMARY KEY (tenant, id),
@@ -34,6 +35,30 @@ CREATE TABLE document (                -- one row per version; at most one versi
 );
 CREATE UNIQUE INDEX document_current ON document (tenant, workspace, path) WHERE state = 'current';
 CREATE INDEX document_source ON document (tenant, source_sha256);
+
+-- How far a workspace's sources are trusted: rules by path, first match counts, in versions that never change. Kept by tenants'
+-- people, read by every review.
+CREATE TABLE workspace_trust (
+  tenant uuid NOT NULL,
+  workspace uuid NOT NULL,
+  version int NOT NULL CHECK (version >= 1),
+  rules jsonb NOT NULL CHECK (jsonb_typeof(rules) = 'array' AND jsonb_array_length(rules) <= 100
+    AND octet_length(rules::text) <= 65536),                           -- [{"of": documents|records, "pattern", "trust"}]
+  created_by uuid NOT NULL,
+  created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  PRIMARY KEY (tenant, workspace, version),
+  FOREIGN KEY (tenant, workspace) REFERENCES workspace (tenant, id),
+  FOREIGN KEY (tenant, created_by) REFERENCES principal (tenant, id)
+);
+CREATE TRIGGER workspace_trust_keep BEFORE UPDATE OR DELETE ON workspace_trust FOR EACH ROW EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER workspace_trust_whole BEFORE TRUNCATE ON workspace_trust FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+ALTER TABLE workspace_trust ENABLE ALWAYS TRIGGER workspace_trust_keep;
+ALTER TABLE workspace_trust ENABLE ALWAYS TRIGGER workspace_trust_whole;
+ALTER TABLE workspace_trust ENABLE ROW LEVEL SECURITY;
+ALTER TABLE workspace_trust FORCE ROW LEVEL SECURITY;
+CREATE POLICY own_tenant ON workspace_trust USING (tenant = NULLIF(current_setting('app.tenant', true), '')::uuid);
+GRANT SELECT, INSERT ON workspace_trust TO {prefix}_api;
+GRANT SELECT ON workspace_trust TO {prefix}_worker, {prefix}_auditor;
 
 -- What a text is found by: English stems of its words (names such as max_overflow, app.db and QueuePool taken apart),
 -- and each such name once more as a whole, in lower case. Passages and questions go through this same function.

@@ -109,9 +109,9 @@ BEGIN
 END $$;
 
 -- What a review looks at: the artifacts that a mission's current attempt has produced, or said again in the same bytes, oldest
--- first; a row without one when there is none. min_coverage: what the tenant's own version of the type asks for, else null.
+-- first; a row without one when there is none. minimum: what the tenant's own version of the type asks for, as JSON; else null.
 CREATE FUNCTION said_of_missions(p_tenant uuid[], p_id uuid[])
-RETURNS TABLE (tenant uuid, mission uuid, attempt int, mission_type text, min_coverage float8, artifact artifact)
+RETURNS TABLE (tenant uuid, mission uuid, attempt int, mission_type text, minimum text, artifact artifact)
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, pg_temp
 SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
 #variable_conflict use_column
@@ -120,7 +120,7 @@ BEGIN
   FOR t IN SELECT DISTINCT x FROM unnest(p_tenant) x ORDER BY x LOOP
     PERFORM set_config('app.tenant', t::text, true);
     RETURN QUERY
-      SELECT t, m.id, m.attempt, m.mission_type, (y.definition #>> '{review,min_coverage}')::float8, a
+      SELECT t, m.id, m.attempt, m.mission_type, y.definition ->> 'review', a
       FROM mission m
       LEFT JOIN mission_type y ON y.tenant = t AND y.name = m.mission_type AND y.version = m.type_version
       LEFT JOIN artifact a ON a.tenant = t AND a.mission = m.id

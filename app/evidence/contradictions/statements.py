@@ -1,0 +1,344 @@
+"""What a text states, sentence by sentence, in a form in which two sentences about the same matter look alike. Pure.
+
+A statement is its content words in order, without the values in it; two with the same words are about the same matter.
+Everything that may make two sentences speak of different things (another time, mood, condition, version, environment) is
+either a word of the statement or keeps it from being one: a contradiction that is none costs more than one that is missed.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any
+
+from app.evidence.contradictions.values import Value, tokens
+from app.evidence.contradictions.vocabulary import (
+    ALIKE,
+    CONDITIONS,
+    DONE_BY,
+    ENVIRONMENTS,
+    FILLERS,
+    GENERIC_HEADINGS,
+    HEDGES,
+    HINTS,
+    KINDS_OF_RECORD,
+    MOODS,
+    NEGATIONS,
+    OPPOSITES,
+    PAST,
+    RELATIONS,
+    ROLES,
+    SAME_SENSE,
+    SAME_STATE,
+    STATES,
+    STOP,
+    VAGUE,
+)
+
+MOST_CHARACTERS = 600  # of a sentence
+
+# Where a sentence ends: behind its point, at a semicolon, an empty line, or a line that begins an item, a row or a pair.
+_END = re.compile(
+    r"(?<=[.!?])[\"”)*_`]*\s+(?=[\"“(*_`]*[A-Z0-9\u00c0-\u00de])|;\s+|\n\s*\n|\n(?=[ \t]*(?:[-*+|>#]|\d+[.)][ \t]))|"
+    r"\n(?=\**[A-Za-z][\w /-]{1,40}:\**[ \t])"
+)
+_SHORT = re.compile(r"\b(?:e\.g|i\.e|No|Nr|vs|Mr|Mrs|Ms|Dr|St|approx|ca|cf)\.$")
+_VERBS = r"needs|takes|is|has|lasts|costs|requires|runs|uses|holds|keeps|allows|weighs|starts|ends"
+_CLAUSES = re.compile(rf",?\s+and\s+(?=(?:{_VERBS})\b)|:\s+|,\s+(?:but|while|and)\s+")
+_SUBJECT = re.compile(rf"(.{{2,60}}?)\s+(?:{_VERBS})\s")
+_VERB = re.compile(rf"(?:{_VERBS})\s")
+_HEADING = re.compile(r"^(#{1,6})\s+(.+?)\s*#*\s*$", re.M)
+_FENCE = re.compile(r"^(```|~~~).*?^\1[ \t]*$", re.M | re.S)
+_PAIR = re.compile(r"^\s*(?:[-*+]\s+)?\**([A-Za-z][\w /-]{1,40}?)\**\s*:\**\s+(\S.{0,200})$")
+_ROW = re.compile(r"^\s*\|\s*([^|\n]{2,40}?)\s*\|\s*([^|\n]{1,200}?)\s*\|\s*$")
+# Programs and commands state nothing: the same line in two of them is two lines.
+_CODE = re.compile(r"^(?:>>>|\.\.\.|\$ )|[{}]|\(\)|[=!<>]=|\s[=]\s|[-=]>|::|</?[a-z]|\w\(\w|[a-z]\.[a-z]+\(|\\\w")
+_EXAMPLE = re.compile(r"\b(?:e\.g\.|for example|for instance|such as|suppose|imagine|not only|assum\w+)\b|\?\s*$", re.I)
+_OF = re.compile(
+    rf"^(?:the\s+)?({'|'.join(sorted(ROLES | STATES))})\s+of\s+(?:the\s+)?(.{{2,80}}?)\s+(?:is|are)\s+(?:set\s+to\s+)?(.{{2,80}}?)[.!]?$",
+    re.I,
+)
+_ITS = re.compile(
+    rf"^(?:the\s+)?(.{{2,80}}?)['’]s\s+({'|'.join(sorted(ROLES | STATES))})\s+is\s+(.{{2,80}}?)[.!]?$", re.I
+)
+_BY = re.compile(
+    r"^(?:the\s+)?(.{2,80}?)\s+is\s+(owned|maintained|led|managed|written|run)\s+by\s+(.{2,80}?)[.!]?$", re.I
+)
+_IN = re.compile(
+    rf"^(?:the\s+)?(.{{2,80}}?)\s+(?:is|stands)\s+in\s+(?:the\s+)?({'|'.join(sorted(STATES))})\s+[\"“`]?([\w -]{{2,40}}?)[\"”`]?[.!]?$",
+    re.I,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One statement of a text: characters [start, end)."""
+
+    start: int
+    end: int
+    words: tuple[str, ...]
+    values: tuple[Value, ...] = ()
+    negated: bool = False
+    mood: str = ""
+    past: bool = False
+    hedged: bool = False
+    conditional: bool = False
+    name: tuple[str, frozenset[str], str] | None = None  # which relation, who or what as words, as it is said
+    marks: frozenset[str] = frozenset()  # years, versions, environments of the headings above it
+    topics: frozenset[str] = frozenset()  # what those headings name
+
+    def weight(self) -> int:
+        """How many of its words name a matter."""
+        return sum(word not in vague() for word in self.words)
+
+
+@dataclass(frozen=True)
+class Text:
+    """A source as text, with where its headings and code blocks are."""
+
+    text: str
+    headings: list[tuple[int, int, str]] = field(default_factory=list)
+    fences: list[tuple[int, int]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, text: str) -> "Text":
+        fences = [found.span() for found in _FENCE.finditer(text)]
+        headings = [(found.start(), len(found[1]), found[2]) for found in _HEADING.finditer(text)]
+        return cls(text, [one for one in headings if not any(a <= one[0] < b for a, b in fences)], fences)
+
+    def above(self, at: int) -> list[str]:
+        """The headings that a place stands under, nearest first."""
+        found: list[str] = []
+        level = 7
+        for start, deep, said in reversed(self.headings):
+            if start <= at and deep < level:
+                found.append(said)
+                level = deep
+        return found
+
+
+@lru_cache(maxsize=50_000)
+def stem(word: str) -> str:
+    word = ALIKE.get(word, word)
+    return _stemmer().stemWord(word)
+
+
+@lru_cache(maxsize=1)
+def _stemmer() -> Any:
+    import snowballstemmer  # only where there is something to compare
+
+    return snowballstemmer.stemmer("english")
+
+
+@lru_cache(maxsize=1)
+def vague() -> frozenset[str]:
+    return frozenset(map(stem, VAGUE))
+
+
+def hints(said: Statement) -> set[str]:
+    """Beginnings of words of which a sentence that states the same has one: a stem that ends in i may be a y in the text."""
+    if said.name:
+        return {HINTS.get(said.name[0], said.name[0][:5])}
+    return {re.escape(word.rstrip("i") or word) for word in (max(said.words, key=len), said.words[-1])}
+
+
+def sentences(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Where the sentences of text[start:end] begin and end."""
+    at = start
+    for found in _END.finditer(text, start, end):
+        if _SHORT.search(text, max(at, found.start() - 8), found.start()):
+            continue
+        yield at, found.start()
+        at = found.end()
+    yield at, end
+
+
+def statements(
+    source: Text, start: int = 0, end: int | None = None, about: re.Pattern[str] | None = None
+) -> Iterator[Statement]:
+    """What the characters [start, end) of a source state; with `about`, only sentences in which it is found."""
+    for first, last in sentences(source.text, start, len(source.text) if end is None else end):
+        if about is not None and not about.search(source.text, first, last):
+            continue
+        if not any(a <= first < b for a, b in source.fences):
+            yield from of_sentence(source, first, source.text[first:last])
+
+
+def of_sentence(source: Text, at: int, said: str) -> Iterator[Statement]:
+    if said.lstrip().startswith("#"):  # a heading and what follows it without an empty line
+        line, _, rest = said.partition("\n")
+        at, said = at + len(line) + 1, rest
+    at, said = at + len(said) - len(said.lstrip()), said.strip()
+    if not 8 <= len(said) <= MOST_CHARACTERS or _EXAMPLE.search(said) or _CODE.search(said):
+        return
+    above = source.above(at)
+    marks = marks_of(above)
+    topics = frozenset(word for heading in above for word in heading_words(heading) if word not in vague())
+    if found := _PAIR.match(said) or _ROW.match(said):
+        for one in pair(above, marks, at, said, found[1], found[2]):
+            yield replace(one, topics=topics)
+        return
+    body = re.sub(r"^\s*(?:[-*+>]|\d+[.)])\s+", "", said)
+    plain = re.sub(r"[*_`]", "", body)
+    if (name := named(plain)) is not None:
+        words, relation = name
+        yield Statement(at, at + len(said), words, name=relation, marks=marks, topics=topics)
+    for clause in clauses(plain):
+        made = sentence(clause, at, at + len(said), marks)
+        if made.words:
+            yield replace(made, topics=topics)
+
+
+def clauses(said: str) -> Iterator[str]:
+    """A sentence, and its clauses: one that begins with a verb takes the subject of the first."""
+    yield said
+    first, *others = _CLAUSES.split(said)
+    if others and (found := _SUBJECT.match(first)):
+        yield first
+        yield from (f"{found[1]} {clause}" for clause in others if _VERB.match(clause))
+
+
+def sentence(said: str, start: int, end: int, marks: frozenset[str]) -> Statement:
+    words: list[str] = []
+    values: list[Value] = []
+    flips, mood, past, hedged, conditional = 0, "", False, False, False
+    before = ""
+    for token in tokens(said):
+        if token.value is not None:
+            values.append(token.value)
+            before = ""
+            continue
+        word = token.text.lower().replace("’", "'")
+        if token.named:
+            words.append(word)
+        elif word in NEGATIONS or word.endswith("n't"):
+            flips += 1
+            continue
+        elif word in MOODS:
+            mood = mood or MOODS[word]
+        elif word in HEDGES:
+            hedged = True
+        elif word in ("was", "were", "had") or word in PAST:
+            past = True
+        elif word in STOP or word in FILLERS:
+            pass
+        else:
+            conditional = conditional or word in CONDITIONS
+            if word in OPPOSITES:
+                flips += word not in SAME_SENSE
+                word = OPPOSITES[word]
+            past = past or (
+                word.endswith("ed") and before not in ("is", "are", "be", "been", "being", "") and word != "need"
+            )
+            words.append(stem(word))
+        before = word
+    return Statement(
+        start, end, subject(words), tuple(values), flips % 2 == 1, mood, past, hedged, conditional, marks=marks
+    )
+
+
+def subject(words: list[str]) -> tuple[str, ...]:
+    """Words without the kind that a named thing is of: lead L-1001 is L-1001."""
+    if any(identifier(word) for word in words):
+        words = [word for word in words if word not in KINDS_OF_RECORD]
+    return tuple(words)
+
+
+def identifier(word: str) -> bool:
+    return bool(re.search(r"\d", word)) and bool(re.search(r"[a-z]", word))
+
+
+def pair(above: list[str], marks: frozenset[str], at: int, said: str, key: str, value: str) -> Iterator[Statement]:
+    """`Key: value` under a heading that says of what."""
+    over = next((words for heading in above[:1] if (words := heading_words(heading))), [])
+    own = [stem(word.lower()) for word in re.findall(r"[\w-]+", key) if word.lower() not in STOP]
+    yield from keyed([*over, *own], own, marks, at, said, value)
+
+
+def keyed(
+    words: list[str], own: list[str], marks: frozenset[str], at: int, said: str, value: str
+) -> Iterator[Statement]:
+    relation = next((RELATIONS[word] for word in own if word in RELATIONS), None)
+    end = at + len(said)
+    if relation is not None:
+        if who := who_or_what(value, relation):
+            rest = [word for word in words if RELATIONS.get(word) != relation]
+            yield Statement(
+                at, end, subject([*rest, stem(relation)]), name=(relation, who, value.strip()[:100]), marks=marks
+            )
+        return
+    told = list(tokens(f": {value}"))
+    found = [one.value for one in told if one.value]
+    rest = [word for one in told if one.value is None and (word := one.text.lower()) not in STOP | FILLERS]
+    if len(found) == 1 and len(rest) <= 1:
+        more = [stem(word) for word in rest if stem(word) not in words]
+        yield Statement(at, end, subject([*words, *more]), tuple(found), marks=marks)
+
+
+def heading_words(heading: str) -> list[str]:
+    words = [word for word in re.findall(r"[\w.-]*\w", heading.lower()) if word not in STOP]
+    return [] if all(word in GENERIC_HEADINGS for word in words) else [stem(word) for word in words]
+
+
+def marks_of(headings: list[str]) -> frozenset[str]:
+    """What in headings makes of two places two matters: years, versions, environments."""
+    found = (word for heading in headings for word in re.findall(r"[\w.-]*\w", heading.lower()))
+    return frozenset(word for word in found if re.search(r"\d", word) or word in ENVIRONMENTS)
+
+
+def named(said: str) -> tuple[tuple[str, ...], tuple[str, frozenset[str], str]] | None:
+    """Who or what something is said to be: (its words, (relation, words of who, as said)); None when it says no such thing."""
+    if found := _OF.match(said):
+        relation, of, who = found[1], found[2], found[3]
+    elif found := _ITS.match(said):
+        relation, of, who = found[2], found[1], found[3]
+    elif found := _BY.match(said):
+        relation, of, who = DONE_BY[found[2].lower()], found[1], found[3]
+    elif found := _IN.match(said):
+        relation, of, who = found[2], found[1], found[3]
+    else:
+        return None
+    relation = relation.lower()
+    words = [token.text.lower() for token in tokens(of) if token.value is None and token.text.lower() not in STOP]
+    people = who_or_what(who, relation)
+    if not people or not words or len(words) > 6 or NEGATIONS & set(said.lower().split()):
+        return None
+    told = [word if identifier(word) else stem(word) for word in words]
+    return subject([*told, stem(relation)]), (relation, people, who)
+
+
+def who_or_what(said: str, relation: str) -> frozenset[str]:
+    """The words of a name or a state; none when it is no plain one."""
+    said = re.sub(r"[*_`\"“”]", "", said).strip().rstrip(".")
+    words = re.findall(r"[\w.'@-]*\w", said)
+    if not 1 <= len(words) <= 4 or re.search(
+        r"[,;(]|\b(?:and|or|not|no|who|which|unknown|none|tbd|vacant|n/a)\b", said, re.I
+    ):
+        return frozenset()
+    if relation in ROLES and not all(word[0].isupper() or word in STOP for word in words):
+        return frozenset()
+    if relation in STATES and len(words) > 2:
+        return frozenset()
+    left = (word.lower() for word in words if word.lower() not in STOP)
+    return frozenset(next((group.split()[0] for group in SAME_STATE if word in group.split()), word) for word in left)
+
+
+def of_record(data: bytes) -> Iterator[Statement]:
+    """What a record's snapshot states, field by field; only of records with a name of their own, such as L-1001."""
+    try:
+        said = json.loads(data)
+        id, fields = str(said["id"]).lower(), said["fields"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return
+    text = data.decode(errors="replace")
+    if not identifier(id) or not isinstance(fields, dict):
+        return
+    for key, value in fields.items():
+        if not isinstance(value, str | int | float) or isinstance(value, bool) or "\0" in str(value):
+            continue
+        shown = json.dumps(key, ensure_ascii=False) + ":" + json.dumps(value, ensure_ascii=False)
+        at = text.find(shown)
+        own = [stem(word.lower()) for word in re.findall(r"[A-Za-z]+", key)]
+        if at >= 0 and own:
+            yield from keyed([id, *own], own, frozenset(), at, shown, str(value))

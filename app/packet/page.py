@@ -1,0 +1,53 @@
+"""The packet as one HTML page for people: inert, self-contained, and showing evidence as what it is."""
+
+import unicodedata
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+INVISIBLE = ("Cc", "Cf", "Co", "Cs", "Zl", "Zp")  # controls, formats, private use, surrogates, line and paragraph ends
+
+
+TONE = {"untrusted": "bad", "normal": "", "authoritative": "good", None: ""}
+
+
+def rendered(packet: dict[str, Any]) -> str:
+    return template().render(packet=packet, flaws=flaws(packet), tone=TONE)
+
+
+def flaws(packet: dict[str, Any]) -> list[str]:
+    """Everything that could not be verified, in one list."""
+    return list(packet["review"]["problems"]) if packet["review"] else ["The root has not reviewed this mission."]
+
+
+@lru_cache(maxsize=1)
+def template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["visible"] = visible
+    environment.filters["when"] = lambda instant: f"{instant[:10]} {instant[11:19]} UTC"
+    environment.filters["days"] = days
+    return environment.from_string((Path(__file__).parent / "packet.html").read_text())
+
+
+def days(count: float) -> str:
+    """An age for a person: 41 days, 3 hours, minutes."""
+    for size, name in ((1, "day"), (1 / 24, "hour")):
+        if count >= size:
+            whole = round(count / size)
+            return f"{whole} {name}{'' if whole == 1 else 's'}"
+    return "under 1 hour"
+
+
+def visible(text: str) -> str:
+    """Control, direction and other invisible characters as their names: evidence is shown as what it is."""
+    if text.isprintable():
+        return text
+    return "".join(f"⟨U+{ord(c):04X}⟩" if hidden(c) else c for c in text)
+
+
+def hidden(character: str) -> bool:
+    return character not in "\n\t" and unicodedata.category(character) in INVISIBLE

@@ -1,0 +1,312 @@
+"""The packet as one zip: complete, the same bytes for the same state, and verified offline by what is in it."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.packet import offline
+from colony_client.artifacts import Claim
+from tests.conftest import DEMO, Cluster, fresh
+from tests.life.test_moves import REACH
+from tests.packet.zips import KEY, ZIP, Contents, anchor, closed, edited, fetched, opened, with_store, written
+from tests.world import World
+from tests.world.checks import inspector, problem
+from tests.world.colony import aggregation
+from tests.world.life import demo, give_guide, in_state, under_way
+
+GIVEN = {"old": offline.public_key("", KEY.partition(":")[2])}
+MADE: dict[str, bytes] = {}
+
+
+@pytest.fixture
+async def contents(cluster: Cluster, demo: dict[str, str], tmp_path: Path) -> Contents:
+    """The files of one packet that is made once for all tests."""
+    if not MADE:
+        async with fresh(cluster, DEMO, f"test_packet_{os.getpid()}") as name:
+            world = World(lambda role: cluster.url(role, name))
+            await world.open(demo)
+            try:
+                with_store(world, tmp_path / "anchors")
+                life = await written(world)
+                await anchor(world)
+                MADE["zip"] = await fetched(life)
+            finally:
+                await world.close()
+    return opened(MADE["zip"])
+
+
+def told(contents: Contents, tmp_path: Path, *, fitting: bool = False, **asked: Any) -> dict[str, Any]:
+    return offline.verify(closed(contents, tmp_path / "forged.zip", fitting=fitting), GIVEN, **asked)
+
+
+async def test_the_same_state_makes_the_same_bytes_and_verifies_alone(world: World, tmp_path: Path) -> None:
+    with_store(world, tmp_path / "anchors")
+    life = await written(world)
+    await anchor(world)
+    data = await fetched(life)
+    MADE["zip"] = data
+    await world.create()  # others go on, and are anchored too
+    await anchor(world)
+    assert await fetched(life) == data
+    (tmp_path / "packet.zip").write_bytes(data)
+    contents = opened(data)
+    (tmp_path / "verify.py").write_bytes(contents["verify.py"])
+    alone = "import sys\nclass Only:\n def find_spec(self, name, path=None, target=None):\n"
+    alone += "  if name.partition('.')[0] not in sys.stdlib_module_names: raise ImportError(name)\n"
+    alone += "sys.meta_path.insert(0, Only())\nimport runpy\nsys.argv = sys.argv[1:]\n"
+    alone += "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    (tmp_path / "alone.py").write_text(alone)
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-I", "alone.py", "verify.py", *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    ended = run("packet.zip", "--key", KEY)
+    assert ended.returncode == 0 and ended.stdout.endswith("HOLDS\n"), ended.stdout + ended.stderr
+    assert "the keys are those you gave" in ended.stdout and ended.stdout.isascii()
+    folder = tmp_path / "unpacked"
+    with zipfile.ZipFile(tmp_path / "packet.zip") as found:
+        found.extractall(folder)
+    from_folder = subprocess.run(
+        [sys.executable, "-I", "verify.py", "--json"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    said = json.loads(from_folder.stdout)
+    assert from_folder.returncode == 0 and said["holds"] and not said["keys_given"]
+    assert (said["citations"], said["approvals"], said["writebacks"]) == (1, 2, 2) and said["facts"] == said["covered"]
+    assert run("nothing.zip").returncode == 2
+    (folder / "shown.jsonl").unlink()
+    ended = run("unpacked", "--key", KEY)
+    assert ended.returncode == 1 and "shown.jsonl" in ended.stdout
+
+
+async def test_every_file_changed_removed_added_or_swapped_is_named(contents: Contents, tmp_path: Path) -> None:
+    """By somebody who leaves the manifest as it is."""
+    assert told(contents, tmp_path)["holds"]
+    names = list(contents)
+    for name in names:
+        for changed in (contents[name] + b" ", contents[name][:-1], b"", contents[name].replace(b"0", b"1", 1)):
+            if changed == contents[name]:
+                continue
+            wrong = told(contents | {name: changed}, tmp_path)["wrong"]
+            assert wrong is not None, (name, changed[:20])
+            assert name == "manifest.json" or wrong["where"] == name
+        gone = told({one: data for one, data in contents.items() if one != name}, tmp_path)["wrong"]
+        assert gone is not None and gone["where"] == name
+    for name in ("more.txt", "artifacts/more.json", "../up.txt", "sources/" + "0" * 64 + ".txt", "verify.pyc"):
+        assert told(contents | {name: b"x"}, tmp_path)["wrong"]["where"] == name
+    for one, other in pairwise(names):
+        swapped = contents | {one: contents[other], other: contents[one]}
+        assert told(swapped, tmp_path)["wrong"] is not None, (one, other)
+
+
+async def test_a_name_that_stands_in_the_zip_twice(contents: Contents, tmp_path: Path) -> None:
+    place = closed(contents, tmp_path / "forged.zip")
+    with zipfile.ZipFile(place, "a") as made, pytest.warns(UserWarning):
+        made.writestr("packet.json", b"{}")
+    assert offline.verify(place, GIVEN)["wrong"]["where"] == "packet.json"
+
+
+def changed(value: Any) -> Any:
+    """Something else of the same kind."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 1
+    if isinstance(value, str):
+        return value[:-1] + ("0" if value[-1:] != "0" else "1")
+    return "x" if value is None else value[:-1] if isinstance(value, list) and value else {"x": 1}
+
+
+# What the facts hold beside the manifest, as the documentation says.
+BOUND = {
+    "approvals.jsonl": ("id", "writeback_id", "payload_sha256", "state", "decisions", "payload"),
+    "writebacks.jsonl": ("id", "approval_id", "payload", "payload_sha256", "state", "observed", "observed_sha256", "idempotency_key"),
+    "policy_decisions.jsonl": ("id", "inputs", "inputs_sha256"),
+    "shown.jsonl": ("source", "document"),
+}  # fmt: skip
+
+
+async def test_a_forger_who_makes_the_manifest_fit_is_found_by_the_facts(contents: Contents, tmp_path: Path) -> None:
+    assert told(contents, tmp_path, fitting=True)["holds"]
+    bare = {
+        name: data
+        for name, data in contents.items()
+        if name not in ("README.txt", "packet.html", "verify.py", "manifest.json")
+    }
+    for name, data in bare.items():
+        without = {one: held for one, held in contents.items() if one != name}
+        assert told(without, tmp_path, fitting=True)["wrong"] is not None, name
+        if name.startswith(("artifacts/", "sources/")):
+            flipped = data.replace(b"four", b"five", 1) if b"four" in data else data.replace(b"0", b"1", 1)
+            flipped = flipped if flipped != data else data + b" "
+            assert told(contents | {name: flipped}, tmp_path, fitting=True)["wrong"]["where"] == name
+    for name, members in BOUND.items():
+        lines = contents[name].splitlines()
+        for number in range(len(lines)):
+            for member in members:
+                forged = edited(contents, name, lambda said, m=member: said.update({m: changed(said[m])}), number)
+                wrong = told(forged, tmp_path, fitting=True)["wrong"]
+                assert wrong is not None, (name, number, member)
+            fewer = contents | {name: b"".join(line + b"\n" for line in [*lines[:number], *lines[number + 1 :]])}
+            if name != "shown.jsonl" or b"guide.md" in lines[number] or b"wiki" in lines[number]:
+                assert told(fewer, tmp_path, fitting=True)["wrong"] is not None, (name, number)
+            twice = contents | {name: contents[name] + lines[number] + b"\n"}
+            assert told(twice, tmp_path, fitting=True)["wrong"] is not None, (name, number)
+
+
+async def test_every_part_of_what_the_packet_shows_is_held_against_the_rest(contents: Contents, tmp_path: Path) -> None:
+    packet = json.loads(contents["packet.json"])
+
+    def forge(edit: Any) -> dict[str, Any] | None:
+        wrong: dict[str, Any] | None = told(edited(contents, "packet.json", edit), tmp_path, fitting=True)["wrong"]
+        return wrong
+
+    edits: dict[str, Any] = {
+        "answer": lambda said: said.update(answer="Trust me."),
+        "goal": lambda said: said["mission"].update(user_goal="Another"),
+        "state": lambda said: said["mission"].update(state="failed"),
+        "verdict": lambda said: said["review"].update(verdict="failed"),
+        "contradictions": lambda said: said["review"].update(contradictions=[]),
+        "sources": lambda said: said["review"]["sources"][0].update(trust="authoritative"),
+        "claim": lambda said: said["claims"][0].update(text="Another."),
+        "quote": lambda said: said["claims"][0]["citations"][0].update(quote="Another."),
+        "a claim more": lambda said: said["claims"].append(said["claims"][0]),
+        "a fact less": lambda said: said["timeline"].pop(),
+        "a fact changed": lambda said: said["timeline"][3]["body"].update(more=1),
+        "facts swapped": lambda said: said["timeline"].reverse(),
+        "an artifact": lambda said: said["artifacts"][0].update(sha256="0" * 64),
+        "an approval": lambda said: said["approvals"][0].update(state="rejected"),
+        "an approval less": lambda said: said["approvals"].pop(),
+        "who approved": lambda said: said["approvals"][0]["decisions"][0].update(approver="00000000-0000-7000-8000-000000000000"),
+        "a change": lambda said: said["writebacks"][0]["payload"]["changes"].update(status="won"),
+        "what was read back": lambda said: said["writebacks"][0].update(read_back={"status": "won"}),
+        "a policy decision": lambda said: said["policy_decisions"][0].update(effect="deny"),
+    }  # fmt: skip
+    assert packet["approvals"] and packet["writebacks"]
+    for what, edit in edits.items():
+        wrong = forge(edit)
+        assert wrong is not None and wrong["where"] == "packet.json", what
+
+
+async def test_no_fact_and_no_anchor_can_be_changed(contents: Contents, tmp_path: Path) -> None:
+    name = "ledger/facts.jsonl"
+    lines = [json.loads(line) for line in contents[name].splitlines()]
+    passed = []
+    for at, line in enumerate(lines):
+        edits = [
+            line | {member: changed(line[member])} for member in line if member != "source" and line["kind"] != "end"
+        ]
+        for edit in [*edits, None]:
+            forged = [
+                json.dumps(one, ensure_ascii=False, separators=(",", ":"))
+                for one in [*lines[:at], *([edit] if edit else []), *lines[at + 1 :]]
+            ]
+            wrong = told(contents | {name: ("\n".join(forged) + "\n").encode()}, tmp_path, fitting=True)["wrong"]
+            if wrong is None and line["kind"] not in ("verifier",):
+                passed.append((at, line["kind"], [m for m in line if edit is None or edit.get(m) != line[m]]))
+            elif wrong is not None and line["kind"] == "fact" and edit is not None and edit["body"] != line["body"]:
+                assert wrong["where"] == f"{name} line {at + 1}"
+    # the format's name, and the listed keys where others were given, say nothing that is relied on
+    assert [one for one in passed if one[1] not in ("manifest", "key")] == []
+
+
+async def test_without_the_right_key_nothing_is_signed(contents: Contents, tmp_path: Path) -> None:
+    place = closed(contents, tmp_path / "packet.zip")
+    assert offline.verify(place)["holds"]
+    for given, revoked in (({"old": bytes(32)}, ()), ({"other": GIVEN["old"]}, ()), (GIVEN, ("old",))):
+        wrong = offline.verify(place, given, revoked)["wrong"]
+        assert wrong is not None and wrong["where"].startswith("ledger/facts.jsonl"), given
+
+
+@pytest.mark.parametrize("state", REACH)
+async def test_a_mission_in_any_state_has_a_packet_that_holds(world: World, state: str, tmp_path: Path) -> None:
+    life = await REACH[state](world)
+    place = tmp_path / "packet.zip"
+    place.write_bytes(await fetched(life))
+    assert "no anchor signs" in offline.verify(place)["wrong"]["what"]
+    verdict = offline.verify(place, without_anchors=True)
+    assert verdict["holds"] and verdict["state"] == state, verdict
+
+
+async def test_a_source_that_the_mission_was_not_shown_stays_where_it_is(world: World, tmp_path: Path) -> None:
+    """Whoever cites the hash of another's document does not get its bytes by it."""
+    secret = await give_guide(world, "# Salaries\n\nNobody is to read this line.\n", "salaries.md")
+    life = await under_way(world)
+    [citation, *_] = await life.show()
+    stolen = citation.model_copy(update={"source": secret, "document": "salaries.md"})
+    claim = Claim(id="c1", text="A claim.", citations=[stolen])
+    await life.say(
+        {"type": "artifact.produced", "artifact": aggregation(life.dispatch.envelope, [claim], 0)},
+        {"type": "signal", "signal": "complete"},
+    )
+    await world.run_work("review")
+    data = await fetched(life)
+    assert f"sources/{secret}.txt" not in opened(data)
+    (tmp_path / "packet.zip").write_bytes(data)
+    assert offline.verify(tmp_path / "packet.zip", without_anchors=True)["holds"]
+
+
+async def test_the_format_is_chosen_by_the_caller(world: World) -> None:
+    life = await in_state(world, "in_review")
+    path = f"/v1/missions/{life.id}/packet"
+    for accept, query, kind in (
+        ("application/json", "", "application/json"),
+        ("application/zip", "", "application/zip"),
+        ("application/zip, application/json", "", "application/zip"),
+        ("application/json, application/zip", "", "application/json"),
+        ("*/*", "?format=zip", "application/zip"),
+        ("application/zip", "?format=html", "text/html; charset=utf-8"),
+    ):
+        answer = await world.auditor.get(path + query, headers={"Accept": accept})
+        assert (answer.status_code, answer.headers["content-type"]) == (200, kind), (accept, query)
+    problem(await world.auditor.get(path + "?format=pdf"), "validation")
+    missing = path.replace(str(life.id)[-4:], "0000")
+    problem(await world.auditor.get(missing, headers=ZIP), "not_found")
+    stranger = await world.another_tenant()
+    problem(await stranger.http.get(path, headers=ZIP), "not_found")
+
+
+async def test_a_long_mission_is_whole_and_read_page_by_page(world: World, tmp_path: Path) -> None:
+    """More facts, artifacts and policy decisions than a page of each holds, or the packet shows."""
+    life = await in_state(world, "running")
+    connection = await inspector(world)
+    tenant = await demo(world)
+    async with connection.transaction():
+        await connection.execute("SELECT set_config('app.tenant', $1, true)", str(tenant))
+        await connection.execute(
+            """INSERT INTO ledger (tenant, subject, type, actor, body)
+               SELECT $1, $2, 'test.said', 'system:api', convert_to('{"n":' || n || '}', 'UTF8') FROM generate_series(1, 2200) n""",
+            tenant,
+            life.id,
+        )
+        await connection.execute(
+            """INSERT INTO policy_decision (tenant, id, mission, principal, action, resource, effect, rule, policy_version, reason, inputs)
+               SELECT $1, gen_random_uuid(), $2, gen_random_uuid(), 'tool.call', 'workspace.read', 'allow', 'r', 'v', 'x',
+                 convert_to('{"n":' || n || '}', 'UTF8') FROM generate_series(1, 700) n""",
+            tenant,
+            life.id,
+        )
+    with_store(world, tmp_path / "anchors")
+    while not (anchored := await anchor_state(world)):
+        await anchor(world)
+    assert anchored
+    place = tmp_path / "packet.zip"
+    place.write_bytes(await fetched(life))
+    verdict = offline.verify(place, GIVEN)
+    assert verdict["holds"], verdict
+    assert verdict["facts"] > 2200 and verdict["policy_decisions"] > 700
+    contents = opened(place.read_bytes())
+    assert len(json.loads(contents["packet.json"])["timeline"]) == 2000
+
+
+async def anchor_state(world: World) -> bool:
+    """Whether everything but the facts of anchors is anchored."""
+    found = (await world.auditor.post("/v1/ledger/verify")).json()["anchors"]
+    return found["state"] == "ok" and found["tail"] <= 1
