@@ -187,7 +187,8 @@ async def test_a_crm_that_is_away_is_unavailable_and_may_be_asked_again(world: W
             await ask(world, life.dispatch, "crm.read", {"kind": "lead", "id": "L-1001"}), "upstream_unavailable"
         )
         assert said["retryable"] is True and base not in json.dumps(said)
-    assert [type for type, _ in await life.facts("tool.")] == []
+    said = [(type, body["code"]) for type, body in await life.facts("tool.")]
+    assert said == [("tool.failed", "upstream_unavailable")] * 2
     assert await life.state() == "running"
 
 
@@ -253,7 +254,7 @@ async def test_bad_arguments_are_named_by_pointer(world: World) -> None:
     for body in (b"", b"[]", b'{"arguments": []}', b'{"arguments": {}, "x": 1}', b'{"arguments": NaN}', b"[" * 10_000):
         answer = await call(world, tool_path(life.dispatch, "workspace.outline"), body, life.dispatch.mission_token)
         problem(answer, "validation")
-    assert await life.facts("tool.") == []
+    assert {(type, body["code"]) for type, body in await life.facts("tool.")} == {("tool.failed", "validation")}
 
 
 async def test_a_tool_that_does_not_exist_is_not_found(world: World) -> None:
