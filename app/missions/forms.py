@@ -135,7 +135,7 @@ class Forms:
 
 
 def accepted(
-    mission: UUID, kind: MissionType, caller: Caller, envelope: MissionEnvelope, replay: Replay | None
+    mission: UUID, kind: MissionType, caller: Caller, envelope: MissionEnvelope, replay: Replay | None = None
 ) -> Mission:
     """The mission's row as it will be, but for the time."""
     return Mission(

@@ -15,7 +15,7 @@ from typing import Any
 from uuid import UUID
 
 from colony_client.client import ColonyClient
-from colony_client.contract import CONTRACT_VERSION, DispatchBatch
+from colony_client.contract import CONTRACT_VERSION, VERSION_HEADER, DispatchBatch
 from tests.world import World
 
 MEBI = 1 << 20
@@ -75,7 +75,8 @@ class Call:
             await self.writer.drain()
 
     async def head(self, status: str = "200 OK", **headers: Any) -> None:
-        lines = [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+        said = {VERSION_HEADER: CONTRACT_VERSION} | headers
+        lines = [f"{name.replace('_', '-')}: {value}" for name, value in said.items()]
         await self.say("\r\n".join([f"HTTP/1.1 {status}", *lines, "", ""]).encode())
 
     async def answer(self, body: bytes | dict[str, Any], status: str = "200 OK", **headers: Any) -> None:

@@ -199,6 +199,8 @@ async def test_probes(world: World) -> None:
 
 async def test_the_colony_being_away_degrades_and_no_more(world: World) -> None:
     class Gone:
+        timeout_s = 1.0
+
         async def ready(self, timeout_s: float) -> Any:
             from colony_client.errors import Unreachable
 

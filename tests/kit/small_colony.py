@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from colony_client.contract import MAX_BODY_BYTES, CancelRequest, Dispatch, DispatchBatch
+from colony_client.contract import CONTRACT_VERSION, MAX_BODY_BYTES, CancelRequest, Dispatch, DispatchBatch
 from colony_client.errors import BadBody, FieldProblem, SignatureRefused
 from colony_client.signing import Keys, MemoryNonces, Signed, check, sign, signed_path
 from colony_client.wire import read_model
@@ -164,12 +164,14 @@ class SmallColony:
 
     async def dispatch(self, request: Request) -> Response:
         body = await self.body(request)
-        if self.has("takes only an old version") and b'"contract_version": "1.0"' in body:
-            raise Refused(422, "invalid", "/contract_version: not 0.9")
         if self.has("takes any number"):
             whole = json.loads(body)
             body = json.dumps(whole | {"missions": whole["missions"][:64]}).encode()
         batch: DispatchBatch = self.read(DispatchBatch, body)
+        if self.has("takes only an old version") and batch.contract_version == CONTRACT_VERSION:
+            raise Refused(422, "invalid", "/contract_version: not 1.0")
+        if self.has("takes only the newest version") and batch.contract_version == "1.0":
+            raise Refused(422, "invalid", "/contract_version: not 1.1")
         if self.has("takes no batch") and len(batch.missions) > 1:
             batch = batch.model_copy(update={"missions": batch.missions[:1]})
         answers = [await self.admit(one) for one in batch.missions]

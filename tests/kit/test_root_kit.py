@@ -212,10 +212,12 @@ def asks_no_policy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def never_dispatches_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def alive(*_: Any) -> bool:
-        return True
+    dispatch = sys.modules["app.boundary.dispatch"]
 
-    monkeypatch.setattr(sys.modules["app.boundary.dispatch"], "still_working", alive)
+    async def alive(*_: Any) -> Any:
+        return dispatch.Said(60)
+
+    monkeypatch.setattr(dispatch, "ask", alive)
 
 
 def follows_redirects(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any, get_args
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -15,11 +16,11 @@ from app.missions import moves
 from app.missions.moves import CLOSED, FROM, MOVES, OPEN, STATES, move
 from app.operations.api import router as operator_routes
 from colony_client.contract import Signal
-from colony_client.errors import BoundaryError
+from colony_client.errors import BoundaryError, Superseded
 from tests.world import World
 from tests.world.checks import inspector
 from tests.world.life import OPEN as ORDER
-from tests.world.life import Life, approve_all, asked_at_intake, begin, demo, escalated, in_state
+from tests.world.life import Life, approve_all, asked_at_intake, begin, demo, escalated, give_guide, in_state
 
 Arrow = tuple[str, str, str]
 Start = Callable[[World], Awaitable[Life]]
@@ -43,7 +44,7 @@ DUTIES = {
     "ask": ("policy_asks",), "dispatch": ("dispatch", "refused", "time_budget"),
     "attempt_timer": ("lease_lost", "attempts", "time_budget"), "review": ("reviewed", "proposals", "review"),
     "progress": ("settled", "asked_again"), "approval_timer": CLOSINGS["expired"], "colony_cancel": (), "execute": (),
-    "webhook_send": (), "anchor": (), "connector_read": (),
+    "webhook_send": (), "anchor": (), "connector_read": (), "replay": ("replay",),
 }  # fmt: skip
 VERBS = {"cancelMission": ("operator",), "failMission": ("operator",)}
 COLONY_SPEAKS = ("first_event",)
@@ -118,6 +119,43 @@ async def waiting_again(world: World) -> Life:
     return life
 
 
+async def replayed(world: World, **how: Any) -> Life:
+    """A replay of a mission whose colony looked at something before it said anything."""
+    life = await in_state(world, "dispatched")
+    await give_guide(world)
+    await world.colony.tool(life.dispatch, "workspace.search", query="rollback release", limit=5)
+    await life.end("cancel")
+    answer = await world.submitter.post(f"/v1/missions/{life.id}/replay", json={"mode": "recorded", **how})
+    assert answer.status_code == 202, answer.text
+    return Life(world, UUID(answer.json()["id"]))
+
+
+async def replayed_live(world: World) -> Life:
+    life = await replayed(world, colony="live")
+    await life.take()
+    return life
+
+
+async def replayed_live_and_running(world: World) -> Life:
+    life = await replayed_live(world)
+    await life.say()
+    return life
+
+
+async def is_denied_now(life: Life) -> None:
+    rule = '@id("no_search.here") @reason("A test.") forbid(principal, action == Action::"tool.call", resource);'
+    put = await life.world.policy_owner.put("/v1/policies/no_search", json={"text": rule})
+    assert put.status_code in (200, 201), put.text
+    await life.world.run_work("replay")
+    gone = await life.world.policy_owner.delete("/v1/policies/no_search", headers={"If-Match": put.headers["etag"]})
+    assert gone.status_code == 200, gone.text
+
+
+async def leaves_its_tape(life: Life) -> None:
+    with pytest.raises(Superseded):
+        await life.world.colony.tool(life.dispatch, "workspace.search", query="something else", limit=5)
+
+
 async def outlive_pending(life: Life) -> None:
     await life.outlive((await life.approvals())[0]["id"])
 
@@ -167,6 +205,9 @@ DRIVERS: dict[Arrow, list[tuple[Start, Callable[[Life], Awaitable[Any]]]]] = {
     **{(state, "failed", "operator"): [(at(state), verb("fail"))] for state in OPEN},
     **{(state, "failed", "attempts"): [(at(state), last_attempt_is_lost)] for state in ("dispatched", "running")},
     **{(state, "failed", "time_budget"): [(at(state), Life.pass_deadline)] for state in ("dispatched", "running")},
+    ("accepted", "failed", "replay"): [(replayed, is_denied_now)],
+    ("dispatched", "failed", "replay"): [(replayed_live, leaves_its_tape)],
+    ("running", "failed", "replay"): [(replayed_live_and_running, leaves_its_tape)],
 }
 
 
