@@ -43,6 +43,8 @@ MAX_SOURCES = 1_000
 MAX_CONTRADICTIONS = 100
 
 NO_NUL = r"^[^\x00]*$"
+SINCE = "x-since"  # in a field's schema: the version of the contract that it came with
+SINCE_1_1: dict[str, Any] = {SINCE: "1.1"}
 
 
 def _utc(value: datetime) -> datetime:
@@ -348,8 +350,8 @@ class ReviewedClaim(Part):
     text: Quote
     citations: list[ReviewedCitation] = Field(max_length=50)
     supported: bool
-    age: SourceAge | None = None
-    trust: Trust | None = None
+    age: SourceAge | None = Field(default=None, json_schema_extra=SINCE_1_1)
+    trust: Trust | None = Field(default=None, json_schema_extra=SINCE_1_1)
 
 
 class ReviewedSource(Part):
@@ -399,11 +401,13 @@ class ReviewPacket(ArtifactBase):
     coverage: Share
     problems: list[Note] = Field(default_factory=list, max_length=500)
     minimum: JsonObject | None = None
-    sources: list[ReviewedSource] | None = Field(default=None, max_length=MAX_SOURCES)
-    age: SourceAge | None = None
-    trust: Trust | None = None
-    contradictions: list[Contradiction] | None = Field(default=None, max_length=MAX_CONTRADICTIONS)
-    left_uncompared: Count | None = None
+    sources: list[ReviewedSource] | None = Field(default=None, max_length=MAX_SOURCES, json_schema_extra=SINCE_1_1)
+    age: SourceAge | None = Field(default=None, json_schema_extra=SINCE_1_1)
+    trust: Trust | None = Field(default=None, json_schema_extra=SINCE_1_1)
+    contradictions: list[Contradiction] | None = Field(
+        default=None, max_length=MAX_CONTRADICTIONS, json_schema_extra=SINCE_1_1
+    )
+    left_uncompared: Count | None = Field(default=None, json_schema_extra=SINCE_1_1)
 
 
 class PolicyDecisionArtifact(ArtifactBase):

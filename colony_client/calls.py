@@ -22,6 +22,7 @@ from colony_client.contract import (
     RootView,
     ToolAnswer,
     ToolCall,
+    ToolOffers,
 )
 
 Service = Literal["colony", "root-internal"]
@@ -258,6 +259,17 @@ CALLS = (
         ToolAnswer,
         (*OF_ROOT, DENIED, NO_TARGET, TOO_SLOW, SUPERSEDED, USED_UP, CLOSED, ROOT_TOO_LARGE, RATE, UPSTREAM),
         asks=ToolCall,
+        token=True,
+        also=(202,),
+    ),
+    Call(
+        "root-internal",
+        "listTools",
+        "get",
+        "/internal/v1/missions/{mission_id}/tools",
+        "The tools that the mission may call, each with what it takes, and whether it can be called now.",
+        ToolOffers,
+        (*OF_ROOT, NO_MISSION, SUPERSEDED, USED_UP, CLOSED),
         token=True,
     ),
     Call(

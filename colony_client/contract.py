@@ -22,6 +22,7 @@ from pydantic import (
 
 from colony_client.artifacts import (
     NO_NUL,
+    SINCE,
     Artifact,
     Attempt,
     Budgets,
@@ -44,7 +45,6 @@ from colony_client.artifacts import (
 CONTRACT_VERSION = "1.1"
 FIRST_VERSION = "1.0"  # what a peer speaks that does not say
 VERSION_HEADER = "Colony-Contract-Version"
-SINCE = "x-since"  # in a field's schema: the version that it came with
 
 MAX_BODY_BYTES = 8 * 1024 * 1024  # one request or one answer, after decompression
 MAX_BODY_DEPTH = 32
@@ -340,7 +340,7 @@ class ToolCall(Part):
     """grounds go with a tool that changes something: its call becomes a proposal."""
 
     arguments: JsonObject = Field(default_factory=dict)
-    grounds: Grounds | None = None
+    grounds: Grounds | None = since("1.1")
 
     @model_serializer(mode="wrap")
     def _without_nothing(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:

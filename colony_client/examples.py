@@ -120,6 +120,17 @@ def messages() -> dict[str, BaseModel]:
         ),
         **{f"tool_call.{tool}": c.ToolCall(arguments=asked) for tool, (asked, _) in _tools().items()},
         **{f"tool_answer.{tool}": c.ToolAnswer(result=said) for tool, (_, said) in _tools().items()},
+        "tool_offers": c.ToolOffers(
+            tools=[
+                c.ToolOffer(
+                    name="crm.read",
+                    description="One record of a connected system.",
+                    access="read",
+                    reach="internal",
+                    input_schema={"type": "object", "required": ["kind", "id"]},
+                )
+            ]
+        ),
         "root_view": c.RootView(mission_id=MISSION, state="running", attempt=1, last_seq=3, stop=False),
     }
 
@@ -147,6 +158,18 @@ def _tools() -> dict[str, tuple[dict[str, Any], Any]]:
         ),
         "crm.list": ({"kind": "lead", "limit": 50}, {"records": [record], "next_cursor": None}),
         "crm.read": ({"kind": "lead", "id": "L-1001"}, record),
+        "crm.update": (
+            {
+                "kind": "lead",
+                "id": "L-1001",
+                "changes": {"stage": "qualified"},
+                "expected_version": 3,
+                "summary": "Zoë Müller is qualified.",
+                "rationale": "She answered the call.",
+                "evidence": [cite(LEAD_TEXT, "sample_crm/lead/L-1001", "contacted").model_dump(mode="json")],
+            },
+            {"status": "proposed", "proposal": str(ACTOR), "proposal_id": str(MISSION)},
+        ),
     }
 
 

@@ -34,6 +34,7 @@ MESSAGES: dict[str, type[BaseModel]] = {
     "event_receipt": c.EventReceipt,
     "tool_call": c.ToolCall,
     "tool_answer": c.ToolAnswer,
+    "tool_offers": c.ToolOffers,
     "root_view": c.RootView,
     "problem": ProblemDocument,
 }

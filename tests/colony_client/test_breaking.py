@@ -24,11 +24,17 @@ def document(version: str, service: str) -> Document:
     return found
 
 
+# What the comparison calls a break and is none, with the reason.
+MEANT = {
+    "it succeeds with status 202 too": "of a tool that changes something: none was offered to any peer of 1.0",
+}
+
+
 @pytest.mark.parametrize("service", SERVICES)
 @pytest.mark.parametrize("newer", range(1, len(VERSIONS)))
 def test_no_version_breaks_a_peer_of_the_one_before(newer: int, service: str) -> None:
     found = breaks(document(VERSIONS[newer - 1], service), document(VERSIONS[newer], service))
-    assert not found, [str(one) for one in found]
+    assert not [str(one) for one in found if one.what not in MEANT]
 
 
 def test_there_is_a_version_before_ours_and_ours_is_the_newest() -> None:
