@@ -98,6 +98,7 @@ BEGINNINGS: dict[str, dict[str, Any]] = {
 @example(beginning="asks first", ahead=0, steps=["approve", "take", "escalate", "approve", "take", "complete", "fail"])
 @example(beginning="plain", ahead=4, steps=["reject", "succeeded", "expire", "unknown", "succeeded"])
 @example(beginning="plain", ahead=6, steps=["cancel", "failed", "expire"])
+@example(beginning="plain", ahead=4, steps=["unknown", "executing"])
 @given(
     beginning=st.sampled_from(sorted(BEGINNINGS)),
     ahead=st.integers(0, len(FORWARD)),

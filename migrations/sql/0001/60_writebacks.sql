@@ -897,6 +897,8 @@ BEGIN
       'writeback.settled', 'system:executor', jsonb_build_object(
         'writeback', p_writeback, 'state', p_state, 'attempts', e.attempts,
         'payload_sha256', encode(e.payload_sha256, 'hex'), 'observed_sha256', encode(e.observed_sha256, 'hex')));
+  END IF;
+  IF p_state <> was THEN   -- 'unknown' that was proved not applied is 'executing' again: the mission's tally says so, too
     PERFORM tell_mission(p_tenant, (SELECT w.mission FROM public.writeback w WHERE w.tenant = p_tenant AND w.id = p_writeback));
   END IF;
   RETURN true;
