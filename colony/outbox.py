@@ -88,7 +88,7 @@ class Outbox:
             except BoundaryError as error:
                 wait = self._after(error, pause)
                 pause = min(pause * 2, LONGEST_PAUSE_S)
-                await asyncio.sleep(wait * random.uniform(0.8, 1.2))  # noqa: S311 (spreads retries, guards nothing)
+                await asyncio.sleep(wait * random.uniform(1.0, 1.3))  # noqa: S311 (spreads retries; never before the time that was named)
                 continue
             if self._acknowledged >= self._last:
                 await self._rest()

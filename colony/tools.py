@@ -130,7 +130,7 @@ class Tools:
                 self._failing[tool] = ToolFailed(tool, cause(error), str(error)[:1500], retryable=True)
                 log.warning("tool call failed, trying again", tool=tool, kind=error.kind, detail=str(error)[:300])
                 wait = max(pause, getattr(error, "retry_after", None) or 0.0)
-            await asyncio.sleep(wait * random.uniform(0.8, 1.2))  # noqa: S311 (spreads retries, guards nothing)
+            await asyncio.sleep(wait * random.uniform(1.0, 1.3))  # noqa: S311 (spreads retries; never before the time that was named)
             pause = min(pause * 2, LONGEST_PAUSE_S)
 
 

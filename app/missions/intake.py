@@ -180,7 +180,7 @@ class Intake:
             raise mismatch()
         return replay(known.status, known.headers, known.body)
 
-    def judge(self, asked: Asked, kind: MissionType, public: bool) -> Judged:
+    def judge(self, asked: Asked, kind: MissionType, public: bool = False) -> Judged:
         """The request as it will be kept. Raises Problem validation."""
         caller, ask = asked.caller, asked.ask
         said = understood(ask, kind)

@@ -17,7 +17,8 @@ from app.replay.recording import Recording
 
 # Members that differ between any two runs and say nothing of either.
 OWN = ("mission_id", "tenant_id", "actor_id", "created_at", "id", "contract_hash", "proposal_id", "approval_id")
-ROOTS_TIMES = ("created_at", "decided_at", "at", "read_at")
+# What the root says of when it looked, and of how old things were then.
+ROOTS_TIMES = ("created_at", "decided_at", "at", "read_at", "ingested_at", "written_at", "age", "age_days")
 OPERATORS = "operate."  # decisions on what people did with a mission are no part of its run
 MOST_SHOWN = 200
 MOST_TEXT = 2000

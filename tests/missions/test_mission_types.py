@@ -48,7 +48,7 @@ async def test_a_tenants_own_type_is_used_without_code(world: World) -> None:
     problem(await world.submitter.post("/v1/missions", json=ASK), "validation")
     made = await put(world)
     assert (made.status_code, made.headers["etag"]) == (201, '"v1"')
-    assert made.json() == {**DEFINITION, "name": "supplier_check", "version": 1, "shipped": False}
+    assert made.json() == {**DEFINITION, "needs": [], "name": "supplier_check", "version": 1, "shipped": False}
     assert (await fact_types(world, await world.tenant()))[-1] == "mission_type.changed"
     accepted = await world.submitter.post("/v1/missions", json=ASK)
     assert accepted.status_code == 202, accepted.text

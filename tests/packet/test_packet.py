@@ -114,7 +114,7 @@ async def test_what_could_not_be_verified_is_listed_and_marked(world: World) -> 
     listed = shown.split("What could not be verified")[1].split("</ul>")[0]
     assert [text for text in re.findall(r'<li class="bad">(.*?)</li>', listed)] == found["review"]["problems"]
     assert 'class="claim no"' in shown and 'class="claim ok"' not in shown
-    assert "0 of 1 claims are supported" in shown
+    assert "0 of 1</strong>" in shown
 
 
 async def test_the_packet_speaks_of_the_attempt_that_counts(world: World) -> None:
