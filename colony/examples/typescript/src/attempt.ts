@@ -251,7 +251,7 @@ export class Attempt {
     for (let wait = 200; ; wait = Math.min(wait * 2, 2_000)) {
       this.over.signal.throwIfAborted();
       try {
-        return await this.root.tool(this.dispatch.mission_id, name, args, this.outbox.token);
+        return await this.root.tool(this.dispatch.mission_id, name, args, this.outbox.token, this.over.signal);
       } catch (error) {
         if (!(error instanceof CallFailed)) throw error;
         if (error.ended) throw new Stopped("cancelled", "the root has moved on");

@@ -44,12 +44,13 @@ export class Root {
     return said;
   }
 
-  async tool(mission: string, tool: string, args: Json, token: string): Promise<Json> {
-    const said = await this.call(`/internal/v1/missions/${mission}/tools/${tool}/calls`, { arguments: args }, token);
+  /** Asks a tool, no longer than until the signal. */
+  async tool(mission: string, tool: string, args: Json, token: string, over: AbortSignal): Promise<Json> {
+    const said = await this.call(`/internal/v1/missions/${mission}/tools/${tool}/calls`, { arguments: args }, token, over);
     return member(said, "result") ?? null;
   }
 
-  private async call(path: string, question: unknown, token: string): Promise<Json> {
+  private async call(path: string, question: unknown, token: string, over?: AbortSignal): Promise<Json> {
     const body = new TextEncoder().encode(JSON.stringify(question));
     const url = new URL(this.base + path);
     const headers: Record<string, string> = {
@@ -62,7 +63,7 @@ export class Root {
     let response: Response;
     let bytes: Uint8Array;
     try {
-      const signal = AbortSignal.timeout(ANSWER_MS);
+      const signal = AbortSignal.any([AbortSignal.timeout(ANSWER_MS), ...(over ? [over] : [])]);
       response = await fetch(url, { method: "POST", headers, body, redirect: "manual", signal });
       bytes = await bounded(response);
     } catch (error) {
@@ -74,7 +75,7 @@ export class Root {
     } catch {
       if (response.ok) throw new CallFailed(0, "malformed_answer", "the answer is not JSON", 0, null);
     }
-    if (response.status === 200) return said;
+    if (response.status === 200 || response.status === 202) return said; // 202: a change became a proposal
     const text = (name: string): string => (typeof member(said, name) === "string" ? (member(said, name) as string) : "");
     const expected = member(said, "expected_seq");
     throw new CallFailed(
@@ -125,7 +126,7 @@ async function bounded(response: Response): Promise<Uint8Array> {
   return whole;
 }
 
-/** Waits, but no longer than until the signal; spread at random, so that many do not come back at once. */
+/** Waits so long or a bit longer, so that many do not come back at once; but no longer than until the signal. */
 export function pause(ms: number, signal?: AbortSignal): Promise<void> {
   return new Promise((resolve) => {
     const over = (): void => {
@@ -133,7 +134,7 @@ export function pause(ms: number, signal?: AbortSignal): Promise<void> {
       signal?.removeEventListener("abort", over);
       resolve();
     };
-    const timer = setTimeout(over, ms * (0.8 + 0.4 * Math.random()));
+    const timer = setTimeout(over, ms * (1 + 0.3 * Math.random()));
     if (signal?.aborted) over();
     else signal?.addEventListener("abort", over);
   });
