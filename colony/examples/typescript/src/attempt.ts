@@ -255,6 +255,7 @@ export class Attempt {
       } catch (error) {
         if (!(error instanceof CallFailed)) throw error;
         if (error.ended) throw new Stopped("cancelled", "the root has moved on");
+        this.over.signal.throwIfAborted(); // our own time is over: the tool has not failed
         const ms = Math.max(wait, error.retryAfterMs);
         if (!error.passing || Date.now() + ms > Math.min(until, this.deadline)) {
           const code = /^[a-z][a-z0-9_]{0,63}$/.test(error.code) ? error.code : "refused";
