@@ -118,6 +118,17 @@ def writing(action: str) -> Any:
     return mark(enter, action)
 
 
+def admitting(action: str) -> Any:
+    """A dependency giving the Caller alone, for routes that read a large body: no transaction is open meanwhile."""
+
+    async def enter(request: Request, bearer: Bearer) -> AsyncIterator[Caller]:
+        async with request.app.state.database.read() as session:
+            caller = (await admit(session, request, bearer, action)).caller
+        yield caller
+
+    return mark(enter, action)
+
+
 def mark(enter: Callable[..., Any], action: str) -> Any:
     enter.action = action  # type: ignore[attr-defined]  # the enumeration tests read it off the route
     return Depends(enter, scope="function")

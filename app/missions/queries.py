@@ -66,7 +66,7 @@ class Mission:
 
     @property
     def played(self) -> bool:
-        """Whether tools and models answer it from the tape of what it repeats: then it neither spends nor changes anything."""
+        """Whether tools answer it from the tape of what it repeats: then it neither spends nor changes anything."""
         return self.replay_mode in ("recorded", "recorded_with_colony")
 
     @property

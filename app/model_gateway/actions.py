@@ -10,7 +10,7 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from app import budgets, ledger, policy
+from app import budgets, ledger, policy, tape
 from app.budgets import Amounts
 from app.caller import Caller
 from app.db import Database, WriteSession
@@ -60,8 +60,13 @@ async def open_call(
         mission, off = await mission_and_switches(session, said.mission)
         check_attempt(mission, said)
         assert mission is not None
-        targets = here(gateway, asked.model, off)
-        allowed, refused = await judged(session, caller, mission, environment, targets)
+        if mission.played:  # answers of models are on no tape yet, and nobody is asked on behalf of a replay
+            wanted = tape.call("model", asked.model, {"sha256": sha256.hex()})
+            refused: Problem | None = await tape.diverge(session, caller, mission.id, wanted, 1, "not_on_tape")
+            allowed: list[tuple[Target, UUID]] = []
+        else:
+            targets = here(gateway, asked.model, off)
+            allowed, refused = await judged(session, caller, mission, environment, targets)
         if refused is None:
             try:
                 reservation, asked = await reserved(session, caller, mission, asked, allowed)

@@ -115,9 +115,13 @@ async def get_packet(
     if packet is None:
         raise no_mission()
     if wanted == "html":
-        page = rendered(json.loads(to_json(packet)))
-        return HTMLResponse(page, headers={"Content-Security-Policy": CSP, "X-Content-Type-Options": "nosniff"})
+        return inert(rendered(json.loads(to_json(packet))))
     return Reply(packet).response()
+
+
+def inert(page: str) -> HTMLResponse:
+    """A page on which nothing runs and from which nothing is asked."""
+    return HTMLResponse(page, headers={"Content-Security-Policy": CSP, "X-Content-Type-Options": "nosniff"})
 
 
 def preferred(accept: str) -> Format:

@@ -22,11 +22,14 @@ def flaws(packet: dict[str, Any]) -> list[str]:
     return list(packet["review"]["problems"]) if packet["review"] else ["The root has not reviewed this mission."]
 
 
+def templates() -> jinja2.Environment:
+    """For pages about what others wrote: everything is escaped, and a name that is not there is an error."""
+    return jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+
+
 @lru_cache(maxsize=1)
 def template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = templates()
     environment.filters["visible"] = visible
     environment.filters["when"] = lambda instant: f"{instant[:10]} {instant[11:19]} UTC"
     environment.filters["days"] = days

@@ -1,5 +1,6 @@
 """Replaying missions, comparing two runs, and recordings from one environment to another."""
 
+import asyncio
 import json
 from functools import lru_cache, partial
 from pathlib import Path
@@ -8,28 +9,30 @@ from uuid import UUID
 
 import jinja2
 from fastapi import Query, Request, Response
-from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app import missions
-from app.db import ReadSession, WriteSession
+from app.caller import Caller
+from app.db import ReadSession
 from app.errors import Problem
-from app.http import Call, Cursor, Door, Limit, Page, Reply, Routes, calling, paged, read_body, reading, writing
+from app.http import Call, Cursor, Door, Limit, Page, Reply, Routes, calling, paged, read_body, reading
+from app.http.doors import admitting
 from app.http.edge import request_id
 from app.http.idempotency import fingerprint, idempotency_key
 from app.missions import Ask, Asked, MissionView
 from app.missions.ask import BudgetAsk, Replay
 from app.missions.intake import enabled
-from app.packet.api import CSP
-from app.packet.page import visible
+from app.packet.api import inert, preferred
+from app.packet.page import templates, visible
 from app.policy.queries import in_force
 from app.replay.diff import diff
-from app.replay.recording import Recording, record
-from app.replay.sources import find_imported, find_recording, imported
-from app.replay.transfer import MOST_BYTES, PURPOSE, export, genuine, keep
+from app.replay.recording import record
+from app.replay.sources import find_imported, find_recording, find_source, imported
+from app.replay.transfer import MOST_BYTES, PURPOSE, export, keep, trusted
 from app.telemetry import traceparent
 from colony_client.artifacts import MissionEnvelope
 
+PLAYABLE = (*missions.CLOSED, "awaiting_approval", "executing")  # its colony is through with it
 router = Routes(tags=["replay"])
 recordings = Routes(tags=["replay"])
 
@@ -39,7 +42,7 @@ class ReplayAsk(BaseModel):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"mode": "recorded"}, {"mode": "rerun"}]})
     mode: Literal["rerun", "recorded"] = Field(
-        description="rerun: live, a mission like any other. recorded: tools and models answer from the tape, nothing is written."
+        description="rerun: live, a mission like any other. recorded: tools answer from the tape, no model is asked, nothing is written."
     )
     colony: Literal["tape", "live"] = Field(
         "tape", description="Of a recorded replay: whether its colony is played from the ledger, or works on it again."
@@ -135,10 +138,10 @@ async def repeated(of: UUID, asked: ReplayAsk, request: Request, call: Call) -> 
     caller = await state.intake.authenticate(call.caller.secret)
     async with state.database.read() as session:
         await session.enter(caller.tenant)
-        found = await find_recording(session, of, state.settings.environment)
+        found = await find_source(session, of)
     if found is None:
         raise Problem("not_found", "There is no such mission, and no such recording.")
-    if not found.closed_at and asked.mode == "recorded" and found.state not in ("awaiting_approval", "executing"):
+    if asked.mode == "recorded" and found.state not in PLAYABLE:
         raise Problem(
             "wrong_state",
             f"The mission is {found.state}: its colony is not through with it yet, so there is nothing to play.",
@@ -149,7 +152,7 @@ async def repeated(of: UUID, asked: ReplayAsk, request: Request, call: Call) -> 
     given = await state.intake.take(
         Asked(
             caller,
-            ask_again(found),
+            ask_again(found.envelope),
             key,
             fingerprint("POST", path, request.url.query, asked.model_dump_json().encode()) if key else b"",
             traceparent(),
@@ -161,9 +164,8 @@ async def repeated(of: UUID, asked: ReplayAsk, request: Request, call: Call) -> 
     return Response(given.body, given.status, given.headers)
 
 
-def ask_again(found: Recording) -> Ask:
-    """The request that a recorded envelope was made of, with everything spelled out."""
-    said = MissionEnvelope.model_validate(found.envelope)
+def ask_again(said: MissionEnvelope) -> Ask:
+    """The request that an envelope was made of, with everything spelled out."""
     return Ask(
         mission_type=said.mission_type,
         user_goal=said.user_goal,
@@ -207,18 +209,14 @@ async def get_diff(
     if before is None:
         raise Problem("not_found", "There is nothing to compare it with: no such mission, and no such recording.")
     found = diff(before, await record(door.session, mission, environment), await in_force(door.session))
-    wanted = request.headers.get("accept", "")
-    if "text/html" in wanted and "application/json" not in wanted.split("text/html")[0]:
-        page = template().render(diff=found)
-        return HTMLResponse(page, headers={"Content-Security-Policy": CSP, "X-Content-Type-Options": "nosniff"})
+    if preferred(request.headers.get("accept", "")) == "html":
+        return inert(template().render(diff=found))
     return Reply(found).response()
 
 
 @lru_cache(maxsize=1)
 def template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = templates()
     environment.filters["visible"] = lambda value: visible(value if isinstance(value, str) else spelled(value))
     return environment.from_string((Path(__file__).parent / "diff.html").read_text())
 
@@ -269,14 +267,15 @@ async def get_recording(
         }
     },
 )
-async def import_recording(
-    request: Request, door: Annotated[Door[WriteSession], writing("recordings.import")]
-) -> Response:
+async def import_recording(request: Request, caller: Annotated[Caller, admitting("recordings.import")]) -> Response:
     """Takes a file of getRecording, when a key of TRANSFER_TRUSTED_KEYS has signed it. The same file is kept once."""
+    state = request.app.state
     data = await read_body(request, MOST_BYTES)
-    found = genuine(data, request.app.state.transfer_keys)
-    id = await keep(door.session, door.caller, data, found)
-    kept = await find_imported(door.session, id)
+    found = await asyncio.to_thread(trusted, data, state.transfer_keys)  # it may take a second, and others are waiting
+    async with state.database.write() as session:
+        await session.enter(caller.tenant)
+        id = await keep(session, caller, data, found)
+        kept = await find_imported(session, id)
     assert kept is not None
     return Reply(kept.view(), 201, {"Location": f"/v1/recordings/{id}"}).response()
 

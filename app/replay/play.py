@@ -1,6 +1,6 @@
 """Playing a recorded mission again without its colony: its events and calls, in the order of the ledger, through the root as it is now.
 
-Nothing leaves the process: tools and models answer from the tape, and what is proposed ends in a shadow. Everything that the
+Nothing leaves the process: tools answer from the tape, and what is proposed ends in a shadow. Everything that the
 root decides it decides anew: policy for each call and each change, the review of the evidence, the mission's own moves.
 """
 
@@ -14,7 +14,7 @@ from app.caller import Caller, system
 from app.clock import now
 from app.db import Database, WriteSession
 from app.missions import Held, Mission
-from app.replay.recording import Answered, Fact, Recording
+from app.replay.recording import Fact, Recording
 from app.replay.sources import find_recording
 from app.work import Item
 from colony_client.artifacts import parse_artifact
@@ -32,7 +32,6 @@ from colony_client.contract import (
 
 LEASE = timedelta(minutes=1)  # it is over within one transaction
 CALLS = ("tool.called", "tool.failed", "tool.refused", "tool.denied")
-ENDINGS = ("complete", "blocked", "escalate")
 
 
 async def play(database: Database, item: Item, environment: str) -> None:
@@ -54,7 +53,10 @@ class Player:
         self.session, self.caller, self.mission, self.recording = session, caller, mission, recording
         self.held = Held(session.fetch)
         self.seq = 0
-        self.asked: Counter[tuple[str, str, str]] = Counter()
+        self.asked: Counter[tuple[str, str]] = Counter()
+        self.taped = {
+            (one.name, one.call.sha256.hex(), one.ordinal): one for one in recording.calls if one.kind == "tool"
+        }
         self.ended = False
 
     async def play(self) -> None:
@@ -123,7 +125,7 @@ class Player:
         outcome = await callbacks.judge(self.held, callbacks.call("", "", self.caller, self.mission.id, batch), LEASE)
         assert isinstance(outcome, callbacks.Taken), outcome
         self.seq = event.seq
-        if isinstance(event, Signal) and event.signal in ENDINGS:
+        if isinstance(event, Signal) and event.ends_attempt:
             self.ended = True
             if outcome.asks is not None:  # nobody is asked on behalf of a replay
                 self.give_up("replay_escalated", "The recorded colony put a question before a human here.")
@@ -137,12 +139,12 @@ class Player:
 
     async def call(self, fact: Fact) -> None:
         """Policy now, the answer of then."""
-        name = ("tool", str(fact.body["tool"]), str(fact.body.get("arguments_sha256", "")))
+        name = (str(fact.body["tool"]), str(fact.body.get("arguments_sha256", "")))
         self.asked[name] += 1
-        taped = self.find(*name, self.asked[name])
+        taped = self.taped.get((*name, self.asked[name]))
         await self.held.keep()  # what was said before stands before it in the ledger
         if taped is None:
-            return await self.diverge(tape.Call("tool", name[1], b""), self.asked[name], "no_tape")
+            return await self.diverge(tape.Call("tool", name[0], b""), self.asked[name], "no_tape")
         asked = taped.call
         wanted = await tools.known.find(self.session, asked.name)
         if wanted is None:
@@ -168,16 +170,6 @@ class Player:
                 now(),
             )
             await tools.noted_again(self.session, self.caller, self.mission, wanted, asked, played)
-
-    def find(self, kind: str, name: str, sha256: str, ordinal: int) -> Answered | None:
-        return next(
-            (
-                one
-                for one in self.recording.calls
-                if (one.kind, one.name, one.ordinal) == (kind, name, ordinal) and one.call.sha256.hex() == sha256
-            ),
-            None,
-        )
 
     async def diverge(self, asked: tape.Call, ordinal: int, why: str, rule: str | None = None) -> None:
         self.ended = True

@@ -58,7 +58,7 @@ class Answered(Part):
 
 
 class Stored(Part):
-    """An artifact. actor: who stored it."""
+    """An artifact, and whose word it is."""
 
     id: UUID
     schema_name: str = Field(max_length=80)
@@ -98,8 +98,6 @@ class Recording(Part):
     reason: str | None = Field(None, max_length=200)
     reason_note: str | None = Field(None, max_length=2000)
     answer_status: str | None = None
-    used_tokens: int = Field(ge=0)
-    used_cost_usd: float = Field(ge=0, allow_inf_nan=False)
     created_at: str = Field(max_length=40)
     closed_at: str | None = Field(None, max_length=40)
     envelope: dict[str, JsonValue]
@@ -138,8 +136,6 @@ async def record(session: ReadSession, mission: Mission, environment: str) -> Re
         reason=mission.reason,
         reason_note=mission.reason_note,
         answer_status=mission.answer_status,
-        used_tokens=mission.used_tokens,
-        used_cost_usd=float(mission.used_cost_usd),
         created_at=iso(mission.created_at),
         closed_at=iso(mission.closed_at) if mission.closed_at else None,
         envelope=json.loads(envelope),

@@ -1,5 +1,6 @@
 """What can be replayed: this tenant's own missions, and recordings that were imported."""
 
+import json
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -13,6 +14,7 @@ from app.db import ReadSession
 from app.listing import Place, behind
 from app.replay.recording import Recording, record
 from app.replay.transfer import contents
+from colony_client.artifacts import MissionEnvelope
 
 COLUMNS = "id, mission, attempt, mission_type, environment, signed_by, file_sha256, size, imported_by, imported_at"
 ONE = text(f"SELECT {COLUMNS} FROM recording WHERE tenant = :tenant AND id = :id")  # noqa: S608
@@ -59,13 +61,34 @@ async def imported(session: ReadSession, before: Place, limit: int) -> list[Impo
     return [Imported(**row._mapping) for row in await behind(session, LIST, before, limit, at="imported_at")]
 
 
+@dataclass(frozen=True)
+class Source:
+    """What a replay is asked of: the state that the mission is in, or was in when it was exported, and its envelope."""
+
+    state: str
+    envelope: MissionEnvelope
+
+
+async def find_source(session: ReadSession, id: UUID) -> Source | None:
+    mission = await missions.find(session, id)
+    if mission is not None:
+        return Source(mission.state, await missions.envelope(session, id))
+    found = await find_imported(session, id)
+    if found is None:
+        return None
+    recording = await imported_recording(session, found)
+    return Source(recording.state, MissionEnvelope.model_validate_json(json.dumps(recording.envelope)))
+
+
+async def imported_recording(session: ReadSession, found: Imported) -> Recording:
+    stored = await artifacts.blobs(session, [found.file_sha256])
+    return contents(stored[found.file_sha256]).recording
+
+
 async def find_recording(session: ReadSession, id: UUID, environment: str) -> Recording | None:
     """The recording of a mission of the session's tenant, or an imported one. None when there is neither."""
     mission = await missions.find(session, id)
     if mission is not None:
         return await record(session, mission, environment)
     found = await find_imported(session, id)
-    if found is None:
-        return None
-    stored = await artifacts.blobs(session, [found.file_sha256])
-    return contents(stored[found.file_sha256]).recording
+    return await imported_recording(session, found) if found else None

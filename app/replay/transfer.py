@@ -22,7 +22,7 @@ from app.canonical import sha256
 from app.clock import new_id
 from app.db import ReadSession, WriteSession
 from app.errors import Problem
-from app.ledger.keys import Signer, opened, parse, sealed
+from app.ledger.keys import Signer, genuine, parse, sealed
 from app.replay.recording import Recording
 
 PURPOSE = "mission-root recording 1"
@@ -61,9 +61,17 @@ async def export(session: ReadSession, recording: Recording, signer: Signer) -> 
 
 def contents(data: bytes) -> Contents:
     """What a file says, its signature unchecked: for files that were checked when they came. Raises Problem validation."""
+    return understood(read(data))
+
+
+def read(data: bytes) -> dict[str, Any]:
     found = parse(data)
     if found is None or found["statement"].get("purpose") != PURPOSE:
         raise unusable("The file is not a recording that mission-root replay export has written.")
+    return found
+
+
+def understood(found: dict[str, Any]) -> Contents:
     statement = found["statement"]
     try:
         recording = Recording.model_validate_json(json.dumps(statement["recording"]), strict=True)
@@ -78,17 +86,17 @@ def contents(data: bytes) -> Contents:
     return Contents(recording, sources, str(statement["by"]))
 
 
-def genuine(data: bytes, keys: Mapping[str, bytes]) -> Contents:
+def trusted(data: bytes, keys: Mapping[str, bytes]) -> Contents:
     """What a file says that one of the trusted keys has signed. Raises Problem validation or forbidden."""
-    found = contents(data)
-    if found.signed_by not in keys:
+    found = read(data)
+    signed_by = str(found["statement"].get("by"))
+    if signed_by not in keys:
         raise Problem(
-            "forbidden",
-            f"The recording is signed by {found.signed_by[:40]!r}, which is not among TRANSFER_TRUSTED_KEYS.",
+            "forbidden", f"The recording is signed by {signed_by[:40]!r}, which is not among TRANSFER_TRUSTED_KEYS."
         )
-    if opened(data, keys) is None:
+    if not genuine(found, keys[signed_by]):
         raise Problem("forbidden", "The signature of the recording is wrong: it was changed after it was exported.")
-    return found
+    return understood(found)
 
 
 async def keep(session: WriteSession, caller: Caller, data: bytes, found: Contents) -> UUID:

@@ -1,4 +1,4 @@
-"""What tools and models answered to a mission, call by call, so that it can be played again without them."""
+"""What tools answered to a mission, call by call, so that it can be played again without them."""
 
 from app.tape.actions import Call, call, record
 from app.tape.playing import answer, diverge, source_of

@@ -1,6 +1,5 @@
 """Workspaces and their documents."""
 
-from collections.abc import AsyncIterator
 from functools import partial
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -27,7 +26,7 @@ from app.http import (
     require_version,
     writing,
 )
-from app.http.doors import Bearer, admit, mark
+from app.http.doors import admitting
 from app.workspaces.actions import (
     READER,
     Ingested,
@@ -246,13 +245,6 @@ async def put_trust(
     return Reply(version_view(made), headers={"ETag": etag(made.version)}).response()
 
 
-async def admitted(request: Request, bearer: Bearer) -> AsyncIterator[Caller]:
-    # A session of its own: the transaction must be over before a large body is read and a PDF is taken apart.
-    async with request.app.state.database.read() as session:
-        caller = (await admit(session, request, bearer, "workspaces.write")).caller
-    yield caller
-
-
 UPLOAD: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -274,7 +266,7 @@ async def put_document(
     name: Name,
     path: DocumentPath,
     request: Request,
-    caller: Annotated[Caller, mark(admitted, "workspaces.write")],
+    caller: Annotated[Caller, admitting("workspaces.write")],
     written_at: Annotated[Utc | None, Query(description="When it was last changed, as far as you know.")] = None,
 ) -> Response:
     """Reads Markdown, reStructuredText, text, HTML or PDF, recognised by the path's suffix, and makes it searchable.

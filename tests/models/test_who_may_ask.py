@@ -2,7 +2,7 @@
 
 import json
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 import openai
@@ -220,3 +220,17 @@ async def test_no_secret_and_no_words_are_kept_or_logged(
     for secret in (KEY, token, canary, token.rpartition(".")[2]):
         assert secret not in logged and secret not in facts and secret not in kept, secret[:12]
     assert KEY not in repr(house.gateway) + repr(house.gateway.registry) + repr(house.gateway.lines["east"])
+
+
+async def test_no_provider_is_asked_on_behalf_of_a_replay(house: House) -> None:
+    first = await house.mission()
+    await first.end("cancel")
+    asked = await house.world.submitter.post(
+        f"/v1/missions/{first.id}/replay", json={"mode": "recorded", "colony": "live"}
+    )
+    again = Life(house.world, UUID(asked.json()["id"]))
+    await again.take()
+    refused(await post(house, again, again.dispatch.gateway_token), "replay_diverged", 410)
+    assert house.east.asked == house.west.asked == []
+    row = await again.row()
+    assert (row["state"], row["reason"], row["used_tokens"]) == ("failed", "replay_diverged", 0)
