@@ -21,6 +21,7 @@ from app import (
     packet,
     policy,
     process,
+    retention,
     tools,
     workspaces,
     writebacks,
@@ -63,6 +64,7 @@ PUBLIC = (
     approvals.rules,
     policy.router,
     budgets.router,
+    retention.router,
     workspaces.router,
     identity.router,
 )
@@ -89,6 +91,7 @@ class Root:
         self.nudger = Nudger(settings.database("database_url"), ["facts", "work_worker", "work_executor", READS])
         self.tail = Tail(self.reader, self.nudger)
         self.anchor_store, self.anchor_keys = ledger.reading_side(settings)
+        self.objects = artifacts.open_objects(settings)
         self.colony_keys, self.signing_keys = settings.colony_keys(), settings.signing_keys()
         self.colony = ColonyClient(
             settings.colony_service_base_url, self.colony_keys, timeout_s=settings.colony_timeout_ms / 1000
@@ -117,6 +120,7 @@ class Root:
             "colony": Component("colony", "Missions are accepted and wait."),
             "registrar": Component("registrar", "Nobody's rights or keys can be changed, and no new JWT is taken."),
             "anchors": ledger.component(self.anchor_store),
+            "artifacts": artifacts.component(),
             "bus": delivery.bus.component(),
         }
 
@@ -153,6 +157,7 @@ class Root:
         state.colony_keys, state.signing_keys = self.colony_keys, self.signing_keys
         state.cursors = Cursors(self.signing_keys)
         state.anchor_store, state.anchor_keys = self.anchor_store, self.anchor_keys
+        state.objects = self.objects
         state.webhook_keys = self.settings.webhook_keys()
         state.authenticate, state.allow = identity.authenticate, self.allow
         state.upstream, state.exchange = self.upstream, self.exchange

@@ -28,6 +28,7 @@ KINDS: dict[str, Queue] = {
     "colony_cancel": "worker",  # tell the colony to stop
     "webhook_send": "worker",  # try a delivery (subject: the delivery)
     "anchor": "worker",  # sign the tenant's new facts outside Postgres (subject: the tenant)
+    "retention": "worker",  # remove bytes whose time is over (subject: the tenant)
     "connector_read": "executor",  # read a record for those who may not (subject: the connector_read)
     "execute": "executor",  # claim an approved writeback and carry it out (subject: the writeback)
 }

@@ -10,7 +10,7 @@ from functools import partial
 import structlog
 from prometheus_client import start_http_server
 
-from app import approvals, boundary, budgets, ledger, process, work
+from app import approvals, artifacts, boundary, budgets, ledger, process, retention, work
 from app.boundary.dispatch import Colony
 from app.caller import system
 from app.clock import now
@@ -75,6 +75,8 @@ class Worker:
         self.anchorer = ledger.signing_side(settings, self.database)
         if self.anchorer is None:
             log.warning("anchors are off: ANCHOR_STORE and ANCHOR_SIGNING_KEY are not both set")
+        self.objects = artifacts.open_objects(settings)
+        self.sweeper = retention.Sweeper(self.database, self.objects, timedelta(seconds=settings.retention_interval_s))
         self.hands = asyncio.Semaphore(LOOKING)
         self.looking: set[asyncio.Future[None]] = set()  # reviews that ask targets
         self.stopping = asyncio.Event()
@@ -115,6 +117,7 @@ class Worker:
                 ((kind,), self.each(self.call)) for kind in CALLS
             ),  # a colony that hangs holds up one kind, not the other
         ]
+        lines.append((("retention",), self.each(self.sweeper.turn)))
         if self.anchorer:
             lines.append((("anchor",), self.each(self.anchorer.turn)))
         return lines
@@ -160,7 +163,7 @@ class Worker:
         """Whoever has to look at targets first does so without keeping the others waiting."""
 
         async def conclude(some: list[Item]) -> None:
-            for item, material in await approvals.conclude(self.database, some):
+            for item, material in await approvals.conclude(self.database, some, self.objects):
                 await self.hands.acquire()
                 task = asyncio.ensure_future(self.look(item, material))
                 self.looking.add(task)
@@ -262,6 +265,10 @@ class Worker:
                     async with self.database.write() as session:
                         if await session.scalar("SELECT restore_anchor_work()"):
                             session.nudge("work_worker")
+            with contextlib.suppress(Exception):
+                async with self.database.write() as session:
+                    if await session.scalar("SELECT restore_retention_work()"):
+                        session.nudge("work_worker")
             with contextlib.suppress(Exception):
                 if self.bus is None:
                     await bus.switch_off(self.database)

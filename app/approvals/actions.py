@@ -11,6 +11,7 @@ from sqlalchemy import text
 from app import artifacts, evidence, ledger, missions, policy, work, writebacks
 from app.approvals.already import already_so
 from app.approvals.obligations import BadObligations, parse
+from app.artifacts import Objects
 from app.caller import Caller, system
 from app.clock import new_id, now
 from app.db import Database, WriteSession
@@ -170,13 +171,14 @@ async def open_intake(session: WriteSession, caller: Caller, mission_id: UUID) -
     await missions.await_decision(session, caller, mission_id, "policy_asks", [approval])
 
 
-async def conclude(database: Database, items: Sequence[Item]) -> list[tuple[Item, evidence.Material]]:
+async def conclude(database: Database, items: Sequence[Item], objects: Objects) -> list[tuple[Item, evidence.Material]]:
     """Missions in review: checks their evidence and completes or fails them, together.
 
     Those with proposals are left as they are and answered, with what there is to review: `conclude_changes` takes each alone.
     """
     async with database.read() as session:
         found = await evidence.material(session, [(item.tenant, item.subject) for item in items])
+    await evidence.fetch(found.values(), objects)
     changing = [
         (item, found[item.subject]) for item in items if item.subject in found and found[item.subject].proposals
     ]

@@ -2,5 +2,6 @@
 
 from app.evidence.check import Checked, check
 from app.evidence.review import Material, Proposal, Review, material, review
+from app.evidence.sources import fetch
 
-__all__ = ["Checked", "Material", "Proposal", "Review", "check", "material", "review"]
+__all__ = ["Checked", "Material", "Proposal", "Review", "check", "fetch", "material", "review"]

@@ -1,17 +1,18 @@
 """The one explicit review pass: what the colony says, held against what the root stored."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from uuid import UUID
 
 from app import artifacts
-from app.artifacts import Artifact
+from app.artifacts import Artifact, Located
 from app.caller import Caller
 from app.clock import now
 from app.db import ReadSession
 from app.evidence.check import check, finding
+from app.evidence.sources import Stored
 from app.missions import Held, Mission
 from app.missions.types import shipped
 from colony_client.artifacts import (
@@ -62,7 +63,8 @@ class Material:
     status: Literal["answered", "not_found"] = "not_found"
     lead_citations: list[Citation] = field(default_factory=list)
     proposals: list[tuple[Artifact, WritebackProposal]] = field(default_factory=list)
-    stored: dict[str, bytes] = field(default_factory=dict)
+    stored: dict[str, Stored] = field(default_factory=dict)
+    placed: dict[str, Located] = field(default_factory=dict)  # what `fetch` reads outside the transaction
     shown: set[tuple[str, str]] = field(default_factory=set)
 
     def cited(self) -> list[Citation]:
@@ -72,7 +74,7 @@ class Material:
 
 
 async def material(session: ReadSession, wanted: Sequence[tuple[UUID, UUID]]) -> dict[UUID, Material]:
-    """What there is to review of missions, (tenant, mission) pairs; of those that there are."""
+    """What there is to review of missions, (tenant, mission) pairs; of those that there are. `fetch` completes it."""
     said: dict[UUID, list[Any]] = defaultdict(list)
     for row in await session.fetch(SAID, [tenant for tenant, _ in wanted], [mission for _, mission in wanted]):
         said[row["of_mission"]].append(row)
@@ -83,10 +85,12 @@ async def material(session: ReadSession, wanted: Sequence[tuple[UUID, UUID]]) ->
             citing[one.tenant][mission] = cited
     for tenant, cited_by in citing.items():
         await session.enter(tenant)
-        stored = await stored_sources(session, (citation for cited in cited_by.values() for citation in cited))
+        hashes = {bytes.fromhex(citation.source) for cited in cited_by.values() for citation in cited}
+        placed = {digest.hex(): place for digest, place in (await artifacts.places(session, hashes)).items()}
+        stored: dict[str, Stored] = {}
         for mission in cited_by:
             readings = await artifacts.readings(session, mission)
-            found[mission].stored = stored
+            found[mission].stored, found[mission].placed = stored, placed
             found[mission].shown = {(row.source_sha256.hex(), row.document) for row in readings}
     return found
 
@@ -166,12 +170,7 @@ def review(held: Held, caller: Caller, mission: Mission, material: Material) -> 
     return Review(passed, material.status, coverage, judged)
 
 
-async def stored_sources(session: ReadSession, citations: Iterable[Citation]) -> dict[str, bytes]:
-    found = await artifacts.blobs(session, (bytes.fromhex(citation.source) for citation in citations))
-    return {digest.hex(): data for digest, data in found.items()}
-
-
-def weakness(proposal: WritebackProposal, stored: dict[str, bytes], shown: set[tuple[str, str]]) -> str | None:
+def weakness(proposal: WritebackProposal, stored: dict[str, Stored], shown: set[tuple[str, str]]) -> str | None:
     """Why a proposal must not be put before a human."""
     if not proposal.evidence:
         return "it cites no evidence"

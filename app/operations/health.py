@@ -22,7 +22,8 @@ async def components(state: Any) -> list[dict[str, object]]:
         registrar.succeeded()
     else:
         registrar.failed("no answer")
-    told = (database, colony, registrar, state.components["anchors"], state.components["bus"])
+    await state.objects.look(state.components["artifacts"])
+    told = (database, colony, registrar, *(state.components[name] for name in ("anchors", "artifacts", "bus")))
     return [one.view() for one in told]
 
 

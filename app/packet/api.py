@@ -15,6 +15,7 @@ from app.db import ReadSession
 from app.errors import Problem
 from app.http import Door, Reply, Routes, reading
 from app.packet.assemble import assemble
+from app.retention import RetentionView
 
 router = Routes(tags=["packet"])
 CSP = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -44,6 +45,7 @@ class PacketView(BaseModel):
     """Answer, claims with evidence, what could not be verified, stages, decisions, writebacks, and the whole timeline."""
 
     mission: dict[str, Any]
+    retention: RetentionView
     answer_status: Literal["answered", "not_found"]
     answer: str
     claims: list[PacketClaim]
@@ -82,7 +84,9 @@ async def get_packet(
 
 def flaws(packet: dict[str, Any]) -> list[str]:
     """Everything that could not be verified, in one list."""
-    return list(packet["review"]["problems"]) if packet["review"] else ["The root has not reviewed this mission."]
+    if packet["review"]:
+        return list(packet["review"]["problems"])
+    return [packet["retention"]["note"] or "The root has not reviewed this mission."]
 
 
 @lru_cache(maxsize=1)

@@ -65,6 +65,7 @@ def processes(folder: Folder, surroundings: Mapping[str, str] = os.environ) -> l
         "CRM_READ_TOKEN": secrets["crm_read_token"],
         **_credentials(surroundings, "_READ"),
         "ANCHOR_STORE": str(folder.path / "anchors"),
+        "ARTIFACT_STORE": str(folder.path / "artifacts"),
         "ANCHOR_PUBLIC_KEYS": public_text(signer(secrets["anchor_signing_key"]).public()),
     }
     serve = mission | {

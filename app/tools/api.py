@@ -87,7 +87,8 @@ async def run(
         raise Problem("validation", f"{found[0].get('pointer')}: {found[0]['detail']}", errors=found) from None
     state = request.app.state
     try:
-        return await known.run(Context(state.database, state.settings, said.tenant, mission, state.root.nudger), asked)
+        context = Context(state.database, state.settings, said.tenant, mission, state.objects, state.root.nudger)
+        return await known.run(context, asked)
     except ConnectorError as error:
         raise said_no(error) from None
 

@@ -8,6 +8,7 @@ from app.workspaces.actions import Ingested, document_path, ingest_document, rem
 from app.workspaces.api import router
 from app.workspaces.extract import Unreadable, kind_of
 from app.workspaces.queries import (
+    Apart,
     Document,
     Found,
     Span,
@@ -23,6 +24,7 @@ from app.workspaces.queries import (
 from app.workspaces.reading import Reading, read_document
 
 __all__ = [
+    "Apart",
     "Document",
     "Found",
     "Ingested",

@@ -13,7 +13,7 @@ from uuid import UUID
 from sqlalchemy import text
 
 from app import ledger
-from app.artifacts import keep_blob
+from app.artifacts import Laid, keep_blob
 from app.caller import Caller
 from app.clock import new_id
 from app.db import WriteSession
@@ -67,11 +67,18 @@ def document_path(path: str) -> str:
 
 
 async def ingest_document(
-    session: WriteSession, caller: Caller, workspace_name: str, path: str, content_sha256: bytes, read: Reading
+    session: WriteSession,
+    caller: Caller,
+    workspace_name: str,
+    path: str,
+    content_sha256: bytes,
+    read: Reading,
+    laid: Laid,
 ) -> Ingested:
     """Makes what was read the current version of a path; the workspace is made when it is new.
 
-    content_sha256 is of the bytes it was read from; the same bytes again change nothing. Records `workspace.created`
+    content_sha256 is of the bytes it was read from; the same bytes again change nothing. laid: the text that was read, laid
+    down. Records `workspace.created`
     and `document.added` or `document.updated`.
     """
     workspace = await _workspace(session, caller, workspace_name)
@@ -83,8 +90,7 @@ async def ingest_document(
     if known:
         await session.execute(DROP_PASSAGES, {"tenant": caller.tenant, "document": known.id})
         await session.execute(RETIRE, {**place, "state": "replaced"})
-    source, passages = read.source, read.passages
-    digest = await keep_blob(session, caller.tenant, source)
+    passages, digest = read.passages, await keep_blob(session, caller.tenant, laid)
     document, version = new_id(), await session.scalar(NEXT_VERSION, place)
     await session.execute(
         ADD_DOCUMENT,
@@ -96,7 +102,7 @@ async def ingest_document(
             "kind": read.kind,
             "content": content_sha256,
             "source": digest,
-            "bytes": len(source),
+            "bytes": laid.size,
             "passages": len(passages),
             "reader": READER,
         },
@@ -111,7 +117,7 @@ async def ingest_document(
         document=document,
         version=version,
         replaces=known.id if known else None,
-        bytes=len(source),
+        bytes=laid.size,
         content_sha256=content_sha256.hex(),
         source_sha256=digest.hex(),
         passages=len(passages),

@@ -166,9 +166,10 @@ async def put_document(
         if isinstance(read, Unreadable):
             code = "too_large" if read.code == "too_large" else "validation"
             raise Problem(code, read.detail, errors=[{"parameter": "path", "detail": read.detail}], reason=read.code)
+        laid = await state.objects.lay_down(caller.tenant, read.source)
         async with state.database.write() as session:
             await session.enter(caller.tenant)
-            done = await ingest_document(session, caller, name, path, sha256(data), read)
+            done = await ingest_document(session, caller, name, path, sha256(data), read, laid)
     return Reply(
         {
             "outcome": done.outcome,

@@ -13,11 +13,11 @@ KEPT = (
     "tenant", "principal", "role_grant", "api_key", "session", "approver_key", "oidc_identity", "risk_floor",
     "ledger", "mission", "mission_label", "mission_type", "artifact", "policy_decision",
     "policy", "policy_set", "quarantine", "approval_rule", "notice", "connector", "connector_switch",
-    "writeback", "approval", "decision", "execution", "webhook", "webhook_secret",
+    "writeback", "approval", "decision", "execution", "webhook", "webhook_secret", "blob", "retention_schedule", "legal_hold",
 )  # fmt: skip
 WRITTEN_ONCE = (
     "ledger", "mission_label", "mission_type", "artifact", "policy_decision", "policy", "policy_set", "quarantine", "approval_rule",
-    "connector", "writeback", "decision", "risk_floor",
+    "connector", "writeback", "decision", "risk_floor", "retention_schedule",
 )  # fmt: skip
 
 
@@ -55,6 +55,16 @@ async def furnished(ground: Ground) -> dict[str, Any]:
     await ground.run("api", "SELECT * FROM put_policy($1, $2, 'own', 'x', 0)", ground.tenant, ground.secrets["adam"])
     await ground.run("owner", """INSERT INTO notice (tenant, principal, approval, kind, step)
                      VALUES ($1, $2, $3, 'reminder', 1)""", ground.tenant, ground.ids["anna"], asked.approval)  # fmt: skip
+    await ground.run("api", "SELECT keep_blob($1, sha256('kept'), 4, 'kept', NULL, NULL)", ground.tenant)
+    await ground.run(
+        "api", "SELECT * FROM put_retention($1, $2, 0, 1, 1, 1, 1, 1)", ground.tenant, ground.secrets["adam"]
+    )
+    await ground.run(
+        "api",
+        "SELECT place_hold($1, $2, 'furnished', 'tenant', NULL, NULL, NULL, 'x')",
+        ground.tenant,
+        ground.secrets["adam"],
+    )
     webhook = await ground.webhook()
     await ground.run("api", """INSERT INTO webhook_delivery (tenant, id, webhook, message, type)
                      VALUES ($1, $2, $3, 'test_1', 'webhook.tested')""",
