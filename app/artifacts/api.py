@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from app import ledger
 from app.artifacts.objects import removed
-from app.artifacts.queries import Artifact, Source, of_mission, one, source, sources
+from app.artifacts.queries import Artifact, Source, of_mission, one, shown, sources
 from app.clock import iso
 from app.db import ReadSession
 from app.errors import Problem
@@ -155,7 +155,7 @@ BYTES: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 
 
 @router.get(
-    "/v1/missions/{mission_id}/sources/{sha256}",
+    "/v1/missions/{mission_id}/sources/{source}",
     operation_id="getSource",
     response_class=Response,
     summary="The bytes of a source",
@@ -163,20 +163,20 @@ BYTES: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 )
 async def get_source(
     mission_id: UUID,
-    sha256: Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="The source's SHA-256.")],
+    source: Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="The source's SHA-256.")],
     request: Request,
     door: Annotated[Door[ReadSession], reading("missions.read")],
 ) -> Response:
     """The stored bytes themselves, checked as they are sent: an answer that breaks off was damaged."""
-    found = await source(door.session, mission_id, bytes.fromhex(sha256))
+    found = await shown(door.session, mission_id, bytes.fromhex(source))
     if found is None:
         raise Problem("not_found", "The mission was shown no such source.")
     kind, located = found
     await door.session.connection.close()  # nothing outside Postgres is asked while a transaction is open
     headers = {
-        "ETag": f'"{sha256}"',
+        "ETag": f'"{source}"',
         "Content-Length": str(located.size),
-        "Content-Disposition": f'attachment; filename="{sha256[:16]}.{"json" if kind == "record" else "txt"}"',
+        "Content-Disposition": f'attachment; filename="{source[:16]}.{"json" if kind == "record" else "txt"}"',
         "X-Content-Type-Options": "nosniff",
         "Content-Security-Policy": "default-src 'none'; sandbox",
         "Accept-Ranges": "none",

@@ -123,9 +123,9 @@ async def sources(session: ReadSession, mission: UUID, after: Place, limit: int)
     return [Source(**row._mapping) for row in await session.rows(SOURCES, asked)]
 
 
-async def source(session: ReadSession, mission: UUID, sha256: bytes) -> tuple[str, Located] | None:
+async def shown(session: ReadSession, mission: UUID, source: bytes) -> tuple[str, Located] | None:
     """The kind of a source that the mission was shown, and where its bytes are."""
-    row = await session.first(SOURCE, {"tenant": session.tenant, "mission": mission, "source": sha256})
+    row = await session.first(SOURCE, {"tenant": session.tenant, "mission": mission, "source": source})
     if row is None:
         return None
     found = dict(row._mapping)

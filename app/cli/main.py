@@ -13,6 +13,7 @@ import typer
 from app.cli import (
     approvals,
     approvers,
+    artifacts,
     budgets,
     connectors,
     demo,
@@ -23,6 +24,7 @@ from app.cli import (
     policies,
     principals,
     processes,
+    retention,
     rules,
     webhooks,
     workspace,
@@ -49,6 +51,9 @@ app.add_typer(connectors.app, name="connectors")
 app.add_typer(workspace.app, name="workspace")
 app.add_typer(budgets.app, name="budgets")
 app.add_typer(webhooks.app, name="webhooks")
+app.add_typer(retention.app, name="retention")
+app.add_typer(retention.holds, name="holds")
+app.add_typer(artifacts.app, name="artifacts")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(identity.app, name="identity")
 app.add_typer(principals.app, name="principals")

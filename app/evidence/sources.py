@@ -2,14 +2,11 @@
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from app.artifacts import Located, Objects, removed
 from app.errors import Problem
-from colony_client.artifacts import MAX_QUOTE
-
-if TYPE_CHECKING:
-    from app.evidence.review import Material
+from colony_client.artifacts import MAX_QUOTE, Citation
 
 LONGEST = 4 * MAX_QUOTE  # bytes that a quote can have
 
@@ -33,7 +30,16 @@ class Part:
 Stored = bytes | Part | str  # a str says why there are no bytes
 
 
-async def fetch(found: Iterable["Material"], objects: Objects) -> None:
+class Citing(Protocol):
+    """What is reviewed: what it cites, where that is, and the bytes as far as they are there."""
+
+    placed: dict[str, Located]
+    stored: dict[str, Stored]
+
+    def cited(self) -> list[Citation]: ...
+
+
+async def fetch(found: Iterable[Citing], objects: Objects) -> None:
     """Completes what is to be reviewed by the bytes it cites. No transaction is open meanwhile.
 
     Bytes that are missing, damaged or removed leave what cites them unverified; a store that does not answer raises

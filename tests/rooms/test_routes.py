@@ -28,7 +28,7 @@ PROBES = {"livez", "healthz", "startupz", "readyz"}
 # POST routes that only look: they leave no fact.
 ONLY_LOOK = {"evaluatePolicy", "previewPolicy", "verifyLedger", "checkConnector", "chooseApprovalRule"}
 # PUT routes whose names are each tenant's own: the same name elsewhere is simply another thing.
-OWN_NAMES = {"putDocument", "putMissionType", "putPolicy", "previewPolicy", "putConnector"}
+OWN_NAMES = {"putDocument", "putMissionType", "putPolicy", "previewPolicy", "putConnector", "putLegalHold"}
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ async def test_another_tenants_thing_is_an_absent_one(world: World) -> None:
         body: dict[str, Any] = {}
         if route.operation == "decide":
             body = {"json": {"decision": "approve", "payload_sha256": theirs["sha256"]}}
-        elif route.method in ("POST", "PUT", "PATCH"):
+        elif route.method in ("POST", "PUT", "PATCH") or route.operation == "liftLegalHold":
             body = {"json": example_of(world, route)}
         for headers in ({}, {"If-Match": theirs["etag"]}, {"Accept": "text/event-stream"}):
             known = await call(stranger.http, route, place(route, theirs["there"]), headers=headers, **body)
@@ -195,6 +195,8 @@ async def theirs_and_absent(world: World) -> dict[str, Any]:
     assert (await put_type(world, "their_kind")).status_code == 201
     assert (await put_policy(world, "their_kind")).status_code == 201
     assert (await put_connector(world, "their_kind")).status_code == 201
+    assert (await place_hold(world, "their_kind")).status_code == 201
+    [shown] = (await world.submitter.get(f"/v1/missions/{mission}/sources?limit=1")).json()["items"]
     [fact] = (await world.auditor.get(f"/v1/ledger?subject={mission}&limit=1")).json()["items"]
     policies = (await world.auditor.post("/v1/policies/evaluate", json=ASK_POLICY)).json()["policy_version"]
     there = {
@@ -205,6 +207,7 @@ async def theirs_and_absent(world: World) -> dict[str, Any]:
         "position": fact["id"],
         "mission_id": mission,
         "artifact_id": artifact["id"],
+        "source": shown["source"],
         "approval_id": approval["id"],
         "writeback_id": approval["writeback_id"],
         "rule_id": approval["rule"]["id"],
@@ -212,6 +215,7 @@ async def theirs_and_absent(world: World) -> dict[str, Any]:
         "mission_type": "their_kind",
     }
     absent = {name: "other_kind" if name in ("workspace", "mission_type") else uuid4() for name in there}
+    absent["source"] = sha256(b"no such source").hex()
     absent["version"] = sha256(b"no such set").hex()
     absent["position"] = re.sub(r"\d", "9", fact["id"])  # of the same length: answers are compared with their headers
     return {"there": there, "absent": absent, "etag": approval["etag"], "sha256": approval["payload_sha256"]}
@@ -407,6 +411,26 @@ async def put_budgets(world: World) -> httpx.Response:
     return await world.admin.put("/v1/budgets", json={"day_tokens": 10**9}, headers={"If-Match": '"v0"'})
 
 
+async def put_retention(world: World) -> httpx.Response:
+    days = {
+        "public_days": None,
+        "internal_days": 1095,
+        "confidential_days": 365,
+        "restricted_days": 90,
+        "unread_days": 7,
+    }
+    return await world.policy_owner.put("/v1/retention", json=days, headers={"If-Match": '"v0"'})
+
+
+async def place_hold(world: World, name: str) -> httpx.Response:
+    return await world.auditor.put(f"/v1/legal-holds/{name}", json={"scope": "tenant", "reason": "a case"})
+
+
+async def lift_hold(world: World) -> httpx.Response:
+    await place_hold(world, "passing_kind")
+    return await world.admin.request("DELETE", "/v1/legal-holds/passing_kind", json={"reason": "no case"})
+
+
 async def webhook(world: World, then: Callable[[str], Awaitable[httpx.Response]] | None = None) -> httpx.Response:
     """Makes a webhook, and goes on with its path."""
     made = await world.admin.post("/v1/webhooks", json={"url": "https://example.com/hook", "types": ["mission.*"]})
@@ -555,6 +579,9 @@ LEAVE_FACTS: dict[str, tuple[Callable[[World], Awaitable[httpx.Response]], str]]
     "putDocument": (put_document, "document.added"),
     "removeDocument": (remove, "document.removed"),
     "putBudgets": (put_budgets, "budget.limits_changed"),
+    "putRetention": (put_retention, "retention.changed"),
+    "putLegalHold": (lambda world: place_hold(world, "some_kind"), "hold.placed"),
+    "liftLegalHold": (lift_hold, "hold.lifted"),
     "createWebhook": (webhook, "webhook.created"),
     "changeWebhook": (
         lambda world: webhook(world, lambda at: world.admin.patch(at, json={"state": "paused"}, headers=FIRST)),

@@ -140,7 +140,7 @@ async def test_a_missions_request_does_not_change_and_an_ended_one_does_not_move
     for column, value in {
         "tenant": "gen_random_uuid()", "id": "gen_random_uuid()", "mission_type": "'x_y'", "mode": "'autonomous'",
         "requested_by": f"'{ground.ids['anna']}'", "contract_hash": "sha256('x')", "created_at": "'epoch'", "risk_level": "'high'",
-        "attempt": "2", "last_seq": "4",
+        "sensitivity_class": "'public'", "attempt": "2", "last_seq": "4",
     }.items():  # fmt: skip
         await ground.refused("RX001", "owner", f"UPDATE mission SET {column} = {value} WHERE id = $1", mission)
     await ground.run(

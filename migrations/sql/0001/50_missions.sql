@@ -111,9 +111,10 @@ BEGIN
   END IF;
   -- Retention counts from here: closed once, by the wall's own clock, whatever is written.
   NEW.closed_at := CASE WHEN OLD.closed_at IS NOT NULL THEN OLD.closed_at WHEN NEW.closed_at IS NOT NULL THEN clock_timestamp() END;
-  IF NEW.bytes_removed_at IS DISTINCT FROM OLD.bytes_removed_at
-     AND (OLD.bytes_removed_at IS NOT NULL OR NOT retention_over(NEW.tenant, NEW.id)) THEN
-    RAISE EXCEPTION 'wall: the mission''s time to be kept is not over' USING ERRCODE = 'RX021';
+  IF NEW.bytes_removed_at IS DISTINCT FROM OLD.bytes_removed_at THEN
+    IF OLD.bytes_removed_at IS NOT NULL OR NOT retention_over(NEW.tenant, NEW.id) THEN
+      RAISE EXCEPTION 'wall: the mission''s time to be kept is not over' USING ERRCODE = 'RX021';
+    END IF;
   END IF;
   NEW.version := OLD.version + 1;
   NEW.updated_at := clock_timestamp();
