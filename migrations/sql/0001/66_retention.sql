@@ -93,7 +93,8 @@ SET search_path = pg_catalog, public, pg_temp AS $$
   said AS (
     SELECT CASE p_class WHEN 'public' THEN s.public_days WHEN 'internal' THEN s.internal_days WHEN 'confidential' THEN s.confidential_days
              WHEN 'restricted' THEN s.restricted_days WHEN 'unread' THEN s.unread_days END AS days
-    FROM public.retention_schedule s, old WHERE s.tenant = p_tenant AND s.version >= COALESCE(old.version, 0)
+    FROM public.retention_schedule s, old WHERE s.tenant = p_tenant
+      AND (s.set_at > clock_timestamp() - interval '7 days' OR s.version = old.version)
     UNION ALL SELECT shipped_retention(p_class) FROM old WHERE old.version IS NULL)
   SELECT CASE WHEN bool_or(said.days IS NULL) THEN NULL ELSE max(said.days) END FROM said
 $$;
