@@ -159,7 +159,7 @@ BYTES: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
     operation_id="getSource",
     response_class=Response,
     summary="The bytes of a source",
-    responses={200: {"content": {"text/plain": BYTES, "application/json": BYTES}}},
+    responses={200: {"content": {"text/plain": BYTES, "application/json": {"schema": {}}}}},
 )
 async def get_source(
     mission_id: UUID,

@@ -40,7 +40,7 @@ class TimesAsk(Times):
         json_schema_extra={
             "examples": [
                 {
-                    "public_days": None,
+                    "public_days": 3650,
                     "internal_days": 1095,
                     "confidential_days": 365,
                     "restricted_days": 90,

@@ -110,7 +110,9 @@ BEGIN
     RAISE EXCEPTION 'wall: a mission''s request does not change' USING ERRCODE = 'RX001';
   END IF;
   -- Retention counts from here: closed once, by the wall's own clock, whatever is written.
-  NEW.closed_at := CASE WHEN OLD.closed_at IS NOT NULL THEN OLD.closed_at WHEN NEW.closed_at IS NOT NULL THEN clock_timestamp() END;
+  IF NEW.closed_at IS DISTINCT FROM OLD.closed_at THEN
+    NEW.closed_at := COALESCE(OLD.closed_at, clock_timestamp());
+  END IF;
   IF NEW.bytes_removed_at IS DISTINCT FROM OLD.bytes_removed_at THEN
     IF OLD.bytes_removed_at IS NOT NULL OR NOT retention_over(NEW.tenant, NEW.id) THEN
       RAISE EXCEPTION 'wall: the mission''s time to be kept is not over' USING ERRCODE = 'RX021';
