@@ -6,6 +6,7 @@
     policy       denied_by_policy
     decisions    own_request · already_decided · other_payload · expired
     tools        tool_halted · tool_drifted · tool_failed · tool_unmapped
+    bytes        bytes_removed · artifact_missing · artifact_damaged
     rates        rate_limited
     boundary     version_unsupported · sequence_gap · attempt_superseded · mission_closed · budget_exhausted · replay_diverged
     models       provider_refused · provider_unusable
@@ -152,6 +153,26 @@ KINDS: dict[str, Kind] = {
         "The approval has expired",
         "The time to decide is over; the writeback is dead.",
         ("Ask again with a new mission or proposal.",),
+    ),
+    # bytes
+    "bytes_removed": Kind(
+        410,
+        "Removed under retention",
+        "The time these bytes are kept was over and they are gone for good; hash, size and metadata are still there. "
+        "`removed_at` says when.",
+        ("Read the metadata, or the fact bytes.removed.",),
+    ),
+    "artifact_missing": Kind(
+        502,
+        "The stored bytes are missing",
+        "The database names an object that the artifact store does not have.",
+        ("Restore the object from the store's backup; `mission-root artifacts verify` names all that are missing.",),
+    ),
+    "artifact_damaged": Kind(
+        502,
+        "The stored bytes are damaged",
+        "What the artifact store holds does not have the hash it is kept under, and is not given out.",
+        ("Restore the object from the store's backup; `mission-root artifacts verify` names all that are damaged.",),
     ),
     # boundary
     "version_unsupported": Kind(

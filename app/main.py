@@ -23,6 +23,7 @@ from app import (
     policy,
     process,
     replay,
+    retention,
     tools,
     workspaces,
     writebacks,
@@ -70,6 +71,7 @@ PUBLIC = (
     approvals.rules,
     policy.router,
     budgets.router,
+    retention.router,
     workspaces.router,
     identity.router,
 )
@@ -97,6 +99,7 @@ class Root:
         self.tail = Tail(self.reader, self.nudger)
         self.anchor_store, self.anchor_keys = ledger.reading_side(settings)
         self.transfer_signer, self.transfer_keys = replay.sides(settings)
+        self.objects = artifacts.open_objects(settings)
         self.colony_keys, self.signing_keys = settings.colony_keys(), settings.signing_keys()
         self.colony = ColonyClient(
             settings.colony_service_base_url, self.colony_keys, timeout_s=settings.colony_timeout_ms / 1000
@@ -131,6 +134,7 @@ class Root:
             "colony": Component("colony", "Missions are accepted and wait."),
             "registrar": Component("registrar", "Nobody's rights or keys can be changed, and no new JWT is taken."),
             "anchors": ledger.component(self.anchor_store),
+            "artifacts": artifacts.component(),
             "bus": delivery.bus.component(),
         }
 
@@ -173,6 +177,7 @@ class Root:
         state.cursors = Cursors(self.signing_keys)
         state.anchor_store, state.anchor_keys = self.anchor_store, self.anchor_keys
         state.transfer_signer, state.transfer_keys = self.transfer_signer, self.transfer_keys
+        state.objects = self.objects
         state.webhook_keys = self.settings.webhook_keys()
         state.authenticate, state.allow = identity.authenticate, self.allow
         state.tools = self.tools

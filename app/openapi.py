@@ -63,7 +63,7 @@ IDEMPOTENCY = {
 }
 DECIDING = (
     "decide", "cancelMission", "failMission", "breakGlass", "cancelApproval", "reviseApproval", "putApprovalRule", "putBudgets",
-    "changeWebhook", "deleteWebhook",
+    "putRetention", "changeWebhook", "deleteWebhook",
 )  # fmt: skip
 CREATING = (
     "createMission", "createApprovalRule", "renewWriteback", "seeNotice", "createWebhook", "rotateWebhookSecret", "testWebhook",
@@ -95,6 +95,12 @@ def add_problems(path: str, method: str, operation: dict[str, Any]) -> None:
         parameters.append(IDEMPOTENCY)
     if operation["tags"] == ["identity"]:
         statuses.add(409)
+    if operation["operationId"] == "getSource":
+        statuses |= {410, 502}
+    if operation["operationId"] == "liftLegalHold":
+        statuses |= {408, 409, 413, 415}
+    if operation["operationId"] == "putLegalHold":
+        operation["responses"]["201"] = {**operation["responses"]["200"], "description": "A new hold"}
     if operation["operationId"] == "putMissionType":
         statuses |= {412, 428}
         parameters.append({**IF_MATCH, "required": False})

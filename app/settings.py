@@ -216,6 +216,11 @@ class Settings(BaseSettings):
     anchor_interval_s: Annotated[float, Field(ge=0.01, le=86_400)] = 60
     anchor_max_facts: Annotated[int, Field(ge=1, le=10_000)] = 1000  # this many new facts do not wait for the interval
 
+    # Large sources outside the database (docs/retention.md); serve and worker
+    artifact_store: Annotated[str, Field(max_length=1000)] | None = None  # as ANCHOR_STORE; unset: all in the database
+    artifact_store_from_bytes: Annotated[int, Field(ge=4096, le=256 * 1024 * 1024)] = 1024 * 1024
+    retention_interval_s: Annotated[float, Field(ge=0.01, le=86_400)] = 3600  # between two sweeps of a tenant
+
     # Facts to a stream of NATS JetStream (docs/bus.md). Only the worker connects; it then needs READER_DATABASE_URL, too.
     bus_url: Annotated[SecretStr, AfterValidator(bus_urls)] | None = None  # unset: off
     bus_credentials: SecretStr | None = None  # a NATS credentials file, or the path of one

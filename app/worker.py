@@ -10,7 +10,7 @@ from functools import partial
 import structlog
 from prometheus_client import start_http_server
 
-from app import approvals, boundary, budgets, ledger, process, replay, tools, work
+from app import approvals, artifacts, boundary, budgets, ledger, process, replay, retention, tools, work
 from app.boundary.dispatch import Colony
 from app.caller import system
 from app.clock import now
@@ -81,6 +81,8 @@ class Worker:
             0.9 * self.lease - timeout
         ).total_seconds()  # after the work was taken, no later than this
         self.tools = tools.Sessions(settings, self.database)
+        self.objects = artifacts.open_objects(settings)
+        self.sweeper = retention.Sweeper(self.database, self.objects, timedelta(seconds=settings.retention_interval_s))
         self.hands = asyncio.Semaphore(LOOKING)
         self.looking: set[asyncio.Future[None]] = set()  # reviews that ask targets
         self.stopping = asyncio.Event()
@@ -124,6 +126,7 @@ class Worker:
                 ((kind,), self.each(self.call)) for kind in CALLS
             ),  # a colony that hangs holds up one kind, not the other
         ]
+        lines.append((("retention",), self.each(self.sweeper.turn)))
         if self.anchorer:
             lines.append((("anchor",), self.each(self.anchorer.turn)))
         return lines
@@ -170,7 +173,7 @@ class Worker:
         """Whoever has to look at targets first does so without keeping the others waiting."""
 
         async def conclude(some: list[Item]) -> None:
-            for item, material in await approvals.conclude(self.database, some):
+            for item, material in await approvals.conclude(self.database, some, self.objects):
                 await self.hands.acquire()
                 task = asyncio.ensure_future(self.look(item, material))
                 self.looking.add(task)
@@ -234,7 +237,7 @@ class Worker:
                 await work.again(session, item, again)
 
     async def play(self, item: Item) -> None:
-        await replay.play(self.database, item, self.settings.environment)
+        await replay.play(self.database, item, self.settings.environment, self.objects)
 
     async def check_tools(self, item: Item) -> None:
         """Looks at the servers of a tenant's tool layers, outside of any transaction."""
@@ -279,6 +282,10 @@ class Worker:
                     async with self.database.write() as session:
                         if await session.scalar("SELECT restore_anchor_work()"):
                             session.nudge("work_worker")
+            with contextlib.suppress(Exception):
+                async with self.database.write() as session:
+                    if await session.scalar("SELECT restore_retention_work()"):
+                        session.nudge("work_worker")
             with contextlib.suppress(Exception):
                 if self.bus is None:
                     await bus.switch_off(self.database)

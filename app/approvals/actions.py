@@ -11,6 +11,7 @@ from sqlalchemy import text
 from app import artifacts, evidence, ledger, missions, policy, work, writebacks
 from app.approvals.already import already_so
 from app.approvals.obligations import BadObligations, parse
+from app.artifacts import Objects
 from app.caller import Caller, system
 from app.canonical import sha256
 from app.clock import new_id, now
@@ -26,8 +27,8 @@ OPEN = text("""
   VALUES (:tenant, :id, :mission, :subject, :writeback, :question, :requested_by, :payload, CAST(:obligations AS jsonb))
   RETURNING id, expires_at, required, rule, rule_version, LEAST(expires_at, (ladder -> 0 ->> 'at')::timestamptz) AS first_step""")
 SHADOW = text("""
-  INSERT INTO shadow_writeback (tenant, mission, proposal, payload, policy_decision, effect)
-  VALUES (:tenant, :mission, :proposal, :payload, :decision, :effect)""")
+  INSERT INTO shadow_writeback (tenant, mission, proposal, payload, payload_sha256, policy_decision, effect)
+  VALUES (:tenant, :mission, :proposal, :payload, sha256(:payload), :decision, :effect)""")
 CLOSE = text("SELECT close_approval(:tenant, :id, :state, :secret)")
 CLIMB = text("SELECT climb(:tenant, :id)")
 STATE = text("SELECT state, subject FROM approval WHERE tenant = :tenant AND id = :id")
@@ -174,14 +175,15 @@ async def open_intake(session: WriteSession, caller: Caller, mission_id: UUID) -
     await missions.await_decision(session, caller, mission_id, "policy_asks", [approval])
 
 
-async def conclude(database: Database, items: Sequence[Item]) -> list[tuple[Item, evidence.Material]]:
+async def conclude(database: Database, items: Sequence[Item], objects: Objects) -> list[tuple[Item, evidence.Material]]:
     """Missions in review: checks their evidence and completes or fails them, together.
 
     Those with proposals are left as they are and answered, with what there is to review: `conclude_changes` takes each alone.
     """
     async with database.read() as session:
         found = await evidence.material(session, [(item.tenant, item.subject) for item in items])
-    await evidence.compare(database, found.values())
+    await evidence.fetch(found.values(), objects)
+    await evidence.compare(database, found.values(), objects)
     changing = [
         (item, found[item.subject]) for item in items if item.subject in found and found[item.subject].proposals
     ]

@@ -1,18 +1,25 @@
 """Typed artifacts by content hash, and the stored bytes that citations point into.
 
 An artifact is one of the ten contract types in canonical bytes, immutable, belonging to a mission and an attempt.
-A blob is the text of a document or the snapshot of a record; a reading says that a mission was shown one.
+A blob is the text of a document or the snapshot of a record, large ones outside the database; a reading says that a mission
+was shown one.
 """
 
 from app.artifacts.actions import Made, Stored, keep_blob, made, note_readings, store
 from app.artifacts.api import router
-from app.artifacts.queries import Artifact, blobs, latest, of_attempt, of_mission, one, readings
+from app.artifacts.objects import Laid, Located, Objects, component, gone, open_objects, removed
+from app.artifacts.queries import PLACE, Artifact, latest, of_attempt, of_mission, one, places, readings
 
 __all__ = [
+    "PLACE",
     "Artifact",
+    "Laid",
+    "Located",
     "Made",
+    "Objects",
     "Stored",
-    "blobs",
+    "component",
+    "gone",
     "keep_blob",
     "latest",
     "made",
@@ -20,7 +27,10 @@ __all__ = [
     "of_attempt",
     "of_mission",
     "one",
+    "open_objects",
+    "places",
     "readings",
+    "removed",
     "router",
     "store",
 ]

@@ -2,16 +2,19 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from app import ledger
+from app.artifacts.objects import Laid
 from app.caller import Caller
 from app.canonical import sha256
 from app.clock import new_id
-from app.db import WriteSession
+from app.db import WriteSession, sqlstate
+from app.errors import Problem
 from colony_client.artifacts import ArtifactBase, canonical
 
 INSERT = text("""
@@ -19,8 +22,8 @@ INSERT = text("""
   VALUES (:tenant, :id, :mission, :attempt, :schema_name, :schema_version, :producer, :bytes)
   ON CONFLICT (tenant, mission, sha256) DO NOTHING RETURNING id""")
 FIND = text("SELECT id, attempt FROM artifact WHERE tenant = :tenant AND mission = :mission AND sha256 = :sha256")
-KEEP_BLOB = text("""INSERT INTO blob (tenant, sha256, size, bytes) VALUES (:tenant, :sha256, :size, :bytes)
-                    ON CONFLICT (tenant, sha256) DO NOTHING""")
+KEEP_BLOB = text("SELECT keep_blob(:tenant, :sha256, :size, :inline, :object, :chunks)")
+REMOVED = "RX022"
 NOTE_READING = text("""
   INSERT INTO reading (tenant, mission, source_sha256, document, kind, version)
   VALUES (:tenant, :mission, :source, :document, :kind, :version) ON CONFLICT DO NOTHING""")
@@ -89,11 +92,10 @@ async def store(session: WriteSession, caller: Caller, mission: UUID, attempt: i
     return Stored(kept, digest)
 
 
-async def keep_blob(session: WriteSession, tenant: UUID, data: bytes) -> bytes:
-    """Keeps bytes under their SHA-256 and answers that."""
-    digest = sha256(data)
-    await session.execute(KEEP_BLOB, {"tenant": tenant, "sha256": digest, "size": len(data), "bytes": data})
-    return digest
+async def keep_blob(session: WriteSession, tenant: UUID, laid: Laid) -> bytes:
+    """Keeps bytes that were laid down under their SHA-256 and answers that; what was removed in time is back."""
+    await session.execute(KEEP_BLOB, {"tenant": tenant, **vars(laid)})
+    return laid.sha256
 
 
 async def note_readings(
@@ -103,10 +105,19 @@ async def note_readings(
     kind: Literal["document", "record"],
     shown: Iterable[tuple[bytes, str, str | None]],
 ) -> None:
-    """Notes that a mission was shown sources: (sha256, document, version). Only these may be cited by it."""
-    rows = [
+    """Notes that a mission was shown sources: (sha256, document, version). Only these may be cited by it.
+
+    Raises Problem database_busy when retention has removed one of them in this very moment.
+    """
+    rows: list[dict[str, Any]] = [
         {"tenant": tenant, "mission": mission, "source": source, "document": document, "kind": kind, "version": version}
         for source, document, version in sorted(set(shown), key=lambda item: (item[0], item[1]))
     ]
     if rows:
-        await session.execute(NOTE_READING, rows)
+        try:
+            await session.execute(NOTE_READING, rows)
+        except DBAPIError as refused:
+            if sqlstate(refused) != REMOVED:
+                raise
+            detail = "A source was removed under retention while it was being read."
+            raise Problem("database_busy", detail, retry_after=1) from None

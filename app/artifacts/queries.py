@@ -9,10 +9,12 @@ from uuid import UUID
 
 from sqlalchemy import text
 
+from app.artifacts.objects import Located
 from app.db import ReadSession
 from app.listing import Place, behind
 
-COLUMNS = "id, mission, attempt, schema_name, schema_version, producer, sha256, bytes, created_at"
+COLUMNS = """id, mission, attempt, schema_name, schema_version, producer, sha256, COALESCE(bytes, '') AS bytes, created_at,
+  removed_at, removed_size"""
 OF_MISSION = f"SELECT {COLUMNS} FROM artifact WHERE tenant = :tenant AND mission = :mission"  # noqa: S608
 OF_ATTEMPT = text(f"""SELECT {COLUMNS} FROM artifact
   WHERE tenant = :tenant AND mission = :mission AND schema_name = :schema AND (attempt = :attempt OR id IN (
@@ -24,14 +26,21 @@ ONE = text(f"SELECT {COLUMNS} FROM artifact WHERE tenant = :tenant AND mission =
 LATEST = text(f"""SELECT {COLUMNS} FROM artifact
   WHERE tenant = :tenant AND mission = :mission AND schema_name = :schema AND (:producer = '' OR producer = :producer)
   ORDER BY attempt DESC, created_at DESC, id DESC LIMIT 1""")  # noqa: S608
-BLOBS = text("SELECT sha256, bytes FROM blob WHERE tenant = :tenant AND sha256 = ANY(:sources)")
+PLACE = "b.tenant, b.sha256, b.size, b.bytes AS inline, b.object, b.chunks, b.removed_at"
+PLACES = text(f"SELECT {PLACE} FROM blob b WHERE b.tenant = :tenant AND b.sha256 = ANY(:sources)")  # noqa: S608
+SOURCES = text("""SELECT r.document, r.source_sha256, r.kind, r.version, r.read_at, b.size, b.removed_at
+  FROM reading r JOIN blob b ON b.tenant = r.tenant AND b.sha256 = r.source_sha256
+  WHERE r.tenant = :tenant AND r.mission = :mission AND (r.document, encode(r.source_sha256, 'hex')) > (:document, :source)
+  ORDER BY r.document, encode(r.source_sha256, 'hex') LIMIT :limit""")
+SOURCE = text(f"""SELECT r.kind, {PLACE} FROM reading r JOIN blob b ON b.tenant = r.tenant AND b.sha256 = r.source_sha256
+  WHERE r.tenant = :tenant AND r.mission = :mission AND r.source_sha256 = :source LIMIT 1""")  # noqa: S608
 READINGS = text("""SELECT source_sha256, document, kind, version, read_at FROM reading
                    WHERE tenant = :tenant AND mission = :mission ORDER BY read_at, document""")
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A stored artifact; bytes are canonical JSON."""
+    """A stored artifact; bytes are canonical JSON, and empty when retention has removed them."""
 
     id: UUID
     mission: UUID
@@ -42,9 +51,16 @@ class Artifact:
     sha256: bytes
     bytes: bytes
     created_at: datetime
+    removed_at: datetime | None = None
+    removed_size: int | None = None
+
+    @property
+    def size(self) -> int:
+        return len(self.bytes) if self.removed_size is None else self.removed_size
 
     def content(self) -> Any:
-        return json.loads(self.bytes)
+        """None when it was removed."""
+        return json.loads(self.bytes) if self.removed_at is None else None
 
 
 async def of_mission(
@@ -77,10 +93,43 @@ async def latest(session: ReadSession, mission: UUID, schema: str, producer: str
     return Artifact(**row._mapping) if row else None
 
 
-async def blobs(session: ReadSession, sources: Iterable[bytes]) -> dict[bytes, bytes]:
-    """Stored bytes by their hash; what is not stored is absent."""
-    rows = await session.rows(BLOBS, {"tenant": session.tenant, "sources": list(set(sources))})
-    return {row.sha256: row.bytes for row in rows}
+async def places(session: ReadSession, sources: Iterable[bytes]) -> dict[bytes, Located]:
+    """Where bytes are by their hash, and the bytes themselves where they are in the row; what was never stored is absent."""
+    rows = await session.rows(PLACES, {"tenant": session.tenant, "sources": list(set(sources))})
+    return {row.sha256: Located(**row._mapping) for row in rows}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Something that a mission was shown; size in bytes."""
+
+    document: str
+    source_sha256: bytes
+    kind: str
+    version: str | None
+    read_at: datetime
+    size: int
+    removed_at: datetime | None
+
+    @property
+    def source(self) -> str:
+        return self.source_sha256.hex()
+
+
+async def sources(session: ReadSession, mission: UUID, after: Place, limit: int) -> list[Source]:
+    """What a mission was shown, by document."""
+    document, source = after or ("", "")
+    asked = {"tenant": session.tenant, "mission": mission, "document": document, "source": source, "limit": limit}
+    return [Source(**row._mapping) for row in await session.rows(SOURCES, asked)]
+
+
+async def shown(session: ReadSession, mission: UUID, source: bytes) -> tuple[str, Located] | None:
+    """The kind of a source that the mission was shown, and where its bytes are."""
+    row = await session.first(SOURCE, {"tenant": session.tenant, "mission": mission, "source": source})
+    if row is None:
+        return None
+    found = dict(row._mapping)
+    return found.pop("kind"), Located(**found)
 
 
 async def readings(session: ReadSession, mission: UUID) -> Sequence[Any]:

@@ -13,6 +13,7 @@ import typer
 from app.cli import (
     approvals,
     approvers,
+    artifacts,
     budgets,
     connectors,
     demo,
@@ -25,6 +26,7 @@ from app.cli import (
     principals,
     processes,
     replay,
+    retention,
     rules,
     tool_layers,
     webhooks,
@@ -53,6 +55,9 @@ app.add_typer(tool_layers.app, name="tool-layers")
 app.add_typer(workspace.app, name="workspace")
 app.add_typer(budgets.app, name="budgets")
 app.add_typer(webhooks.app, name="webhooks")
+app.add_typer(retention.app, name="retention")
+app.add_typer(retention.holds, name="holds")
+app.add_typer(artifacts.app, name="artifacts")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(replay.app, name="replay")
 app.add_typer(identity.app, name="identity")

@@ -3,5 +3,6 @@ where they contradict each other, and the review packet it leaves."""
 
 from app.evidence.check import Checked, check
 from app.evidence.review import Material, Proposal, Review, compare, material, review
+from app.evidence.stored import fetch
 
-__all__ = ["Checked", "Material", "Proposal", "Review", "check", "compare", "material", "review"]
+__all__ = ["Checked", "Material", "Proposal", "Review", "check", "compare", "fetch", "material", "review"]

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
+from app.evidence.stored import Stored
 from colony_client.artifacts import Citation, Claim, ReviewedCitation, ReviewedClaim, quote_sha256
 
 
@@ -14,16 +15,18 @@ class Checked:
     problems: list[str]
 
 
-def finding(citation: Citation, stored: Mapping[str, bytes], shown: Set[tuple[str, str]]) -> str | None:
+def finding(citation: Citation, stored: Mapping[str, Stored], shown: Set[tuple[str, str]]) -> str | None:
     """Why a citation does not hold, or None.
 
-    stored: bytes by source hash. shown: (source hash, document) pairs that this mission really was given.
+    stored: by source hash, the bytes, or why there are none. shown: (source hash, document) pairs that this mission really was given.
     """
     if (citation.source, citation.document) not in shown:
         return "the mission was never shown this document"
     data = stored.get(citation.source)
     if data is None:
         return "the cited bytes are not stored"
+    if isinstance(data, str):
+        return f"the cited bytes are {data}"
     if citation.end > len(data):
         return "the span ends beyond the stored bytes"
     quoted = data[citation.start : citation.end]
@@ -36,7 +39,7 @@ def finding(citation: Citation, stored: Mapping[str, bytes], shown: Set[tuple[st
     return None if said == citation.quote else "the quote is not what the span says"
 
 
-def check(claim: Claim, stored: Mapping[str, bytes], shown: Set[tuple[str, str]]) -> Checked:
+def check(claim: Claim, stored: Mapping[str, Stored], shown: Set[tuple[str, str]]) -> Checked:
     found = [(citation, finding(citation, stored, shown)) for citation in claim.citations]
     supported = bool(found) and all(problem is None for _, problem in found)
     reviewed = ReviewedClaim(

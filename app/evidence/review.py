@@ -10,13 +10,14 @@ from typing import Any, Literal
 from uuid import UUID
 
 from app import artifacts
-from app.artifacts import Artifact
+from app.artifacts import Artifact, Located, Objects
 from app.caller import Caller
 from app.clock import now
 from app.db import Database, ReadSession
 from app.evidence.check import check, finding
 from app.evidence.contradictions import Place
-from app.evidence.sources import Shown, Source, age, by_place, contradictions, shown_to, uncited
+from app.evidence.sources import Shown, Source, age, by_place, compared, contradictions, shown_to, uncited
+from app.evidence.stored import Stored
 from app.missions import Held, Mission
 from app.missions.types import shipped
 from app.workspaces import LEVELS, lowest
@@ -72,7 +73,8 @@ class Material:
     status: Literal["answered", "not_found"] = "not_found"
     lead_citations: list[Citation] = field(default_factory=list)
     proposals: list[tuple[Artifact, WritebackProposal]] = field(default_factory=list)
-    stored: dict[str, bytes] = field(default_factory=dict)
+    stored: dict[str, Stored] = field(default_factory=dict)
+    placed: dict[str, Located] = field(default_factory=dict)  # what `fetch` reads outside the transaction
     shown: Shown = field(default_factory=dict)
     contradictions: list[Contradiction] = field(default_factory=list)
     left_uncompared: int = 0
@@ -98,7 +100,7 @@ class Material:
 
 
 async def material(session: ReadSession, wanted: Sequence[tuple[UUID, UUID]]) -> dict[UUID, Material]:
-    """What there is to review of missions, (tenant, mission) pairs; of those that there are."""
+    """What there is to review of missions, (tenant, mission) pairs; of those that there are. `fetch` completes it."""
     said: dict[UUID, list[Any]] = defaultdict(list)
     for row in await session.fetch(SAID, [tenant for tenant, _ in wanted], [mission for _, mission in wanted]):
         said[row["of_mission"]].append(row)
@@ -109,22 +111,28 @@ async def material(session: ReadSession, wanted: Sequence[tuple[UUID, UUID]]) ->
             citing[one.tenant][mission] = cited
     for tenant, cited_by in citing.items():
         await session.enter(tenant)
-        stored = await stored_sources(session, (citation for cited in cited_by.values() for citation in cited))
+        hashes = {bytes.fromhex(citation.source) for cited in cited_by.values() for citation in cited}
+        placed = {digest.hex(): place for digest, place in (await artifacts.places(session, hashes)).items()}
+        stored: dict[str, Stored] = {}
         shown = await shown_to(session, list(cited_by))
         for mission in cited_by:
-            found[mission].stored = stored
+            found[mission].stored, found[mission].placed = stored, placed
             found[mission].shown = shown.get(mission, {})
     return found
 
 
-async def compare(database: Database, found: Iterable[Material]) -> None:
-    """Notes where the sources of each mission contradict each other; the texts of one are in memory at a time."""
+async def compare(database: Database, found: Iterable[Material], objects: Objects) -> None:
+    """Notes where the sources of each mission contradict each other; the texts of one are in memory at a time.
+
+    After `fetch`. Raises as that does.
+    """
     for one in found:
         if len(one.shown) > 1 and (spans := one.spans):
             async with database.read() as session:
                 await session.enter(one.tenant)
                 others = await uncited(session, one.shown, spans)
-            one.contradictions, one.left_uncompared = await contradictions(one.shown, spans, one.stored, others)
+            texts = await compared(one.shown, spans, one.placed | others, objects)
+            one.contradictions, one.left_uncompared = await contradictions(one.shown, spans, texts)
 
 
 def heard(rows: Sequence[Any]) -> Material:
@@ -245,12 +253,7 @@ def weighed(claim: ReviewedClaim, shown: Shown, at: datetime) -> ReviewedClaim:
     return claim.model_copy(update={"age": age(sources, at), "trust": lowest(source.trust for source in sources)})
 
 
-async def stored_sources(session: ReadSession, citations: Iterable[Citation]) -> dict[str, bytes]:
-    found = await artifacts.blobs(session, (bytes.fromhex(citation.source) for citation in citations))
-    return {digest.hex(): data for digest, data in found.items()}
-
-
-def weakness(proposal: WritebackProposal, stored: Mapping[str, bytes], shown: Set[Place]) -> str | None:
+def weakness(proposal: WritebackProposal, stored: Mapping[str, Stored], shown: Set[Place]) -> str | None:
     """Why a proposal must not be put before a human."""
     if not proposal.evidence:
         return "it cites no evidence"

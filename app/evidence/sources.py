@@ -13,10 +13,12 @@ from uuid import UUID
 from sqlalchemy import text
 
 from app import artifacts
+from app.artifacts import Located, Objects
 from app.clock import iso
 from app.db import ReadSession
 from app.evidence.contradictions import MOST_BYTES, MOST_OTHERS, Place, find
 from app.evidence.contradictions import Source as Compared
+from app.evidence.stored import whole
 from app.workspaces import Rules, read_rules
 from colony_client.artifacts import Contradiction, ReviewedSource, SourceAge, Trust
 
@@ -37,7 +39,7 @@ TRUST = text("""
   JOIN LATERAL (SELECT x.version, x.rules FROM workspace_trust x WHERE x.tenant = w.tenant AND x.workspace = w.id
                 ORDER BY x.version DESC LIMIT 1) t ON true
   WHERE m.tenant = :tenant AND m.id = ANY(:missions)""")
-SIZES = text("SELECT sha256, size FROM blob WHERE tenant = :tenant AND sha256 = ANY(:sources)")
+SIZES = text("SELECT sha256, size FROM blob WHERE tenant = :tenant AND sha256 = ANY(:sources) AND removed_at IS NULL")
 DAY_S = 86_400
 
 
@@ -112,23 +114,32 @@ def age(sources: Iterable[Source], at: datetime) -> SourceAge | None:
 Spans = Mapping[Place, list[tuple[int, int, str | None]]]
 
 
-async def uncited(session: ReadSession, shown: Shown, cited: Spans) -> dict[str, bytes]:
-    """The stored bytes of sources that were shown and are not cited, as many as are compared."""
+async def uncited(session: ReadSession, shown: Shown, cited: Spans) -> dict[str, Located]:
+    """Where the sources are that were shown and are not cited, as many as are compared."""
     taken = await chosen(session, [place for place in shown if place not in cited])
-    return {digest.hex(): data for digest, data in (await artifacts.blobs(session, map(bytes.fromhex, taken))).items()}
+    found = await artifacts.places(session, map(bytes.fromhex, taken))
+    return {digest.hex(): place for digest, place in found.items()}
 
 
-async def contradictions(
-    shown: Shown, cited: Spans, stored: Mapping[str, bytes], others: Mapping[str, bytes]
-) -> tuple[list[Contradiction], int]:
-    """Where what is cited contradicts another source that was shown, and how many sources were not compared."""
-    compared, left = dict[Place, Compared](), MOST_BYTES
+async def compared(shown: Shown, cited: Spans, placed: Mapping[str, Located], objects: Objects) -> dict[Place, bytes]:
+    """The texts that are compared, cited ones first, as many as fit; what cannot be used is left out. Raises as `fetch`."""
+    texts, read, left = dict[Place, bytes](), dict[str, bytes | None](), MOST_BYTES
     for place in [*sorted(cited), *(place for place in shown if place not in cited)]:
-        data = stored[place[0]] if place in cited else others.get(place[0])
-        if data is not None and len(data) <= left:
-            compared[place] = Compared(shown[place].kind, data, cited.get(place, []))
+        source = place[0]
+        if source not in placed or placed[source].size > left:
+            continue
+        if source not in read:
+            read[source] = await whole(placed[source], objects)
+        if (data := read[source]) is not None:
+            texts[place] = data
             left -= len(data)
-    return await asyncio.to_thread(find, compared), len(shown) - len(compared)
+    return texts
+
+
+async def contradictions(shown: Shown, cited: Spans, texts: Mapping[Place, bytes]) -> tuple[list[Contradiction], int]:
+    """Where what is cited contradicts another source that was shown, and how many sources were not compared."""
+    sources = {place: Compared(shown[place].kind, data, cited.get(place, [])) for place, data in texts.items()}
+    return await asyncio.to_thread(find, sources), len(shown) - len(sources)
 
 
 async def chosen(session: ReadSession, places: Sequence[Place]) -> list[str]:

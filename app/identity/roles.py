@@ -45,6 +45,12 @@ ACTIONS: dict[str, frozenset[str]] = {
     "notices.see": READERS,
     "budgets.read": READERS,
     "budgets.write": frozenset({ADMIN}),
+    "retention.read": READERS,
+    "retention.write": frozenset({ADMIN, POLICY_OWNER}),
+    # Why something is held is not for everybody; that it is, every reader sees on the mission.
+    "holds.read": frozenset({ADMIN, POLICY_OWNER, AUDITOR}),
+    "holds.place": frozenset({ADMIN, POLICY_OWNER, AUDITOR}),
+    "holds.lift": frozenset({ADMIN, POLICY_OWNER}),
     "status.read": READERS,
     "self.read": EVERYBODY,
     "tenants.read": EVERYBODY,

@@ -10,6 +10,7 @@ import jsonschema_rs
 from fastapi import Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from app import retention
 from app.caller import Caller
 from app.db import ReadSession, WriteSession
 from app.errors import Problem
@@ -54,6 +55,12 @@ StateName = Literal[
     "cancelled",
     "denied",
 ]
+
+
+class MissionDetail(MissionView):
+    """A mission with how long what it has said is kept."""
+
+    retention: retention.RetentionView
 
 
 class Rehearsal(BaseModel):
@@ -146,14 +153,15 @@ async def list_missions(
     return await paged(request_, "missions", limit, cursor, found, views=partial(views, door.session))
 
 
-@router.get("/v1/missions/{mission_id}", operation_id="getMission", response_model=MissionView, summary="One mission")
+@router.get("/v1/missions/{mission_id}", operation_id="getMission", response_model=MissionDetail, summary="One mission")
 async def get_mission(mission_id: UUID, door: Annotated[Door[ReadSession], reading("missions.read")]) -> Response:
     """State, stage, why it waits, budget used, approvals pending. The ETag is what cancel and fail want as If-Match."""
     found = await find(door.session, mission_id)
     if found is None:
         raise Problem("not_found", "There is no such mission.")
     [shown] = await views(door.session, [found])
-    return Reply(shown, headers={"ETag": etag(found.version)}).response()
+    kept = await retention.of_mission(door.session, mission_id)
+    return Reply(shown | {"retention": kept}, headers={"ETag": etag(found.version)}).response()
 
 
 class Minimum(BaseModel):

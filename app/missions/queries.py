@@ -21,7 +21,7 @@ COLUMNS = """id, mission_type, type_version, mode, state, stage, version, origin
   workspace, contract_hash, labels, traceparent, replay_of, replay_mode, attempt, last_seq,
   lease_until, deadline_at, budget_time_ms, budget_tokens,
   budget_cost_usd, used_tokens, used_cost_usd, answer_status, pending_approvals, writebacks, degraded, reason, reason_note,
-  created_at, updated_at, closed_at"""
+  created_at, updated_at, closed_at, bytes_removed_at"""
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,8 @@ class Mission:
     def played(self) -> bool:
         """Whether tools answer it from the tape of what it repeats: then it neither spends nor changes anything."""
         return self.replay_mode in ("recorded", "recorded_with_colony")
+
+    bytes_removed_at: datetime | None = None
 
     @property
     def closed(self) -> bool:
@@ -130,7 +132,8 @@ LABELLED = f"""SELECT {", ".join(f"m.{one.strip()}" for one in COLUMNS.split(","
 # at its commit, holding the mission's place in the ledger: with a full lock the two would wait for each other.
 LOCKED = text(f"SELECT {COLUMNS} FROM mission WHERE tenant = :tenant AND id = :id FOR NO KEY UPDATE")  # noqa: S608
 ENVELOPES = text("""SELECT mission, bytes FROM artifact
-                    WHERE tenant = :tenant AND mission = ANY(:missions) AND schema_name = 'mission_envelope'""")
+                    WHERE tenant = :tenant AND mission = ANY(:missions) AND schema_name = 'mission_envelope'
+                      AND removed_at IS NULL""")
 
 
 def mission(row: Any) -> Mission:
@@ -177,7 +180,7 @@ async def newest(session: ReadSession, filters: dict[str, Any], before: Place, l
 
 
 async def envelopes(session: ReadSession, missions: Sequence[UUID]) -> dict[UUID, bytes]:
-    """The stored envelope bytes of missions."""
+    """The stored envelope bytes of missions; those that retention removed are absent."""
     rows = await session.rows(ENVELOPES, {"tenant": session.tenant, "missions": list(missions)})
     return {row.mission: row.bytes for row in rows}
 

@@ -22,8 +22,9 @@ async def components(state: Any) -> list[dict[str, object]]:
         registrar.succeeded()
     else:
         registrar.failed("no answer")
+    await state.objects.look(state.components["artifacts"])
     models = (one.component for one in state.models.health.values())
-    told = (database, colony, registrar, state.components["anchors"], state.components["bus"], *models)
+    told = (database, colony, registrar, *(state.components[name] for name in ("anchors", "artifacts", "bus")), *models)
     return [one.view() for one in told]
 
 

@@ -19,6 +19,7 @@ from app.ledger.store import UNREACHABLE
 from app.packet.archive import AT_ONCE, chunks, pack
 from app.packet.assemble import assemble
 from app.packet.page import rendered
+from app.retention import RetentionView
 from colony_client.artifacts import Contradiction, ReviewedSource, SourceAge, Trust
 
 router = Routes(tags=["packet"])
@@ -69,6 +70,7 @@ class PacketView(BaseModel):
     """Answer, claims with evidence, what could not be verified, stages, decisions, writebacks, and the whole timeline."""
 
     mission: dict[str, Any]
+    retention: RetentionView
     answer_status: Literal["answered", "not_found"]
     answer: str
     claims: list[PacketClaim]
@@ -140,7 +142,9 @@ async def zipped(request: Request, door: Door[ReadSession], mission_id: UUID) ->
         state.packing = asyncio.Semaphore(AT_ONCE)
     try:
         async with state.packing:
-            file = await pack(state.database, door.caller.tenant, mission_id, state.anchor_store, state.anchor_keys)
+            file = await pack(
+                state.database, door.caller.tenant, mission_id, state.anchor_store, state.anchor_keys, state.objects
+            )
     except UNREACHABLE as away:
         raise Problem("upstream_unavailable", "The store of anchors cannot be read.", retry_after=5) from away
     headers = {

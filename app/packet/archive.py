@@ -25,6 +25,7 @@ from app import artifacts, ledger, policy
 from app.approvals.queries import inbox
 from app.approvals.queries import view as approval_view
 from app.approvals.signatures import keys_of
+from app.artifacts import Objects
 from app.canonical import canonical
 from app.clock import iso
 from app.db import Database, ReadSession
@@ -111,11 +112,13 @@ class Snapshot:
     shown: frozenset[bytes]
 
 
-async def pack(database: Database, tenant: UUID, mission: UUID, store: Store | None, keys: Keyring) -> IO[bytes]:
+async def pack(
+    database: Database, tenant: UUID, mission: UUID, store: Store | None, keys: Keyring, objects: Objects
+) -> IO[bytes]:
     """The zip of a mission, as an open file that is gone once closed. Raises Problem."""
     file = tempfile.TemporaryFile()  # noqa: SIM115  # whoever is answered with it closes it
     try:
-        await write(Pack(file), ledger.inside_of(database, tenant), database, tenant, mission, store, keys)
+        await write(Pack(file), ledger.inside_of(database, tenant), database, tenant, mission, store, keys, objects)
     except BaseException:
         file.close()
         raise
@@ -123,7 +126,14 @@ async def pack(database: Database, tenant: UUID, mission: UUID, store: Store | N
 
 
 async def write(
-    made: Pack, look: Look, database: Database, tenant: UUID, mission: UUID, store: Store | None, keys: Keyring
+    made: Pack,
+    look: Look,
+    database: Database,
+    tenant: UUID,
+    mission: UUID,
+    store: Store | None,
+    keys: Keyring,
+    objects: Objects,
 ) -> None:
     await made.add("README.txt", README.format(mission=mission).encode())
     await made.add("verify.py", VERIFIER.read_bytes())
@@ -131,6 +141,8 @@ async def write(
     cited: set[bytes] = set()
     async for one in every_artifact(look, mission):
         if one.id not in seen.artifacts:  # stored since
+            continue
+        if one.removed_at is not None:  # under retention; its hash stays in the facts
             continue
         await made.add(f"artifacts/{one.schema_name}.{one.sha256.hex()}.json", one.bytes)
         if one.schema_name in CITING:
@@ -144,9 +156,9 @@ async def write(
         )
     for source in sorted(cited):
         async with look() as session:
-            found = await artifacts.blobs(session, [source])
-        for digest, data in found.items():
-            await made.add(f"sources/{digest.hex()}.txt", data)
+            place = (await artifacts.places(session, [source])).get(source)
+        if place is not None and place.removed_at is None:
+            await made.stream(f"sources/{source.hex()}.txt", objects.stream(place))
     ready = await prepare(look, tenant, store, keys, mission, seen.upto)
     await made.stream("ledger/facts.jsonl", ready.lines())
     listed = {"format": FORMAT, "mission": str(mission), "tenant": str(tenant), "files": made.listed}

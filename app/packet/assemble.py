@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from app import approvals, artifacts, ledger, policy, writebacks
+from app import approvals, artifacts, ledger, policy, retention, writebacks
 from app.approvals.queries import decisions
 from app.approvals.queries import view as approval_view
 from app.clock import iso
@@ -27,15 +27,16 @@ async def assemble(session: ReadSession, mission_id: UUID) -> dict[str, Any] | N
         return None
     [shown] = await views(session, [mission])
     found = await artifacts.of_attempt(session, mission_id, mission.attempt, "aggregation_packet")
-    aggregation = AggregationPacket.model_validate_json(found[-1].bytes) if found else None
+    aggregation = AggregationPacket.model_validate_json(found[-1].bytes) if found and found[-1].bytes else None
     reviewed = await artifacts.latest(session, mission_id, "review_packet", "root")
-    review = ReviewPacket.model_validate_json(reviewed.bytes) if reviewed else None
+    review = ReviewPacket.model_validate_json(reviewed.bytes) if reviewed and reviewed.bytes else None
     facts = await ledger.facts(session, START, MAX_FACTS, mission_id)
     written = await writebacks.of_mission(session, mission_id)
     asked = await approvals.of_mission(session, mission_id)
     stated = claims(review, aggregation)
     return {
         "mission": shown,
+        "retention": await retention.of_mission(session, mission_id),
         "answer_status": mission.answer_status or (aggregation.answer_status if aggregation else "not_found"),
         "answer": aggregation.answer if aggregation else " ".join(claim["text"] for claim in stated),
         "claims": stated,
@@ -60,6 +61,7 @@ async def assemble(session: ReadSession, mission_id: UUID) -> dict[str, Any] | N
                 "attempt": one.attempt,
                 "sha256": one.sha256.hex(),
                 "created_at": iso(one.created_at),
+                "removed_at": iso(one.removed_at) if one.removed_at else None,
             }
             for one in await artifacts.of_mission(session, mission_id)
         ],

@@ -347,7 +347,7 @@ def public_key(where, text):
 
 
 def check_artifacts(files, facts, mission):
-    """The artifacts by id; exactly those that the facts name."""
+    """The artifacts by id; exactly those that the facts name. None stands for what they say was removed under retention."""
     named = {
         fact["body"]["artifact"]: (fact["body"]["sha256"], fact["body"]["schema_name"])
         for fact in facts.of("artifact.stored")
@@ -355,9 +355,13 @@ def check_artifacts(files, facts, mission):
     for fact in facts.of("mission.accepted"):
         named[fact["body"]["envelope"]] = fact["body"]["envelope_sha256"], "mission_envelope"
     held = {name for name in files.names if name.startswith("artifacts/")}
+    gone = {digest for fact in facts.of("bytes.removed") for digest in fact["body"]["sha256"]}
     found = {}
     for id, (digest, schema) in named.items():
         name = f"artifacts/{schema}.{digest}.json"
+        if digest in gone and name not in held:
+            found[id] = name, None
+            continue
         data = files.read(name)
         need(sha256(data) == digest, name, "is not the artifact that was stored")
         content = loaded(name, data)
@@ -405,6 +409,8 @@ def check_review(files, facts, artifacts, shown):
         body = fact["body"]
         need(body["review_packet"] in artifacts, fact["where"], "its review packet is missing")
         name, review = artifacts[body["review_packet"]]
+        if review is None:
+            continue
         for member in ("verdict", "coverage"):
             same(name, f"the {member}", review[member], body[member])
         for claim in review["claims"]:
@@ -436,7 +442,7 @@ def check_review(files, facts, artifacts, shown):
             need((source["source"], source["document"]) in shown, name, "a source was never shown to the mission")
     last = artifacts[reviews[-1]["body"]["review_packet"]] if reviews else (None, None)
     for _, content in artifacts.values():
-        used |= set(cited(content)) if content["schema_name"] in CITING else set()
+        used |= set(cited(content)) if content and content["schema_name"] in CITING else set()
     for name in files.names:
         need(not name.startswith("sources/") or name[8:-4] in used, name, "is cited by nothing")
     return last[1], citations
@@ -613,9 +619,10 @@ def check_packet(files, facts, artifacts, review, approvals, writebacks, policy,
         need(
             held == f"artifacts/{one['schema_name']}.{one['sha256']}.json", name, f"artifact {one['id']} is another one"
         )
-    envelope = next(content for _, content in artifacts.values() if content["schema_name"] == "mission_envelope")
+    kept = [content for _, content in artifacts.values() if content]
+    envelope = next((content for content in kept if content["schema_name"] == "mission_envelope"), None)
     for member in ("user_goal", "mission_type", "mode", "risk_level", "sensitivity_class"):
-        if member in packet["mission"]:
+        if member in packet["mission"] and envelope is not None:
             same(name, member, packet["mission"][member], envelope[member])
     for part, known in (("approvals", approvals), ("writebacks", writebacks), ("policy_decisions", policy)):
         for one in packet[part]:
@@ -675,7 +682,8 @@ def check_answer(name, packet, artifacts, review):
         need(len(shown) == len(claims), name, "it shows other claims than were reviewed")
         for one, other in zip(shown, claims, strict=True):
             same(name, f"claim {other[0]}", list(one), list(other))
-    aggregations = [content for _, content in artifacts.values() if content["schema_name"] == "aggregation_packet"]
+    kept = [content for _, content in artifacts.values() if content]
+    aggregations = [content for content in kept if content["schema_name"] == "aggregation_packet"]
     if aggregations:
         need(
             any(one["answer"] == packet["answer"] for one in aggregations),
@@ -713,7 +721,8 @@ def verify(place, given=None, revoked=(), without_anchors=False):
         packet = check_packet(files, facts, artifacts, review, approvals, writebacks, policy, manifest["mission"])
         told.update(
             facts=len(facts.all), covered=facts.covered, anchored_at=facts.anchor["at"] if facts.anchor else None,
-            state=packet["mission"]["state"], artifacts=len(artifacts), citations=citations, policy_decisions=len(policy),
+            state=packet["mission"]["state"], artifacts=len(artifacts), removed=sum(content is None for _, content in artifacts.values()),
+            citations=citations, policy_decisions=len(policy),
             approvals=len(approvals), signatures=signatures, writebacks=len(writebacks),
         )  # fmt: skip
         if not facts.covered and not without_anchors:
@@ -741,7 +750,8 @@ def printed(told):
         ascii(f"Mission {told['mission']}, {told['state']}")[1:-1],
         f"  {told['files']} files, each as the manifest names it (manifest {told['manifest_sha256']})",
         f"  {told['facts']} facts in one chain; {signed_by}" + (f", {tail} came after it" if told["covered"] and tail else ""),
-        f"  {told['artifacts']} artifacts as they were stored; {told['citations']} citations read again in their sources",
+        f"  {told['artifacts'] - told['removed']} artifacts as they were stored; {told['citations']} citations read again in their sources"
+        + (f"; {told['removed']} artifacts were removed under retention, as its facts say" if told["removed"] else ""),
         f"  {told['policy_decisions']} policy decisions, {told['approvals']} approvals ({told['signatures']} signed decisions)",
         f"  {told['writebacks']} writebacks: what was approved is what was executed and read back",
         "  the keys are those you gave" if told["keys_given"] else "  the keys are the packet's own word: give yours with --key",

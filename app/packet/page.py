@@ -19,7 +19,9 @@ def rendered(packet: dict[str, Any]) -> str:
 
 def flaws(packet: dict[str, Any]) -> list[str]:
     """Everything that could not be verified, in one list."""
-    return list(packet["review"]["problems"]) if packet["review"] else ["The root has not reviewed this mission."]
+    if packet["review"]:
+        return list(packet["review"]["problems"])
+    return [packet["retention"]["note"] or "The root has not reviewed this mission."]
 
 
 def templates() -> jinja2.Environment:

@@ -27,8 +27,8 @@ from app.packet.page import templates, visible
 from app.policy.queries import in_force
 from app.replay.diff import diff
 from app.replay.recording import record
-from app.replay.sources import find_imported, find_recording, find_source, imported
-from app.replay.transfer import MOST_BYTES, PURPOSE, export, keep, trusted
+from app.replay.sources import find_imported, find_recording, find_source, imported, present
+from app.replay.transfer import MOST_BYTES, PURPOSE, bring_sources, export, keep, shown_to, trusted
 from app.telemetry import traceparent
 from colony_client.artifacts import MissionEnvelope
 
@@ -68,10 +68,12 @@ class RecordingView(BaseModel):
     mission_type: str
     environment: str
     signed_by: str
+    sensitivity_class: str
     sha256: str
     size: int
     imported_by: UUID
     imported_at: str
+    removed_at: str | None
 
 
 class PartView(BaseModel):
@@ -147,6 +149,7 @@ async def repeated(of: UUID, asked: ReplayAsk, request: Request, call: Call) -> 
             f"The mission is {found.state}: its colony is not through with it yet, so there is nothing to play.",
             current={"id": str(of), "state": found.state},
         )
+    await bring_sources(state.database, state.objects, caller.tenant, found.brought)
     key = idempotency_key(request)
     path = request.url.path
     given = await state.intake.take(
@@ -208,6 +211,7 @@ async def get_diff(
     before = await find_recording(door.session, other, environment)
     if before is None:
         raise Problem("not_found", "There is nothing to compare it with: no such mission, and no such recording.")
+    present(mission.bytes_removed_at)
     found = diff(before, await record(door.session, mission, environment), await in_force(door.session))
     if preferred(request.headers.get("accept", "")) == "html":
         return inert(template().render(diff=found))
@@ -243,8 +247,11 @@ async def get_recording(
     mission = await missions.find(door.session, mission_id)
     if mission is None:
         raise Problem("not_found", "There is no such mission.")
+    present(mission.bytes_removed_at)
     found = await record(door.session, mission, request.app.state.settings.environment)
-    data = await export(door.session, found, signer)
+    shown = await shown_to(door.session, mission_id)
+    await door.session.connection.close()
+    data = await export(found, shown, request.app.state.objects, signer)
     name = f'attachment; filename="recording-{mission_id}.json"'
     return Response(data, 200, {"Content-Disposition": name}, "application/json")
 

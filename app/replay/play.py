@@ -9,13 +9,15 @@ from datetime import timedelta
 from typing import Any
 
 from app import missions, tape, tools, work
+from app.artifacts import Objects
 from app.boundary import callbacks
 from app.caller import Caller, system
 from app.clock import now
 from app.db import Database, WriteSession
 from app.missions import Held, Mission
 from app.replay.recording import Fact, Recording
-from app.replay.sources import find_recording
+from app.replay.sources import Played, played
+from app.replay.transfer import bring_sources
 from app.work import Item
 from colony_client.artifacts import parse_artifact
 from colony_client.contract import (
@@ -34,15 +36,26 @@ LEASE = timedelta(minutes=1)  # it is over within one transaction
 CALLS = ("tool.called", "tool.failed", "tool.refused", "tool.denied")
 
 
-async def play(database: Database, item: Item, environment: str) -> None:
+async def play(database: Database, item: Item, environment: str, objects: Objects) -> None:
     """Plays the mission of a work item, whole or up to where it goes another way, in one transaction."""
+    async with database.read() as session:
+        await session.enter(item.tenant)
+        asked = await missions.find(session, item.subject)
+        assert asked is not None and asked.replay_of is not None
+        found = await played(session, asked.replay_of, environment)
+    if isinstance(found, Played):
+        await bring_sources(database, objects, item.tenant, found.brought)
     async with database.write() as session:
         await session.enter(item.tenant)
         mission = await missions.lock(session, item.subject)
-        if mission.state == "accepted" and mission.replay_of is not None:
-            recording = await find_recording(session, mission.replay_of, environment)
-            assert recording is not None, "a replay is made of what is there, and nothing of that is ever deleted"
-            await Player(session, system(item.tenant, "worker"), mission, recording).play()
+        if mission.state == "accepted":
+            caller = system(item.tenant, "worker")
+            if isinstance(found, Played):
+                await Player(session, caller, mission, found.recording).play()
+            else:
+                await missions.fail(
+                    session, caller, mission.id, "replay", reason="replay_removed", note=f"What it repeats was {found}."
+                )
         await work.finish(session, item)
 
 

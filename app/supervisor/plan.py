@@ -70,6 +70,7 @@ def processes(
         **{name: value for name, value in surroundings.items() if TOOL_KEY.fullmatch(name)},
         **_given(surroundings, "TOOL_SERVERS_FILE"),
         "ANCHOR_STORE": str(folder.path / "anchors"),
+        "ARTIFACT_STORE": str(folder.path / "artifacts"),
         "ANCHOR_PUBLIC_KEYS": public_text(signer(secrets["anchor_signing_key"]).public()),
     }
     serve = mission | {

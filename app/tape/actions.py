@@ -6,7 +6,6 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from app.artifacts import keep_blob
 from app.canonical import canonical, sha256
 from app.db import WriteSession
 
@@ -15,10 +14,10 @@ Outcome = Literal["answered", "refused", "denied"]  # refused by the tool, denie
 
 # Whoever records has recorded a fact of the mission before, and so holds its place in the ledger: ordinals are not given twice.
 INSERT = text("""
-  INSERT INTO tape (tenant, mission, attempt, kind, name, ordinal, arguments, outcome, answer_sha256, took_ms)
+  INSERT INTO tape (tenant, mission, attempt, kind, name, ordinal, arguments, arguments_sha256, outcome, answer, answer_sha256, took_ms)
   SELECT CAST(:tenant AS uuid), CAST(:mission AS uuid), CAST(:attempt AS int), CAST(:kind AS text), CAST(:name AS text),
-    COALESCE(max(t.ordinal), 0) + 1, CAST(:arguments AS bytea), CAST(:outcome AS text), CAST(:answer AS bytea),
-    CAST(:took AS float8)
+    COALESCE(max(t.ordinal), 0) + 1, CAST(:arguments AS bytea), CAST(:sha256 AS bytea), CAST(:outcome AS text),
+    CAST(:answer AS bytea), sha256(CAST(:answer AS bytea)), CAST(:took AS float8)
   FROM tape t WHERE t.tenant = :tenant AND t.mission = :mission AND t.attempt = :attempt AND t.kind = :kind AND t.name = :name
     AND t.arguments_sha256 = :sha256""")
 
@@ -57,7 +56,7 @@ async def record(
             "arguments": asked.arguments,
             "sha256": asked.sha256,
             "outcome": outcome,
-            "answer": await keep_blob(session, session.tenant, answer),
+            "answer": answer,
             "took": took_ms,
         },
     )

@@ -38,8 +38,8 @@ async def answer(session: WriteSession, caller: Caller, mission: Mission, asked:
     assert source is not None, "a replay is made of what is there, and nothing of that is ever deleted"
     ordinal = await next_ordinal(session, mission.id, mission.attempt, asked)
     found = await find(session, source.id, source.attempt, asked, ordinal)
-    if found is None or found.outcome == "denied":
-        why = "not_on_tape" if found is None else "allowed_now"
+    if found is None or found.removed_at is not None or found.outcome == "denied":
+        why = "not_on_tape" if found is None else "removed" if found.removed_at is not None else "allowed_now"
         return await diverge(session, caller, mission.id, asked, ordinal, why)
     return found
 
@@ -47,7 +47,7 @@ async def answer(session: WriteSession, caller: Caller, mission: Mission, asked:
 async def diverge(
     session: WriteSession, caller: Caller, mission: UUID, asked: Call, ordinal: int, why: str, rule: str | None = None
 ) -> Problem:
-    """Ends a replay that went another way than the tape, naming the call. why: not_on_tape, denied_now or allowed_now."""
+    """Ends a replay that went another way than the tape, naming the call. why: a name of WHY."""
     said = f"{asked.kind} {asked.name}, call {ordinal} with arguments {asked.sha256.hex()[:16]}: {WHY[why]}"
     await missions.lock(session, mission)
     await ledger.record(
@@ -70,6 +70,7 @@ WHY = {
     "no_tool": "no such tool is registered here",
     "no_tape": "the recorded mission has no answer to it on tape",
     "not_on_tape": "the recorded mission never asked this",
+    "removed": "its answer was removed under retention",
     "denied_now": "the recorded mission was answered, and policy denies it now",
     "allowed_now": "the recorded mission was denied, and policy allows it now, so nobody knows the answer",
 }

@@ -9,8 +9,9 @@ from sqlalchemy import text
 from app.db import ReadSession
 from app.tape.actions import Call, Kind, Outcome
 
-COLUMNS = """t.kind, t.name, t.arguments, t.arguments_sha256, t.ordinal, t.outcome, b.bytes AS answer, t.answer_sha256, t.took_ms, t.at
-  FROM tape t JOIN blob b ON b.tenant = t.tenant AND b.sha256 = t.answer_sha256
+COLUMNS = """t.kind, t.name, COALESCE(t.arguments, '') AS arguments, t.arguments_sha256, t.ordinal, t.outcome,
+  COALESCE(t.answer, '') AS answer, t.answer_sha256, t.took_ms, t.at, t.removed_at
+  FROM tape t
   WHERE t.tenant = :tenant AND t.mission = :mission AND t.attempt = :attempt"""
 IN_ORDER = text(f"SELECT {COLUMNS} ORDER BY t.at, t.kind, t.name, t.arguments_sha256, t.ordinal")
 SAME = "t.kind = :kind AND t.name = :name AND t.arguments_sha256 = :sha256"
@@ -21,7 +22,8 @@ HOW_MANY = text(f"""SELECT COALESCE(max(t.ordinal), 0) FROM tape t
 
 @dataclass(frozen=True)
 class Taped:
-    """One answer. arguments are canonical JSON, answer is the JSON that was given, ordinal counts the same call from 1."""
+    """One answer. arguments are canonical JSON, answer is the JSON that was given, both empty when retention has removed them;
+    ordinal counts the same call from 1."""
 
     kind: Kind
     name: str
@@ -33,6 +35,7 @@ class Taped:
     answer_sha256: bytes
     took_ms: float
     at: datetime
+    removed_at: datetime | None = None
 
 
 async def calls(session: ReadSession, mission: UUID, attempt: int) -> list[Taped]:

@@ -133,7 +133,7 @@ async def call_tool(
     if isinstance(played, tape.Taped):
         return Reply({"result": replayed(played).value}, 202 if wanted.access == "mutate" else 200).response()
     assert reservation is not None
-    context = Context(database, state.settings, said.tenant, mission, state.root.nudger)
+    context = Context(database, state.settings, said.tenant, mission, state.objects, state.root.nudger)
     async with budgets.charge(database, caller, mission_id, reservation) as hold:
         if wanted.access == "mutate":
             return await propose(context, said, caller, wanted, taped, arguments, asked, hold, began)
@@ -335,8 +335,8 @@ async def note(
     took_ms: float,
 ) -> None:
     """What was shown, the fact of it, and the answer on the mission's tape."""
-    for data in result.keep:
-        await keep_blob(session, caller.tenant, data)
+    for laid in result.keep:
+        await keep_blob(session, caller.tenant, laid)
     await note_readings(session, caller.tenant, mission.id, result.kind, result.shown)
     version = {} if wanted.layer is None else {"layer_version": wanted.layer.version}
     await ledger.record(

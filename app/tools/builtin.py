@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from app import workspaces, writebacks
-from app.artifacts import keep_blob
+from app.artifacts import Laid, Objects, keep_blob
 from app.canonical import canonical
 from app.db import Database
 from app.errors import Problem
@@ -48,7 +48,7 @@ class Result:
     value: Any
     kind: Literal["document", "record"] = "document"
     shown: list[tuple[bytes, str, str | None]] = field(default_factory=list)
-    keep: list[bytes] = field(default_factory=list)  # of what is shown, what is not kept yet
+    keep: list[Laid] = field(default_factory=list)  # of what is shown, what is not kept yet
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ class Context:
     settings: Settings
     tenant: Any
     mission: Mission
+    objects: Objects
     nudger: Nudger | None = None
 
 
@@ -131,6 +132,8 @@ async def read(context: Context, asked: ReadArguments) -> Result:
         paths = await workspaces.paths_of(session, workspace, source) if workspace and found else []
     if found is None:
         raise Problem("not_found", "The workspace holds no such source.")
+    if isinstance(found, workspaces.Apart):
+        found = await found.read(context.objects)
     return Result(asdict(found), shown=[(source, path, None) for path in paths])
 
 
@@ -183,24 +186,28 @@ async def snapshots(context: Context, connector: str, observed: list[Observed]) 
     """Keeps what was read as it was read: the stored bytes are what citations point into."""
     values: list[dict[str, Any]] = []
     shown: list[tuple[bytes, str, str | None]] = []
+    laid: dict[bytes, Laid] = {}
+    for one in observed:
+        data = canonical({"kind": one.kind, "id": one.record_id, "version": one.version, "fields": one.value})
+        written = await context.objects.lay_down(context.tenant, data)
+        laid[written.sha256] = written
+        document = f"{connector}/{one.kind}/{one.record_id}"
+        shown.append((written.sha256, document, one.version))
+        values.append(
+            {
+                "record_id": one.record_id,
+                "kind": one.kind,
+                "version": one.version,
+                "source": written.sha256.hex(),
+                "document": document,
+                "text": data.decode(),
+                "fields": json.loads(data)["fields"],
+            }
+        )
     async with context.database.write() as session:
         await session.enter(context.tenant)
-        for one in observed:
-            data = canonical({"kind": one.kind, "id": one.record_id, "version": one.version, "fields": one.value})
-            digest = await keep_blob(session, context.tenant, data)
-            document = f"{connector}/{one.kind}/{one.record_id}"
-            shown.append((digest, document, one.version))
-            values.append(
-                {
-                    "record_id": one.record_id,
-                    "kind": one.kind,
-                    "version": one.version,
-                    "source": digest.hex(),
-                    "document": document,
-                    "text": data.decode(),
-                    "fields": json.loads(data)["fields"],
-                }
-            )
+        for digest in sorted(laid):  # one order for all: two who read the same records never wait in a ring
+            await keep_blob(session, context.tenant, laid[digest])
     return Result(values, kind="record", shown=shown)
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from app.canonical import canonical, fingerprint, sha256
+from app.canonical import canonical, fingerprint
 from app.errors import Problem
 from app.http.edge import entry
 from app.telemetry import TOOL_CALLS, TOOL_SECONDS
@@ -72,7 +72,7 @@ async def call(sessions: Sessions, context: Context, known: Known, arguments: di
         ) from None
     except ServerFailed as failure:
         raise failed(known, failure) from None
-    return result(known, arguments, answer)
+    return await result(context, known, arguments, answer)
 
 
 def failed(known: Known, failure: ServerFailed) -> Problem:
@@ -84,7 +84,7 @@ def failed(known: Known, failure: ServerFailed) -> Problem:
     return Problem("tool_failed", detail, cause=failure.code, **said)
 
 
-def result(known: Known, arguments: dict[str, Any], answer: Answer) -> Result:
+async def result(context: Context, known: Known, arguments: dict[str, Any], answer: Answer) -> Result:
     """The citable bytes are the answer's text as it came, or its structured content as canonical JSON when there is no text.
 
     The document's name says which tool was asked what: the same question that is answered otherwise another time is the same
@@ -93,7 +93,8 @@ def result(known: Known, arguments: dict[str, Any], answer: Answer) -> Result:
     layer = known.layer
     assert layer is not None and known.entry is not None
     data = answer.text.encode() if answer.text else b"" if answer.structured is None else canonical(answer.structured)
-    source, version = sha256(data), f"v{layer.version}"
+    laid = await context.objects.lay_down(context.tenant, data)
+    source, version = laid.sha256, f"v{layer.version}"
     document = f"{layer.name}/{known.entry.name}/{fingerprint(arguments).hex()[:32]}"
     value: dict[str, Any] = {
         "tool": known.name,
@@ -105,4 +106,4 @@ def result(known: Known, arguments: dict[str, Any], answer: Answer) -> Result:
         "structured": answer.structured,
         "left_out": answer.left_out,
     }
-    return Result(value, shown=[(source, document, version)] if data else [], keep=[data] if data else [])
+    return Result(value, shown=[(source, document, version)] if data else [], keep=[laid] if data else [])

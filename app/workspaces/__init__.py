@@ -9,6 +9,7 @@ from app.workspaces.actions import Ingested, document_path, ingest_document, rem
 from app.workspaces.api import router
 from app.workspaces.extract import Unreadable, kind_of
 from app.workspaces.queries import (
+    Apart,
     Document,
     Found,
     Span,
@@ -26,6 +27,7 @@ from app.workspaces.trust import LEVELS, Rule, Rules, lowest, read_rules, trust_
 
 __all__ = [
     "LEVELS",
+    "Apart",
     "Document",
     "Found",
     "Ingested",

@@ -15,7 +15,7 @@ from uuid import UUID
 from sqlalchemy import text
 
 from app import ledger
-from app.artifacts import keep_blob
+from app.artifacts import Laid, keep_blob
 from app.caller import Caller
 from app.clock import new_id
 from app.db import WriteSession
@@ -77,15 +77,16 @@ async def ingest_document(
     path: str,
     content_sha256: bytes,
     read: Reading,
+    laid: Laid,
     written: datetime | None = None,
     may_set_trust: bool = True,
 ) -> Ingested:
     """Makes what was read the current version of a path; the workspace is made when it is new.
 
-    content_sha256 is of the bytes it was read from; the same bytes again change nothing. written: when it was last changed,
-    as whoever brings it says; of this and the document's own word the older counts. Records `workspace.created` and
-    `document.added` or `document.updated`. Raises Problem forbidden for a path that counts as authoritative when the
-    caller may not say what does.
+    content_sha256 is of the bytes it was read from; the same bytes again change nothing. laid: the text that was read, laid
+    down. written: when it was last changed, as whoever brings it says; of this and the document's own word the older counts.
+    Records `workspace.created` and `document.added` or `document.updated`. Raises Problem forbidden for a path that counts as
+    authoritative when the caller may not say what does.
     """
     workspace = await _workspace(session, caller, workspace_name)
     await session.execute(ONE_AT_A_TIME, {"workspace": workspace})
@@ -102,9 +103,8 @@ async def ingest_document(
     if known:
         await session.execute(DROP_PASSAGES, {"tenant": caller.tenant, "document": known.id})
         await session.execute(RETIRE, {**place, "state": "replaced"})
-    source, passages = read.source, read.passages
     dated = [moment for moment in (written, read.written) if moment]
-    digest = await keep_blob(session, caller.tenant, source)
+    passages, digest = read.passages, await keep_blob(session, caller.tenant, laid)
     document, version = new_id(), await session.scalar(NEXT_VERSION, place)
     await session.execute(
         ADD_DOCUMENT,
@@ -116,7 +116,7 @@ async def ingest_document(
             "kind": read.kind,
             "content": content_sha256,
             "source": digest,
-            "bytes": len(source),
+            "bytes": laid.size,
             "passages": len(passages),
             "reader": READER,
             "written": min(dated) if dated else None,
@@ -132,7 +132,7 @@ async def ingest_document(
         document=document,
         version=version,
         replaces=known.id if known else None,
-        bytes=len(source),
+        bytes=laid.size,
         content_sha256=content_sha256.hex(),
         source_sha256=digest.hex(),
         passages=len(passages),

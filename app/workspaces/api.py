@@ -284,10 +284,11 @@ async def put_document(
         if isinstance(read, Unreadable):
             code = "too_large" if read.code == "too_large" else "validation"
             raise Problem(code, read.detail, errors=[{"parameter": "path", "detail": read.detail}], reason=read.code)
+        laid = await state.objects.lay_down(caller.tenant, read.source)
         async with state.database.write() as session:
             await session.enter(caller.tenant)
             owns = state.allow("workspaces.trust", caller)
-            done = await ingest_document(session, caller, name, path, sha256(data), read, written_at, owns)
+            done = await ingest_document(session, caller, name, path, sha256(data), read, laid, written_at, owns)
     return Reply(
         {
             "outcome": done.outcome,

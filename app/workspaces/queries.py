@@ -8,6 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import text
 
+from app.artifacts import PLACE, Located, Objects
 from app.db import ReadSession
 from app.listing import Place
 
@@ -27,11 +28,11 @@ DOCUMENTS = text(f"""SELECT {COLUMNS} FROM document
   WHERE tenant = :tenant AND workspace = :workspace AND state = 'current' AND path > :after
   ORDER BY path LIMIT :limit""")  # noqa: S608
 # A version that was replaced while a mission reads it stays readable; one that was removed does not.
-SPAN = text("""
-  SELECT b.size, substring(b.bytes FROM CAST(:start AS int) + 1 FOR CAST(:length AS int)) AS bytes
+SPAN = text(f"""
+  SELECT substring(b.bytes FROM CAST(:start AS int) + 1 FOR CAST(:length AS int)) AS part, {PLACE.replace("b.bytes", "NULL")}
   FROM blob b WHERE b.tenant = :tenant AND b.sha256 = :source AND EXISTS (
     SELECT FROM document d WHERE d.tenant = b.tenant AND d.source_sha256 = b.sha256 AND d.workspace = :workspace
-      AND d.state <> 'removed')""")
+      AND d.state <> 'removed')""")  # noqa: S608
 PATHS = text("""SELECT DISTINCT path FROM document
   WHERE tenant = :tenant AND workspace = :workspace AND source_sha256 = :source AND state <> 'removed' ORDER BY path LIMIT 50""")
 SEARCH = text("SELECT * FROM search_passages(:tenant, :workspace, :query, :limit)")
@@ -92,6 +93,20 @@ class Span:
     total: int
 
 
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """Bytes [start, end) of a source that is not in its row: read() gets them when no transaction is open."""
+
+    place: Located
+    start: int
+    end: int
+
+    async def read(self, objects: Objects) -> Span:
+        """Raises Problem as Objects.read does."""
+        first = max(0, self.start - 3)
+        return cut(await objects.read(self.place, first, self.end + 3), first, self.start, self.end, self.place.size)
+
+
 async def find_workspace(session: ReadSession, name: str) -> UUID | None:
     found: UUID | None = await session.scalar(WORKSPACE, {"tenant": session.tenant, "name": name})
     return found
@@ -128,7 +143,7 @@ async def search(session: ReadSession, workspace_name: str, query: str, limit: i
     return [Found(*row) for row in rows]
 
 
-async def read_span(session: ReadSession, workspace: UUID, source: bytes, start: int, end: int) -> Span | None:
+async def read_span(session: ReadSession, workspace: UUID, source: bytes, start: int, end: int) -> Span | Apart | None:
     """Text of a source that the workspace holds, at most MOST_BYTES_READ bytes; None when it holds no such source.
 
     Bounds beyond the text are drawn in, and an end inside a character is moved outwards to the character's edge.
@@ -142,14 +157,23 @@ async def read_span(session: ReadSession, workspace: UUID, source: bytes, start:
     )
     if row is None:
         return None
-    if start >= row.size:
-        return Span("", row.size, row.size, row.size)
-    low, high, data = start - first, min(end, row.size) - first, row.bytes
+    if row.part is None:
+        found = dict(row._mapping)
+        found.pop("part")
+        return Apart(Located(**found), start, end)
+    return cut(row.part, first, start, end, row.size)
+
+
+def cut(data: bytes, first: int, start: int, end: int, size: int) -> Span:
+    """[start, end) of a text of size bytes, out of data that begins at its byte `first`, at the edges of characters."""
+    if start >= size:
+        return Span("", size, size, size)
+    low, high = start - first, min(end, size) - first
     while 0 < low < len(data) and data[low] & 0xC0 == 0x80:
         low -= 1
     while high < len(data) and data[high] & 0xC0 == 0x80:
         high += 1
-    return Span(data[low:high].decode(), first + low, first + high, row.size)
+    return Span(data[low:high].decode(), first + low, first + high, size)
 
 
 async def paths_of(session: ReadSession, workspace: UUID, source: bytes) -> list[str]:

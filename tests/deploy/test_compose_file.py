@@ -100,12 +100,15 @@ def test_a_value_of_a_credential_is_nowhere_else_under_another_name() -> None:
         assert {name for name, one in ENVIRONMENTS.items() if any(value in said for said in one.values())} == allowed
 
 
-def test_anchors_are_written_by_the_worker_and_only_read_by_the_root() -> None:
+def test_anchors_are_only_read_by_the_root_and_large_sources_written_by_both() -> None:
     mounted = {name: one["volumes"] for name, one in SERVICES.items() if "anchors" in str(one.get("volumes"))}
-    assert mounted == {"root": ["anchors:/anchors:ro"], "worker": ["anchors:/anchors"]}
+    artifacts = "artifacts:/artifacts"
+    assert mounted == {"root": ["anchors:/anchors:ro", artifacts], "worker": ["anchors:/anchors", artifacts]}
+    assert all(ENVIRONMENTS[name]["ARTIFACT_STORE"] == "/artifacts" for name in mounted)
+    assert "artifacts" in COMPOSE["volumes"]
     assert all(ENVIRONMENTS[name]["ANCHOR_STORE"] == "/anchors" for name in mounted) and "anchors" in COMPOSE["volumes"]
     final = DOCKERFILE.rpartition("\nFROM ")[2]  # a new volume takes the folder's owner from the image
-    assert re.search(r"install --directory --owner mission-root [^\n]* /anchors\n", final)
+    assert re.search(r"install --directory --owner mission-root [^\n]* /anchors /artifacts\n", final)
 
 
 def test_the_public_half_of_the_signing_key_is_made_up_with_it() -> None:

@@ -54,8 +54,8 @@ class Here:
     def moved(self, value: str) -> str:
         if value == "/data/crm.sqlite":
             return str(self.folder / "crm.sqlite")
-        if value == "/anchors":
-            return str(self.folder / "anchors")
+        if value in ("/anchors", "/artifacts"):
+            return f"{self.folder}{value}"
         services, ports = "|".join(self.services), "|".join(self.ports)
         local = re.sub(rf"(?<=[/@])({services}):(?=({ports})\b)", "127.0.0.1:", value).replace("0.0.0.0", "127.0.0.1")
         return re.sub(r"(?<![\w.-])(\d{4})(?![\w.-])", lambda port: self.ports.get(port[1], port[1]), local)

@@ -148,6 +148,7 @@ async def test_answers_fit_what_is_published(world: World) -> None:
     tried = (await world.admin.post(f"/v1/webhooks/{hook['id']}/test")).json()
     [fact] = (await world.auditor.get("/v1/ledger?limit=1")).json()["items"]
     lead = change["payload"]["target"]
+    [source] = (await world.submitter.get(f"/v1/missions/{mission}/sources")).json()["items"]
     asked += [
         ("admin", "GET", "/v1/webhooks", {}),
         ("admin", "GET", f"/v1/webhooks/{hook['id']}", {}),
@@ -167,6 +168,13 @@ async def test_answers_fit_what_is_published(world: World) -> None:
         ("operator", "POST", "/v1/approval-rules/choose",
          {"json": {"subject": "writeback", "connector": "sample_crm", "operation": "update", "risk": "low"}}),
         ("operator", "GET", "/v1/notices", {}),
+        ("operator", "GET", f"/v1/missions/{mission}/sources", {}),
+        ("operator", "GET", f"/v1/missions/{mission}/sources/{source['source']}", {}),
+        ("operator", "GET", "/v1/retention", {}),
+        ("operator", "GET", "/v1/retention/versions", {}),
+        ("auditor", "PUT", "/v1/legal-holds/a-case", {"json": {"scope": "tenant", "reason": "a case"}}),
+        ("auditor", "GET", "/v1/legal-holds", {}),
+        ("auditor", "GET", "/v1/legal-holds/a-case", {}),
         ("auditor", "GET", "/v1/ledger/anchors", {}),
         ("auditor", "GET", f"/v1/ledger/facts/{fact['id']}/proof", {}),
         ("auditor", "GET", "/v1/ledger/export", {}),

@@ -44,13 +44,17 @@ async def age(life: Life) -> None:
 # --- status
 
 
-OFF = {"anchors": "ANCHOR_STORE is not set", "bus": "no worker has a BUS_URL"}
+OFF = {
+    "anchors": "ANCHOR_STORE is not set",
+    "artifacts": "ARTIFACT_STORE is not set: all bytes are kept in the database",
+    "bus": "no worker has a BUS_URL",
+}
 
 
 async def test_status_of_a_healthy_service(world: World) -> None:
     found = await status(world)
     assert (found["environment"], found["status"], found["violators"]) == ("local", "ok", [])
-    assert {one["name"] for one in found["components"]} == {"database", "colony", "registrar", "anchors", "bus"}
+    assert {one["name"] for one in found["components"]} == {"database", "colony", "registrar", *OFF}
     for one in found["components"]:
         if one["name"] in OFF:  # this world has neither
             assert (one["state"], one["detail"]) == ("off", OFF[one["name"]])

@@ -88,7 +88,7 @@ def probes(world: World) -> list[Probe]:
 async def knock(
     client: httpx.AsyncClient, world: World, probe: Probe, url: str | None = None, **more: Any
 ) -> httpx.Response:
-    if probe.route.method in ("POST", "PUT", "PATCH"):
+    if probe.route.method in ("POST", "PUT", "PATCH") or probe.operation == "liftLegalHold":
         more.setdefault("json", example_of(world, probe.route))
     return await client.request(probe.route.method, url or probe.route.url(), **more)
 

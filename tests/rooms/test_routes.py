@@ -48,6 +48,7 @@ OWN_NAMES = {
     "previewPolicy",
     "putConnector",
     "putToolLayer",
+    "putLegalHold",
 }
 
 
@@ -192,7 +193,7 @@ async def test_another_tenants_thing_is_an_absent_one(world: World) -> None:
         body: dict[str, Any] = {}
         if route.operation == "decide":
             body = {"json": {"decision": "approve", "payload_sha256": theirs["sha256"]}}
-        elif route.method in ("POST", "PUT", "PATCH"):
+        elif route.method in ("POST", "PUT", "PATCH") or route.operation == "liftLegalHold":
             body = {"json": example_of(world, route)}
         for headers in ({}, {"If-Match": theirs["etag"]}, {"Accept": "text/event-stream"}):
             known = await call(stranger.http, route, place(route, theirs["there"]), headers=headers, **body)
@@ -216,6 +217,8 @@ async def theirs_and_absent(world: World) -> dict[str, Any]:
     assert (await put_policy(world, "their_kind")).status_code == 201
     assert (await put_connector(world, "their_kind")).status_code == 201
     await plant(world, "their_kind", entry("echo"))
+    assert (await place_hold(world, "their_kind")).status_code == 201
+    [shown] = (await world.submitter.get(f"/v1/missions/{mission}/sources?limit=1")).json()["items"]
     [fact] = (await world.auditor.get(f"/v1/ledger?subject={mission}&limit=1")).json()["items"]
     policies = (await world.auditor.post("/v1/policies/evaluate", json=ASK_POLICY)).json()["policy_version"]
     there = {
@@ -226,6 +229,7 @@ async def theirs_and_absent(world: World) -> dict[str, Any]:
         "position": fact["id"],
         "mission_id": mission,
         "artifact_id": artifact["id"],
+        "source": shown["source"],
         "approval_id": approval["id"],
         "writeback_id": approval["writeback_id"],
         "recording_id": (await imported(world)).json()["id"],
@@ -234,6 +238,7 @@ async def theirs_and_absent(world: World) -> dict[str, Any]:
         "mission_type": "their_kind",
     }
     absent = {name: "other_kind" if name in ("workspace", "mission_type") else uuid4() for name in there}
+    absent["source"] = sha256(b"no such source").hex()
     absent["version"] = sha256(b"no such set").hex()
     absent["position"] = re.sub(r"\d", "9", fact["id"])  # of the same length: answers are compared with their headers
     return {"there": there, "absent": absent, "etag": approval["etag"], "sha256": approval["payload_sha256"]}
@@ -473,6 +478,26 @@ async def put_budgets(world: World) -> httpx.Response:
     return await world.admin.put("/v1/budgets", json={"day_tokens": 10**9}, headers={"If-Match": '"v0"'})
 
 
+async def put_retention(world: World) -> httpx.Response:
+    days = {
+        "public_days": None,
+        "internal_days": 1095,
+        "confidential_days": 365,
+        "restricted_days": 90,
+        "unread_days": 7,
+    }
+    return await world.policy_owner.put("/v1/retention", json=days, headers={"If-Match": '"v0"'})
+
+
+async def place_hold(world: World, name: str) -> httpx.Response:
+    return await world.auditor.put(f"/v1/legal-holds/{name}", json={"scope": "tenant", "reason": "a case"})
+
+
+async def lift_hold(world: World) -> httpx.Response:
+    await place_hold(world, "passing_kind")
+    return await world.admin.request("DELETE", "/v1/legal-holds/passing_kind", json={"reason": "no case"})
+
+
 async def webhook(world: World, then: Callable[[str], Awaitable[httpx.Response]] | None = None) -> httpx.Response:
     """Makes a webhook, and goes on with its path."""
     made = await world.admin.post("/v1/webhooks", json={"url": "https://example.com/hook", "types": ["mission.*"]})
@@ -625,6 +650,9 @@ LEAVE_FACTS: dict[str, tuple[Callable[[World], Awaitable[httpx.Response]], str]]
     "putTrust": (put_trust, "workspace.trust_changed"),
     "removeDocument": (remove, "document.removed"),
     "putBudgets": (put_budgets, "budget.limits_changed"),
+    "putRetention": (put_retention, "retention.changed"),
+    "putLegalHold": (lambda world: place_hold(world, "some_kind"), "hold.placed"),
+    "liftLegalHold": (lift_hold, "hold.lifted"),
     "createWebhook": (webhook, "webhook.created"),
     "changeWebhook": (
         lambda world: webhook(world, lambda at: world.admin.patch(at, json={"state": "paused"}, headers=FIRST)),

@@ -119,6 +119,8 @@ RULES: dict[str, tuple[str, dict[str, str]]] = {
             "principal.owner": "humans have none",
             "role_grant.granted_by": "null for what the installation's command line gave",
             "role_grant.delegated_from": "null for what was not passed on; a check ties it to who did",
+            "legal_hold.mission": "null unless it is a mission that is held; a check ties it to the scope",
+            "legal_hold.lifted_by": "null until another person lifts it; a check ties it to when",
             "approver_key.confirmed_by": "null until a second person confirms; a check ties it to when",
             "approver_key.revoked_by": "null while it lives; a check ties it to when",
             "writeback.predecessor": "a first proposal has none",

@@ -3,18 +3,19 @@
 import hashlib
 import json
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
 
+from app.clock import new_id
 from tests.walls.ground import Ground
 from tests.walls.test_immutable import furnished
 
 WALL = (
     "tenant", "principal", "role_grant", "api_key", "session", "approver_key", "oidc_identity", "risk_floor",
     "ledger", "mission", "artifact", "approval_rule", "connector", "connector_switch", "notice", "writeback",
-    "approval", "decision", "execution", "policy", "policy_set",
+    "approval", "decision", "execution", "policy", "policy_set", "blob", "legal_hold",
 )  # fmt: skip
 
 # One row per constraint of the wall: the columns that break it and nothing else, in a copy of a good row. The triggers are
@@ -88,6 +89,27 @@ BREAKS: dict[str, dict[str, Any] | None] = {
     "mission_tenant_fkey": {"id": FRESH, "tenant": FRESH},
     "mission_tenant_requested_by_fkey": {"id": FRESH, "requested_by": FRESH},
     "artifact_pkey": {"bytes": "\\xab"}, "artifact_tenant_mission_sha256_key": {"id": FRESH},
+    "artifact_removed": {"id": FRESH, "removed_size": 1}, "mission_bytes": {"bytes_removed_at": "epoch"},
+    "blob_pkey": {}, "blob_sha256_check": {"sha256": "\\xab", "bytes": None, "removed_at": "epoch"},
+    "blob_size_check": {"sha256": "\\x" + "ab" * 32, "size": -1, "bytes": None, "removed_at": "epoch"},
+    "blob_place": {"sha256": "\\x" + "ab" * 32, "bytes": None}, "blob_size": {"size": 5},
+    "blob_hash": {"sha256": "\\x" + "ab" * 32},
+    "blob_chunks": {"sha256": "\\x" + "ab" * 32, "bytes": None, "object": FRESH},
+    "blob_chunks_all": {"sha256": "\\x" + "ab" * 32, "bytes": None, "object": FRESH, "chunks": "\\xab"},
+    "blob_object": {"sha256": "\\x" + "ab" * 32, "object": "@object", "bytes": None, "chunks": "\\x" + "ab" * 32},
+    "blob_tenant_fkey": {"tenant": FRESH},
+    "legal_hold_pkey": {}, "legal_hold_name_check": {"name": "A case"}, "legal_hold_scope_check": {"name": "b", "scope": "world"},
+    "legal_hold_label_name_check": {"name": "b", "scope": "label", "label_name": "", "label_value": "x"},
+    "legal_hold_label_value_check": {"name": "b", "scope": "label", "label_name": "x", "label_value": "x" * 301},
+    "legal_hold_reason_check": {"name": "b", "reason": ""}, "legal_hold_mission": {"name": "b", "scope": "mission"},
+    "legal_hold_label": {"name": "b", "label_name": "x"},
+    "legal_hold_lifted": {"name": "b", "lifted_at": "epoch"},
+    "legal_hold_lift_reason_check": {"name": "b", "lifted_at": "epoch", "lifted_by": "@anna", "lift_reason": ""},
+    "legal_hold_another": {"name": "b", "lifted_at": "epoch", "lifted_by": "@adam", "lift_reason": "x"},
+    "legal_hold_tenant_fkey": {"tenant": FRESH},
+    "legal_hold_tenant_mission_fkey": {"name": "b", "scope": "mission", "mission": FRESH},
+    "legal_hold_tenant_placed_by_fkey": {"name": "b", "placed_by": FRESH},
+    "legal_hold_tenant_lifted_by_fkey": {"name": "b", "lifted_at": "epoch", "lifted_by": FRESH, "lift_reason": "x"},
     "artifact_schema_name_check": {"schema_name": "poem"}, "artifact_tenant_mission_fkey": {"id": FRESH, "mission": FRESH},
     "approval_rule_pkey": {}, "approval_rule_tenant_id_version_required_deny_threshold_key": None,
     "approval_rule_version_check": {"version": 0}, "approval_rule_subject_check": {"subject": "x"},
@@ -172,7 +194,10 @@ async def test_every_constraint_of_the_wall_stands_alone(ground: Ground) -> None
             await ground.open(
                 asked, id=uuid4(), subject="mission", writeback=None, question_sha256=digest, payload_sha256=digest
             )
-    named["elsewhere"] = str(uuid4())
+    named["elsewhere"], named["object"] = str(uuid4()), str(new_id())
+    await ground.run(
+        "api", "SELECT keep_blob($1, sha256('away'), 4, NULL, $2, sha256('away'))", ground.tenant, UUID(named["object"])
+    )
     await ground.run(
         "admin", """INSERT INTO tenant (id, name, operator)
                     SELECT $1::text::uuid, $1, NOT EXISTS (SELECT 1 FROM tenant WHERE operator)""",
@@ -190,7 +215,8 @@ async def test_every_constraint_of_the_wall_stands_alone(ground: Ground) -> None
         "approval_rule": f"tenant = '{ground.tenant}' AND connector = 'crm'", "writeback": f"id = '{asked.writeback}'",
         "approval": f"id = '{asked.approval}'", "notice": f"approval = '{asked.approval}'", "decision": f"approval = '{asked.approval}'",
         "execution": f"writeback = '{asked.writeback}'", "policy": f"tenant = '{ground.tenant}'",
-        "policy_set": f"tenant = '{ground.tenant}'",
+        "policy_set": f"tenant = '{ground.tenant}'", "blob": f"tenant = '{ground.tenant}' AND object IS NULL",
+        "legal_hold": f"tenant = '{ground.tenant}'",
     }  # fmt: skip
     admin = await ground.of("admin")
     for name, breaks in BREAKS.items():

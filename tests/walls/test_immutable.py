@@ -14,12 +14,12 @@ KEPT = (
     "ledger", "mission", "mission_label", "mission_type", "artifact", "policy_decision",
     "policy", "policy_set", "quarantine", "approval_rule", "notice", "connector", "connector_switch", "model_switch", "model_use",
     "writeback", "approval", "decision", "execution", "webhook", "webhook_secret", "tape", "recording", "shadow_writeback",
-    "tool_layer", "tool_layer_switch", "tool_layer_state", "workspace_trust",
+    "tool_layer", "tool_layer_switch", "tool_layer_state", "workspace_trust", "blob", "retention_schedule", "legal_hold",
 )  # fmt: skip
 WRITTEN_ONCE = (
     "ledger", "mission_label", "mission_type", "artifact", "policy_decision", "policy", "policy_set", "quarantine", "approval_rule",
     "connector", "writeback", "decision", "risk_floor", "tape", "recording", "shadow_writeback", "tool_layer",
-    "workspace_trust",
+    "workspace_trust", "retention_schedule",
 )  # fmt: skip
 
 
@@ -63,22 +63,32 @@ async def furnished(ground: Ground) -> dict[str, Any]:
     await ground.run("api", "SELECT * FROM put_policy($1, $2, 'own', 'x', 0)", ground.tenant, ground.secrets["adam"])
     await ground.run("owner", """INSERT INTO notice (tenant, principal, approval, kind, step)
                      VALUES ($1, $2, $3, 'reminder', 1)""", ground.tenant, ground.ids["anna"], asked.approval)  # fmt: skip
-    await ground.run(
-        "api", "INSERT INTO blob (tenant, sha256, size, bytes) VALUES ($1, sha256('{}'), 2, '{}')", ground.tenant
-    )
-    await ground.run("api", """INSERT INTO tape (tenant, mission, attempt, kind, name, ordinal, arguments, outcome, answer_sha256, took_ms)
-                     VALUES ($1, $2, 1, 'tool', 't', 1, '{}', 'answered', sha256('{}'), 1)""", ground.tenant, asked.mission)  # fmt: skip
-    await ground.run("api", """INSERT INTO recording (tenant, id, mission, attempt, mission_type, environment, signed_by, file_sha256, size,
-                       imported_by) VALUES ($1, $2, $2, 1, 't', 'local', 'k', sha256('{}'), 2, $3)""",
+    await ground.run("api", """INSERT INTO tape (tenant, mission, attempt, kind, name, ordinal, arguments, arguments_sha256, outcome,
+                       answer, answer_sha256, took_ms)
+                     VALUES ($1, $2, 1, 'tool', 't', 1, '{}', sha256('{}'), 'answered', '[]', sha256('[]'), 1)""",
+                     ground.tenant, asked.mission)  # fmt: skip
+    await ground.run("api", """INSERT INTO recording (tenant, id, mission, attempt, mission_type, environment, signed_by, sensitivity_class,
+                       file_sha256, file, size, imported_by)
+                     VALUES ($1, $2, $2, 1, 't', 'local', 'k', 'internal', sha256('{}'), '{}', 2, $3)""",
                      ground.tenant, uuid4(), ground.ids["adam"])  # fmt: skip
-    await ground.run("admin", """INSERT INTO shadow_writeback (tenant, mission, proposal, payload, policy_decision, effect)
-                     SELECT $1, a.mission, a.id, '{}', $2, 'allow' FROM artifact a WHERE a.tenant = $1 AND a.mission = $3
+    await ground.run("admin", """INSERT INTO shadow_writeback (tenant, mission, proposal, payload, payload_sha256, policy_decision, effect)
+                     SELECT $1, a.mission, a.id, '{}', sha256('{}'), $2, 'allow' FROM artifact a WHERE a.tenant = $1 AND a.mission = $3
                      LIMIT 1""", ground.tenant, uuid4(), asked.mission)  # fmt: skip
     await ground.run(
         "api", "SELECT * FROM put_tool_layer($1, $2, 'odd', NULL, 'mcp', '{}')", ground.tenant, ground.secrets["adam"]
     )
     await ground.run(
         "api", "SELECT * FROM switch_tool_layer($1, $2, 'odd', true, 'x')", ground.tenant, ground.secrets["adam"]
+    )
+    await ground.run("api", "SELECT keep_blob($1, sha256('kept'), 4, 'kept', NULL, NULL)", ground.tenant)
+    await ground.run(
+        "api", "SELECT * FROM put_retention($1, $2, 0, 1, 1, 1, 1, 1)", ground.tenant, ground.secrets["adam"]
+    )
+    await ground.run(
+        "api",
+        "SELECT place_hold($1, $2, 'furnished', 'tenant', NULL, NULL, NULL, 'x')",
+        ground.tenant,
+        ground.secrets["adam"],
     )
     webhook = await ground.webhook()
     await ground.run("api", """INSERT INTO webhook_delivery (tenant, id, webhook, message, type)
@@ -158,7 +168,7 @@ async def test_a_missions_request_does_not_change_and_an_ended_one_does_not_move
     for column, value in {
         "tenant": "gen_random_uuid()", "id": "gen_random_uuid()", "mission_type": "'x_y'", "mode": "'autonomous'",
         "requested_by": f"'{ground.ids['anna']}'", "contract_hash": "sha256('x')", "created_at": "'epoch'", "risk_level": "'high'",
-        "attempt": "2", "last_seq": "4",
+        "sensitivity_class": "'public'", "attempt": "2", "last_seq": "4",
     }.items():  # fmt: skip
         await ground.refused("RX001", "owner", f"UPDATE mission SET {column} = {value} WHERE id = $1", mission)
     await ground.run(

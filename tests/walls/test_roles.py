@@ -20,6 +20,8 @@ DELIVERY, TRIED = (
     "u(last_tries next_at settled_at state tries)",
 )
 RULES = "i(baseline manifest tenant)"
+SAID = "i(attempt bytes id mission producer schema_name schema_version tenant)"
+REFUSED = "i(bytes mission origin problem tenant)"
 ANSWER = "i(body fingerprint headers key principal route status tenant)"
 GRANTS: dict[str, dict[str, str]] = {
     # who may act: written by the registrar alone, unseen by whoever serves missions
@@ -54,23 +56,23 @@ GRANTS: dict[str, dict[str, str]] = {
     "mission_type": {"api": "i s", "worker": "s", "auditor": "s"},
     "mission": {"api": f"i s {MOVES}", "worker": f"s {MOVES}", "auditor": "s"},
     "mission_label": {"api": "s", "auditor": "s"},
-    "artifact": {"api": "i s", "worker": "i s", "auditor": "s"},
+    "artifact": {"api": f"{SAID} s", "worker": f"{SAID} s", "auditor": "s"},
     "reading": {"api": "i s", "worker": "i s", "auditor": "s"},
-    "quarantine": {"api": "i s", "worker": "i s", "auditor": "s"},
+    "quarantine": {"api": f"{REFUSED} s", "worker": f"{REFUSED} s", "auditor": "s"},
     "policy_decision": {"api": "i s", "worker": "i s", "auditor": "s"},
     "tape": {
-        "api": "i(answer_sha256 arguments attempt kind mission name ordinal outcome tenant took_ms) s",
-        "worker": "i(answer_sha256 arguments attempt kind mission name ordinal outcome tenant took_ms) s",
+        "api": "i(answer answer_sha256 arguments arguments_sha256 attempt kind mission name ordinal outcome tenant took_ms) s",
+        "worker": "i(answer answer_sha256 arguments arguments_sha256 attempt kind mission name ordinal outcome tenant took_ms) s",
         "auditor": "s",
     },
     "recording": {
-        "api": "i(attempt environment file_sha256 id imported_by mission mission_type signed_by size tenant) s",
+        "api": "i(attempt environment file file_sha256 id imported_by mission mission_type sensitivity_class signed_by size tenant) s",
         "worker": "s",
         "auditor": "s",
     },
     "shadow_writeback": {
         "api": "s",
-        "worker": "i(effect mission payload policy_decision proposal tenant) s",
+        "worker": "i(effect mission payload payload_sha256 policy_decision proposal tenant) s",
         "auditor": "s",
     },
     "policy": {"api": "s", "worker": "s", "auditor": "s"},
@@ -108,7 +110,10 @@ GRANTS: dict[str, dict[str, str]] = {
     "model_switch": {"api": "s", "auditor": "s"},
     "model_use": {"api": "s", "auditor": "s"},
     # what is known
-    "blob": {"api": "i s", "worker": "i s", "auditor": "s"},
+    "blob": {"api": "s", "worker": "s", "auditor": "s"},
+    # how long it is kept, and what holds it: written by functions that want people's secrets
+    "retention_schedule": {"api": "s", "auditor": "s"},
+    "legal_hold": {"api": "s", "auditor": "s"},
     "workspace": {"api": "i s", "worker": "s", "auditor": "s"},
     "workspace_trust": {"api": "i s", "worker": "s", "auditor": "s"},
     "document": {"api": "i s u(retired_at state)", "worker": "s", "auditor": "s"},
@@ -126,6 +131,7 @@ CALLS: dict[str, set[str]] = {
         "raised_risk", "standing_risk", "take_in", "tenant_of_mission", "search_passages", "search_lexemes",
         "passage_lexemes", "fact_hash", "current_tenant", "enter_tenant", "require_tenant", "require_present",
         "hold_missions", "keep_missions", "use_nonces", "hold_budgets",
+        "keep_blob", "put_retention", "place_hold", "lift_hold", "retention_days", "shipped_retention", "holds_on",
     },
     "worker": {
         "hold_missions", "keep_missions", "offered_missions", "said_of_missions",
@@ -134,7 +140,7 @@ CALLS: dict[str, set[str]] = {
         "take_worker_work", "next_worker_work", "sweep_expired", "restore_executor_work", "restore_anchor_work",
         "raised_risk", "standing_risk", "close_approval", "choose_rule", "fact_hash", "current_tenant",
         "fitting_rules", "lay_ladder", "climb", "restore_approval_timers",
-        "require_tenant", "require_present",
+        "require_tenant", "require_present", "keep_blob", "remove_bytes", "restore_retention_work",
     },
     "executor": {
         "take_read_work", "connector_read_of", "answer_connector_read",
@@ -144,7 +150,7 @@ CALLS: dict[str, set[str]] = {
         "put_connector", "take_tokens", "authenticate", "principal_of_subject", "visible_tenants", "tenant_by_name", "fact_hash",
         "current_tenant", "request_approver_key", "confirm_approver_key", "revoke_approver_key", "put_risk_floor", "waive_signatures",
     },
-    "auditor": {"fact_hash", "current_tenant"},
+    "auditor": {"fact_hash", "current_tenant", "tenants_after"},
     "reader": {"read_ledger", "current_tenant"},
 }  # fmt: skip
 

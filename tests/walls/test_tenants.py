@@ -31,7 +31,7 @@ async def furnish(ground: Ground) -> None:
     asked = (await furnished(ground))["asked"]
     tenant, digest = ground.tenant, hashlib.sha256(b"text").digest()
     for statement, args in (
-        ("INSERT INTO blob (tenant, sha256, size, bytes) VALUES ($1, $2, 4, 'text')", (tenant, digest)),
+        ("SELECT keep_blob($1, $2, 4, 'text', NULL, NULL)", (tenant, digest)),
         ("INSERT INTO reading (tenant, mission, source_sha256, document, kind) VALUES ($1, $3, $2, 'd', 'document')",
          (tenant, digest, asked.mission)),
         ("INSERT INTO workspace (tenant, id, name) VALUES ($1, $1, 'default')", (tenant,)),
@@ -40,6 +40,8 @@ async def furnish(ground: Ground) -> None:
         ("""INSERT INTO passage (tenant, workspace, document, ordinal, start_byte, end_byte, heading, body)
             VALUES ($1, $1, $1, 0, 0, 4, 'd', 'text')""", (tenant,)),
         ("INSERT INTO work (tenant, kind, subject, queue) VALUES ($1, 'review', $1, 'worker')", (tenant,)),
+        ("SELECT put_retention($1, $2, 1, NULL, 1095, 365, 90, 30)", (tenant, ground.secrets["adam"])),
+        ("SELECT place_hold($1, $2, 'case-1', 'tenant', NULL, NULL, NULL, 'x')", (tenant, ground.secrets["adam"])),
         ("SELECT put_budget_limits($1, $2, 0, '{\"day_tokens\": 1000000}')", (tenant, ground.secrets["adam"])),
         ("""INSERT INTO idempotency (tenant, principal, route, key, fingerprint, status, headers, body)
             VALUES ($1, $1, 'r', 'k', $2, 200, '{}', '')""", (tenant, digest)),

@@ -151,18 +151,29 @@ GRANT EXECUTE ON FUNCTION take_worker_work(text[], int, interval), next_worker_w
 GRANT EXECUTE ON FUNCTION take_executor_work(int, interval), next_executor_work(),
   finish_executor_work(uuid, uuid, bigint, int, timestamptz) TO {prefix}_executor;
 
--- Bytes by content: document text, record snapshots. Typed artifacts carry their own bytes.
+-- Bytes by content: document text, record snapshots. Typed artifacts carry their own bytes. Large ones are objects outside the
+-- database, each under a name of its own: what is deleted is never what somebody has just put there again. How bytes come and
+-- go: 66_retention.sql.
 CREATE TABLE blob (
   tenant uuid NOT NULL REFERENCES tenant,
   sha256 bytea NOT NULL CHECK (length(sha256) = 32),
-  size bigint NOT NULL,
-  bytes bytea NOT NULL,
+  size bigint NOT NULL CHECK (size >= 0),
+  bytes bytea,                        -- null: kept as an object, or removed
+  object uuid,                        -- which object; a version 7 UUID, so it says when it was written
+  chunks bytea,                       -- the SHA-256 of each 256 KiB of an object: a part of it is checked without the rest
   created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  kept_at timestamptz NOT NULL DEFAULT clock_timestamp(),   -- when somebody last brought them
+  look_at timestamptz NOT NULL DEFAULT clock_timestamp() + interval '1 day',   -- when to see whether anybody needs them
+  removed_at timestamptz,
   PRIMARY KEY (tenant, sha256),
-  CHECK (size = octet_length(bytes)),
-  CHECK (sha256 = sha256(bytes))
+  CONSTRAINT blob_place CHECK (num_nonnulls(bytes, object, removed_at) = 1),
+  CONSTRAINT blob_size CHECK (size = octet_length(bytes)),
+  CONSTRAINT blob_hash CHECK (sha256 = sha256(bytes)),
+  CONSTRAINT blob_chunks CHECK ((object IS NULL) = (chunks IS NULL)),
+  CONSTRAINT blob_chunks_all CHECK (octet_length(chunks) = 32 * ((size + 262143) / 262144))
 );
+CREATE INDEX blob_to_look_at ON blob (tenant, look_at) WHERE removed_at IS NULL;
+CREATE UNIQUE INDEX blob_object ON blob (tenant, object) WHERE object IS NOT NULL;
 ALTER TABLE blob ENABLE ROW LEVEL SECURITY; ALTER TABLE blob FORCE ROW LEVEL SECURITY;
 CREATE POLICY own_tenant ON blob USING (tenant = NULLIF(current_setting('app.tenant', true), '')::uuid);
-GRANT SELECT, INSERT ON blob TO {prefix}_api, {prefix}_worker;
-GRANT SELECT ON blob TO {prefix}_auditor;
+GRANT SELECT ON blob TO {prefix}_api, {prefix}_worker, {prefix}_auditor;

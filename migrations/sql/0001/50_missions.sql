@@ -50,11 +50,13 @@ CREATE TABLE mission (
   created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   closed_at timestamptz,
+  bytes_removed_at timestamptz,                           -- when retention removed what it had said; see 66_retention.sql
   PRIMARY KEY (tenant, id),
   UNIQUE (tenant, id, requested_by),
   FOREIGN KEY (tenant, requested_by) REFERENCES principal (tenant, id),
   CHECK ((closed_at IS NOT NULL) = (state IN ('completed', 'failed', 'cancelled', 'denied'))),
-  CHECK ((replay_of IS NULL) = (replay_mode IS NULL))
+  CHECK ((replay_of IS NULL) = (replay_mode IS NULL)),
+  CONSTRAINT mission_bytes CHECK (bytes_removed_at IS NULL OR closed_at IS NOT NULL)
 );
 -- One for every way to list: however long the history, and however rare what is looked for, a page is read and nothing else.
 CREATE INDEX mission_newest ON mission (tenant, created_at DESC, id DESC);
@@ -62,6 +64,8 @@ CREATE INDEX mission_of_state ON mission (tenant, state, created_at DESC, id DES
 CREATE INDEX mission_of_type ON mission (tenant, mission_type, created_at DESC, id DESC);
 CREATE INDEX mission_of_requester ON mission (tenant, requested_by, created_at DESC, id DESC);
 CREATE INDEX mission_of_replay ON mission (tenant, replay_of, created_at DESC, id DESC) WHERE replay_of IS NOT NULL;
+-- What retention goes by: closed missions only, so that taking one in has nothing to do with it.
+CREATE INDEX mission_retained ON mission (tenant, sensitivity_class, closed_at) WHERE closed_at IS NOT NULL AND bytes_removed_at IS NULL;
 
 CREATE TABLE mission_label (         -- what `labels` says, to find missions by; written with the mission, by note_labels() alone
   tenant uuid NOT NULL,
@@ -102,12 +106,21 @@ BEGIN
     RAISE EXCEPTION 'wall: a % mission does not move', OLD.state USING ERRCODE = 'RX004';
   END IF;
   IF (NEW.tenant, NEW.id, NEW.mission_type, NEW.mode, NEW.requested_by, NEW.contract_hash, NEW.created_at, NEW.risk_level,
-      NEW.replay_of, NEW.replay_mode)
+      NEW.sensitivity_class, NEW.replay_of, NEW.replay_mode)
      IS DISTINCT FROM
      (OLD.tenant, OLD.id, OLD.mission_type, OLD.mode, OLD.requested_by, OLD.contract_hash, OLD.created_at, OLD.risk_level,
-      OLD.replay_of, OLD.replay_mode)
+      OLD.sensitivity_class, OLD.replay_of, OLD.replay_mode)
      OR NEW.attempt < OLD.attempt OR (NEW.attempt = OLD.attempt AND NEW.last_seq < OLD.last_seq) THEN
     RAISE EXCEPTION 'wall: a mission''s request does not change' USING ERRCODE = 'RX001';
+  END IF;
+  -- Retention counts from here: closed once, by the wall's own clock, whatever is written.
+  IF NEW.closed_at IS DISTINCT FROM OLD.closed_at THEN
+    NEW.closed_at := COALESCE(OLD.closed_at, clock_timestamp());
+  END IF;
+  IF NEW.bytes_removed_at IS DISTINCT FROM OLD.bytes_removed_at THEN
+    IF OLD.bytes_removed_at IS NOT NULL OR NOT retention_over(NEW.tenant, NEW.id) THEN
+      RAISE EXCEPTION 'wall: the mission''s time to be kept is not over' USING ERRCODE = 'RX021';
+    END IF;
   END IF;
   NEW.version := OLD.version + 1;
   NEW.updated_at := clock_timestamp();
@@ -127,12 +140,16 @@ CREATE TABLE artifact (
     'writeback_proposal')),
   schema_version text NOT NULL,
   producer text NOT NULL,
-  bytes bytea NOT NULL,
-  sha256 bytea NOT NULL GENERATED ALWAYS AS (sha256(bytes)) STORED,
+  bytes bytea,                       -- null: removed when its time was over; what it was is kept beside it
+  removed_sha256 bytea,
+  removed_size bigint,
+  removed_at timestamptz,
+  sha256 bytea NOT NULL GENERATED ALWAYS AS (COALESCE(removed_sha256, sha256(bytes))) STORED,
   created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   PRIMARY KEY (tenant, id),
   UNIQUE (tenant, mission, sha256),
-  FOREIGN KEY (tenant, mission) REFERENCES mission (tenant, id)
+  FOREIGN KEY (tenant, mission) REFERENCES mission (tenant, id),
+  CONSTRAINT artifact_removed CHECK (num_nulls(removed_sha256, removed_size, removed_at) = CASE WHEN bytes IS NULL THEN 0 ELSE 3 END)
 );
 CREATE INDEX artifact_of_mission ON artifact (tenant, mission, created_at, id);
 
@@ -148,6 +165,7 @@ CREATE TABLE reading (               -- stored bytes a mission was shown: the on
   FOREIGN KEY (tenant, mission) REFERENCES mission (tenant, id),
   FOREIGN KEY (tenant, source_sha256) REFERENCES blob (tenant, sha256)
 );
+CREATE INDEX reading_of_source ON reading (tenant, source_sha256);
 
 CREATE TABLE quarantine (            -- payloads refused at the boundary, kept as they came
   tenant uuid NOT NULL REFERENCES tenant,
@@ -155,12 +173,33 @@ CREATE TABLE quarantine (            -- payloads refused at the boundary, kept a
   mission uuid NOT NULL,
   origin text NOT NULL CHECK (origin IN ('callback', 'dispatch_answer', 'status_answer', 'cancel_answer')),
   problem text NOT NULL CHECK (length(problem) <= 1000),
-  bytes bytea NOT NULL,
-  sha256 bytea NOT NULL GENERATED ALWAYS AS (sha256(bytes)) STORED,
+  bytes bytea,                       -- null: removed, as an artifact's
+  removed_sha256 bytea,
+  removed_size bigint,
+  removed_at timestamptz,
+  sha256 bytea NOT NULL GENERATED ALWAYS AS (COALESCE(removed_sha256, sha256(bytes))) STORED,
   at timestamptz NOT NULL DEFAULT clock_timestamp(),
-  PRIMARY KEY (tenant, id)
+  PRIMARY KEY (tenant, id),
+  CONSTRAINT quarantine_removed CHECK (num_nulls(removed_sha256, removed_size, removed_at) = CASE WHEN bytes IS NULL THEN 0 ELSE 3 END)
 );
 CREATE INDEX quarantine_of_mission ON quarantine (tenant, mission, at);
+
+-- What was said or sent stays as it was. The one change there is: its bytes go when its mission's time to be kept is over, and
+-- hash and size stay. Whoever tries, and by whatever way: whether it is over is looked up here.
+CREATE FUNCTION guard_bytes() RETURNS trigger LANGUAGE plpgsql
+SET search_path = pg_catalog, public, pg_temp AS $$
+DECLARE removed jsonb := jsonb_build_object('bytes', NULL, 'removed_sha256', NULL, 'removed_size', NULL, 'removed_at', NULL, 'sha256', NULL);
+BEGIN
+  IF TG_OP = 'DELETE' OR OLD.removed_at IS NOT NULL OR NEW.removed_at IS NULL
+     OR to_jsonb(NEW) || removed IS DISTINCT FROM to_jsonb(OLD) || removed
+     OR (NEW.removed_sha256, NEW.removed_size) IS DISTINCT FROM (OLD.sha256, octet_length(OLD.bytes)::bigint) THEN
+    RAISE EXCEPTION 'wall: % on % is forbidden', TG_OP, TG_TABLE_NAME USING ERRCODE = 'RX001';
+  END IF;
+  IF NOT retention_over(OLD.tenant, OLD.mission) THEN
+    RAISE EXCEPTION 'wall: the time of what a mission has said to be kept is not over' USING ERRCODE = 'RX021';
+  END IF;
+  RETURN NEW;
+END $$;
 
 CREATE TABLE policy_decision (
   tenant uuid NOT NULL REFERENCES tenant,
@@ -191,17 +230,25 @@ BEGIN
     EXECUTE format($p$CREATE POLICY own_tenant ON %I
       USING (tenant = NULLIF(current_setting('app.tenant', true), '')::uuid)$p$, t);
     EXECUTE format('GRANT SELECT ON %I TO {prefix}_api, {prefix}_worker, {prefix}_auditor', t);
-    EXECUTE format('GRANT INSERT ON %I TO {prefix}_api', t);
+    IF t NOT IN ('artifact', 'quarantine') THEN EXECUTE format('GRANT INSERT ON %I TO {prefix}_api', t); END IF;
   END LOOP;
-  FOREACH t IN ARRAY ARRAY['mission_type', 'artifact', 'policy_decision', 'quarantine'] LOOP
+  FOREACH t IN ARRAY ARRAY['artifact', 'quarantine'] LOOP
+    EXECUTE format('CREATE TRIGGER %I BEFORE UPDATE OR DELETE ON %I FOR EACH ROW EXECUTE FUNCTION guard_bytes()', t || '_keep', t);
+    EXECUTE format('CREATE TRIGGER %I BEFORE TRUNCATE ON %I FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()', t || '_whole', t);
+    EXECUTE format('ALTER TABLE %I ENABLE ALWAYS TRIGGER %I', t, t || '_keep');
+    EXECUTE format('ALTER TABLE %I ENABLE ALWAYS TRIGGER %I', t, t || '_whole');
+  END LOOP;
+  FOREACH t IN ARRAY ARRAY['mission_type', 'policy_decision'] LOOP
     EXECUTE format('CREATE TRIGGER %I BEFORE UPDATE OR DELETE ON %I FOR EACH ROW EXECUTE FUNCTION refuse_change()', t || '_keep', t);
     EXECUTE format('CREATE TRIGGER %I BEFORE TRUNCATE ON %I FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()', t || '_whole', t);
     EXECUTE format('ALTER TABLE %I ENABLE ALWAYS TRIGGER %I', t, t || '_keep');
     EXECUTE format('ALTER TABLE %I ENABLE ALWAYS TRIGGER %I', t, t || '_whole');
   END LOOP;
 END $$;
--- The worker carries missions on; it neither requests one nor says what types there are.
-GRANT INSERT ON artifact, reading, quarantine, policy_decision TO {prefix}_worker;
+-- The worker carries missions on; it neither requests one nor says what types there are. Nobody adds what is removed already.
+GRANT INSERT ON reading, policy_decision TO {prefix}_worker;
+GRANT INSERT (tenant, id, mission, attempt, schema_name, schema_version, producer, bytes) ON artifact TO {prefix}_api, {prefix}_worker;
+GRANT INSERT (tenant, mission, origin, problem, bytes) ON quarantine TO {prefix}_api, {prefix}_worker;
 ALTER TABLE mission ENABLE ALWAYS TRIGGER mission_proof;
 ALTER TABLE mission ENABLE ALWAYS TRIGGER mission_guard;
 ALTER TABLE mission ENABLE ALWAYS TRIGGER mission_keep;
@@ -224,5 +271,5 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_te
   SELECT m.tenant FROM public.mission m WHERE m.id = p_mission
 $$;
 CREATE UNIQUE INDEX mission_id ON mission (id);
-REVOKE ALL ON FUNCTION prove_requester(), guard_mission(), note_labels(), tenant_of_mission(uuid) FROM PUBLIC;
+REVOKE ALL ON FUNCTION prove_requester(), guard_mission(), guard_bytes(), note_labels(), tenant_of_mission(uuid) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION tenant_of_mission(uuid) TO {prefix}_api;

@@ -182,7 +182,7 @@ BEGIN
   END IF;
   -- What is played from a tape changes nothing outside: it never comes as far as asking.
   PERFORM 1 FROM public.mission m WHERE m.tenant = NEW.tenant AND m.id = NEW.mission AND m.replay_mode <> 'rerun';
-  IF FOUND THEN RAISE EXCEPTION 'wall: a replay from a tape writes nothing' USING ERRCODE = 'RX021'; END IF;
+  IF FOUND THEN RAISE EXCEPTION 'wall: a replay from a tape writes nothing' USING ERRCODE = 'RX023'; END IF;
   -- What the approver reads beside the payload is what this mission's colony said, not another's.
   PERFORM 1 FROM public.artifact p WHERE p.tenant = NEW.tenant AND p.id = NEW.proposal AND p.mission = NEW.mission
     AND p.schema_name = 'writeback_proposal';
