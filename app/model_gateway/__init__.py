@@ -6,7 +6,8 @@ start. `Gateway.ask` is all that leaves the process for a call.
 
 from app.model_gateway.api import router
 from app.model_gateway.gateway import Gateway
+from app.model_gateway.playing import play
 from app.model_gateway.providers_api import router as providers
 from app.model_gateway.records import Records
 
-__all__ = ["Gateway", "Records", "providers", "router"]
+__all__ = ["Gateway", "Records", "play", "providers", "router"]

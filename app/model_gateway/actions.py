@@ -17,9 +17,10 @@ from app.db import Database, WriteSession
 from app.errors import Problem
 from app.missions import Mission
 from app.model_gateway.gateway import Gateway, Try
+from app.model_gateway.playing import Facts, Heard, denied, kept, note_refused, play
 from app.model_gateway.providers import Target
 from app.model_gateway.queries import mission_and_switches
-from app.model_gateway.records import Ended
+from app.model_gateway.records import Ended, Said
 from app.model_gateway.request import Asked
 from app.model_gateway.usage import Usage
 from app.model_gateway.wire import Outcome
@@ -38,8 +39,9 @@ class Opened:
     mission: UUID
     attempt: int
     asked: Asked
-    sha256: bytes
+    call: tape.Call
     targets: tuple[Target, ...]
+    considered: Sequence[Facts]
     decisions: dict[str, UUID]
     reservation: UUID
     began: float
@@ -51,32 +53,80 @@ async def open_call(
     environment: str,
     said: tokens.MissionToken,
     asked: Asked,
-    sha256: bytes,
-) -> Opened:
-    """Mission, policy and budget, in one transaction. Raises Problem; what was decided is kept also then."""
+    call: tape.Call,
+) -> Opened | Heard:
+    """Mission, policy and budget, in one transaction. Raises Problem; what was decided is kept also then.
+
+    A replay hears what is on the tape, and nobody is asked on its behalf. call: what was asked, in the form of the tape.
+    """
     caller, began = colony_of(said), monotonic()
+    opened: Opened | Heard | Problem
+    known = asked.model in gateway.registry.routes
     async with database.write() as session:
         await session.enter(said.tenant)
         mission, off = await mission_and_switches(session, said.mission)
         check_attempt(mission, said)
         assert mission is not None
-        if mission.played:  # answers of models are on no tape yet, and nobody is asked on behalf of a replay
-            wanted = tape.call("model", asked.model, {"sha256": sha256.hex()})
-            refused: Problem | None = await tape.diverge(session, caller, mission.id, wanted, 1, "not_on_tape")
-            allowed: list[tuple[Target, UUID]] = []
+        if mission.played:
+            opened = await answered_again(session, caller, mission, environment, call, known)
         else:
-            targets = here(gateway, asked.model, off)
-            allowed, refused = await judged(session, caller, mission, environment, targets)
-        if refused is None:
-            try:
-                reservation, asked = await reserved(session, caller, mission, asked, allowed)
-            except Problem as lacking:  # an answer of Postgres, not an error: what was decided is kept
-                refused = await left_over(session, caller, mission.id, lacking)
-    if refused is not None:
-        raise refused
+            call = call if known else unknown(call)
+            opened = await admitted(
+                session, caller, mission, environment, here(gateway, asked.model, off), asked, call, began
+            )
+    if isinstance(opened, Problem):
+        raise opened
+    return opened
+
+
+async def admitted(
+    session: WriteSession,
+    caller: Caller,
+    mission: Mission,
+    environment: str,
+    targets: "list[Target] | Problem",
+    asked: Asked,
+    call: tape.Call,
+    began: float,
+) -> Opened | Problem:
+    """Policy for each target, then the budget."""
+    if isinstance(targets, Problem):
+        await note_refused(session, caller, mission, call, [], targets)
+        return targets
+    considered = [facts(mission, environment, one) for one in targets]
+    allowed, refusal = await judged(session, caller, mission, call, targets, considered)
+    if refusal is not None:
+        return refusal
+    try:
+        reservation, bounded = await reserved(session, caller, mission, asked, allowed)
+    except Problem as lacking:  # an answer of Postgres, not an error: what was decided is kept
+        refusal = await left_over(session, caller, mission.id, lacking)
+        if refusal.code == "budget_exhausted":
+            await note_refused(session, caller, mission, call, considered, refusal)
+        return refusal
     decisions = {target.provider.name: decision for target, decision in allowed}
     order = tuple(target for target, _ in allowed)
-    return Opened(caller, said.mission, said.attempt, asked, sha256, order, decisions, reservation, began)
+    return Opened(caller, mission.id, mission.attempt, bounded, call, order, considered, decisions, reservation, began)
+
+
+async def answered_again(
+    session: WriteSession, caller: Caller, mission: Mission, environment: str, call: tape.Call, known: bool
+) -> Heard | Problem:
+    """What the tape says to a call of a replay. A call that is not on it, or that policy decides otherwise now, ends it.
+
+    known: whether the model is one here. Where it was none then, the call is on the tape under no name.
+    """
+    if not await tape.holds(session, mission, call) and (
+        not known or await tape.holds(session, mission, unknown(call))
+    ):
+        call = unknown(call)
+    taped = await tape.answer(session, caller, mission, call, denials=True)
+    if isinstance(taped, Problem):
+        return taped
+    said = await play(session, caller, mission, environment, call, taped)
+    if isinstance(said, str):
+        return await tape.diverge(session, caller, mission.id, call, taped.ordinal, said)
+    return said
 
 
 def colony_of(said: tokens.MissionToken) -> Caller:
@@ -84,53 +134,45 @@ def colony_of(said: tokens.MissionToken) -> Caller:
     return Caller(tenant=said.tenant, principal=UUID(int=0), actor="colony:gateway", name="colony")
 
 
-def here(gateway: Gateway, model: str, off: frozenset[str]) -> list[Target]:
-    """Where a call for a model may go now. Raises Problem not_found or upstream_unavailable."""
+def unknown(call: tape.Call) -> tape.Call:
+    """A call of a model that nobody has: what a client calls it is a client's word, and in no fact."""
+    return tape.Call("model", "unknown", call.arguments)
+
+
+def here(gateway: Gateway, model: str, off: frozenset[str]) -> list[Target] | Problem:
+    """Where a call for a model may go now, or that it may go nowhere: not_found or upstream_unavailable."""
     known = gateway.registry.routes.get(model)
     if known is None:
         errors = [{"pointer": "/model", "detail": "must be one that GET …/openai/v1/models lists"}]
-        raise Problem("not_found", "There is no such model.", errors=errors)
+        return Problem("not_found", "There is no such model.", errors=errors)
     targets = [one for one in known if one.provider.name not in off]
     if not targets:
         detail = "Every provider of this model is switched off."
-        raise Problem("upstream_unavailable", detail, retry_after=30, cause="switched_off")
+        return Problem("upstream_unavailable", detail, retry_after=30, cause="switched_off")
     return targets
 
 
 async def judged(
-    session: WriteSession, caller: Caller, mission: Mission, environment: str, targets: Sequence[Target]
+    session: WriteSession,
+    caller: Caller,
+    mission: Mission,
+    call: tape.Call,
+    targets: Sequence[Target],
+    considered: Sequence[Facts],
 ) -> tuple[list[tuple[Target, UUID]], Problem | None]:
     """The targets that policy lets this mission ask, each with its decision; the refusal when there is none."""
     allowed, denials = [], []
-    for target in targets:
+    for target, said in zip(targets, considered, strict=True):
         decision = await policy.decide(
-            session,
-            caller,
-            "model.call",
-            target.name,
-            facts(mission, environment, target),
-            mission.id,
-            requester=mission.requested_by,
+            session, caller, "model.call", target.name, dict(said), mission.id, requester=mission.requested_by
         )
         if decision.verdict.effect == "allow":
             allowed.append((target, decision.id))
         else:
-            denials.append((target, decision))
+            denials.append(decision)
     if allowed:
         return allowed, None
-    target, decision = denials[0]
-    await ledger.record(
-        session,
-        caller,
-        "model.denied",
-        mission.id,
-        model=target.name,
-        provider=target.provider.name,
-        policy_decision=decision.id,
-        rule=decision.verdict.rule,
-        policy_version=decision.verdict.policy_version,
-    )
-    return [], policy.refusal(decision)
+    return [], await denied(session, caller, mission, call, considered, denials[0])
 
 
 def facts(mission: Mission, environment: str, target: Target) -> dict[str, Any]:
@@ -192,8 +234,12 @@ def ended(
     usage: Usage | None,
     outcome: Outcome,
     answer_sha256: bytes | None = None,
+    heard: Heard | None = None,
 ) -> Ended:
-    """A call with its fact. target: who answered, None when nobody did; usage: what that took."""
+    """A call with its fact and its place on the tape. target: who answered, None when nobody did; usage: what that took.
+
+    heard: None when the client did not wait for it; then it is not on the tape.
+    """
     took = max(0, round((monotonic() - opened.began) * 1000))
     tokens_in, tokens_out, cost = 0, 0, Decimal(0)
     if target is not None and usage is not None:
@@ -201,25 +247,28 @@ def ended(
         cost = target.model.cost(tokens_in, tokens_out)
     really = [one.provider for one in tries if one.outcome != "not_asked"]
     last = target.provider.name if target else really[-1] if really else None
+    body = {
+        "model": opened.asked.model,
+        "provider": last,
+        "outcome": outcome,
+        "tried": [f"{one.provider}:{one.outcome}" for one in tries],
+        "tokens_in": tokens_in,
+        "tokens_out": tokens_out,
+        "estimated": usage.estimated if usage else None,
+        "cost_usd": float(cost),
+        "latency_ms": took,
+        "request_sha256": opened.call.sha256.hex(),
+        "answer_sha256": answer_sha256.hex() if answer_sha256 else None,
+    }
+    decision = opened.decisions.get(last or "")
     told = ledger.fact(
-        opened.caller,
-        "model.called",
-        opened.mission,
-        model=opened.asked.model,
-        provider=last,
-        outcome=outcome,
-        tried=[f"{one.provider}:{one.outcome}" for one in tries],
-        tokens_in=tokens_in,
-        tokens_out=tokens_out,
-        estimated=usage.estimated if usage else None,
-        cost_usd=float(cost),
-        latency_ms=took,
-        request_sha256=opened.sha256.hex(),
-        answer_sha256=answer_sha256.hex() if answer_sha256 else None,
-        policy_decision=opened.decisions.get(last or ""),
-        attempt=opened.attempt,
+        opened.caller, "model.called", opened.mission, **body, policy_decision=decision, attempt=opened.attempt
     )
-    return Ended(told, opened.reservation, tokens_in, tokens_out, cost, took, last, outcome != "ok")
+    said = None
+    if heard is not None:
+        outcome_of_tape: tape.Outcome = "answered" if answer_sha256 else "refused"
+        said = Said(opened.attempt, opened.call, outcome_of_tape, kept(opened.considered, heard, body))
+    return Ended(told, opened.reservation, tokens_in, tokens_out, cost, took, last, outcome != "ok", said)
 
 
 # What the wall answers when it does not switch, and what the caller is told.

@@ -11,8 +11,9 @@ from uuid import UUID
 
 import structlog
 from fastapi import APIRouter, Request, Response
+from pydantic_core import to_json
 
-from app import policy
+from app import policy, tape
 from app.boundary.door import token
 from app.canonical import sha256
 from app.db import unavailable
@@ -21,11 +22,12 @@ from app.http import Reply, read_body
 from app.model_gateway.actions import Opened, colony_of, ended, facts, open_call
 from app.model_gateway.gateway import Answer, Gateway, NoAnswer, Try, without_usage
 from app.model_gateway.health import LONGEST_REST_S
+from app.model_gateway.playing import Heard
 from app.model_gateway.queries import mission_and_switches
 from app.model_gateway.records import Ended, Records
-from app.model_gateway.request import LARGEST, read
+from app.model_gateway.request import LARGEST, Asked, read
 from app.model_gateway.shapes import DONE, OpenAIRoute, Streamed, error_of, event
-from app.model_gateway.wire import Outcome, ProviderFailed
+from app.model_gateway.wire import LARGEST_ANSWER, Outcome, ProviderFailed
 from app.policy.queries import in_force
 from app.tools.api import check_attempt
 from colony_client import tokens
@@ -52,25 +54,51 @@ PAUSES_S = (0.05, 0.2, 1.0)  # between tries to write down what became of a call
 async def create_chat_completion(mission_id: UUID, request: Request) -> Response:
     """Policy, then budget, then the provider, then the record, then the answer: whole, or as server-sent events."""
     said = await bearer(request, mission_id)
-    asked, digest = read(await read_body(request, LARGEST))
+    asked, arguments = read(await read_body(request, LARGEST))
     state = request.app.state
     gateway: Gateway = state.models
-    opened = await open_call(state.database, gateway, state.settings.environment, said, asked, digest)
-    call = Call(state.model_records, gateway, opened, request.scope.get("state", {}).get("request_id"))
+    wanted = tape.Call("model", asked.model, arguments)
+    request_id = request.scope.get("state", {}).get("request_id")
+    opened = await open_call(state.database, gateway, state.settings.environment, said, asked, wanted)
+    if isinstance(opened, Heard):
+        return again(opened, asked, request_id)
+    call = Call(state.model_records, gateway, opened, request_id)
     try:
         answer = await gateway.ask(opened.asked, opened.targets)
     except NoAnswer as nobody:
-        await call.close(nobody.tries, nobody.last.outcome)
-        raise refusal(nobody.last) from None
+        refused = refusal(nobody.last)
+        await call.close(nobody.tries, nobody.last.outcome, heard=Heard(problem=refused))
+        raise refused from None
     except BaseException:
         call.close([], "abandoned")
         raise
     headers = {MAX_TOKENS: str(opened.asked.max_tokens)}
     if answer.whole is None:
         return Streamed(call.parts(answer), partial(call.end, answer), headers)
-    body = Reply(answer.whole | {"model": asked.model}, headers=headers).response()
-    await call.close(answer.tries, "ok", answer, sha256(bytes(body.body)))
+    whole = answer.whole | {"model": asked.model}
+    body = Reply(whole, headers=headers).response()
+    await call.close(answer.tries, "ok", answer, sha256(bytes(body.body)), Heard(whole=whole))
     return body
+
+
+def again(heard: Heard, asked: Asked, request_id: str | None) -> Response:
+    """What a replay is answered with: the same, from the tape. Raises the Problem that was the answer then."""
+    if heard.chunks is None:
+        if heard.problem is not None:
+            raise heard.problem
+        return Reply(heard.whole).response()
+    chunks = heard.chunks
+
+    async def parts() -> AsyncIterator[bytes]:
+        for chunk in chunks:
+            if (visible := chunk if asked.include_usage else without_usage(chunk)) is not None:
+                yield event(visible | {"model": asked.model})
+        yield DONE if heard.problem is None else event(error_of(heard.problem.document("", request_id)))
+
+    async def nothing() -> None:
+        """Nothing was used."""
+
+    return Streamed(parts(), nothing, {})
 
 
 @router.get(f"{AT}/models", operation_id="listModels")
@@ -125,27 +153,36 @@ class Call:
     request_id: str | None
     closed: bool = False
     digest: Any = field(default_factory=hashlib.sha256)  # of a stream as the client sees it
+    chunks: list[dict[str, Any]] = field(default_factory=list)  # of a stream, for the tape
+    size: int = 0  # of its chunks, in bytes
+    broke: Problem | None = None
 
     async def parts(self, answer: Answer) -> AsyncIterator[bytes]:
         """A stream as the client sees it. It is counted before its end mark: who has seen that may rely on it."""
         assert answer.chunks is not None
         shown = self.opened.asked.include_usage
-        broke: Problem | None = None
         try:
             try:
                 async for chunk in answer.chunks:
+                    self.remember(chunk)
                     visible = chunk if shown else without_usage(chunk)
                     if visible is not None:
                         part = event(visible | {"model": self.opened.asked.model})
                         self.digest.update(part)
                         yield part
             except ProviderFailed as failed:
-                broke = Problem("provider_unusable", failed.detail, cause=failed.outcome)
+                self.broke = Problem("provider_unusable", failed.detail, cause=failed.outcome)
             await self.end(answer)
         except Exception as error:
             log.error("a stream broke here", exc_info=error)
-            broke = unavailable(error) or Problem("internal", "An error that is ours.")
-        yield DONE if broke is None else self.broken(broke)
+            self.broke = unavailable(error) or Problem("internal", "An error that is ours.")
+        yield DONE if self.broke is None else self.broken(self.broke)
+
+    def remember(self, chunk: dict[str, Any]) -> None:
+        """For the tape, as far as a whole answer may be long; a stream that is longer is on no tape."""
+        self.size += len(to_json(chunk))
+        if self.size <= LARGEST_ANSWER:
+            self.chunks.append(chunk)
 
     def broken(self, problem: Problem) -> bytes:
         """The last event of a stream that has no end mark."""
@@ -159,14 +196,21 @@ class Call:
         self.closed = True
         await answer.chunks.aclose()
         tries = [*answer.tries, Try(answer.target.provider.name, answer.outcome)]
-        await self.close(tries, answer.outcome, answer, self.digest.digest())
+        untaped = answer.outcome == "abandoned" or self.size > LARGEST_ANSWER
+        heard = None if untaped else Heard(chunks=self.chunks, problem=self.broke)
+        await self.close(tries, answer.outcome, answer, self.digest.digest(), heard)
 
     def close(
-        self, tries: Sequence[Try], outcome: Outcome, answer: Answer | None = None, digest: bytes | None = None
+        self,
+        tries: Sequence[Try],
+        outcome: Outcome,
+        answer: Answer | None = None,
+        digest: bytes | None = None,
+        heard: Heard | None = None,
     ) -> Awaitable[None]:
         """Counts and records the call. It is done to its end, also when whoever waits for it is cancelled."""
         target, usage = (answer.target, answer.usage) if answer else (None, None)
-        task = asyncio.create_task(self.write(ended(self.opened, tries, target, usage, outcome, digest)))
+        task = asyncio.create_task(self.write(ended(self.opened, tries, target, usage, outcome, digest, heard)))
         self.gateway.settling.add(task)
         task.add_done_callback(self.gateway.settling.discard)
         return asyncio.shield(task)

@@ -11,12 +11,22 @@ from uuid import UUID
 
 import asyncpg
 
-from app import budgets, ledger
+from app import budgets, ledger, tape
 from app.batch import Batches
 from app.db import Database
 from app.ledger.actions import Told
 
-CLOSE = f"SELECT close_model_calls({', '.join(f'${n}' for n in range(1, 13))})"  # $1, $2, ...
+CLOSE = f"SELECT close_model_calls({', '.join(f'${n}' for n in range(1, 18))})"  # $1, $2, ...
+
+
+@dataclass(frozen=True)
+class Said:
+    """A call as it goes on the tape."""
+
+    attempt: int
+    call: tape.Call
+    outcome: tape.Outcome
+    answer: bytes
 
 
 @dataclass(frozen=True)
@@ -31,6 +41,13 @@ class Ended:
     took_ms: int
     provider: str | None
     failed: bool
+    said: Said | None
+
+    @property
+    def size(self) -> int:
+        """Bytes that are sent to the database."""
+        taped = self.said
+        return len(self.told.body) + (len(taped.call.arguments) + len(taped.answer) if taped else 0)
 
 
 class Records:
@@ -39,7 +56,7 @@ class Records:
     def __init__(self, database: Database, nudge: Callable[[Iterable[str]], None], *, wait_ms: int = 1000) -> None:
         self.nudge = nudge
         self.batches: Batches[Ended, None] = Batches(
-            database, self.run, lambda one: len(one.told.body), name="model calls", connections=1, wait_ms=wait_ms
+            database, self.run, lambda one: one.size, name="model calls", connections=1, wait_ms=wait_ms
         )
 
     async def put(self, one: Ended) -> None:
@@ -62,6 +79,11 @@ class Records:
             [one.told.actor for one in ended],
             [one.told.body for one in ended],
             json.dumps(budgets.used_up()),
+            [one.said.attempt if one.said else None for one in ended],
+            [one.said.call.name if one.said else None for one in ended],
+            [one.said.call.arguments if one.said else None for one in ended],
+            [one.said.outcome if one.said else None for one in ended],
+            [one.said.answer if one.said else None for one in ended],
         )
         self.nudge({ledger.FACTS})
         return [None] * len(ended)

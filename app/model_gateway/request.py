@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.canonical import canonical, sha256
+from app.canonical import canonical
 from app.errors import Problem
 from colony_client.errors import BadBody
 from colony_client.wire import read_json
@@ -63,11 +63,12 @@ class Asked:
 
     def canonical(self) -> bytes:
         """What makes two calls the same one."""
-        return canonical({"model": self.model, "max_tokens": self.max_tokens, "body": dict(self.body)})
+        said = {"model": self.model, "max_tokens": self.max_tokens, "stream": self.stream, "body": dict(self.body)}
+        return canonical(said)
 
 
 def read(data: bytes) -> tuple[Asked, bytes]:
-    """The call in a request body, and the SHA-256 of its canonical form. Raises Problem malformed or validation."""
+    """The call in a request body, and its canonical form. Raises Problem malformed or validation."""
     try:
         said = read_json(data, max_bytes=LARGEST, max_depth=MAX_DEPTH)
     except BadBody as refused:
@@ -89,7 +90,7 @@ def read(data: bytes) -> tuple[Asked, bytes]:
     # A token is at least one byte, so nothing has more tokens than bytes. An escape such as \u00e4 only makes it more.
     asked = Asked(model, body, len(data) + AROUND, limit, stream, include_usage)
     try:
-        return asked, sha256(asked.canonical())
+        return asked, asked.canonical()
     except ValueError:
         raise wrong("", "holds a number that has no exact JSON form: write it as text") from None
 

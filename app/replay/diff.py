@@ -153,12 +153,15 @@ def outcome(run: Recording) -> dict[str, Any]:
 
 
 def cost(run: Recording) -> dict[str, Any]:
-    """What its colony reported, whoever paid for it."""
-    reported = [fact.body for fact in run.facts if fact.type == "usage.reported"]
+    """What its colony reported, and what models that were asked through the root used, whoever paid for it."""
+    return {**used(run, "usage.reported"), "models": used(run, "model.called"), "calls": len(run.calls)}
+
+
+def used(run: Recording, kind: str) -> dict[str, Any]:
+    said = [fact.body for fact in run.facts if fact.type == kind]
     return {
-        "tokens": sum(int(str(one.get("tokens_in", 0))) + int(str(one.get("tokens_out", 0))) for one in reported),
-        "cost_usd": round(sum(float(str(one.get("cost_usd", 0))) for one in reported), 8),
-        "calls": len(run.calls),
+        "tokens": sum(int(str(one.get("tokens_in", 0))) + int(str(one.get("tokens_out", 0))) for one in said),
+        "cost_usd": round(sum(float(str(one.get("cost_usd", 0))) for one in said), 8),
     }
 
 

@@ -8,14 +8,14 @@ from collections import Counter
 from datetime import timedelta
 from typing import Any
 
-from app import missions, tape, tools, work
+from app import missions, model_gateway, tape, tools, work
 from app.artifacts import Objects
 from app.boundary import callbacks
 from app.caller import Caller, system
 from app.clock import now
 from app.db import Database, WriteSession
 from app.missions import Held, Mission
-from app.replay.recording import Fact, Recording
+from app.replay.recording import Answered, Fact, Recording
 from app.replay.sources import Played, played
 from app.replay.transfer import bring_sources
 from app.work import Item
@@ -34,6 +34,7 @@ from colony_client.contract import (
 
 LEASE = timedelta(minutes=1)  # it is over within one transaction
 CALLS = ("tool.called", "tool.failed", "tool.refused", "tool.denied")
+MODEL_CALLS = ("model.called", "model.refused", "model.denied")
 
 
 async def play(database: Database, item: Item, environment: str, objects: Objects) -> None:
@@ -66,10 +67,8 @@ class Player:
         self.session, self.caller, self.mission, self.recording = session, caller, mission, recording
         self.held = Held(session.fetch)
         self.seq = 0
-        self.asked: Counter[tuple[str, str]] = Counter()
-        self.taped = {
-            (one.name, one.call.sha256.hex(), one.ordinal): one for one in recording.calls if one.kind == "tool"
-        }
+        self.asked: Counter[tuple[str, str, str]] = Counter()
+        self.taped = {(one.kind, one.name, one.call.sha256.hex(), one.ordinal): one for one in recording.calls}
         self.ended = False
 
     async def play(self) -> None:
@@ -77,6 +76,8 @@ class Player:
         for fact in self.recording.of_attempt():
             if fact.type in CALLS:
                 await self.call(fact)
+            elif fact.type in MODEL_CALLS:
+                await self.model_call(fact)
             elif fact.type == "provider.failed":
                 self.held.tell(self.caller, fact.type, self.mission.id, **fact.body)
             elif (event := self.event(fact)) is not None:
@@ -152,12 +153,9 @@ class Player:
 
     async def call(self, fact: Fact) -> None:
         """Policy now, the answer of then."""
-        name = (str(fact.body["tool"]), str(fact.body.get("arguments_sha256", "")))
-        self.asked[name] += 1
-        taped = self.taped.get((*name, self.asked[name]))
-        await self.held.keep()  # what was said before stands before it in the ledger
+        taped = await self.next("tool", str(fact.body["tool"]), str(fact.body.get("arguments_sha256", "")))
         if taped is None:
-            return await self.diverge(tape.Call("tool", name[0], b""), self.asked[name], "no_tape")
+            return
         asked = taped.call
         wanted = await tools.known.find(self.session, asked.name)
         if wanted is None:
@@ -170,21 +168,51 @@ class Player:
             why = "denied_now" if refusal is not None else "allowed_now"
             return await self.diverge(asked, taped.ordinal, why, rule)
         if refusal is None:
-            played = tape.Taped(
-                asked.kind,
-                asked.name,
-                asked.arguments,
-                asked.sha256,
-                taped.ordinal,
-                taped.outcome,  # type: ignore[arg-type]
-                taped.answer_bytes,
-                b"",
-                taped.took_ms,
-                now(),
-            )
-            await tools.noted_again(self.session, self.caller, self.mission, wanted, asked, played)
+            await tools.noted_again(self.session, self.caller, self.mission, wanted, asked, on_tape(taped))
+
+    async def model_call(self, fact: Fact) -> None:
+        """The same for a model. What its client did not wait for is on no tape, and nothing went on by it."""
+        if fact.body.get("outcome") == "abandoned":
+            return
+        taped = await self.next("model", str(fact.body["model"]), str(fact.body.get("request_sha256", "")))
+        if taped is None:
+            return
+        envelope = await missions.envelope(self.session, self.mission.id)
+        asked = taped.call
+        said = await model_gateway.play(
+            self.session, self.caller, self.mission, envelope.environment, asked, on_tape(taped)
+        )
+        if isinstance(said, str):
+            await self.diverge(asked, taped.ordinal, said)
+
+    async def next(self, kind: tape.Kind, name: str, sha256: str) -> Answered | None:
+        """The next answer to a call; None when it is on no tape, and the replay has ended."""
+        which = (kind, name, sha256)
+        self.asked[which] += 1
+        await self.held.keep()  # what was said before stands before it in the ledger
+        taped = self.taped.get((*which, self.asked[which]))
+        if taped is None:
+            await self.diverge(tape.Call(kind, name, b""), self.asked[which], "no_tape")
+        return taped
 
     async def diverge(self, asked: tape.Call, ordinal: int, why: str, rule: str | None = None) -> None:
         self.ended = True
         await tape.diverge(self.session, self.caller, self.mission.id, asked, ordinal, why, rule)
         await work.drop(self.session, "colony_cancel", self.mission.id)  # no colony has it
+
+
+def on_tape(one: Answered) -> tape.Taped:
+    """A recorded answer as a tape would give it."""
+    asked = one.call
+    return tape.Taped(
+        asked.kind,
+        asked.name,
+        asked.arguments,
+        asked.sha256,
+        one.ordinal,
+        one.outcome,  # type: ignore[arg-type]
+        one.answer_bytes,
+        b"",
+        one.took_ms,
+        now(),
+    )

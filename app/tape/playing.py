@@ -31,14 +31,25 @@ async def source_of(session: ReadSession, id: UUID) -> Source | None:
     return Source(row.id, row.attempt) if row else None
 
 
-async def answer(session: WriteSession, caller: Caller, mission: Mission, asked: Call) -> Taped | Problem:
-    """What the tape says to a call of a replay. A call that is not on it ends the replay: the Problem is to be raised after commit."""
+async def holds(session: ReadSession, mission: Mission, asked: Call) -> bool:
+    """Whether what a mission repeats has made such a call."""
+    source = await source_of(session, mission.replay_of) if mission.replay_of else None
+    return source is not None and await next_ordinal(session, source.id, source.attempt, asked) > 1
+
+
+async def answer(
+    session: WriteSession, caller: Caller, mission: Mission, asked: Call, *, denials: bool = False
+) -> Taped | Problem:
+    """What the tape says to a call of a replay. A call that is not on it ends the replay: the Problem is to be raised after commit.
+
+    denials: the caller asks policy himself whether what was denied then still is; else it is allowed now.
+    """
     assert mission.replay_of is not None
     source = await source_of(session, mission.replay_of)
     assert source is not None, "a replay is made of what is there, and nothing of that is ever deleted"
     ordinal = await next_ordinal(session, mission.id, mission.attempt, asked)
     found = await find(session, source.id, source.attempt, asked, ordinal)
-    if found is None or found.removed_at is not None or found.outcome == "denied":
+    if found is None or found.removed_at is not None or (found.outcome == "denied" and not denials):
         why = "not_on_tape" if found is None else "removed" if found.removed_at is not None else "allowed_now"
         return await diverge(session, caller, mission.id, asked, ordinal, why)
     return found

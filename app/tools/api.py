@@ -100,14 +100,13 @@ async def call_tool(
         if wanted is None:
             raise Problem("not_found", f"There is no tool {tool}.")
         blocks = tool in await needs(session, mission)
-        if blocks:  # before the first fact: the mission's row comes before the ledger in the order of locks
+        # before the first fact: the mission's row comes before the ledger in the order of locks
+        if blocks or (mission.played and wanted.access == "mutate"):
             mission = await missions.lock(session, mission_id)
             check_attempt(mission, said)
         envelope = await missions.envelope(session, mission_id)
         refusal = await judge(session, caller, mission, wanted, envelope, taped, arguments)
-        if (
-            refusal is None and not mission.played
-        ):  # what the tape answers is not asked of the tool, whatever became of it
+        if refusal is None and not mission.played:  # what the tape answers is not asked, whatever became of the tool
             refusal = await switched_off(session, caller, mission, wanted, taped)
         played = await tape.answer(session, caller, mission, taped) if refusal is None and mission.played else None
         # counted, and refused where nothing is left; a tool costs no tokens
@@ -116,6 +115,8 @@ async def call_tool(
             refusal = played
         elif played is not None:
             await noted_again(session, caller, mission, wanted, taped, played)
+            if played.outcome == "answered" and (proposal := replayed(played).proposal) is not None:
+                await proposals.keep_again(session, caller, mission, wanted, proposal)
         elif refusal is None:
             try:
                 reservation = await budgets.reserve(
@@ -175,11 +176,10 @@ async def propose(
         mission = await missions.lock(session, said.mission)
         check_attempt(mission, said)  # what ended meanwhile is proposed nothing for
         await hold.settle(session)
-        answer = await proposals.keep(session, caller, mission, wanted, arguments, wish)
-        shown = Result(answer, wish.shown.kind, wish.shown.shown)
-        await note(session, caller, mission, wanted, taped, shown, milliseconds(began))
+        result = await proposals.keep(session, caller, mission, wanted, arguments, wish)
+        await note(session, caller, mission, wanted, taped, result, milliseconds(began))
     TOOL_CALLS.labels("built_in" if wanted.built_in else "mcp", "proposed").inc()
-    return Reply({"result": answer}, 202).response()
+    return Reply({"result": result.value}, 202).response()
 
 
 def milliseconds(since: float) -> float:
@@ -352,7 +352,8 @@ async def note(
         **version,
     )
     shown = [[source.hex(), document, version] for source, document, version in result.shown]
-    said = to_json({"result": result.value, "kind": result.kind, "shown": shown})
+    told = {"result": result.value, "kind": result.kind, "shown": shown}
+    said = to_json(told if result.proposal is None else told | {"proposal": result.proposal})
     await tape.record(session, mission.id, mission.attempt, taped, "answered", said, took_ms)
 
 
@@ -398,7 +399,7 @@ def replayed(played: tape.Taped) -> Result:
         raise problem_again(played)
     said = json.loads(played.answer)
     shown = [(bytes.fromhex(source), document, version) for source, document, version in said["shown"]]
-    return Result(said["result"], said["kind"], shown)
+    return Result(said["result"], said["kind"], shown, proposal=said.get("proposal"))
 
 
 def problem_again(played: tape.Taped) -> Problem:

@@ -49,6 +49,7 @@ class Result:
     kind: Literal["document", "record"] = "document"
     shown: list[tuple[bytes, str, str | None]] = field(default_factory=list)
     keep: list[Laid] = field(default_factory=list)  # of what is shown, what is not kept yet
+    proposal: dict[str, Any] | None = None  # what a call that changes something became
 
 
 @dataclass(frozen=True)

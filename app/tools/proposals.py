@@ -1,5 +1,6 @@
 """What a call of a changing tool becomes: a proposal that goes the way of every other, to review, policy and humans."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -137,7 +138,7 @@ async def look(context: Context, wish: Wish) -> None:
 
 async def keep(
     session: WriteSession, caller: Caller, mission: Mission, known: Known, arguments: dict[str, Any], wish: Wish
-) -> Mapping[str, Any]:
+) -> Result:
     """Stores the proposal, as a `writeback.proposed` event of the colony does; the same call again is the same proposal.
 
     The caller holds the mission's lock. Raises Problem validation for what cannot be a proposal.
@@ -145,8 +146,35 @@ async def keep(
     id = proposal_id(mission.id, known.name, arguments)
     said = await session.scalar(SAID, {"tenant": caller.tenant, "mission": mission.id, "proposal": str(id)})
     content = WritebackProposal.model_validate_json(said) if said else made(caller, mission, known.name, id, wish)
+    kept = await stored(session, caller, mission, known.name, content, said is None)
+    answer = {
+        "status": "would_propose" if mission.mode == "dry_run" else "proposed",
+        "proposal": str(kept),
+        "proposal_id": str(id),
+        "connector": content.connector,
+        "operation": content.operation,
+        "target": content.target,
+    }
+    return Result(answer, wish.shown.kind, wish.shown.shown, proposal=content.model_dump(mode="json"))
+
+
+async def keep_again(
+    session: WriteSession, caller: Caller, mission: Mission, known: Known, recorded: Mapping[str, Any]
+) -> None:
+    """The proposal of a recorded call as this mission's own, for a colony that makes the call again. The caller holds its lock."""
+    own = {"mission_id": str(mission.id), "tenant_id": str(caller.tenant), "actor_id": str(mission.requested_by)}
+    content = WritebackProposal.model_validate_json(json.dumps({**recorded, **own}))
+    asked = {"tenant": caller.tenant, "mission": mission.id, "proposal": str(content.proposal_id)}
+    if await session.scalar(SAID, asked) is None:
+        await stored(session, caller, mission, known.name, content, True)
+
+
+async def stored(
+    session: WriteSession, caller: Caller, mission: Mission, tool: str, content: WritebackProposal, new: bool
+) -> UUID:
+    """The proposal as an artifact, with its fact when it is new; its id."""
     kept = await artifacts.store(session, caller, mission.id, mission.attempt, content)
-    if said is None:
+    if new:
         await ledger.record(
             session,
             caller,
@@ -156,16 +184,9 @@ async def keep(
             connector=content.connector,
             operation=content.operation,
             risk_level=content.risk_level,
-            tool=known.name,
+            tool=tool,
         )
-    return {
-        "status": "would_propose" if mission.mode == "dry_run" else "proposed",
-        "proposal": str(kept.id),
-        "proposal_id": str(id),
-        "connector": content.connector,
-        "operation": content.operation,
-        "target": content.target,
-    }
+    return kept.id
 
 
 def proposal_id(mission: UUID, tool: str, arguments: dict[str, Any]) -> UUID:

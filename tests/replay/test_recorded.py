@@ -74,7 +74,9 @@ async def test_a_replay_is_the_same_apart_from_ids_and_times(world: World) -> No
     assert {name: found[name]["same"] for name in ("decisions", "calls", "artifacts", "claims", "changes")} == {
         "decisions": 6, "calls": 4, "artifacts": 4, "claims": 1, "changes": 1,
     }  # fmt: skip
-    assert found["cost"]["before"] == found["cost"]["after"] == {"tokens": 15, "cost_usd": 0.25, "calls": 4}
+    assert found["cost"]["before"] == found["cost"]["after"] == {
+        "tokens": 15, "cost_usd": 0.25, "calls": 4, "models": {"tokens": 0, "cost_usd": 0},
+    }  # fmt: skip
     assert found["timing"]["before"]["stages_ms"] == found["timing"]["after"]["stages_ms"] == {"planner": 12.5}
     row = await again.row()
     assert (row["state"], row["replay_of"], row["replay_mode"]) == ("completed", life.id, "recorded")

@@ -131,7 +131,8 @@ class Odd:
             case "good":
                 await self._app(scope, receive, send)
             case "hangs":
-                await asyncio.sleep(60)
+                while (await receive())["type"] != "http.disconnect":
+                    pass  # until whoever asked has gone
             case "html":
                 await plain(send, 500, b"<html>secret words of a proxy</html>", b"text/html")
             case "unauthorized":

@@ -1,7 +1,9 @@
 """Tools that change something never run: their calls become proposals that humans decide and the executor carries out."""
 
 import asyncio
+import json
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -9,7 +11,7 @@ from colony_client.artifacts import quote_sha256
 from tests.tools.odd_server import Odd, served_odd
 from tests.tools.registered import ask, entry, mission_with, put, register
 from tests.world import World
-from tests.world.checks import problem
+from tests.world.checks import inspector, problem
 from tests.world.life import Life, approve_all
 
 BECOMES = {"connector": "sample_crm", "kind": "lead", "id": "/lead", "changes": {"priority": "/priority"}}
@@ -179,3 +181,32 @@ async def test_what_has_ended_proposes_nothing(world: World) -> None:
     await life.end("cancel")
     problem(await ask(world, life.dispatch, "crm.update", update(record)), "mission_closed")
     assert await life.facts("writeback.proposed") == []
+
+
+async def test_a_colony_that_makes_the_call_again_in_a_replay_leaves_a_shadow(world: World, odd: Odd) -> None:
+    """Answered from the tape; nothing is read or changed anywhere, and what would have been proposed is reviewed as a shadow."""
+    await world.with_crm()
+    await register(world, odd, entry("set_priority", access="mutate", becomes=BECOMES))
+    life = await mission_with(world, "odd.set_priority", *CRM)
+    arguments = {"lead": "L-1001", "priority": "high"}
+    grounds = {"summary": "Call them first", "rationale": "They asked twice."}
+    first = await ask(world, life.dispatch, "odd.set_priority", arguments, grounds=grounds)
+    await finish(world, life)
+    await world.run_work("review")
+    body = {"mode": "recorded", "colony": "live"}
+    answer = await world.submitter.post(f"/v1/missions/{life.id}/replay", json=body)
+    again = Life(world, UUID(answer.json()["id"]))
+    await again.take()
+    await again.say()
+    said = await ask(world, again.dispatch, "odd.set_priority", arguments, grounds=grounds)
+    assert said.status_code == 202 and said.json() == first.json()
+    await finish(world, again)
+    [(_, fact)] = await again.facts("writeback.proposed")
+    assert fact["tool"] == "odd.set_priority"
+    connection = await inspector(world)
+    shadows = await connection.fetch("SELECT payload FROM shadow_writeback WHERE mission = $1", again.id)
+    real = await connection.fetch("SELECT payload FROM writeback WHERE mission = $1", life.id)
+    assert [json.loads(row["payload"])["changes"] for row in shadows] == [
+        json.loads(row["payload"])["changes"] for row in real
+    ]
+    assert await again.approvals() == [] and odd.server.calls == []  # type: ignore[attr-defined]

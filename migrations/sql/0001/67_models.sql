@@ -94,7 +94,8 @@ END $$;
 -- does the same meets nobody in a ring.
 CREATE FUNCTION close_model_calls(p_tenant uuid[], p_mission uuid[], p_reservation uuid[], p_in bigint[], p_out bigint[],
                                   p_cost numeric[], p_calls_ms bigint[], p_provider text[], p_failed boolean[], p_actor text[],
-                                  p_fact bytea[], p_used_up jsonb) RETURNS void
+                                  p_fact bytea[], p_used_up jsonb, p_attempt int[], p_model text[], p_arguments bytea[], p_outcome text[],
+                                  p_answer bytea[]) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, pg_temp AS $$
 DECLARE t uuid; i int; ended boolean; is_over boolean; was_over boolean; told int[] := '{}';
 BEGIN
@@ -121,6 +122,14 @@ BEGIN
     END IF;
     INSERT INTO public.ledger (tenant, subject, type, actor, body)
       VALUES (p_tenant[i], p_mission[i], 'model.called', p_actor[i], p_fact[i]);
+    IF p_attempt[i] IS NOT NULL THEN   -- the fact before it holds the mission's place in the ledger: ordinals are not given twice
+      INSERT INTO public.tape (tenant, mission, attempt, kind, name, ordinal, arguments, arguments_sha256, outcome, answer, answer_sha256,
+                               took_ms)
+      SELECT p_tenant[i], p_mission[i], p_attempt[i], 'model', p_model[i], COALESCE(max(t.ordinal), 0) + 1, p_arguments[i],
+        sha256(p_arguments[i]), p_outcome[i], p_answer[i], sha256(p_answer[i]), p_calls_ms[i]
+      FROM public.tape t WHERE t.tenant = p_tenant[i] AND t.mission = p_mission[i] AND t.attempt = p_attempt[i] AND t.kind = 'model'
+        AND t.name = p_model[i] AND t.arguments_sha256 = sha256(p_arguments[i]);
+    END IF;
     told := told || i;
   END LOOP;
   FOR i IN SELECT o.n FROM unnest(p_tenant, p_provider) WITH ORDINALITY o(tenant, provider, n)
@@ -132,7 +141,9 @@ END $$;
 
 REVOKE ALL ON FUNCTION model_switches(), switch_model_provider(uuid, text, text, boolean, text),
   note_model_use(uuid, text, boolean, bigint, bigint, numeric),
-  close_model_calls(uuid[], uuid[], uuid[], bigint[], bigint[], numeric[], bigint[], text[], boolean[], text[], bytea[], jsonb) FROM PUBLIC;
+  close_model_calls(uuid[], uuid[], uuid[], bigint[], bigint[], numeric[], bigint[], text[], boolean[], text[], bytea[], jsonb, int[],
+    text[], bytea[], text[], bytea[]) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION model_switches(), switch_model_provider(uuid, text, text, boolean, text),
   note_model_use(uuid, text, boolean, bigint, bigint, numeric),
-  close_model_calls(uuid[], uuid[], uuid[], bigint[], bigint[], numeric[], bigint[], text[], boolean[], text[], bytea[], jsonb) TO {prefix}_api;
+  close_model_calls(uuid[], uuid[], uuid[], bigint[], bigint[], numeric[], bigint[], text[], boolean[], text[], bytea[], jsonb, int[],
+    text[], bytea[], text[], bytea[]) TO {prefix}_api;
