@@ -170,6 +170,10 @@ class Settings(BaseSettings):
     oidc_token_types: Annotated[str, Field(pattern=r"^[A-Za-z0-9.+-]+(,[A-Za-z0-9.+-]+)*$")] = "at+jwt,JWT"  # noqa: S105  # names of kinds
     oidc_authorized_parties: str = ""  # clients (azp or client_id) whose tokens are taken; empty: any
 
+    # missions that could ask humans for a change wait while so many approvals of their tenant are pending; 0: no limit
+    approval_queue_limit: Annotated[int, Field(ge=0, le=1_000_000)] = 500
+    component_look_s: Annotated[float, Field(ge=0.1, le=3600)] = 5  # how often serve looks at what it depends on
+    liveness_interval_s: Annotated[float, Field(ge=1, le=3600)] = 15  # how often open missions are looked at
     mission_lease_ms: Annotated[int, Field(ge=1000, le=3_600_000)] = 15_000
     mission_max_attempts: Annotated[int, Field(ge=1, le=20)] = 4
     execution_lease_ms: Annotated[int, Field(ge=1000, le=600_000)] = 30_000

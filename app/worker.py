@@ -10,7 +10,7 @@ from functools import partial
 import structlog
 from prometheus_client import start_http_server
 
-from app import approvals, boundary, budgets, ledger, process, replay, tools, work
+from app import approvals, boundary, budgets, ledger, operations, process, replay, tools, work
 from app.boundary.dispatch import Colony
 from app.caller import system
 from app.clock import now
@@ -68,6 +68,7 @@ class Worker:
             lease=timedelta(milliseconds=settings.mission_lease_ms),
             max_attempts=settings.mission_max_attempts,
             component=Component("colony", "Missions are accepted and wait."),
+            queue_limit=settings.approval_queue_limit,
         )
         keys = settings.webhook_keys()
         self.courier = Courier(self.database, self.nudger, keys, settings.outbound_hosts()) if keys else None
@@ -120,6 +121,7 @@ class Worker:
             (tuple(sorted(VERBS)), self.each(self.verb)),
             (("replay",), self.each(self.play)),
             (("tool_check",), self.each(self.check_tools)),
+            (("liveness",), self.each(self.reconcile)),
             *(
                 ((kind,), self.each(self.call)) for kind in CALLS
             ),  # a colony that hangs holds up one kind, not the other
@@ -240,6 +242,10 @@ class Worker:
         """Looks at the servers of a tenant's tool layers, outside of any transaction."""
         await tools.check_layers(self.tools, item, timedelta(seconds=self.settings.tool_check_interval_s))
 
+    async def reconcile(self, item: Item) -> None:
+        """Looks whether every open mission of a tenant waits for something."""
+        await operations.reconcile(self.database, item, timedelta(seconds=self.settings.liveness_interval_s))
+
     async def call(self, item: Item) -> None:
         if item.kind == "attempt_timer":
             await boundary.watch_attempt(self.database, self.colony, item)
@@ -273,6 +279,10 @@ class Worker:
                 async with self.database.write() as session:
                     if restored := await session.scalar("SELECT restore_approval_timers()"):
                         log.warning("approval timers were missing and are back", rows=restored)
+                        session.nudge("work_worker")
+            with contextlib.suppress(Exception):
+                async with self.database.write() as session:
+                    if await session.scalar("SELECT restore_liveness_work()"):
                         session.nudge("work_worker")
             with contextlib.suppress(Exception):
                 if self.anchorer:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, Literal
 from uuid import UUID
 
@@ -91,7 +92,7 @@ class Life:
             headers={"If-Match": f'"v{found["version"]}"'},
         )
 
-    async def end(self, verb: Literal["cancel", "fail"]) -> Any:
+    async def end(self, verb: Literal["cancel", "fail", "redispatch"]) -> Any:
         row = await self.row()
         return await self.world.operator.post(
             f"/v1/missions/{self.id}/{verb}",
@@ -324,10 +325,14 @@ async def role(world: World, name: str) -> asyncpg.Connection:
 
 
 async def stuck(world: World) -> list[str]:
-    """Missions that nothing would ever move again, without the five seconds of patience the status page has."""
-    impatient = str(liveness.VIOLATORS).replace("interval '5 seconds'", "interval '0'")
-    assert impatient != str(liveness.VIOLATORS)
-    async with world.root.database.read() as session:
-        await session.enter(await demo(world))
-        rows = await session.rows(impatient, {"tenant": session.tenant})
-    return [f"{row.id} is {row.state}" for row in rows]
+    """Missions that nothing would ever move again, without the five seconds of patience the reconciler has."""
+    found, _ = await liveness.look(world.worker.database, await demo(world), timedelta(0))
+    return [f"{one.mission} is {one.state}" for one in found]
+
+
+async def reconcile(world: World) -> None:
+    """One look of the reconciler at the demo tenant, as the worker takes it."""
+    connection, tenant = await inspector(world), await demo(world)
+    await connection.execute("SELECT restore_liveness_work()")
+    await due(world, "liveness", tenant)
+    assert await world.run_work("liveness", rounds=1) >= 1
