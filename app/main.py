@@ -14,6 +14,7 @@ from app import (
     artifacts,
     budgets,
     delivery,
+    drills,
     identity,
     ledger,
     missions,
@@ -53,6 +54,7 @@ from colony_client.versions import SaysVersion
 PUBLIC = (
     missions.router,
     operations.router,
+    drills.router,
     delivery.router,
     ledger.router,
     delivery.webhooks,

@@ -10,7 +10,7 @@ from functools import partial
 import structlog
 from prometheus_client import start_http_server
 
-from app import approvals, boundary, budgets, ledger, operations, process, replay, tools, work
+from app import approvals, boundary, budgets, drills, ledger, operations, process, replay, tools, work
 from app.boundary.dispatch import Colony
 from app.caller import system
 from app.clock import now
@@ -82,6 +82,7 @@ class Worker:
             0.9 * self.lease - timeout
         ).total_seconds()  # after the work was taken, no later than this
         self.tools = tools.Sessions(settings, self.database)
+        self.drills = drills.Drills(settings, self.database, self.colony)
         self.hands = asyncio.Semaphore(LOOKING)
         self.looking: set[asyncio.Future[None]] = set()  # reviews that ask targets
         self.stopping = asyncio.Event()
@@ -109,6 +110,7 @@ class Worker:
         if self.bus:
             await self.bus.close()
         await self.tools.stop()
+        await self.drills.close()
         await self.nudger.stop()
         await self.colony.client.aclose()
         await self.database.close()
@@ -122,6 +124,8 @@ class Worker:
             (("replay",), self.each(self.play)),
             (("tool_check",), self.each(self.check_tools)),
             (("liveness",), self.each(self.reconcile)),
+            (("drills",), self.each(self.drills.plan)),
+            (("drill",), self.each(self.run_drill)),
             *(
                 ((kind,), self.each(self.call)) for kind in CALLS
             ),  # a colony that hangs holds up one kind, not the other
@@ -166,7 +170,12 @@ class Worker:
 
     async def dispatch(self, items: list[Item]) -> None:
         until = time.monotonic() + self.begin_calls_s
-        await self.together(items, partial(boundary.dispatch, self.database, self.colony, until=until))
+        if await self.drills.ours(items):
+            mine = [item for item in items if item.tenant == self.drills.tenant]
+            await self.together(mine, partial(self.drills.dispatch, until=until))
+            items = [item for item in items if item.tenant != self.drills.tenant]
+        if items:
+            await self.together(items, partial(boundary.dispatch, self.database, self.colony, until=until))
 
     async def review(self, items: list[Item]) -> None:
         """Whoever has to look at targets first does so without keeping the others waiting."""
@@ -246,6 +255,9 @@ class Worker:
         """Looks whether every open mission of a tenant waits for something."""
         await operations.reconcile(self.database, item, timedelta(seconds=self.settings.liveness_interval_s))
 
+    async def run_drill(self, item: Item) -> None:
+        await self.drills.run(item, self.lease.total_seconds())
+
     async def call(self, item: Item) -> None:
         if item.kind == "attempt_timer":
             await boundary.watch_attempt(self.database, self.colony, item)
@@ -279,6 +291,10 @@ class Worker:
                 async with self.database.write() as session:
                     if restored := await session.scalar("SELECT restore_approval_timers()"):
                         log.warning("approval timers were missing and are back", rows=restored)
+                        session.nudge("work_worker")
+            with contextlib.suppress(Exception):
+                async with self.database.write() as session:
+                    if await session.scalar("SELECT restore_drill_work()"):
                         session.nudge("work_worker")
             with contextlib.suppress(Exception):
                 async with self.database.write() as session:

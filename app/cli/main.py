@@ -16,6 +16,7 @@ from app.cli import (
     budgets,
     connectors,
     demo,
+    drills,
     identity,
     keys,
     kits,
@@ -55,6 +56,7 @@ app.add_typer(budgets.app, name="budgets")
 app.add_typer(webhooks.app, name="webhooks")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(replay.app, name="replay")
+app.add_typer(drills.app, name="drills")
 app.add_typer(identity.app, name="identity")
 app.add_typer(principals.app, name="principals")
 app.add_typer(keys.app, name="keys")

@@ -119,6 +119,7 @@ def settle_secrets(path: Path, server: EmbeddedPostgres) -> dict[str, Any]:
         "colony_key": f"local:{secrets.token_urlsafe(32)}",
         "registrar_key": f"local:{secrets.token_urlsafe(32)}",
         "root_signing_key": f"local:{secrets.token_urlsafe(32)}",
+        "drill_key": f"local:{secrets.token_urlsafe(32)}",
         "webhook_sealing_key": f"local:{secrets.token_urlsafe(32)}",
         "crm_read_token": secrets.token_urlsafe(32),
         "crm_write_token": secrets.token_urlsafe(32),
