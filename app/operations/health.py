@@ -137,7 +137,8 @@ async def inside(session: ReadSession, state: Any) -> tuple[list[dict[str, objec
             components["worker"].failed(f"it has looked at nothing for {seen['age_s']:.0f} s")
         else:
             components["worker"].succeeded()
-    approvals = Component("approvals", EFFECTS["approval_queue_full"], 1, queued=waiting(approvals=row.pending))
+    approvals = state.root.watch.approvals(session.tenant)
+    approvals.queued = waiting(approvals=row.pending)
     if 0 < settings.approval_queue_limit <= row.pending:
         approvals.failed(f"{row.pending} approvals wait, and {settings.approval_queue_limit} may")
     else:
@@ -186,7 +187,14 @@ class Watch:
         self.state, self.interval = state, interval
         self.full: frozenset[UUID] = frozenset()  # tenants with as many approvals waiting as may
         self.full_since: dict[UUID, dict[str, Any]] = {}
+        self.desks: dict[UUID | None, Component] = {}
         self.task: asyncio.Task[None] | None = None
+
+    def approvals(self, tenant: UUID | None) -> Component:
+        """How full a tenant's queue of approvals is, as it was last seen here."""
+        if len(self.desks) > MOST_COUNTED:
+            self.desks.clear()
+        return self.desks.setdefault(tenant, Component("approvals", EFFECTS["approval_queue_full"], 1))
 
     def start(self) -> None:
         self.task = asyncio.create_task(self._run(), name="components")

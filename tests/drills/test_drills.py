@@ -82,8 +82,10 @@ async def test_a_guard_that_is_gone_fails_its_drill(drilled: World, name: str, m
     assert (shown["state"], shown["last"]["reason"]) == ("failed", reason)
 
 
-async def test_a_policy_that_lets_everything_through_fails_the_drill_of_what_is_blocked(drilled: World) -> None:
-    """The tenant of the drills is judged by rules like everybody's: a rule there that permits what no rule should is noticed."""
+async def test_an_approval_that_outlives_its_time_fails_the_drill_of_what_expires(
+    drilled: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.drills.worker.SHARE", 0.2)  # four seconds
     connection = await inspector(drilled)
     tenant = await connection.fetchval("SELECT id FROM tenant WHERE drills")
     await connection.execute(
