@@ -157,8 +157,8 @@ class Worker:
                     if not items:
                         await wait(woken, await self.pause(free) if free else POLL_S)
             finally:
-                await asyncio.gather(*busy.values(), return_exceptions=True)
-                await self.looked()
+                if not (await process.finished({*busy.values()}, 5) and await process.finished(self.looking, 2)):
+                    log.warning("what is in hand is left to the next worker")
 
     async def pause(self, kinds: list[str]) -> float:
         """How long nothing of these kinds is due, at most POLL_S."""

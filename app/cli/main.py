@@ -22,6 +22,7 @@ from app.cli import (
     kits,
     ledger,
     missions,
+    operations,
     policies,
     principals,
     processes,
@@ -61,6 +62,8 @@ app.add_typer(identity.app, name="identity")
 app.add_typer(principals.app, name="principals")
 app.add_typer(keys.app, name="keys")
 app.command()(principals.whoami)
+app.command()(operations.status)
+app.command()(operations.doctor)
 for kit in (kits.colony_kit, kits.root_kit):
     app.command(rich_help_panel="Conformance")(kit)
 for process in (

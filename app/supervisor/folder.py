@@ -69,6 +69,14 @@ def open_folder(path: Path, public_port: int | None) -> Folder:
     return Folder(path, server, ports, settle_secrets(path / "secrets.json", server), list(doors.values()))
 
 
+def known(path: Path) -> Folder:
+    """A folder that was opened before, to read what it knows; nothing is locked, started or changed."""
+    path = path.absolute()
+    ports = read_private(path / "instance.json").get("ports", {})
+    server = EmbeddedPostgres(path, ports.get("postgres", 0))
+    return Folder(path, server, ports, read_private(path / "secrets.json"))
+
+
 def choose_doors(remembered: dict[str, int], public: int | None) -> dict[str, socket.socket]:
     """A free port for every door: the asked one, else last time's, else any. CannotStart when asked and taken.
 

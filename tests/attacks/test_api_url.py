@@ -69,6 +69,7 @@ CALLABLE = {
     "fitting_rules": "reads",
     "full_approval_queues": "says which tenants have many approvals waiting",
     "lay_ladder": "computes",
+    "ledger_tenants": "reads ids, which nobody has a right by",
     "note_tool_layer": "adds to what was seen of a layer: what has drifted can only become more",
     "passage_lexemes": "computes",
     "put_budget_limits": "wants a secret",

@@ -12,36 +12,7 @@ from app.operations import liveness
 from tests.operations.test_service_health import REMOVE_WORK, component, status
 from tests.world import World
 from tests.world.checks import inspector
-from tests.world.life import Life, asked_at_intake, begin, due, escalated, in_state, reconcile, stuck
-
-
-async def age(life: Life) -> None:
-    """The mission has been as it is for a while; the row's own clock is set back, which no role of the product can."""
-    connection = await inspector(life.world)
-    async with connection.transaction():
-        await connection.execute("ALTER TABLE mission DISABLE TRIGGER mission_guard")
-        await connection.execute(
-            "UPDATE mission SET updated_at = updated_at - interval '1 minute' WHERE id = $1", life.id
-        )
-        await connection.execute("ALTER TABLE mission ENABLE ALWAYS TRIGGER mission_guard")
-
-
-async def by_force(world: World, *statements: str, life: Life) -> None:
-    """What no role of the product may do, with every guard off."""
-    connection = await inspector(world)
-    async with connection.transaction():
-        await connection.execute("SET LOCAL session_replication_role = replica")
-        for table in ("mission", "approval", "execution"):
-            await connection.execute(f"ALTER TABLE {table} DISABLE TRIGGER USER")
-        for statement in statements:
-            await connection.execute(statement, life.id)
-        for table in ("mission", "approval", "execution"):
-            for (name,) in await connection.fetch(
-                "SELECT tgname FROM pg_trigger WHERE tgrelid = $1::regclass AND NOT tgisinternal", table
-            ):
-                await connection.execute(f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {name}")
-    await age(life)
-
+from tests.world.life import Life, age, asked_at_intake, begin, by_force, due, escalated, in_state, reconcile, stuck
 
 STARTS: dict[str, Any] = {
     **{state: lambda world, state=state: in_state(world, state) for state in sorted(OPEN)},

@@ -212,7 +212,7 @@ async def test_only_by_an_operator_who_took_no_part_while_it_is_pending(world: W
     made = await asks.http.post(
         "/v1/missions",
         json={"mission_type": "oracle_advisory", "user_goal": "Now?", "mode": "autonomous", "risk_level": "medium"},
-    )  # noqa: E501
+    )
     await world.run_work("ask")
     [own] = (await world.operator.get(f"/v1/approvals?mission={made.json()['id']}")).json()["items"]
     problem(await hand_on(world, own | {"etag": f'"v{own["version"]}"'}, "admin", "asker"), "own_request")

@@ -134,7 +134,7 @@ CALLS: dict[str, set[str]] = {
         "raised_risk", "standing_risk", "take_in", "tenant_of_mission", "search_passages", "search_lexemes",
         "passage_lexemes", "fact_hash", "current_tenant", "enter_tenant", "require_tenant", "require_present",
         "hold_missions", "keep_missions", "use_nonces", "hold_budgets", "reassign", "drill_tenant",
-        "doctor_numbers", "full_approval_queues",
+        "doctor_numbers", "full_approval_queues", "ledger_tenants",
     },
     "worker": {
         "drill_tenant", "restore_drill_work", "restore_liveness_work", "restore_execution_of", "doctor_numbers",

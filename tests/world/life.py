@@ -336,3 +336,31 @@ async def reconcile(world: World) -> None:
     await connection.execute("SELECT restore_liveness_work()")
     await due(world, "liveness", tenant)
     assert await world.run_work("liveness", rounds=1) >= 1
+
+
+async def age(life: Life) -> None:
+    """The mission has been as it is for a while; the row's own clock is set back, which no role of the product can."""
+    connection = await inspector(life.world)
+    async with connection.transaction():
+        await connection.execute("ALTER TABLE mission DISABLE TRIGGER mission_guard")
+        await connection.execute(
+            "UPDATE mission SET updated_at = updated_at - interval '1 minute' WHERE id = $1", life.id
+        )
+        await connection.execute("ALTER TABLE mission ENABLE ALWAYS TRIGGER mission_guard")
+
+
+async def by_force(world: World, *statements: str, life: Life) -> None:
+    """What no role of the product may do, with every guard off."""
+    connection = await inspector(world)
+    async with connection.transaction():
+        await connection.execute("SET LOCAL session_replication_role = replica")
+        for table in ("mission", "approval", "execution"):
+            await connection.execute(f"ALTER TABLE {table} DISABLE TRIGGER USER")
+        for statement in statements:
+            await connection.execute(statement, life.id)
+        for table in ("mission", "approval", "execution"):
+            for (name,) in await connection.fetch(
+                "SELECT tgname FROM pg_trigger WHERE tgrelid = $1::regclass AND NOT tgisinternal", table
+            ):
+                await connection.execute(f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {name}")
+    await age(life)
