@@ -47,7 +47,7 @@ async def finished(in_hand: Collection[asyncio.Future[Any]], within_s: float = D
     """Whether what is in hand ends in time. What does not is cancelled: its lease runs out, and somebody else looks at it."""
     if not in_hand:
         return True
-    done, late = await asyncio.wait(in_hand, timeout=within_s)
+    _, late = await asyncio.wait(in_hand, timeout=within_s)
     for one in late:
         one.cancel()
     await asyncio.gather(*late, return_exceptions=True)
