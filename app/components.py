@@ -22,6 +22,7 @@ class Component:
     detail: str | None = None
     failures: int = 0
     opened_at: datetime | None = None
+    queued: dict[str, int] = field(default_factory=dict)  # what waits for it, of the tenant that was last asked about
 
     def succeeded(self) -> None:
         self.failures, self.opened_at = 0, None
@@ -44,6 +45,12 @@ class Component:
             return None
         return self.opened_at + self.stays_open
 
+    def degraded(self, code: str) -> dict[str, object] | None:
+        """What whoever asks for something that needs it is told while its breaker has opened; None while it works."""
+        if self.state != "down":
+            return None
+        return {"code": code, "effect": self.effect, "since": iso(self.since)}
+
     def view(self) -> dict[str, object]:
         return {
             "name": self.name,
@@ -51,6 +58,7 @@ class Component:
             "since": iso(self.since),
             "detail": self.detail,
             "effect": self.effect if self.state in ("down", "degraded", "off") else None,
+            "queued": self.queued or None,
         }
 
     def _move(self, state: State, detail: str | None) -> None:

@@ -95,6 +95,7 @@ class Executor:
         self.nudger = Nudger(
             settings.database("executor_database_url"), ["work_executor", "work_worker", "facts", READS]
         )
+        self.in_hand: set[asyncio.Future[Any]] = set()
         self.stopping = asyncio.Event()
 
     async def run(self) -> None:
@@ -107,6 +108,8 @@ class Executor:
         for loop in loops:
             loop.cancel()
         await asyncio.gather(*loops, return_exceptions=True)
+        if not await process.finished(self.in_hand):
+            log.warning("what is in hand is left to the next executor", executions=len(self.in_hand))
         await self.nudger.stop()
         await self.database.close()
 
@@ -123,7 +126,10 @@ class Executor:
                     await asyncio.sleep(POLL_S)
                     continue
                 if items:
-                    await asyncio.shield(asyncio.gather(*(handle(item) for item in items)))
+                    work_of_them = asyncio.ensure_future(asyncio.gather(*(handle(item) for item in items)))
+                    self.in_hand.add(work_of_them)
+                    work_of_them.add_done_callback(self.in_hand.discard)
+                    await asyncio.shield(work_of_them)
                 else:
                     await wait(woken, await self.pause())
 

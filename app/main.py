@@ -14,6 +14,7 @@ from app import (
     artifacts,
     budgets,
     delivery,
+    drills,
     identity,
     ledger,
     missions,
@@ -32,7 +33,6 @@ from app.boundary import Callbacks
 from app.boundary import api as boundary_api
 from app.boundary.lane import EventLane
 from app.caller import Caller
-from app.components import Component
 from app.db import Database
 from app.delivery import Tail
 from app.http import Cursors
@@ -55,6 +55,7 @@ from colony_client.versions import SaysVersion
 PUBLIC = (
     missions.router,
     operations.router,
+    drills.router,
     delivery.router,
     ledger.router,
     delivery.webhooks,
@@ -129,14 +130,9 @@ class Root:
             timedelta(milliseconds=settings.mission_lease_ms),
             wait_ms=settings.database_pool_wait_ms,
         )
-        self.components = {
-            "database": Component("database", "No request can be answered."),
-            "colony": Component("colony", "Missions are accepted and wait."),
-            "registrar": Component("registrar", "Nobody's rights or keys can be changed, and no new JWT is taken."),
-            "anchors": ledger.component(self.anchor_store),
-            "artifacts": artifacts.component(),
-            "bus": delivery.bus.component(),
-        }
+        self.components = operations.registry(self.anchor_store)
+        self.watch = operations.Watch(self, timedelta(seconds=settings.component_look_s))
+        self.intake.degraded = self.watch.degraded
 
     async def submitter(self, secret: str) -> Caller:
         """Whoever presents this secret now, and may ask for missions. Raises Problem unauthenticated or forbidden."""
@@ -151,10 +147,12 @@ class Root:
         self.model_records.batches.start()
         self.tail.start()
         self.tools.start()
+        self.watch.start()
         gc.collect()
         gc.freeze()  # what was imported lives for ever: the collector need not walk it in the middle of a request
 
     async def close(self) -> None:
+        await self.watch.stop()
         await self.tail.stop()
         await self.nudger.stop()
         await self.models.close()

@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any
 
 from app.settings import Misconfigured, Settings, load, refuse_write_credentials, stop
@@ -38,6 +38,20 @@ def run(
         stop(refused)
     except OSError as error:
         raise SystemExit(f"mission-root: a port cannot be opened: {error}") from None
+
+
+DRAIN_S = 7.0  # how long what is in hand is waited for once the process is told to stop; ten seconds are all it has
+
+
+async def finished(in_hand: Collection[asyncio.Future[Any]], within_s: float = DRAIN_S) -> bool:
+    """Whether what is in hand ends in time. What does not is cancelled: its lease runs out, and somebody else looks at it."""
+    if not in_hand:
+        return True
+    _, late = await asyncio.wait(in_hand, timeout=within_s)
+    for one in late:
+        one.cancel()
+    await asyncio.gather(*late, return_exceptions=True)
+    return not late
 
 
 def set_when_told_to_stop(stopping: asyncio.Event) -> None:

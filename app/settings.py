@@ -170,6 +170,16 @@ class Settings(BaseSettings):
     oidc_token_types: Annotated[str, Field(pattern=r"^[A-Za-z0-9.+-]+(,[A-Za-z0-9.+-]+)*$")] = "at+jwt,JWT"  # noqa: S105  # names of kinds
     oidc_authorized_parties: str = ""  # clients (azp or client_id) whose tokens are taken; empty: any
 
+    # missions that could ask humans for a change wait while so many approvals of their tenant are pending; 0: no limit
+    approval_queue_limit: Annotated[int, Field(ge=0, le=1_000_000)] = 500
+    component_look_s: Annotated[float, Field(ge=0.1, le=3600)] = 5  # how often serve looks at what it depends on
+    # Drills (docs/operations.md): whoever prepares their tenant and the worker that runs them make their people's keys of this
+    drill_key: Annotated[SecretStr, some_keys("DRILL_KEY")] | None = None  # unset: no drills
+    drill_interval_s: Annotated[float, Field(ge=0, le=604_800)] = (
+        21_600  # between two runs of a drill; 0: only when asked
+    )
+    public_base_url: HttpUrl = "http://127.0.0.1:8080"  # where the worker's drills reach PORT
+    liveness_interval_s: Annotated[float, Field(ge=1, le=3600)] = 15  # how often open missions are looked at
     mission_lease_ms: Annotated[int, Field(ge=1000, le=3_600_000)] = 15_000
     mission_max_attempts: Annotated[int, Field(ge=1, le=20)] = 4
     execution_lease_ms: Annotated[int, Field(ge=1000, le=600_000)] = 30_000
@@ -302,6 +312,12 @@ class Settings(BaseSettings):
         if self.webhook_sealing_key is None:
             return None
         return parse_keys(self.webhook_sealing_key.get_secret_value(), "WEBHOOK_SEALING_KEY")
+
+    def drill_keys(self) -> Keys | None:
+        """None when this deployment has no drills."""
+        if self.drill_key is None:
+            return None
+        return parse_keys(self.drill_key.get_secret_value(), "DRILL_KEY")
 
     def outbound_hosts(self) -> frozenset[str]:
         return allowed_hosts(self.outbound_allowed_hosts)

@@ -63,6 +63,9 @@ MODEL_SECONDS = Histogram(
 )
 BUS_FACTS = Counter("mission_root_bus_facts", "Facts that the message bus has acknowledged.")
 BUS_LAG = Gauge("mission_root_bus_lag_seconds", "Age of the oldest fact not yet on the message bus; 0: none.")
+REPAIRS = Counter(
+    "mission_root_mission_repairs", "Open missions that waited for nothing, by state and repair.", ["state", "repair"]
+)
 WORK_DONE = Counter("mission_root_work_items", "Work items by kind and outcome.", ["kind", "outcome"])
 COMPONENT_UP = Gauge(
     "mission_root_component_up", "1 when a dependency answers, 0 when its breaker is open.", ["component"]

@@ -29,6 +29,9 @@ KINDS: dict[str, Queue] = {
     "colony_cancel": "worker",  # tell the colony to stop
     "webhook_send": "worker",  # try a delivery (subject: the delivery)
     "anchor": "worker",  # sign the tenant's new facts outside Postgres (subject: the tenant)
+    "liveness": "worker",  # does every open mission of the tenant wait for something? (subject: the tenant)
+    "drills": "worker",  # which drills are due (subject: the tenant of the drills)
+    "drill": "worker",  # run a drill (subject: the run)
     "tool_check": "worker",  # are the tools of the tenant's layers still what was registered? (subject: the tenant)
     "retention": "worker",  # remove bytes whose time is over (subject: the tenant)
     "connector_read": "executor",  # read a record for those who may not (subject: the connector_read)

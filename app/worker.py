@@ -10,7 +10,20 @@ from functools import partial
 import structlog
 from prometheus_client import start_http_server
 
-from app import approvals, artifacts, boundary, budgets, ledger, process, replay, retention, tools, work
+from app import (
+    approvals,
+    artifacts,
+    boundary,
+    budgets,
+    drills,
+    ledger,
+    operations,
+    process,
+    replay,
+    retention,
+    tools,
+    work,
+)
 from app.boundary.dispatch import Colony
 from app.caller import system
 from app.clock import now
@@ -68,6 +81,7 @@ class Worker:
             lease=timedelta(milliseconds=settings.mission_lease_ms),
             max_attempts=settings.mission_max_attempts,
             component=Component("colony", "Missions are accepted and wait."),
+            queue_limit=settings.approval_queue_limit,
         )
         keys = settings.webhook_keys()
         self.courier = Courier(self.database, self.nudger, keys, settings.outbound_hosts()) if keys else None
@@ -83,6 +97,7 @@ class Worker:
         self.tools = tools.Sessions(settings, self.database)
         self.objects = artifacts.open_objects(settings)
         self.sweeper = retention.Sweeper(self.database, self.objects, timedelta(seconds=settings.retention_interval_s))
+        self.drills = drills.Drills(settings, self.database, self.colony)
         self.hands = asyncio.Semaphore(LOOKING)
         self.looking: set[asyncio.Future[None]] = set()  # reviews that ask targets
         self.stopping = asyncio.Event()
@@ -110,6 +125,7 @@ class Worker:
         if self.bus:
             await self.bus.close()
         await self.tools.stop()
+        await self.drills.close()
         await self.nudger.stop()
         await self.colony.client.aclose()
         await self.database.close()
@@ -122,6 +138,9 @@ class Worker:
             (tuple(sorted(VERBS)), self.each(self.verb)),
             (("replay",), self.each(self.play)),
             (("tool_check",), self.each(self.check_tools)),
+            (("liveness",), self.each(self.reconcile)),
+            (("drills",), self.each(self.drills.plan)),
+            (("drill",), self.each(self.run_drill)),
             *(
                 ((kind,), self.each(self.call)) for kind in CALLS
             ),  # a colony that hangs holds up one kind, not the other
@@ -154,8 +173,8 @@ class Worker:
                     if not items:
                         await wait(woken, await self.pause(free) if free else POLL_S)
             finally:
-                await asyncio.gather(*busy.values(), return_exceptions=True)
-                await self.looked()
+                if not (await process.finished({*busy.values()}, 5) and await process.finished(self.looking, 2)):
+                    log.warning("what is in hand is left to the next worker")
 
     async def pause(self, kinds: list[str]) -> float:
         """How long nothing of these kinds is due, at most POLL_S."""
@@ -167,7 +186,12 @@ class Worker:
 
     async def dispatch(self, items: list[Item]) -> None:
         until = time.monotonic() + self.begin_calls_s
-        await self.together(items, partial(boundary.dispatch, self.database, self.colony, until=until))
+        if await self.drills.ours(items):
+            mine = [item for item in items if item.tenant == self.drills.tenant]
+            await self.together(mine, partial(self.drills.dispatch, until=until))
+            items = [item for item in items if item.tenant != self.drills.tenant]
+        if items:
+            await self.together(items, partial(boundary.dispatch, self.database, self.colony, until=until))
 
     async def review(self, items: list[Item]) -> None:
         """Whoever has to look at targets first does so without keeping the others waiting."""
@@ -243,6 +267,13 @@ class Worker:
         """Looks at the servers of a tenant's tool layers, outside of any transaction."""
         await tools.check_layers(self.tools, item, timedelta(seconds=self.settings.tool_check_interval_s))
 
+    async def reconcile(self, item: Item) -> None:
+        """Looks whether every open mission of a tenant waits for something."""
+        await operations.reconcile(self.database, item, timedelta(seconds=self.settings.liveness_interval_s))
+
+    async def run_drill(self, item: Item) -> None:
+        await self.drills.run(item, self.lease.total_seconds())
+
     async def call(self, item: Item) -> None:
         if item.kind == "attempt_timer":
             await boundary.watch_attempt(self.database, self.colony, item)
@@ -276,6 +307,14 @@ class Worker:
                 async with self.database.write() as session:
                     if restored := await session.scalar("SELECT restore_approval_timers()"):
                         log.warning("approval timers were missing and are back", rows=restored)
+                        session.nudge("work_worker")
+            with contextlib.suppress(Exception):
+                async with self.database.write() as session:
+                    if await session.scalar("SELECT restore_drill_work()"):
+                        session.nudge("work_worker")
+            with contextlib.suppress(Exception):
+                async with self.database.write() as session:
+                    if await session.scalar("SELECT restore_liveness_work()"):
                         session.nudge("work_worker")
             with contextlib.suppress(Exception):
                 if self.anchorer:

@@ -13,6 +13,7 @@ from app.approvals.actions import (
     conclude_changes,
     open_intake,
     progress,
+    refused,
 )
 from app.approvals.api import router
 from app.approvals.decide import Decided, decide
@@ -35,6 +36,7 @@ __all__ = [
     "one",
     "open_intake",
     "progress",
+    "refused",
     "router",
     "rules",
 ]

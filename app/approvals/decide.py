@@ -44,6 +44,8 @@ REFUSALS: dict[str, tuple[str, str]] = {
     "not_stale": ("wrong_state", "Only a stale writeback is renewed."),
     "already_renewed": ("wrong_state", "It was renewed already."),
     "no_comment": ("validation", "A reason is missing: a rejection needs one, and under some rules an approval does."),
+    "unchanged_role": ("validation", "/role: it is with this role already"),
+    "not_a_role_of_the_rule": ("validation", "/role: the approval's rule does not name this role"),
     "signature_missing": ("validation", "/signature: this rule counts signed approvals only"),
 }
 
@@ -151,6 +153,8 @@ def refusal(outcome: str, current: dict[str, Any], reason: str = "/comment") -> 
     pointers = {
         "no_comment": (reason, "say why"),
         "signature_missing": ("/signature", "sign what you approve"),
+        "unchanged_role": ("/role", "name another, or decide"),
+        "not_a_role_of_the_rule": ("/role", "must be the rule's approver_role or one of its may_escalate_to"),
         "unchanged": ("/changes", "change something, or decide"),
         "bad_payload": ("/changes", "name fields of the record, each with a value"),
     }

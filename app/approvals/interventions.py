@@ -1,4 +1,4 @@
-"""What a person does to an approval beside deciding it: break the glass, revise, renew, take back. The wall judges each."""
+"""What a person does to an approval beside deciding it: break the glass, revise, renew, hand on, take back. The wall judges each."""
 
 import json
 from collections.abc import Mapping
@@ -23,6 +23,7 @@ from app.writebacks.connectors import BadPayload, Payload, decode, encode
 
 BREAK = text("SELECT * FROM break_glass(:tenant, :approval, :secret, :version, :sha256, :reason, :signature)")
 WITHDRAW = text("SELECT * FROM withdraw(:tenant, :approval, :secret, :version, :reason)")
+REASSIGN = text("SELECT * FROM reassign(:tenant, :approval, :secret, :version, :role, :reason)")
 REVISE = text("""SELECT * FROM revise(:tenant, :approval, :secret, :version, :sha256, :payload, :reason,
                                       CAST(:obligations AS jsonb))""")
 RENEW = text("SELECT * FROM renew(:tenant, :writeback, :secret, :payload, CAST(:obligations AS jsonb))")
@@ -86,6 +87,25 @@ async def withdraw(session: WriteSession, caller: Caller, approval: UUID, seen_v
         raise await refuse(session, approval, said, "/reason")
     session.nudge(ledger.FACTS)
     await follow(session, caller, mission.id)
+
+
+async def reassign(
+    session: WriteSession, caller: Caller, approval: UUID, seen_version: int, role: str, reason: str
+) -> list[str] | policy.PolicyDecision:
+    """Hands a pending approval to another role, out of those its rule names. Answers which roles may decide it now.
+
+    Raises Problem for what the wall refuses. Answers policy's denial when there is one.
+    """
+    found, mission = await taken_up(session, approval)
+    about = {"subject": found.subject, "role": role, "risk_level": mission.risk_level}
+    denied = await policy.admit(session, caller, "operate.approval.reassign", str(found.id), about, mission.id)
+    if denied is not None:
+        return denied
+    said = await wall(session, REASSIGN, caller, approval, seen_version, role=role, reason=reason)
+    if said.outcome != "reassigned":
+        raise await refuse(session, approval, said, "/reason")
+    session.nudge(ledger.FACTS)
+    return list(said.may_decide)
 
 
 def payload_with(old: bytes, changes: Mapping[str, Any] | None, expected_version: str | None) -> bytes:

@@ -1,4 +1,4 @@
-"""Break the glass, revise, renew, take back; and the notices that the wall wrote."""
+"""Break the glass, revise, renew, hand on, take back; and the notices that the wall wrote."""
 
 import json
 from functools import partial
@@ -16,6 +16,8 @@ from app.approvals.models import (
     GlassAsk,
     GlassView,
     NoticeView,
+    ReassignAsk,
+    ReassignView,
     RenewAsk,
     RevisionAsk,
 )
@@ -96,6 +98,42 @@ async def cancel(
         return Reply(body, headers={"ETag": etag(now.version)})
 
     return await once(door, "approvals.cancel", run)
+
+
+@router.post(
+    "/v1/approvals/{approval_id}/reassign",
+    operation_id="reassignApproval",
+    response_model=ReassignView,
+    summary="Hand an approval to another role",
+)
+async def reassign(
+    approval_id: UUID,
+    ask: ReassignAsk,
+    request: Request,
+    door: Annotated[Door[WriteSession], writing("approvals.reassign")],
+) -> Response:
+    """Asks another role instead, out of those that the approval's rule names. Its holders are told.
+
+    Time, quorum and payload stay. Votes of who may no longer decide do not count; a rejection stands. If-Match required.
+    """
+
+    async def run() -> Reply:
+        found = await seen(door, request, approval_id, ("pending",))
+        done = await interventions.reassign(door.session, door.caller, approval_id, found.version, ask.role, ask.reason)
+        if isinstance(done, PolicyDecision):
+            return problem_reply(request, refusal(done))
+        now = await known(door.session, approval_id)
+        body = {
+            "approval_id": approval_id,
+            "state": now.state,
+            "version": now.version,
+            "may_decide": done,
+            "mission_id": now.mission,
+            "writeback_id": now.writeback,
+        }
+        return Reply(body, headers={"ETag": etag(now.version)})
+
+    return await once(door, "approvals.reassign", run)
 
 
 @router.post(

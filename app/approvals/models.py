@@ -84,7 +84,7 @@ class LadderStep(BaseModel):
 
 class NoticeSent(BaseModel):
     principal: UUID
-    kind: Literal["reminder", "escalation", "glass_broken"]
+    kind: Literal["reminder", "escalation", "glass_broken", "reassigned"]
     at: str
     seen_at: str | None
 
@@ -177,6 +177,27 @@ class CancelView(BaseModel):
     writeback_id: UUID | None
 
 
+class ReassignAsk(BaseModel):
+    """Which role is asked instead, and why."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, json_schema_extra={"examples": [{"role": "admin", "reason": "All are on leave."}]}
+    )
+    role: Literal["operator", "policy_owner", "release_owner", "product_owner", "admin"]
+    reason: Reason
+
+
+class ReassignView(BaseModel):
+    """An approval that was handed on: who may decide it now."""
+
+    approval_id: UUID
+    state: ApprovalState
+    version: int
+    may_decide: list[str]
+    mission_id: UUID
+    writeback_id: UUID | None
+
+
 class RevisionAsk(BaseModel):
     """Other changes to the same record, and the hash of what they replace."""
 
@@ -218,7 +239,7 @@ class NoticeView(BaseModel):
     """What the wall told a person: an approval wants them, or the glass was broken."""
 
     id: UUID
-    kind: Literal["reminder", "escalation", "glass_broken"]
+    kind: Literal["reminder", "escalation", "glass_broken", "reassigned"]
     step: int
     approval_id: UUID
     mission_id: UUID

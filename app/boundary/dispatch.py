@@ -13,13 +13,14 @@ from uuid import UUID
 
 import structlog
 from opentelemetry.trace import SpanKind
+from sqlalchemy import text
 
 from app import budgets, ledger, missions, work
 from app.approvals.queries import answers
 from app.caller import Caller, system
 from app.clock import now
 from app.components import Component
-from app.db import Database, WriteSession
+from app.db import Database, ReadSession, WriteSession
 from app.missions import Held, Mission
 from app.missions.queries import from_row
 from app.telemetry import COMPONENT_UP, QUARANTINED, continuing, traceparent, tracer
@@ -41,6 +42,9 @@ AROUND_MISSIONS = 256  # bytes of a batch that are not its missions
 AROUND_MISSION = (
     8192  # bytes of a dispatch, at most, that are neither its envelope nor decisions; URL and tokens have 6,096
 )
+QUEUE_LOOK, LONGEST_QUEUE_LOOK = timedelta(seconds=5), timedelta(seconds=60)  # how often a full queue is looked at
+PENDING = text("""
+  SELECT count(*) FROM (SELECT 1 FROM approval WHERE tenant = :tenant AND state = 'pending' LIMIT :most) waiting""")
 OFFERED = "SELECT (o.m).*, o.envelope, o.asked FROM offered_missions($1, $2) o"
 
 
@@ -64,6 +68,9 @@ class Colony:
     lease: timedelta
     max_attempts: int
     component: Component
+    queue_limit: int = (
+        0  # pending approvals of a tenant, from which on nothing is dispatched that could add to them; 0: none
+    )
     trouble: str = "colony_unavailable"  # code of the last failure: why missions wait while the breaker is open
 
 
@@ -72,6 +79,7 @@ EFFECTS = {
     "colony_unauthorized": "The colony refuses the root's key. The mission waits until the keys agree.",
     "colony_incompatible": "The colony speaks another version of the contract. The mission waits until one of the two is replaced.",
     "colony_malformed": "The colony's answer could not be read. The mission waits and is dispatched again.",
+    "approval_queue_full": "As many approvals wait as may. The mission could add to them, and is dispatched when they are fewer.",
     "colony_busy": "The colony takes no more missions at the moment. The mission waits its turn.",
 }
 
@@ -98,9 +106,12 @@ async def dispatch(database: Database, colony: Colony, items: Sequence[Item], un
     until: time.monotonic() after which no call is begun, because another worker may have the items when it ends; what is
     left is given back.
     """
-    ready, rest = await prepare(database, colony, items)
+    ready, rest, held_back = await prepare(database, colony, items)
     if rest:
         await let_go(database, rest)
+    for item in held_back:  # each for itself: the longer one has waited, the later it is looked at again
+        at = now() + min(QUEUE_LOOK * 2 ** min(item.attempts - 1, 4), LONGEST_QUEUE_LOOK)
+        await wait_all(database, [item], "approval_queue_full", at)
     for call in calls(ready):
         if until is not None and time.monotonic() > until:
             await missions.hold_each(database, [one.item for one in call], lambda held, item: held.again(item, None))
@@ -142,10 +153,14 @@ async def offer(database: Database, colony: Colony, ready: Sequence[Offer]) -> N
     await missions.hold_each(database, items, lambda held, item: note_answer(held, colony, *said[item.subject]))
 
 
-async def prepare(database: Database, colony: Colony, items: Sequence[Item]) -> tuple[list[Offer], list[Item]]:
-    """What can be sent, and the items that no longer need sending or whose time is over."""
+async def prepare(
+    database: Database, colony: Colony, items: Sequence[Item]
+) -> tuple[list[Offer], list[Item], list[Item]]:
+    """What can be sent, the items that no longer need sending or whose time is over, and those that would only add to a queue
+    of approvals that is full."""
     ready: list[Offer] = []
     rest: list[Item] = []
+    held_back: list[Item] = []
     async with database.read() as session:
         rows = await session.fetch(OFFERED, [item.tenant for item in items], [item.subject for item in items])
         found = {row["id"]: row for row in rows}
@@ -153,16 +168,40 @@ async def prepare(database: Database, colony: Colony, items: Sequence[Item]) -> 
         for tenant in {row["tenant"] for row in rows if row["asked"]}:
             await session.enter(tenant)
             said[tenant] = await answers(session, [row["id"] for row in rows if row["asked"]])
+        full = await full_queues(session, colony, rows)
     for item in items:
         row = found.get(item.subject)
         mission = from_row(row) if row is not None else None
         if row is None or mission is None or mission.state != "accepted" or out_of_time(mission):
             rest.append(item)
+        elif item.tenant in full and could_ask(mission, row["envelope"]):
+            held_back.append(item)
         else:
             spoken = decisions(said.get(item.tenant, ()), mission.id)
             weight = len(row["envelope"]) + AROUND_MISSION + sum(len(one.model_dump_json().encode()) for one in spoken)
             ready.append(Offer(item, mission, message(item.tenant, mission, row["envelope"], spoken, colony), weight))
-    return ready, rest
+    return ready, rest, held_back
+
+
+async def full_queues(session: ReadSession, colony: Colony, rows: Sequence[Any]) -> set[UUID]:
+    """Those of the tenants in which as many approvals wait as may. Nobody is counted who has nothing to add to them."""
+    found: set[UUID] = set()
+    if not colony.queue_limit:
+        return found
+    for tenant in {row["tenant"] for row in rows if could_ask(from_row(row), row["envelope"])}:
+        await session.enter(tenant)
+        asked = {"tenant": tenant, "most": colony.queue_limit}
+        if await session.scalar(PENDING, asked) >= colony.queue_limit:
+            found.add(tenant)
+    return found
+
+
+def could_ask(mission: Mission, envelope: bytes) -> bool:
+    """Whether a mission could end in asking humans for a change: it is no dry run and no replay from a tape, and it has tools
+    beyond the workspace, without which it knows no record that could be changed."""
+    if mission.mode == "dry_run" or mission.played:
+        return False
+    return any(not tool.startswith("workspace.") for tool in MissionEnvelope.model_validate_json(envelope).tools)
 
 
 def decisions(said: Sequence[Any], mission: UUID) -> list[HumanDecision]:

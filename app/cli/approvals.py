@@ -162,6 +162,23 @@ def cancel(approval: Id, reason: Reason, url: Url = "", api_key: ApiKey = "", as
 
 
 @app.command()
+def reassign(
+    approval: Id,
+    role: Annotated[str, typer.Argument(help="The role that is asked instead; its rule has to name it.")],
+    reason: Reason,
+    url: Url = "",
+    api_key: ApiKey = "",
+    as_json: AsJson = False,
+) -> None:
+    """Hand a pending approval to another role. Votes of who may no longer decide do not count."""
+    path = f"/v1/approvals/{segment(approval)}"
+    with Client(url, api_key) as client:
+        asked = {"role": role, "reason": reason}
+        done = client.post(f"{path}/reassign", asked, if_match=client.get(path).etag).body
+    emit(done) if as_json else show.line(f"The approval is with {', '.join(done['may_decide'])} now.")
+
+
+@app.command()
 def revise(
     approval: Id,
     changes: Annotated[str, typer.Option(help="The changes to ask about instead, as a JSON object.")],

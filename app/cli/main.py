@@ -17,11 +17,13 @@ from app.cli import (
     budgets,
     connectors,
     demo,
+    drills,
     identity,
     keys,
     kits,
     ledger,
     missions,
+    operations,
     policies,
     principals,
     processes,
@@ -60,10 +62,13 @@ app.add_typer(retention.holds, name="holds")
 app.add_typer(artifacts.app, name="artifacts")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(replay.app, name="replay")
+app.add_typer(drills.app, name="drills")
 app.add_typer(identity.app, name="identity")
 app.add_typer(principals.app, name="principals")
 app.add_typer(keys.app, name="keys")
 app.command()(principals.whoami)
+app.command()(operations.status)
+app.command()(operations.doctor)
 for kit in (kits.colony_kit, kits.root_kit):
     app.command(rich_help_panel="Conformance")(kit)
 for process in (

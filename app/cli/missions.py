@@ -154,10 +154,31 @@ def fail(mission: Id, reason: Reason, url: Url = "", api_key: ApiKey = "", as_js
     _stop("fail", mission, reason, url, api_key, as_json)
 
 
-def _stop(verb: str, mission: str, reason: str, url: str, api_key: str, as_json: bool) -> None:
+@app.command()
+def redispatch(mission: Id, reason: Reason, url: Url = "", api_key: ApiKey = "", as_json: AsJson = False) -> None:
+    """Offer a mission to the colony anew, now: what its present attempt still says is not heard."""
+    _stop("redispatch", mission, reason, url, api_key, as_json)
+
+
+@app.command()
+def extend(
+    mission: Id,
+    reason: Reason,
+    minutes: Annotated[float, typer.Option(min=1 / 60, max=1440, help="How much more time.")],
+    url: Url = "",
+    api_key: ApiKey = "",
+    as_json: AsJson = False,
+) -> None:
+    """Give a mission more time than it asked for."""
+    _stop("extend", mission, reason, url, api_key, as_json, time_ms=round(minutes * 60_000))
+
+
+def _stop(verb: str, mission: str, reason: str, url: str, api_key: str, as_json: bool, **more: int) -> None:
     with Client(url, api_key) as client:
         seen = client.get(f"/v1/missions/{segment(mission)}")
-        stopped = client.post(f"/v1/missions/{segment(mission)}/{verb}", {"reason": reason}, if_match=seen.etag).body
+        stopped = client.post(
+            f"/v1/missions/{segment(mission)}/{verb}", {"reason": reason} | more, if_match=seen.etag
+        ).body
     emit(stopped) if as_json else show.mission(stopped)
 
 

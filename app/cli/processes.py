@@ -79,7 +79,7 @@ def bootstrap(as_json: AsJson = False) -> None:
     from app.bootstrap import LOGIN_ROLES
     from app.bootstrap import bootstrap as make_roles
 
-    with _database_errors() as settings:
+    with database_errors() as settings:
         admin = settings.secret("admin_database_url")
         # A role whose URL is not given here gets a password that nobody knows, until it is.
         passwords = {role: secrets.token_urlsafe(24) for role in LOGIN_ROLES}
@@ -97,7 +97,7 @@ def migrate(as_json: AsJson = False) -> None:
     """Bring the database of ADMIN_DATABASE_URL to the newest schema."""
     from app.migrate import head, upgrade
 
-    with _database_errors() as settings:
+    with database_errors() as settings:
         upgrade(settings.secret("admin_database_url"), settings.database_role_prefix)
     emit({"head": head()}) if as_json else show.line(f"The schema is up to date at {head()}.")
 
@@ -120,7 +120,7 @@ def _run(module: str) -> None:
 
 
 @contextmanager
-def _database_errors() -> Iterator["Settings"]:
+def database_errors(whose: str = "ADMIN_DATABASE_URL") -> Iterator["Settings"]:
     """The settings; what goes wrong with them or with the database leaves as one sentence."""
     import asyncpg
     from sqlalchemy.exc import DBAPIError
@@ -132,6 +132,6 @@ def _database_errors() -> Iterator["Settings"]:
     except Misconfigured as problem:
         raise Failed(str(problem), 2) from problem
     except (OSError, TimeoutError) as problem:
-        raise Failed(f"The database of ADMIN_DATABASE_URL cannot be reached: {problem}.", 7) from problem
+        raise Failed(f"The database of {whose} cannot be reached: {problem}.", 7) from problem
     except (asyncpg.PostgresError, DBAPIError) as problem:
         raise Failed(f"PostgreSQL refused: {str(problem).splitlines()[0]}.", 1) from problem

@@ -90,20 +90,25 @@ async def suspend(session: WriteSession, table: str, id: UUID, suspended: bool) 
 
 
 async def create_tenant(
-    session: WriteSession, name: str, *, operator: bool = False, caller: Caller | None = None
+    session: WriteSession, name: str, *, operator: bool = False, drills: bool = False, caller: Caller | None = None
 ) -> UUID:
-    """A new tenant, with its approval rules. The session has entered it afterwards. Raises Problem taken."""
+    """A new tenant, with its approval rules. The session has entered it afterwards. Raises Problem taken.
+
+    drills: the one that drills run in, which has rules and connectors of its own kind only.
+    """
     tenant = new_id()
     await session.enter(tenant)
-    insert = "INSERT INTO tenant (id, name, operator) VALUES (:id, :name, :operator)"
+    insert = "INSERT INTO tenant (id, name, operator, drills) VALUES (:id, :name, :operator, :drills)"
     try:
-        await session.execute(insert, {"id": tenant, "name": name, "operator": operator})
+        await session.execute(insert, {"id": tenant, "name": name, "operator": operator, "drills": drills})
     except IntegrityError as error:
         if constraint(error) == "tenant_operator":
             raise Problem("taken", "There is an operator's tenant already; an installation has one.") from None
+        if constraint(error) == "tenant_drills":
+            raise Problem("taken", "There is a tenant for drills already; an installation has one.") from None
         raise Problem("taken", "There is a tenant of this name.") from None
     _, actor = here(session, caller)
-    await ledger.record(session, actor, "tenant.created", tenant, operator=operator or None)
+    await ledger.record(session, actor, "tenant.created", tenant, operator=operator or None, drills=drills or None)
     return tenant
 
 

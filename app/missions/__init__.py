@@ -14,10 +14,14 @@ from app.missions.actions import (
     fail,
     lock,
     note_pending,
+    note_reason,
+    prolong,
+    redispatch,
     requeue,
     resume,
     to_executing,
     to_waiting,
+    watch,
 )
 from app.missions.api import router
 from app.missions.ask import Ask
@@ -52,10 +56,14 @@ __all__ = [
     "lock",
     "move",
     "note_pending",
+    "note_reason",
+    "prolong",
+    "redispatch",
     "requeue",
     "resume",
     "router",
     "to_executing",
     "to_waiting",
     "view",
+    "watch",
 ]

@@ -35,6 +35,26 @@ async def extend(session: WriteSession, mission: Mission, lease_until: datetime)
     await session.execute(EXTEND, values)
 
 
+WATCH = text("""
+  UPDATE mission SET lease_until = COALESCE(lease_until, clock_timestamp()),
+    deadline_at = COALESCE(deadline_at, clock_timestamp() + budget_time_ms * interval '1 millisecond')
+  WHERE tenant = :tenant AND id = :id AND (lease_until IS NULL OR deadline_at IS NULL)""")
+
+
+CLEAR = text("UPDATE mission SET degraded = NULL WHERE tenant = :tenant AND id = :id AND degraded IS NOT NULL")
+PROLONG = text("""
+  UPDATE mission SET deadline_at = GREATEST(deadline_at, clock_timestamp()) + :time_ms * interval '1 millisecond'
+  WHERE tenant = :tenant AND id = :id RETURNING deadline_at""")
+
+
+async def watch(session: WriteSession, mission: Mission) -> None:
+    """Somebody looks after the attempt's lease again. An attempt without a lease or a deadline is given what it lacks, and the
+    lease is over at once: the colony is asked about it."""
+    await session.execute(WATCH, {"tenant": session.tenant, "id": mission.id})
+    moments = [one for one in (mission.lease_until, mission.deadline_at) if one is not None]
+    await work.add(session, "attempt_timer", mission.id, at=min(moments) if len(moments) == 2 else None)
+
+
 async def degrade(session: WriteSession, caller: Caller, mission: Mission, code: str, effect: str) -> None:
     """Says what an open mission suffers from, once per reason. A budget that is used up stays what is said."""
     before = (mission.degraded or {}).get("code")
@@ -70,6 +90,52 @@ async def requeue(session: WriteSession, caller: Caller, mission: Mission, max_a
     await work.drop(session, "attempt_timer", mission.id)
     await work.add(session, "dispatch", mission.id)
     return moved
+
+
+async def redispatch(session: WriteSession, caller: Caller, mission: Mission) -> None:
+    """An operator has it offered anew, at once: as the next attempt when a colony has it. Raises Problem wrong_state."""
+    if mission.over_budget:
+        raise Problem(
+            "wrong_state",
+            "The mission's budget is used up: another attempt could do nothing.",
+            current={"id": str(mission.id), "state": mission.state},
+        )
+    if mission.state == "accepted":
+        await session.execute(CLEAR, {"tenant": session.tenant, "id": mission.id})
+    else:
+        await move(
+            session,
+            caller,
+            mission.id,
+            "accepted",
+            "redispatch",
+            attempt=mission.attempt + 1,
+            last_seq=0,
+            stage=None,
+            lease_until=None,
+            degraded=None,
+        )
+        await work.drop(session, "attempt_timer", mission.id)
+    await ledger.record(session, caller, "mission.redispatched", mission.id, was=mission.state, attempt=mission.attempt)
+    await work.add(session, "dispatch", mission.id)
+
+
+async def prolong(session: WriteSession, caller: Caller, mission: Mission, time_ms: int) -> None:
+    """More time until the deadline, from now when it has passed. Raises Problem wrong_state before the first dispatch."""
+    if mission.state not in AT_COLONY or mission.deadline_at is None:
+        raise Problem(
+            "wrong_state",
+            f"The mission is {mission.state}; its time runs from its first dispatch until its colony is through with it.",
+            current={"id": str(mission.id), "state": mission.state},
+        )
+    until = await session.scalar(PROLONG, {"tenant": session.tenant, "id": mission.id, "time_ms": time_ms})
+    await ledger.record(session, caller, "mission.extended", mission.id, time_ms=time_ms, deadline_at=until)
+
+
+async def note_reason(session: WriteSession, mission: UUID, note: str) -> None:
+    """Keeps a person's words of why they did something to it; the ledger keeps that they did."""
+    values = {"tenant": session.tenant, "id": mission, "note": note[:2000]}
+    await session.execute("UPDATE mission SET reason_note = :note WHERE tenant = :tenant AND id = :id", values)
 
 
 async def escalated(session: WriteSession, caller: Caller, mission: Mission) -> None:

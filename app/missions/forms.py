@@ -26,6 +26,7 @@ from colony_client.artifacts import MissionEnvelope
 CENTS = Decimal("0.0001")  # as finely as the column keeps it
 ROLE_ORDER = ("submitter", "operator", "product_owner")  # as whom a caller with several roles submits
 MOST = 4000  # forms that are remembered, some ten kilobytes each
+Degraded = dict[str, Any]  # code, effect and since of what keeps missions from running
 UNKNOWN_TIME = datetime(2000, 1, 1, tzinfo=UTC)  # stands where only the commit knows the time
 STAMP = iso(UNKNOWN_TIME).encode()
 
@@ -43,8 +44,9 @@ class Form:
         defaults: Defaults,
         public: bool = False,
         replay: Replay | None = None,
+        degraded: Degraded | None = None,
     ) -> None:
-        """public: one of its tools reaches the public web."""
+        """public: one of its tools reaches the public web. degraded: why it could not run now."""
         self.kind, self.change, self.defaults, self.replay = kind, change, defaults, replay
         self.rules = policies.version_bytes  # by name: a form keeps no set of rules alive
         self.envelopes = Envelopes(ask, kind, caller, submitting_role(caller), defaults)
@@ -55,7 +57,8 @@ class Form:
         self.obligations = to_json(self.verdict.obligations).decode()
         self.fact = self._fact()
         mission = uuid4()
-        shown = to_json(view(accepted(mission, kind, caller, self.envelope, replay), SAMPLE.goal))
+        waits = degraded if self.verdict.effect == "allow" and not (replay and replay.mode == "recorded") else None
+        shown = to_json(view(accepted(mission, kind, caller, self.envelope, replay, waits), SAMPLE.goal))
         head, _, tail = shown.rsplit(STAMP, 2)  # after the times comes nothing that a caller wrote
         self.head = Stencil(
             head,
@@ -116,26 +119,33 @@ class Forms:
         defaults: Defaults,
         public: bool = False,
         replay: Replay | None = None,
+        degraded: Degraded | None = None,
     ) -> Form:
         """The form that a request is judged by. Raises Problem validation."""
         name = (
             caller.tenant, caller.principal, caller.kind, caller.roles, kind.name, ask.origin_surface, ask.mode, ask.risk_level,
             ask.sensitivity_class, ask.budget.time_ms, ask.budget.tokens, ask.budget.cost_usd,
             None if ask.tools is None else tuple(ask.tools), public, replay,
+            None if degraded is None else (degraded["code"], degraded["since"]),
         )  # fmt: skip
         form = self.known.get(name)
         if form is not None and form.made_of(kind, change, policies, defaults):
             self.known.move_to_end(name)
             return form
         self.known.pop(name, None)
-        form = self.known[name] = Form(caller, ask, kind, change, policies, defaults, public, replay)
+        form = self.known[name] = Form(caller, ask, kind, change, policies, defaults, public, replay, degraded)
         while len(self.known) > MOST:
             self.known.popitem(last=False)
         return form
 
 
 def accepted(
-    mission: UUID, kind: MissionType, caller: Caller, envelope: MissionEnvelope, replay: Replay | None = None
+    mission: UUID,
+    kind: MissionType,
+    caller: Caller,
+    envelope: MissionEnvelope,
+    replay: Replay | None = None,
+    degraded: Degraded | None = None,
 ) -> Mission:
     """The mission's row as it will be, but for the time."""
     return Mission(
@@ -166,7 +176,7 @@ def accepted(
         answer_status=None,
         pending_approvals=[],
         writebacks={},
-        degraded=None,
+        degraded=degraded,
         reason=None,
         reason_note=None,
         created_at=UNKNOWN_TIME,

@@ -29,7 +29,7 @@ from app.errors import Problem
 from app.http.idempotency import in_flight, mismatch, stored_answer
 from app.http.replies import JSON, PROBLEM, etag
 from app.missions.ask import Ask, workspace
-from app.missions.forms import Forms, admission, submitting_role
+from app.missions.forms import Degraded, Forms, admission, submitting_role
 from app.missions.normalize import Defaults, out_of_bounds, seal, understood
 from app.missions.rows import MIDDLE, TAKE_IN, Asked, Judged, Kept, columns
 from app.missions.tools import Tools, refuse_tools, unknown_tools
@@ -71,6 +71,7 @@ class Intake:
         self.tools = tools
         self.types = Known()
         self.forms = Forms()
+        self.degraded: Callable[[UUID, MissionType, Ask], Degraded | None] = nothing_degraded
         self.asking: Together[UUID, None] = Together()
         self.asking_type: Together[tuple[UUID, str], MissionType | None] = Together()
         self.in_flight: set[tuple[UUID, UUID, str]] = set()
@@ -184,7 +185,10 @@ class Intake:
         """The request as it will be kept. Raises Problem validation."""
         caller, ask = asked.caller, asked.ask
         said = understood(ask, kind)
-        form = self.forms.get(caller, ask, kind, *SHELF.get(caller.tenant), self.defaults, public, asked.replay)
+        degraded = self.degraded(caller.tenant, kind, ask)
+        form = self.forms.get(
+            caller, ask, kind, *SHELF.get(caller.tenant), self.defaults, public, asked.replay, degraded
+        )
         mission, decision, artifact = new_id(), new_id(), new_id()
         envelope, contract = form.envelopes.seal(mission, said)
         labels, tail = to_json(said.labels), None
@@ -243,6 +247,11 @@ class Intake:
             await session.enter(caller.tenant)
             await note_refused(session, caller, refused)
         return refused
+
+
+def nothing_degraded(_tenant: UUID, _kind: MissionType, _ask: Ask) -> Degraded | None:
+    """Until main says what a process sees of those it depends on, all is well."""
+    return None
 
 
 def answer(judged: Judged, kept: Kept) -> Answer:

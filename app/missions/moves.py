@@ -9,6 +9,7 @@
                                                           └─ rejected, expired (intake) ▶ denied
 
     What is stale or was revised is asked about again: executing ──asked again──▶ awaiting_approval.
+    An operator takes an attempt back, as a lost lease does: dispatched, running ──redispatch──▶ accepted.
 
     Any state that is not closed: fail (operator, blocked, review, attempts, time, replay) ▶ failed · cancel ▶ cancelled.
 
@@ -48,8 +49,8 @@ MOVES: dict[tuple[State, State], tuple[str, ...]] = {
     ("accepted", "dispatched"): ("dispatch",),
     ("accepted", "awaiting_approval"): ("policy_asks",),
     ("dispatched", "running"): ("first_event",),
-    ("dispatched", "accepted"): ("lease_lost",),
-    ("running", "accepted"): ("lease_lost",),
+    ("dispatched", "accepted"): ("lease_lost", "redispatch"),
+    ("running", "accepted"): ("lease_lost", "redispatch"),
     ("running", "in_review"): ("complete",),
     ("running", "awaiting_approval"): ("escalate",),
     ("in_review", "completed"): ("reviewed",),

@@ -1,10 +1,12 @@
-"""Ending a mission by hand. Artifacts, facts and what was already claimed stay."""
+"""What an operator does to a mission by hand. Artifacts, facts and what was already claimed stay."""
 
 from uuid import UUID
 
 from app import approvals, missions, policy
 from app.caller import Caller
 from app.db import WriteSession
+from app.errors import Problem
+from app.operations.reconcile import first_step
 from app.policy import PolicyDecision
 
 
@@ -30,6 +32,36 @@ async def fail(
         return denied
     await missions.fail(session, caller, mission_id, "operator", reason="operator", note=reason)
     await approvals.cancel_open(session, caller, mission_id)
+    return None
+
+
+async def redispatch(
+    session: WriteSession, caller: Caller, mission_id: UUID, reason: str, environment: str
+) -> PolicyDecision | None:
+    """Offers a mission to the colony anew, now; what its present attempt still says is not heard. The reason is kept with the
+    mission. Raises Problem wrong_state for one that a colony could do nothing about, or that humans have to agree to first."""
+    if denied := await admit(session, caller, "redispatch", mission_id, environment):
+        return denied
+    mission = await missions.lock(session, mission_id)
+    if mission.state == "accepted" and await first_step(session, mission) != "dispatch":
+        raise Problem(
+            "wrong_state",
+            "The mission is not for the colony now: it is played from its record, or humans have to agree to it first.",
+            current={"id": str(mission_id), "state": mission.state},
+        )
+    await missions.redispatch(session, caller, mission)
+    await missions.note_reason(session, mission_id, reason)
+    return None
+
+
+async def extend(
+    session: WriteSession, caller: Caller, mission_id: UUID, reason: str, environment: str, time_ms: int
+) -> PolicyDecision | None:
+    """Gives a mission more time than it asked for. Raises Problem wrong_state when no time runs."""
+    if denied := await admit(session, caller, "extend", mission_id, environment):
+        return denied
+    await missions.prolong(session, caller, await missions.lock(session, mission_id), time_ms)
+    await missions.note_reason(session, mission_id, reason)
     return None
 
 

@@ -1,12 +1,12 @@
-"""Cancel and fail, and the status of the service."""
+"""What operators do to missions, and the status of the service."""
 
+from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from app import delivery, ledger
 from app.caller import Caller
 from app.db import ReadSession, WriteSession
 from app.errors import Problem
@@ -14,8 +14,8 @@ from app.http import Door, Reply, Routes, etag, once, reading, require_version, 
 from app.http.replies import problem_reply
 from app.missions import MissionView, find
 from app.missions.queries import views
-from app.operations.actions import cancel, fail
-from app.operations.health import components
+from app.operations.actions import cancel, extend, fail, redispatch
+from app.operations.health import inside, look
 from app.operations.liveness import violators
 from app.policy import refusal
 
@@ -40,7 +40,7 @@ async def cancel_mission(
     mission_id: UUID, ask: Reason, request: Request, door: Annotated[Door[WriteSession], writing("missions.cancel")]
 ) -> Response:
     """Ends a mission that is not closed. What was claimed runs to its truth; nothing else leaves. If-Match required."""
-    return await end(mission_id, ask, request, door, cancel, "missions.cancel")
+    return await operate(mission_id, request, door, partial(cancel, reason=ask.reason), "missions.cancel")
 
 
 @router.post(
@@ -54,12 +54,55 @@ async def fail_mission(
     mission_id: UUID, ask: Reason, request: Request, door: Annotated[Door[WriteSession], writing("missions.fail")]
 ) -> Response:
     """Ends a mission that an operator judges to be lost. Artifacts are kept. If-Match required."""
-    return await end(mission_id, ask, request, door, fail, "missions.fail")
+    return await operate(mission_id, request, door, partial(fail, reason=ask.reason), "missions.fail")
 
 
-async def end(
-    mission_id: UUID, ask: Reason, request: Request, door: Door[WriteSession], verb: Any, route: str
+class Extension(Reason):
+    """How much more time, and why."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={"examples": [{"time_ms": 600_000, "reason": "the provider was slow"}]},
+    )
+    time_ms: int = Field(ge=1000, le=86_400_000)
+
+
+@router.post(
+    "/v1/missions/{mission_id}/redispatch",
+    operation_id="redispatchMission",
+    response_model=MissionView,
+    summary="Offer a mission to the colony anew",
+    tags=["missions"],
+)
+async def redispatch_mission(
+    mission_id: UUID, ask: Reason, request: Request, door: Annotated[Door[WriteSession], writing("missions.redispatch")]
 ) -> Response:
+    """Takes a mission from the attempt that has it, and offers it anew as the next one; a waiting one is offered now.
+
+    If-Match required.
+    """
+    return await operate(mission_id, request, door, partial(redispatch, reason=ask.reason), "missions.redispatch")
+
+
+@router.post(
+    "/v1/missions/{mission_id}/extend",
+    operation_id="extendMission",
+    response_model=MissionView,
+    summary="Give a mission more time",
+    tags=["missions"],
+)
+async def extend_mission(
+    mission_id: UUID, ask: Extension, request: Request, door: Annotated[Door[WriteSession], writing("missions.extend")]
+) -> Response:
+    """Moves the deadline of a mission that a colony works on, or that is to be offered again. If-Match required."""
+    verb = partial(extend, reason=ask.reason, time_ms=ask.time_ms)
+    return await operate(mission_id, request, door, verb, "missions.extend")
+
+
+async def operate(mission_id: UUID, request: Request, door: Door[WriteSession], verb: Any, route: str) -> Response:
+    """One verb on an open mission, at the version that was seen."""
+
     async def run() -> Reply:
         found = await find(door.session, mission_id, lock=True)
         if found is None:
@@ -74,11 +117,11 @@ async def end(
         if own_only(door.caller) and found.requested_by != door.caller.principal:
             raise Problem("forbidden", "A submitter ends only missions of their own.", action=route)
         environment = request.app.state.settings.environment
-        if denied := await verb(door.session, door.caller, mission_id, ask.reason, environment):
+        if denied := await verb(door.session, door.caller, mission_id, environment=environment):
             return problem_reply(request, refusal(denied))
-        ended = await find(door.session, mission_id)
-        assert ended is not None
-        return Reply((await views(door.session, [ended]))[0], headers={"ETag": etag(ended.version)})
+        after = await find(door.session, mission_id)
+        assert after is not None
+        return Reply((await views(door.session, [after]))[0], headers={"ETag": etag(after.version)})
 
     return await once(door, route, run)
 
@@ -88,28 +131,36 @@ def own_only(caller: Caller) -> bool:
 
 
 class StatusView(BaseModel):
-    """Every dependency's state with what its absence means, and missions that nothing would move any more."""
+    """Every dependency's state with what its absence means and what waits for it; missions that nothing would have moved, and
+    when somebody last looked for such."""
 
     environment: str
     status: str
     components: list[dict[str, Any]]
     violators: list[dict[str, Any]]
+    liveness: dict[str, Any] | None
 
 
 @router.get("/v1/status", operation_id="getStatus", response_model=StatusView, summary="How the service is")
 async def get_status(request: Request, door: Annotated[Door[ReadSession], reading("status.read")]) -> Response:
-    """Components as this process sees them, and violators of the liveness invariant in the caller's tenant."""
+    """Components as this process sees them, and violators of the liveness invariant in the caller's tenant.
+
+    A violator was found by the worker, which looks every few seconds; `repair` says what it did, null that a person has to act.
+    `liveness` is null until a tenant's missions were looked at for the first time.
+    """
+    state = request.app.state
     stuck = await violators(door.session)
-    await ledger.look(door.session, request.app.state.settings, request.app.state.components["anchors"])
-    await delivery.bus.look(door.session, request.app.state.components["bus"])
+    own, seen = await inside(door.session, state)
     await door.session.connection.close()  # nothing outside Postgres is asked while a transaction is open
-    found = await components(request.app.state)
-    worst = "degraded" if stuck or any(one["state"] in ("down", "degraded") for one in found) else "ok"
-    return Reply(
-        {
-            "environment": request.app.state.settings.environment,
-            "status": worst,
-            "components": found,
-            "violators": stuck,
-        }
-    ).response()
+    await look(state)
+    models = [one.component.view() for one in state.models.health.values()]
+    found = [*(one.view() for one in state.components.values()), *models, *own]
+    ill = any(one["over_at"] is None for one in stuck) or any(one["state"] in ("down", "degraded") for one in found)
+    body = {
+        "environment": state.settings.environment,
+        "status": "degraded" if ill else "ok",
+        "components": found,
+        "violators": stuck,
+        "liveness": seen,
+    }
+    return Reply(body).response()

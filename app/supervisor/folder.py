@@ -69,6 +69,14 @@ def open_folder(path: Path, public_port: int | None) -> Folder:
     return Folder(path, server, ports, settle_secrets(path / "secrets.json", server), list(doors.values()))
 
 
+def known(path: Path) -> Folder:
+    """A folder that was opened before, to read what it knows; nothing is locked, started or changed."""
+    path = path.absolute()
+    ports = read_private(path / "instance.json").get("ports", {})
+    server = EmbeddedPostgres(path, ports.get("postgres", 0))
+    return Folder(path, server, ports, read_private(path / "secrets.json"))
+
+
 def choose_doors(remembered: dict[str, int], public: int | None) -> dict[str, socket.socket]:
     """A free port for every door: the asked one, else last time's, else any. CannotStart when asked and taken.
 
@@ -119,6 +127,7 @@ def settle_secrets(path: Path, server: EmbeddedPostgres) -> dict[str, Any]:
         "colony_key": f"local:{secrets.token_urlsafe(32)}",
         "registrar_key": f"local:{secrets.token_urlsafe(32)}",
         "root_signing_key": f"local:{secrets.token_urlsafe(32)}",
+        "drill_key": f"local:{secrets.token_urlsafe(32)}",
         "webhook_sealing_key": f"local:{secrets.token_urlsafe(32)}",
         "crm_read_token": secrets.token_urlsafe(32),
         "crm_write_token": secrets.token_urlsafe(32),

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import asyncpg
 import httpx
 
+from app import drills
 from app.bootstrap import bootstrap
 from app.embedded import CannotStart, write_private
 from app.identity import seed_demo
@@ -19,6 +20,7 @@ from app.migrate import upgrade
 from app.supervisor.folder import Folder, open_folder
 from app.supervisor.plan import processes
 from app.supervisor.watch import Watch
+from colony_client.signing import parse_keys
 
 Result = TypeVar("Result")
 
@@ -118,6 +120,7 @@ async def prepare_database(folder: Folder, say: Callable[[str], None]) -> None:
     await bootstrap(folder.owner_url(), "mission_root", folder.secrets["database_passwords"], "mission_root")
     await asyncio.to_thread(upgrade, folder.owner_url(), "mission_root")
     await seed_demo(folder.database_url("registrar"), folder.secrets["api_keys"])
+    await drills.prepare(folder.database_url("registrar"), parse_keys(folder.secrets["drill_key"], "DRILL_KEY"))
 
 
 async def confirm_own(instance: Instance) -> None:

@@ -130,6 +130,7 @@ REFUSALS = {
         "taken",
         "An older tenant's name is spelled alike in the environment, so that the credentials of both would have one name.",
     ),
+    "not_for_this_tenant": ("validation", "/kind: drill is for the tenant of the drills, and that has no other."),
     "bad_connector": ("validation", "/definition: the database refuses it."),
     "no_reason": ("validation", "/reason: say why."),
 }

@@ -187,6 +187,8 @@ async def test_answers_fit_what_is_published(world: World) -> None:
         seen.add(fits(document, answer))
     for recipe, _ in LEAVE_FACTS.values():
         seen.add(fits(document, await recipe(world)))
+    for path in ("/v1/drills", "/v1/drills/replay/runs"):  # which a recipe has prepared
+        seen.add(fits(document, await world.auditor.get(path)))
     [recording, *_] = (await world.auditor.get("/v1/recordings")).json()["items"]
     seen.add(fits(document, await world.auditor.get(f"/v1/recordings/{recording['id']}")))
     mine = (await world.admin.get("/v1/whoami")).json()

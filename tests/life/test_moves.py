@@ -45,8 +45,11 @@ DUTIES = {
     "attempt_timer": ("lease_lost", "attempts", "time_budget"), "review": ("reviewed", "proposals", "review"),
     "progress": ("settled", "asked_again"), "approval_timer": CLOSINGS["expired"], "colony_cancel": (), "execute": (),
     "webhook_send": (), "anchor": (), "connector_read": (), "replay": ("replay",), "tool_check": (), "retention": (),
+    "liveness": (), "drills": (), "drill": (),
 }  # fmt: skip
-VERBS = {"cancelMission": ("operator",), "failMission": ("operator",)}
+VERBS = {
+    "cancelMission": ("operator",), "failMission": ("operator",), "redispatchMission": ("redispatch",), "extendMission": (),
+}  # fmt: skip
 COLONY_SPEAKS = ("first_event",)
 
 
@@ -180,6 +183,8 @@ DRIVERS: dict[Arrow, list[tuple[Start, Callable[[Life], Awaitable[Any]]]]] = {
     ],
     ("dispatched", "accepted", "lease_lost"): [(at("dispatched"), Life.lose_lease)],
     ("running", "accepted", "lease_lost"): [(at("running"), Life.lose_lease)],
+    ("dispatched", "accepted", "redispatch"): [(at("dispatched"), verb("redispatch"))],
+    ("running", "accepted", "redispatch"): [(at("running"), verb("redispatch"))],
     ("running", "in_review", "complete"): [(at("running"), lambda life: life.signal("complete"))],
     ("running", "awaiting_approval", "escalate"): [(at("running"), lambda life: life.signal("escalate"))],
     ("running", "failed", "blocked"): [(at("running"), lambda life: life.signal("blocked"))],

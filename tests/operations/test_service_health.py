@@ -4,18 +4,18 @@ import asyncio
 import time
 from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 import httpx
 import pytest
 
+from app.boundary.dispatch import EFFECTS
 from app.clock import now
 from app.http.serving import lifespan_of
 from app.main import Root, public_app
 from tests.boundary.faults import broken
 from tests.world import World
 from tests.world.checks import inspector, problem
-from tests.world.life import Life, asked_at_intake, begin, escalated, in_state, stuck
+from tests.world.life import begin, reconcile, stuck
 
 
 async def status(world: World, who: str = "auditor") -> dict[str, Any]:
@@ -30,31 +30,26 @@ def component(found: dict[str, Any], name: str) -> dict[str, Any]:
     return dict(one)
 
 
-async def age(life: Life) -> None:
-    """The mission has been as it is for a while; the row's own clock is set back, which no role of the product can."""
-    connection = await inspector(life.world)
-    async with connection.transaction():
-        await connection.execute("ALTER TABLE mission DISABLE TRIGGER mission_guard")
-        await connection.execute(
-            "UPDATE mission SET updated_at = updated_at - interval '1 minute' WHERE id = $1", life.id
-        )
-        await connection.execute("ALTER TABLE mission ENABLE ALWAYS TRIGGER mission_guard")
-
-
 # --- status
 
 
 OFF = {
     "anchors": "ANCHOR_STORE is not set",
     "artifacts": "ARTIFACT_STORE is not set: all bytes are kept in the database",
+    "object_store": "ANCHOR_STORE is not set",
     "bus": "no worker has a BUS_URL",
 }
+NAMES = {"database", "colony", "registrar", "worker", "executor", "approvals", *OFF}
 
 
 async def test_status_of_a_healthy_service(world: World) -> None:
     found = await status(world)
     assert (found["environment"], found["status"], found["violators"]) == ("local", "ok", [])
-    assert {one["name"] for one in found["components"]} == {"database", "colony", "registrar", *OFF}
+    assert {one["name"] for one in found["components"]} == NAMES
+    assert component(found, "worker")["state"] == "unknown" and found["liveness"] is None, "nobody has looked yet"
+    await reconcile(world)
+    found = await status(world)
+    assert (found["liveness"]["missions"], found["liveness"]["found"]) == (0, 0) and found["liveness"]["age_s"] < 5
     for one in found["components"]:
         if one["name"] in OFF:  # this world has neither
             assert (one["state"], one["detail"]) == ("off", OFF[one["name"]])
@@ -75,7 +70,7 @@ async def test_a_colony_that_is_down_degrades_the_status_and_nothing_else(world:
             found = await status(world)
             said = component(found, "colony")
             assert (found["status"], said["state"]) == ("degraded", state), failures
-            assert said["effect"] == "Missions are accepted and wait." and said["detail"]
+            assert said["effect"] == EFFECTS["colony_unavailable"] and said["detail"]
             assert component(found, "database")["state"] == "up"
         assert (await world.anybody.get("/readyz")).status_code == 200, "the colony is not the root"
         life = await begin(world)
@@ -99,67 +94,17 @@ async def test_the_status_is_for_those_who_may_read_it(world: World) -> None:
         assert (await status(world, who))["status"] == "ok"
 
 
-# --- stuck missions
+# --- stuck missions: what is done about them is in test_liveness.py
 
 
 REMOVE_WORK = "DELETE FROM work WHERE subject = $1 OR subject IN (SELECT id FROM writeback WHERE mission = $1)"
-STARTS: dict[str, Any] = {
-    **{state: lambda world, state=state: in_state(world, state) for state in
-       ("accepted", "dispatched", "running", "in_review", "awaiting_approval", "executing")},
-    "asked at intake": asked_at_intake,
-    "escalated": escalated,
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("start", STARTS)
-async def test_a_mission_that_nothing_would_move_is_reported_and_a_waiting_one_is_not(world: World, start: str) -> None:
-    life = await STARTS[start](world)
-    state = await life.state()
-    await age(life)
-    assert (await status(world))["violators"] == [], "it waits for something"
-
-    connection = await inspector(world)
-    await connection.execute(REMOVE_WORK, life.id)
-    if state != "awaiting_approval":
-        [stuck_one] = (await status(world))["violators"]
-        assert (stuck_one["mission_id"], stuck_one["state"]) == (str(life.id), state)
-        assert datetime.fromisoformat(stuck_one["since"]) < now()
-        return
-    assert (await status(world))["violators"] == [], "a human may still move it"
-    async with connection.transaction():
-        await connection.execute("ALTER TABLE approval DISABLE TRIGGER ALL")
-        await connection.execute("UPDATE approval SET state = 'cancelled' WHERE mission = $1", life.id)
-        await connection.execute("ALTER TABLE approval ENABLE TRIGGER ALL")
-    found = await status(world)
-    assert [one["mission_id"] for one in found["violators"]] == [str(life.id)]
-    assert found["status"] == "degraded"
 
 
 async def test_a_moment_between_two_steps_is_not_yet_stuck(world: World) -> None:
     life = await begin(world)
     await (await inspector(world)).execute(REMOVE_WORK, life.id)
     assert await stuck(world) == [f"{life.id} is accepted"]
-    assert (await status(world))["violators"] == []
-
-
-@pytest.mark.parametrize("verb", ["cancel", "fail"])
-async def test_an_operator_can_end_what_is_stuck(world: World, verb: Any) -> None:
-    life = await begin(world)
-    await (await inspector(world)).execute(REMOVE_WORK, life.id)
-    await age(life)
-    assert (await life.end(verb)).status_code == 200
-    await age(life)
-    assert (await status(world))["violators"] == [], "a closed mission waits for nothing"
-
-
-async def test_one_tenants_stuck_missions_are_not_shown_to_another(world: World) -> None:
-    await world.another_tenant()
-    body = {"mission_type": "oracle_advisory", "user_goal": "What is missing?"}
-    made = (await world.other.post("/v1/missions", json=body)).json()
-    theirs = Life(world, UUID(made["id"]))
-    await (await inspector(world)).execute(REMOVE_WORK, theirs.id)
-    await age(theirs)
-    assert [one["mission_id"] for one in (await status(world, "other"))["violators"]] == [made["id"]]
+    await reconcile(world)
     assert (await status(world))["violators"] == []
 
 

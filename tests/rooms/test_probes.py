@@ -25,6 +25,7 @@ from tests.rooms.test_routes import (
     Route,
     example_of,
     routes,
+    run_drill,
     theirs_and_absent,
 )
 from tests.world import World
@@ -43,9 +44,16 @@ async def prove(world: World, route: Route, there: dict[str, Any]) -> httpx.Resp
 
 
 # Reads whose own answer needs more than a path: operation -> how it is asked.
+async def drilled(world: World, route: Route, _: dict[str, Any]) -> httpx.Response:
+    await run_drill(world)
+    return await world.auditor.get(route.url(name="replay"))
+
+
 ASKED: dict[str, Callable[[World, Route, dict[str, Any]], Awaitable[httpx.Response]]] = {
     "evaluatePolicy": lambda world, route, _: world.submitter.post(route.path, json=example_of(world, route)),
     "proveFact": prove,
+    "listDrills": drilled,
+    "listDrillRuns": drilled,
     "previewPolicy": lambda world, route, _: world.submitter.post(
         "/v1/policies/a_policy/preview",
         json={"text": '@id("a_policy.a") @reason("None.") forbid (principal, action, resource);'},

@@ -14,6 +14,7 @@ import httpx
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 
+from app import drills
 from app.canonical import sha256
 from app.identity import ACTIONS, ROLES
 from app.main import Root, internal_app
@@ -399,6 +400,21 @@ async def end(world: World, verb: str) -> httpx.Response:
     )
 
 
+async def extend(world: World) -> httpx.Response:
+    mission = (await world.dispatch()).mission_id
+    version = (await world.mission(mission))["version"]
+    return await world.operator.post(
+        f"/v1/missions/{mission}/extend",
+        json={"reason": "a test", "time_ms": 60_000},
+        headers={"If-Match": f'"v{version}"'},
+    )
+
+
+async def run_drill(world: World) -> httpx.Response:
+    await drills.prepare(world.url("registrar"), parse_keys("one:drill-secret-of-the-tests", "DRILL_KEY"))
+    return await world.operator.post("/v1/drills/replay/run", json={})
+
+
 async def replayed(world: World) -> httpx.Response:
     ended = (await end(world, "cancel")).json()["id"]
     return await world.submitter.post(f"/v1/missions/{ended}/replay", json={"mode": "recorded"})
@@ -634,6 +650,10 @@ LEAVE_FACTS: dict[str, tuple[Callable[[World], Awaitable[httpx.Response]], str]]
     "replayRecording": (replayed_recording, "mission.accepted"),
     "cancelMission": (lambda world: end(world, "cancel"), "mission.cancelled"),
     "failMission": (lambda world: end(world, "fail"), "mission.failed"),
+    "redispatchMission": (lambda world: end(world, "redispatch"), "mission.redispatched"),
+    "extendMission": (extend, "mission.extended"),
+    "runDrill": (run_drill, "drill.asked"),
+    "reassignApproval": (lambda world: about_approval(world, "reassign", role="admin"), "approval.reassigned"),
     "decide": (approve, "approval.decided"),
     "breakGlass": (break_glass, "approval.glass_broken"),
     "cancelApproval": (lambda world: about_approval(world, "cancel"), "approval.closed"),

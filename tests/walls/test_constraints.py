@@ -40,7 +40,7 @@ BREAKS: dict[str, dict[str, Any] | None] = {
     "api_key_pkey": {"secret_sha256": "\\x" + "ab" * 32}, "api_key_secret": {"id": FRESH},
     "api_key_prefix_check": {"id": FRESH, "prefix": "short"}, "api_key_secret_sha256_check": {"id": FRESH, "secret_sha256": "\\xab"},
     "api_key_tenant_principal_fkey": {"id": FRESH, "principal": FRESH, "secret_sha256": "\\x" + "ab" * 32},
-    "tenant_operator": {"id": FRESH, "name": FRESH, "operator": True},
+    "tenant_operator": {"id": FRESH, "name": FRESH, "operator": True}, "tenant_drills": {"id": FRESH, "name": FRESH, "drills": True},
     "role_grant_tenant_id_role_key": None, "role_grant_delegation": {"id": FRESH, "delegated_from": FRESH},
     "role_grant_tenant_granted_by_fkey": {"id": FRESH, "role": "colony", "granted_by": FRESH},
     "role_grant_tenant_delegated_from_role_fkey":
@@ -160,6 +160,9 @@ BREAKS: dict[str, dict[str, Any] | None] = {
     "approval_tenant_glass_broken_by_fkey":
         {"id": FRESH, "writeback": "@spare_writeback", "glass_broken_by": FRESH, "glass_broken_at": "epoch", "was_rule": "@rule",
          "was_rule_version": 1},
+    "approval_reassigned": {"reassignments": 1},
+    "approval_tenant_reassigned_by_fkey":
+        {"id": FRESH, "writeback": "@spare_writeback", "reassigned_by": FRESH, "reassigned_to": "admin", "reassignments": 1},
     "approval_tenant_was_rule_was_rule_version_fkey":
         {"id": FRESH, "writeback": "@spare_writeback", "glass_broken_by": "@anna", "glass_broken_at": "epoch", "was_rule": FRESH,
          "was_rule_version": 1},
@@ -199,8 +202,9 @@ async def test_every_constraint_of_the_wall_stands_alone(ground: Ground) -> None
         "api", "SELECT keep_blob($1, sha256('away'), 4, NULL, $2, sha256('away'))", ground.tenant, UUID(named["object"])
     )
     await ground.run(
-        "admin", """INSERT INTO tenant (id, name, operator)
-                    SELECT $1::text::uuid, $1, NOT EXISTS (SELECT 1 FROM tenant WHERE operator)""",
+        "admin", """INSERT INTO tenant (id, name, operator, drills)
+                    SELECT $1::text::uuid, $1, NOT EXISTS (SELECT 1 FROM tenant WHERE operator),
+                      NOT EXISTS (SELECT 1 FROM tenant WHERE drills)""",
         named["elsewhere"], tenant=named["elsewhere"],
     )  # fmt: skip
     good = {

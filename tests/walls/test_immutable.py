@@ -14,7 +14,8 @@ KEPT = (
     "ledger", "mission", "mission_label", "mission_type", "artifact", "policy_decision",
     "policy", "policy_set", "quarantine", "approval_rule", "notice", "connector", "connector_switch", "model_switch", "model_use",
     "writeback", "approval", "decision", "execution", "webhook", "webhook_secret", "tape", "recording", "shadow_writeback",
-    "tool_layer", "tool_layer_switch", "tool_layer_state", "workspace_trust", "blob", "retention_schedule", "legal_hold",
+    "tool_layer", "tool_layer_switch", "tool_layer_state", "workspace_trust", "blob", "retention_schedule", "legal_hold", "drill_run",
+    "mission_repair",
 )  # fmt: skip
 WRITTEN_ONCE = (
     "ledger", "mission_label", "mission_type", "artifact", "policy_decision", "policy", "policy_set", "quarantine", "approval_rule",
@@ -97,6 +98,10 @@ async def furnished(ground: Ground) -> dict[str, Any]:
     await ground.run("admin", "INSERT INTO model_switch (tenant, provider, reason, changed_by) VALUES ($1, 'east', 'x', $2)",
                      ground.tenant, ground.ids["adam"])  # fmt: skip
     await ground.run("api", "SELECT note_model_use($1, 'east', false, 1, 1, 0.1)", ground.tenant)
+    await ground.run("api", """INSERT INTO drill_run (tenant, id, drill, asked_by, state, build, started_at)
+                     VALUES ($1, $2, 'replay', $3, 'running', '1', now())""", ground.tenant, uuid4(), ground.ids["anna"])  # fmt: skip
+    await ground.run("worker", """INSERT INTO mission_repair (tenant, mission, state, finding, since)
+                     VALUES ($1, $2, 'accepted', 'no_dispatch', now())""", ground.tenant, asked.mission)  # fmt: skip
     return {"asked": asked, "rejected": rejected, "webhook": webhook}
 
 

@@ -119,6 +119,14 @@ GRANTS: dict[str, dict[str, str]] = {
     "document": {"api": "i s u(retired_at state)", "worker": "s", "auditor": "s"},
     "passage": {"api": "d i s"},
     "migration": {"api": "s", "worker": "s", "registrar": "s"},
+    # how the service is: drills, and missions that nothing would have moved
+    "drill_run": {
+        "api": "i(asked_by build drill id started_at state tenant) s",
+        "worker": "i(asked_by build drill id started_at state tenant) s u(evidence finished_at reason state)",
+        "auditor": "s",
+    },
+    "mission_repair": {"api": "s", "worker": "i s u(over_at)", "auditor": "s"},
+    "liveness_look": {"api": "s", "worker": "i s u(found looked_at missions took_ms)", "auditor": "s"},
 }
 # Which functions a role may call. Everything else is called by triggers and by these.
 CALLS: dict[str, set[str]] = {
@@ -132,8 +140,11 @@ CALLS: dict[str, set[str]] = {
         "passage_lexemes", "fact_hash", "current_tenant", "enter_tenant", "require_tenant", "require_present",
         "hold_missions", "keep_missions", "use_nonces", "hold_budgets",
         "keep_blob", "put_retention", "place_hold", "lift_hold", "retention_days", "shipped_retention", "holds_on",
+        "reassign", "drill_tenant",
+        "doctor_numbers", "full_approval_queues", "ledger_tenants",
     },
     "worker": {
+        "drill_tenant", "restore_drill_work", "restore_liveness_work", "restore_execution_of", "doctor_numbers",
         "hold_missions", "keep_missions", "offered_missions", "said_of_missions",
         "waiting_webhooks", "take_webhook_work", "sweep_webhook_deliveries", "ask_connector_read", "sweep_connector_reads",
         "reconcile_budgets", "sweep_rates", "note_tool_layer",
@@ -149,8 +160,9 @@ CALLS: dict[str, set[str]] = {
     "registrar": {
         "put_connector", "take_tokens", "authenticate", "principal_of_subject", "visible_tenants", "tenant_by_name", "fact_hash",
         "current_tenant", "request_approver_key", "confirm_approver_key", "revoke_approver_key", "put_risk_floor", "waive_signatures",
+        "drill_tenant", "doctor_numbers",
     },
-    "auditor": {"fact_hash", "current_tenant", "tenants_after"},
+    "auditor": {"fact_hash", "current_tenant", "tenants_after", "doctor_numbers"},
     "reader": {"read_ledger", "current_tenant"},
 }  # fmt: skip
 

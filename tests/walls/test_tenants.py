@@ -47,6 +47,7 @@ async def furnish(ground: Ground) -> None:
             VALUES ($1, $1, 'r', 'k', $2, 200, '{}', '')""", (tenant, digest)),
     ):  # fmt: skip
         await ground.run("api", statement, *args)
+    await ground.run("worker", "INSERT INTO liveness_look VALUES ($1, now(), 1, 1, 0)", tenant)
     await ground.mission()  # under the limits just set: it holds a reservation
     await ground.connector("unread", read_by="executor")
     await ground.run("api", "SELECT ask_connector_read($1, 'unread', 'lead', 'L-1')", tenant)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, Literal
 from uuid import UUID
 
@@ -91,7 +92,7 @@ class Life:
             headers={"If-Match": f'"v{found["version"]}"'},
         )
 
-    async def end(self, verb: Literal["cancel", "fail"]) -> Any:
+    async def end(self, verb: Literal["cancel", "fail", "redispatch"]) -> Any:
         row = await self.row()
         return await self.world.operator.post(
             f"/v1/missions/{self.id}/{verb}",
@@ -324,10 +325,42 @@ async def role(world: World, name: str) -> asyncpg.Connection:
 
 
 async def stuck(world: World) -> list[str]:
-    """Missions that nothing would ever move again, without the five seconds of patience the status page has."""
-    impatient = str(liveness.VIOLATORS).replace("interval '5 seconds'", "interval '0'")
-    assert impatient != str(liveness.VIOLATORS)
-    async with world.root.database.read() as session:
-        await session.enter(await demo(world))
-        rows = await session.rows(impatient, {"tenant": session.tenant})
-    return [f"{row.id} is {row.state}" for row in rows]
+    """Missions that nothing would ever move again, without the five seconds of patience the reconciler has."""
+    found, _ = await liveness.look(world.worker.database, await demo(world), timedelta(0))
+    return [f"{one.mission} is {one.state}" for one in found]
+
+
+async def reconcile(world: World) -> None:
+    """One look of the reconciler at the demo tenant, as the worker takes it."""
+    connection, tenant = await inspector(world), await demo(world)
+    await connection.execute("SELECT restore_liveness_work()")
+    await due(world, "liveness", tenant)
+    assert await world.run_work("liveness", rounds=1) >= 1
+
+
+async def age(life: Life) -> None:
+    """The mission has been as it is for a while; the row's own clock is set back, which no role of the product can."""
+    connection = await inspector(life.world)
+    async with connection.transaction():
+        await connection.execute("ALTER TABLE mission DISABLE TRIGGER mission_guard")
+        await connection.execute(
+            "UPDATE mission SET updated_at = updated_at - interval '1 minute' WHERE id = $1", life.id
+        )
+        await connection.execute("ALTER TABLE mission ENABLE ALWAYS TRIGGER mission_guard")
+
+
+async def by_force(world: World, *statements: str, life: Life) -> None:
+    """What no role of the product may do, with every guard off."""
+    connection = await inspector(world)
+    async with connection.transaction():
+        await connection.execute("SET LOCAL session_replication_role = replica")
+        for table in ("mission", "approval", "execution"):
+            await connection.execute(f"ALTER TABLE {table} DISABLE TRIGGER USER")
+        for statement in statements:
+            await connection.execute(statement, life.id)
+        for table in ("mission", "approval", "execution"):
+            for (name,) in await connection.fetch(
+                "SELECT tgname FROM pg_trigger WHERE tgrelid = $1::regclass AND NOT tgisinternal", table
+            ):
+                await connection.execute(f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {name}")
+    await age(life)

@@ -69,6 +69,7 @@ class World:
             "transfer_signing_key": TRANSFER_KEY,
             "outbound_allowed_hosts": "127.0.0.1",
             "database_pool_size": 5,
+            "component_look_s": 3600,  # a test that wants a look takes it
             "auth_failures_per_minute": 1_000_000,  # a test that guesses on purpose sets its own
         }
         return Settings(**(values | self.more | more))
@@ -172,6 +173,8 @@ class World:
                     await self.worker.guarded(self.worker.verb, item)
                 elif item.kind == "replay":
                     await self.worker.guarded(self.worker.play, item)
+                elif item.kind == "liveness":
+                    await self.worker.guarded(self.worker.reconcile, item)
                 elif item.kind == "tool_check":
                     await self.worker.guarded(self.worker.check_tools, item)
                 elif item.kind not in ("dispatch", "review"):

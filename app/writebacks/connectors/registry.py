@@ -13,9 +13,10 @@ from pydantic import SecretStr, ValidationError
 
 from app import outbound
 from app.writebacks.connectors import NotConfigured, NoWriteCredential, Reader, Writer
-from app.writebacks.connectors.definitions import Capabilities, Common, SampleCrm, Tryton
+from app.writebacks.connectors.definitions import Capabilities, Common, Drill, SampleCrm, Tryton
 from app.writebacks.connectors.definitions.http_json import HttpJson
 from app.writebacks.connectors.definitions.postgresql import PostgreSql
+from app.writebacks.connectors.drill import DrillTarget
 from app.writebacks.connectors.http_json import HttpJsonReader, HttpJsonWriter
 from app.writebacks.connectors.postgresql import PostgreSqlReader, PostgreSqlWriter
 from app.writebacks.connectors.sample_crm import SampleCrmReader, SampleCrmWriter
@@ -67,6 +68,7 @@ class Kind:
     host: Callable[[Any, ConnectorSettings], tuple[str, str] | None]  # where in the definition, and `host:port`
     reader: Callable[[Definition, Any, ConnectorSettings, str], Reader]
     writer: Callable[[Definition, Any, ConnectorSettings, str], Writer]
+    credentials: bool = True  # whether its target has to be entered
 
 
 def parse(kind: str, body: Mapping[str, Any]) -> Any:
@@ -115,7 +117,7 @@ def reader(definition: Definition, settings: ConnectorSettings) -> Reader:
     if definition.read_by_executor:
         raise NotConfigured(f"{definition.name} is read by the executor alone.")
     name, credential = _credential(definition, settings, "READ")
-    if not credential:
+    if not credential and KINDS[definition.kind].credentials:
         raise NotConfigured(f"{name} is not set, so {definition.name} cannot be read here.")
     return KINDS[definition.kind].reader(definition, model, settings, credential)
 
@@ -124,7 +126,7 @@ def writer(definition: Definition, settings: ConnectorSettings) -> Writer:
     """Raises NoWriteCredential in every process that was not given the write credential, which is all but the executor."""
     model = _usable(definition, settings)
     name, credential = _credential(definition, settings, "WRITE")
-    if not credential:
+    if not credential and KINDS[definition.kind].credentials:
         raise NoWriteCredential(f"{name} is not set: this process may not change {definition.name}.")
     return KINDS[definition.kind].writer(definition, model, settings, credential)
 
@@ -144,7 +146,7 @@ def readable(definition: Definition, settings: ConnectorSettings) -> bool:
         _usable(definition, settings)
     except NotConfigured:
         return False
-    return bool(_credential(definition, settings, "READ")[1])
+    return not KINDS[definition.kind].credentials or bool(_credential(definition, settings, "READ")[1])
 
 
 def _usable(definition: Definition, settings: ConnectorSettings) -> Any:
@@ -251,9 +253,18 @@ def _write_postgres(definition: Definition, model: PostgreSql, settings: Connect
     return PostgreSqlWriter(definition.name, model, dsn)
 
 
+def _nowhere(_model: Drill, _settings: ConnectorSettings) -> None:
+    """It calls nobody."""
+
+
+def _drill(definition: Definition, _model: Drill, _settings: ConnectorSettings, _credential: str) -> DrillTarget:
+    return DrillTarget(definition.name)
+
+
 KINDS: dict[str, Kind] = {
     "sample_crm": Kind(SampleCrm, _crm_host, _read_crm, _write_crm),
     "http_json": Kind(HttpJson, _base_host, _read_http, _write_http),
     "tryton": Kind(Tryton, _base_host, _read_tryton, _write_tryton),
     "postgresql": Kind(PostgreSql, _postgres_host, _read_postgres, _write_postgres),
+    "drill": Kind(Drill, _nowhere, _drill, _drill, credentials=False),  # the database keeps it to the drills' tenant
 }

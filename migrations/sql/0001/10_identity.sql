@@ -5,11 +5,13 @@ CREATE TABLE tenant (
   id uuid PRIMARY KEY,
   name text NOT NULL UNIQUE CHECK (length(name) BETWEEN 1 AND 200),
   operator boolean NOT NULL DEFAULT false,      -- the one tenant whose admins look after the installation's tenants
+  drills boolean NOT NULL DEFAULT false,        -- the one tenant that drills run in: see 76_drills.sql
   version int NOT NULL DEFAULT 1,
   suspended_at timestamptz,
   created_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 CREATE UNIQUE INDEX tenant_operator ON tenant (operator) WHERE operator;
+CREATE UNIQUE INDEX tenant_drills ON tenant (drills) WHERE drills;
 
 CREATE TABLE principal (
   tenant uuid NOT NULL REFERENCES tenant,
@@ -151,11 +153,12 @@ BEGIN
   NEW.version := OLD.version + 1;
   RETURN NEW;
 END $$;
--- Nor which tenant is the operator's.
+-- Nor which tenant is the operator's, or the drills'.
 CREATE FUNCTION guard_tenant() RETURNS trigger LANGUAGE plpgsql
 SET search_path = pg_catalog, public, pg_temp AS $$
 BEGIN
-  IF (NEW.id, NEW.name, NEW.operator, NEW.created_at) IS DISTINCT FROM (OLD.id, OLD.name, OLD.operator, OLD.created_at) THEN
+  IF (NEW.id, NEW.name, NEW.operator, NEW.drills, NEW.created_at)
+     IS DISTINCT FROM (OLD.id, OLD.name, OLD.operator, OLD.drills, OLD.created_at) THEN
     RAISE EXCEPTION 'wall: a tenant can only be suspended and resumed' USING ERRCODE = 'RX001';
   END IF;
   NEW.version := OLD.version + 1;

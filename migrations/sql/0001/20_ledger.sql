@@ -44,7 +44,7 @@ BEGIN
   NEW.at := clock_timestamp();
   -- Facts that only the wall itself may state; anybody else writing them would be forging a decision.
   IF (NEW.type = ANY (ARRAY['approval.decided', 'approval.closed', 'approval.reminded', 'approval.escalated',
-        'approval.glass_broken', 'approval.superseded', 'writeback.claimed', 'writeback.settled', 'writeback.attempted',
+        'approval.glass_broken', 'approval.superseded', 'approval.reassigned', 'writeback.claimed', 'writeback.settled', 'writeback.attempted',
         'writeback.renewed', 'notice.seen', 'budget.limits_changed'])
       OR split_part(NEW.type, '.', 1) = ANY (ARRAY['rule', 'risk', 'policy', 'connector', 'approver_key', 'tool_layer', 'model_provider',
            'bytes', 'hold', 'retention']))
@@ -57,6 +57,11 @@ BEGIN
     RAISE EXCEPTION 'wall: facts of type % are written by the registrar only', NEW.type USING ERRCODE = 'RX003';
   END IF;
   IF NEW.type = 'ledger.anchored' AND session_user <> '{prefix}_worker' THEN
+    RAISE EXCEPTION 'wall: facts of type % are written by the worker only', NEW.type USING ERRCODE = 'RX003';
+  END IF;
+  -- How a drill ended, and what was found stuck: gates and alerts rest on these, so whoever is asked by strangers does not say it.
+  IF NEW.type = ANY (ARRAY['drill.passed', 'drill.failed', 'mission.repaired', 'mission.stuck'])
+     AND session_user = ANY (ARRAY['{prefix}_api', '{prefix}_registrar']) THEN
     RAISE EXCEPTION 'wall: facts of type % are written by the worker only', NEW.type USING ERRCODE = 'RX003';
   END IF;
   -- In whose name a login may speak: a person's or a colony's is the api's to vouch for, the wall finds out by the secret.

@@ -4,7 +4,7 @@ CREATE TABLE connector (
   tenant uuid NOT NULL REFERENCES tenant,
   name text NOT NULL CHECK (name ~ '^[a-z][a-z0-9]*(_[a-z0-9]+)*$' AND length(name) <= 63),
   version int NOT NULL CHECK (version >= 1),
-  kind text NOT NULL CHECK (kind IN ('sample_crm', 'http_json', 'tryton', 'postgresql')),
+  kind text NOT NULL CHECK (kind IN ('sample_crm', 'http_json', 'tryton', 'postgresql', 'drill')),
   definition jsonb NOT NULL CHECK (jsonb_typeof(definition) = 'object' AND octet_length(definition::text) <= 65536),
   account text NOT NULL CHECK (account ~ '^CONNECTOR_[A-Z0-9]+(_[A-Z0-9]+)*__[A-Z0-9]+(_[A-Z0-9]+)*$'),  -- what its credentials are called in the environment
   retired boolean NOT NULL DEFAULT false,
@@ -13,6 +13,19 @@ CREATE TABLE connector (
   PRIMARY KEY (tenant, name, version),
   FOREIGN KEY (tenant, created_by) REFERENCES principal (tenant, id)
 );
+
+-- Drills meet nothing but the built-in target, and nobody else meets that.
+CREATE FUNCTION guard_connector() RETURNS trigger LANGUAGE plpgsql
+SET search_path = pg_catalog, public, pg_temp AS $$
+BEGIN
+  PERFORM 1 FROM public.tenant t WHERE t.id = NEW.tenant AND t.drills = (NEW.kind = 'drill');
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'wall: connectors of kind drill, and no others, belong to the tenant of the drills' USING ERRCODE = 'RX034';
+  END IF;
+  RETURN NEW;
+END $$;
+CREATE TRIGGER connector_guard BEFORE INSERT ON connector FOR EACH ROW EXECUTE FUNCTION guard_connector();
+ALTER TABLE connector ENABLE ALWAYS TRIGGER connector_guard;
 
 -- A record that a process without a credential wants to see; the executor looks it up. Short-lived: see sweep_connector_reads().
 CREATE TABLE connector_read (
@@ -72,7 +85,7 @@ $$;
 -- A connector, its next version, or its end, by an admin. p_version: the version that was seen; null for a new one.
 -- p_definition null: it is retired, and stays as it was.
 -- outcome: created · changed · retired · or why not: unauthenticated, not_entitled, not_found, stale, account_taken,
--- bad_connector (see why).
+-- not_for_this_tenant, bad_connector (see why).
 CREATE FUNCTION put_connector(p_tenant uuid, p_secret text, p_name text, p_version int, p_kind text, p_definition jsonb)
 RETURNS TABLE (outcome text, version int, why text)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
@@ -101,6 +114,8 @@ BEGIN
     WHEN check_violation OR not_null_violation THEN
       GET STACKED DIAGNOSTICS broken = CONSTRAINT_NAME;
       RETURN QUERY SELECT 'bad_connector', was.version, broken; RETURN;
+    WHEN SQLSTATE 'RX034' THEN
+      RETURN QUERY SELECT 'not_for_this_tenant', was.version, NULL::text; RETURN;
     WHEN unique_violation THEN       -- somebody else was a moment faster
       RETURN QUERY SELECT 'stale', was.version, NULL::text; RETURN;
   END;
@@ -210,7 +225,7 @@ BEGIN
   RETURN n;
 END $$;
 
-REVOKE ALL ON FUNCTION environment_word(text), connector_account(uuid, text), put_connector(uuid, text, text, int, text, jsonb),
+REVOKE ALL ON FUNCTION guard_connector(), environment_word(text), connector_account(uuid, text), put_connector(uuid, text, text, int, text, jsonb),
   switch_connector(uuid, text, text, boolean, text), ask_connector_read(uuid, text, text, text), take_read_work(int, interval),
   connector_read_of(uuid, uuid), answer_connector_read(uuid, uuid, bigint, bytea, text, text), sweep_connector_reads(int) FROM PUBLIC;
 -- the registrar, for the connector that a demo tenant is born with; it too has to present an admin's secret

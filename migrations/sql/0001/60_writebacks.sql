@@ -112,6 +112,13 @@ $$;
 CREATE FUNCTION first_rules() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, public, pg_temp AS $$
 BEGIN
+  IF NEW.drills THEN     -- nobody waits there: an update is decided at once, and what is created is left to expire
+    INSERT INTO public.approval_rule (tenant, id, version, subject, operation, risk, required, life, undo_window)
+      SELECT NEW.id, gen_random_uuid(), 1, b.subject, b.operation, '*', 1, b.life, '0'
+      FROM (VALUES ('writeback', '*', interval '10 minutes'), ('writeback', 'create', '2 seconds'), ('mission', '*', '10 minutes'))
+        b (subject, operation, life);
+    RETURN NEW;
+  END IF;
   INSERT INTO public.approval_rule (tenant, id, version, subject, risk, required, life, undo_window, may_escalate_to, hops)
     SELECT NEW.id, gen_random_uuid(), 1, b.subject, b.risk, b.required, b.life, b.undo_window, ARRAY['admin'], jsonb_build_array(
       jsonb_build_object('after_s', (extract(epoch FROM b.life) / 3)::int, 'kind', 'remind'),
@@ -238,6 +245,9 @@ CREATE TABLE approval (
   climbed timestamptz[] NOT NULL DEFAULT '{}',               -- when its steps were done
   glass_broken_at timestamptz,
   glass_broken_by uuid,              -- who moved it under the break-glass rule
+  reassigned_by uuid,                -- who last handed it to another role, and to which
+  reassigned_to text,
+  reassignments int NOT NULL DEFAULT 0,
   was_rule uuid,                     -- the rule it was born under then
   was_rule_version int,
   note text CHECK (length(note) <= 2000),                    -- a person's words on why it was withdrawn or replaced
@@ -258,10 +268,13 @@ CREATE TABLE approval (
   CONSTRAINT approval_under_rule FOREIGN KEY (tenant, rule, rule_version, rule_required, deny_threshold)
     REFERENCES approval_rule (tenant, id, version, required, deny_threshold),
   FOREIGN KEY (tenant, glass_broken_by) REFERENCES principal (tenant, id),
+  FOREIGN KEY (tenant, reassigned_by) REFERENCES principal (tenant, id),
   FOREIGN KEY (tenant, was_rule, was_rule_version) REFERENCES approval_rule (tenant, id, version),
   CONSTRAINT approval_tightened CHECK (required >= rule_required),   -- policy may want more than the rule, never less
   CONSTRAINT approval_glass CHECK ((glass_broken_by IS NULL) = (glass_broken_at IS NULL)
     AND (glass_broken_by IS NULL) = (was_rule IS NULL) AND (was_rule IS NULL) = (was_rule_version IS NULL)),
+  CONSTRAINT approval_reassigned CHECK ((reassignments > 0) = (reassigned_by IS NOT NULL)
+    AND (reassigned_by IS NULL) = (reassigned_to IS NULL) AND reassignments <= 100),
   CHECK ((subject = 'writeback') = (writeback IS NOT NULL)),
   CHECK ((subject = 'mission') = (question_sha256 IS NOT NULL)),
   CHECK (question_sha256 IS NULL OR question_sha256 = payload_sha256)
@@ -388,6 +401,7 @@ BEGIN
     NEW.may_decide := ARRAY[r.approver_role]; NEW.climbed := '{}';
     NEW.ladder := lay_ladder(r, NEW.created_at, life, NEW.obligations ->> 'escalate_to');
     NEW.glass_broken_by := NULL; NEW.glass_broken_at := NULL; NEW.was_rule := NULL; NEW.was_rule_version := NULL;
+    NEW.reassigned_by := NULL; NEW.reassigned_to := NULL; NEW.reassignments := 0;
     RETURN NEW;
   END IF;
   IF (NEW.tenant, NEW.id, NEW.mission, NEW.subject, NEW.requested_by, NEW.payload_sha256, NEW.rule, NEW.rule_version, NEW.rule_required,
@@ -434,10 +448,26 @@ BEGIN
         SELECT DISTINCT h.hop ->> 'role' FROM jsonb_array_elements(OLD.ladder) WITH ORDINALITY h (hop, n)
         WHERE h.n <= step AND h.hop ->> 'kind' = 'escalate' AND h.hop ->> 'role' <> ALL (OLD.may_decide) ORDER BY 1);
       NEW.version := OLD.version;    -- what there is to decide did not change: whoever has it on the screen may decide it
+    ELSIF (NEW.reassigned_by, NEW.reassigned_to, NEW.reassignments) IS DISTINCT FROM
+          (OLD.reassigned_by, OLD.reassigned_to, OLD.reassignments) THEN
+      -- Handed to another role by somebody who runs things and took no part: to one that the rule's owner has named for it.
+      SELECT * INTO r FROM public.approval_rule x WHERE x.tenant = NEW.tenant AND x.id = NEW.rule AND x.version = NEW.rule_version;
+      IF OLD.glass_broken_by IS NOT NULL OR NEW.reassignments <> OLD.reassignments + 1 OR clock_timestamp() >= OLD.expires_at
+         OR NEW.reassigned_to IS NULL OR NEW.reassigned_to <> ALL (r.may_escalate_to || r.approver_role) THEN
+        RAISE EXCEPTION 'wall: not handed to this role' USING ERRCODE = 'RX036';
+      END IF;
+      IF NOT entitled(NEW.tenant, NEW.reassigned_by, 'operator') THEN
+        RAISE EXCEPTION 'wall: an approval is handed on by who runs things' USING ERRCODE = 'RX009';
+      END IF;
+      IF took_part(NEW.tenant, NEW.reassigned_by, NEW.requested_by, NEW.writeback) THEN
+        RAISE EXCEPTION 'wall: nobody chooses who decides their own request' USING ERRCODE = 'RX010';
+      END IF;
+      NEW.may_decide := ARRAY[NEW.reassigned_to];
     END IF;
     RETURN NEW;                      -- a vote below quorum only raises the version
   END IF;
-  IF NEW.climbed <> OLD.climbed OR NEW.glass_broken_by IS DISTINCT FROM OLD.glass_broken_by THEN
+  IF NEW.climbed <> OLD.climbed OR NEW.glass_broken_by IS DISTINCT FROM OLD.glass_broken_by OR NEW.reassignments <> OLD.reassignments
+     OR NEW.reassigned_by IS DISTINCT FROM OLD.reassigned_by OR NEW.reassigned_to IS DISTINCT FROM OLD.reassigned_to THEN
     RAISE EXCEPTION 'wall: one move at a time' USING ERRCODE = 'RX004';
   END IF;
   IF NOT ((OLD.state = 'pending' AND NEW.state IN ('approved', 'rejected', 'expired', 'cancelled'))

@@ -5,8 +5,8 @@ CREATE TABLE notice (                -- a person is told that an approval wants 
   id uuid NOT NULL DEFAULT gen_random_uuid(),
   principal uuid NOT NULL,
   approval uuid NOT NULL,
-  kind text NOT NULL CHECK (kind IN ('reminder', 'escalation', 'glass_broken')),
-  step int NOT NULL,                 -- of the ladder; 0 for a broken glass
+  kind text NOT NULL CHECK (kind IN ('reminder', 'escalation', 'glass_broken', 'reassigned')),
+  step int NOT NULL,                 -- of the ladder; 0 for a broken glass; the how manieth hand it is in, when it was handed on
   at timestamptz NOT NULL DEFAULT clock_timestamp(),
   seen_at timestamptz,
   PRIMARY KEY (tenant, id),
@@ -238,6 +238,46 @@ BEGIN
   RETURN QUERY SELECT 'cancelled', a.state, a.version, actor;
 END $$;
 
+-- Somebody who runs things hands a pending approval to another role, out of those that its rule names. Votes of who may decide no
+-- longer do not count; a veto stands.
+-- outcome: reassigned · or why not: not_found, unauthenticated, not_pending, expired, own_request, not_entitled, stale, no_comment,
+-- already_broken, unchanged_role, not_a_role_of_the_rule.
+CREATE FUNCTION reassign(p_tenant uuid, p_approval uuid, p_secret text, p_version int, p_role text, p_reason text)
+RETURNS TABLE (outcome text, state text, version int, who uuid, may_decide text[])
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+#variable_conflict use_column
+DECLARE a public.approval; r public.approval_rule; was text[]; actor uuid; say text;
+BEGIN
+  PERFORM require_tenant(p_tenant);
+  PERFORM 1 FROM public.mission x
+    WHERE x.tenant = p_tenant AND x.id = (SELECT y.mission FROM public.approval y WHERE y.tenant = p_tenant AND y.id = p_approval)
+    FOR SHARE;
+  SELECT * INTO a FROM public.approval x WHERE x.tenant = p_tenant AND x.id = p_approval FOR UPDATE;
+  actor := principal_of(p_tenant, p_secret);
+  IF a.id IS NULL THEN RETURN QUERY SELECT 'not_found', NULL::text, NULL::int, actor, NULL::text[]; RETURN; END IF;
+  SELECT * INTO r FROM public.approval_rule x WHERE x.tenant = a.tenant AND x.id = a.rule AND x.version = a.rule_version;
+  say := CASE
+    WHEN actor IS NULL THEN 'unauthenticated'
+    WHEN a.state <> 'pending' THEN 'not_pending'
+    WHEN clock_timestamp() >= a.expires_at THEN 'expired'
+    WHEN took_part(p_tenant, actor, a.requested_by, a.writeback) THEN 'own_request'
+    WHEN NOT entitled(p_tenant, actor, 'operator') THEN 'not_entitled'
+    WHEN a.version IS DISTINCT FROM p_version THEN 'stale'
+    WHEN a.glass_broken_by IS NOT NULL THEN 'already_broken'
+    WHEN COALESCE(p_reason, '') !~ '[^[:space:]]' THEN 'no_comment'
+    WHEN (p_role = ANY (r.may_escalate_to || r.approver_role)) IS NOT TRUE THEN 'not_a_role_of_the_rule'
+    WHEN a.may_decide = ARRAY[p_role] THEN 'unchanged_role'
+    END;
+  IF say IS NOT NULL THEN RETURN QUERY SELECT say, a.state, a.version, actor, a.may_decide; RETURN; END IF;
+  was := a.may_decide;
+  UPDATE public.approval x SET reassigned_by = actor, reassigned_to = p_role, reassignments = x.reassignments + 1
+    WHERE x.tenant = p_tenant AND x.id = p_approval RETURNING * INTO a;
+  PERFORM give_notice(a, 'reassigned', a.reassignments, ARRAY[p_role]);
+  PERFORM wall_fact(p_tenant, a.mission, 'approval.reassigned', 'principal:' || actor, jsonb_build_object(
+    'approval', a.id, 'subject', a.subject, 'writeback', a.writeback, 'role', p_role, 'was', to_jsonb(was)));
+  RETURN QUERY SELECT 'reassigned', a.state, a.version, actor, a.may_decide;
+END $$;
+
 -- Two lists of obligations as one: of each the stricter. Whom policy named when it was first asked stays named: what a
 -- serving process says now may add, and takes nothing away.
 CREATE FUNCTION stricter(p_old jsonb, p_new jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE
@@ -398,11 +438,12 @@ END $$;
 
 REVOKE ALL ON FUNCTION guard_notice(), give_notice(approval, text, int, text[]), see_notice(uuid, uuid, text),
   next_step(approval), climb(uuid, uuid), restore_approval_timers(), break_glass(uuid, uuid, text, int, bytea, text, bytea),
-  withdraw(uuid, uuid, text, int, text), stricter(jsonb, jsonb), ask_again(writeback, approval, bytea, jsonb, uuid, uuid),
+  withdraw(uuid, uuid, text, int, text), reassign(uuid, uuid, text, int, text, text), stricter(jsonb, jsonb), ask_again(writeback, approval, bytea, jsonb, uuid, uuid),
   revise(uuid, uuid, text, int, bytea, bytea, text, jsonb),
   renew(uuid, uuid, text, bytea, jsonb), put_rule(uuid, text, uuid, int, jsonb) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION see_notice(uuid, uuid, text), break_glass(uuid, uuid, text, int, bytea, text, bytea),
-  withdraw(uuid, uuid, text, int, text), revise(uuid, uuid, text, int, bytea, bytea, text, jsonb),
+  withdraw(uuid, uuid, text, int, text), reassign(uuid, uuid, text, int, text, text),
+  revise(uuid, uuid, text, int, bytea, bytea, text, jsonb),
   renew(uuid, uuid, text, bytea, jsonb),
   put_rule(uuid, text, uuid, int, jsonb) TO {prefix}_api;
 GRANT EXECUTE ON FUNCTION climb(uuid, uuid), restore_approval_timers() TO {prefix}_worker;

@@ -72,6 +72,22 @@ class SampleCrm(Common):
         )
 
 
+class Drill(Common):
+    """The built-in target of drills, which calls nobody. Only the drills' own tenant may have it."""
+
+    read_by: Literal["api"] = "api"
+
+    def capabilities(self) -> Capabilities:
+        return Capabilities(
+            read=self.read_by,
+            lists=True,
+            version="an integer; a change made for another is stale",
+            idempotency="a receipt for each key, while the process lives",
+            verify=VERIFY,
+            operations={"drill": ["update"]},
+        )
+
+
 class Tryton(Common):
     """A Tryton server and the name of its database. Credentials are `login:password`."""
 

@@ -1,0 +1,252 @@
+"""Drills, run as they run in a deployment: by a worker, over the root's own doors, in a tenant of their own."""
+
+import asyncio
+import json
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import httpx
+import pytest
+
+from app import drills
+from app.drills.catalog import CONNECTOR, DRILLS, TENANT
+from app.drills.people import OPERATOR, PEOPLE, SUBMITTER, secret_of
+from colony_client.signing import parse_keys
+from tests.drills.conftest import KEY
+from tests.world import World
+from tests.world.checks import inspector, problem
+
+
+async def ended(world: World, name: str, run: str | None = None) -> dict[str, Any]:
+    """The newest run of a drill, or one of them, once it has ended."""
+    async with asyncio.timeout(30):
+        while True:
+            answer = await world.operator.get(f"/v1/drills/{name}/runs")
+            found = [one for one in answer.json()["items"] if run in (None, one["id"])]
+            if found and found[0]["state"] != "running":
+                return dict(found[0])
+            await asyncio.sleep(0.05)
+
+
+async def run(world: World, name: str) -> dict[str, Any]:
+    asked = await world.operator.post(f"/v1/drills/{name}/run", json={})
+    assert asked.status_code == 202, asked.text
+    assert asked.json()["state"] == "running"
+    return await ended(world, name, asked.json()["id"])
+
+
+async def test_every_drill_passes_and_leaves_its_fact_and_its_evidence(drilled: World) -> None:
+    found = await asyncio.gather(*(run(drilled, name) for name in DRILLS))
+    connection = await inspector(drilled)
+    tenant = await connection.fetchval("SELECT id FROM tenant WHERE drills")
+    for name, one in zip(DRILLS, found, strict=True):
+        assert (one["drill"], one["state"], one["reason"]) == (name, "passed", None), one
+        assert one["build"] and one["finished_at"] >= one["started_at"]
+        missions = [UUID(said["id"]) for said in one["evidence"] if said["kind"] == "mission"]
+        whose = await connection.fetch("SELECT tenant, mission_type FROM mission WHERE id = ANY ($1)", missions)
+        assert missions and {tuple(row) for row in whose} == {(tenant, "drill")}
+        [fact] = await drilled.facts(one["id"])
+        body = json.loads(fact["body"])
+        assert (fact["type"], fact["actor"]) == ("drill.passed", "system:drills")
+        assert (body["drill"], body["evidence"]) == (name, one["evidence"])
+    assert await connection.fetchval("SELECT count(*) FROM mission WHERE tenant <> $1", tenant) == 0
+    assert drilled.colony.dispatched == [], "the colony of everybody else was not asked"
+    assert drilled.worker.colony.component.state in ("unknown", "up"), "and its breaker knows of nothing"
+    listed = (await drilled.auditor.get("/v1/drills")).json()["items"]
+    assert [(one["name"], one["state"], one["last"]["state"]) for one in listed] == [
+        (name, "passed", "passed") for name in DRILLS
+    ]
+
+
+# What somebody may have broken, and what the drill that looks at it says.
+BREAKS = {
+    "blocked_tool": ("app.tools.api.judge", "tool_not_denied"),
+    "malformed_payload": ("app.boundary.api.keep_refused", "not_kept"),
+}
+
+
+@pytest.mark.parametrize("name", BREAKS)
+async def test_a_guard_that_is_gone_fails_its_drill(drilled: World, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, reason = BREAKS[name]
+
+    async def nothing(*_: Any, **__: Any) -> None:
+        return None
+
+    monkeypatch.setattr(place, nothing)
+    found = await run(drilled, name)
+    assert (found["state"], found["reason"]) == ("failed", reason)
+    [fact] = await drilled.facts(found["id"])
+    assert fact["type"] == "drill.failed" and json.loads(fact["body"])["reason"] == reason
+    shown = next(one for one in (await drilled.auditor.get("/v1/drills")).json()["items"] if one["name"] == name)
+    assert (shown["state"], shown["last"]["reason"]) == ("failed", reason)
+
+
+async def test_an_approval_that_outlives_its_time_fails_the_drill_of_what_expires(
+    drilled: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.drills.worker.SHARE", 0.2)  # four seconds
+    connection = await inspector(drilled)
+    tenant = await connection.fetchval("SELECT id FROM tenant WHERE drills")
+    await connection.execute(
+        """INSERT INTO approval_rule (tenant, id, version, subject, operation, risk, required, life, undo_window)
+           SELECT tenant, id, 2, subject, operation, risk, required, '10 minutes', '0' FROM approval_rule
+           WHERE tenant = $1 AND operation = 'create'""",
+        tenant,
+    )
+    found = await run(drilled, "expired_approval")  # nobody decides, and it does not expire in time
+    assert (found["state"], found["reason"]) == ("failed", "timed_out")
+
+
+async def test_two_who_ask_at_once_have_one_run(drilled: World) -> None:
+    asked = await asyncio.gather(
+        *(
+            who.post("/v1/drills/colony_down/run", json={})
+            for who in (drilled.operator, drilled.admin, drilled.operator)
+        )
+    )
+    assert sorted(answer.status_code for answer in asked) == [200, 200, 202], [answer.text for answer in asked]
+    assert len({answer.json()["id"] for answer in asked}) == 1
+    assert (await ended(drilled, "colony_down"))["state"] == "passed"
+    tenant = await drilled.tenant()
+    types = [fact["type"] for fact in await drilled.facts(tenant)]
+    assert types.count("drill.asked") == 1
+
+
+async def test_who_asks_and_who_looks(drilled: World) -> None:
+    for who in (drilled.submitter, drilled.auditor, drilled.product_owner):
+        problem(await who.post("/v1/drills/replay/run", json={}), "forbidden")
+        assert (await who.get("/v1/drills")).status_code == 200
+    problem(await drilled.operator.post("/v1/drills/nothing/run", json={}), "not_found")
+    problem(await drilled.operator.get("/v1/drills/nothing/runs"), "not_found")
+    never = (await drilled.operator.get("/v1/drills")).json()["items"]
+    assert {(one["state"], one["last"], one["running"], one["next_at"]) for one in never} == {
+        ("never", None, None, None)
+    }
+    assert (await drilled.operator.get("/v1/drills/replay/runs")).json()["items"] == []
+
+
+async def test_where_nobody_prepared_drills_it_says_what_to_do(world: World) -> None:
+    for answer in (await world.operator.get("/v1/drills"), await world.operator.post("/v1/drills/replay/run", json={})):
+        said = problem(answer, "not_configured")
+        assert "DRILL_KEY" in said["detail"] and "drills prepare" in said["detail"]
+
+
+async def test_the_schedule_runs_what_is_due_and_nothing_twice(drilled: World) -> None:
+    connection = await inspector(drilled)
+    drilled.worker.drills.interval = type(drilled.worker.drills.interval)(hours=6)
+    await connection.execute("SELECT restore_drill_work()")
+    await connection.execute("UPDATE work SET next_at = now() WHERE kind = 'drills'")
+    for name in DRILLS:
+        assert (await ended(drilled, name))["asked_by"] is None
+    await connection.execute("UPDATE work SET next_at = now() WHERE kind = 'drills'")
+    drilled.worker.nudger.send(["work_worker"])
+    async with asyncio.timeout(10):
+        while await connection.fetchval(
+            "SELECT next_at < now() OR lease_until > now() FROM work WHERE kind = 'drills'"
+        ):
+            await asyncio.sleep(0.02)
+    assert await connection.fetchval("SELECT count(*) FROM drill_run") == len(DRILLS)
+
+
+async def test_a_run_that_no_worker_comes_to_the_end_of_is_a_failure(drilled: World) -> None:
+    connection = await inspector(drilled)
+    tenant = await connection.fetchval("SELECT id FROM tenant WHERE drills")
+    await connection.execute(
+        """WITH made AS (INSERT INTO drill_run (tenant, id, drill, state, build, started_at)
+             VALUES ($1, gen_random_uuid(), 'replay', 'running', '1', now()) RETURNING id)
+           INSERT INTO work (tenant, kind, subject, queue, attempts) SELECT $1, 'drill', id, 'worker', 3 FROM made""",
+        tenant,
+    )
+    drilled.worker.nudger.send(["work_worker"])
+    found = await ended(drilled, "replay")
+    assert (found["state"], found["reason"]) == ("failed", "interrupted")
+
+
+async def test_a_root_that_does_not_answer_is_a_failure_with_a_reason(drilled: World) -> None:
+    drilled.worker.drills.runner.people[SUBMITTER]._transport = httpx.MockTransport(refuse)  # type: ignore[union-attr]
+    found = await run(drilled, "replay")
+    assert (found["state"], found["reason"], found["evidence"]) == ("failed", "root_unreachable", [])
+
+
+def refuse(request: httpx.Request) -> httpx.Response:
+    raise httpx.ConnectError("nobody is there")
+
+
+# --- the tenant and its people
+
+
+async def test_the_tenant_has_the_drills_connector_and_can_have_no_other(drilled: World) -> None:
+    connection = await inspector(drilled)
+    tenant = await connection.fetchval("SELECT id FROM tenant WHERE drills")
+    kept = await connection.fetch("SELECT name, kind FROM connector WHERE tenant = $1", tenant)
+    assert [tuple(row) for row in kept] == [(CONNECTOR, "drill")]
+    keeper = await connection.fetchval("SELECT id FROM principal WHERE tenant = $1 AND name = 'drill keeper'", tenant)
+    for whose, kind in ((tenant, "http_json"), (tenant, "sample_crm"), (await drilled.tenant(), "drill")):
+        with pytest.raises(asyncpg.PostgresError) as refused:
+            await connection.execute(
+                """INSERT INTO connector (tenant, name, version, kind, definition, account, created_by)
+                   VALUES ($1, 'another', 1, $2, '{}', 'CONNECTOR_A__B', $3)""",
+                whose, kind, keeper,
+            )  # fmt: skip
+        assert refused.value.sqlstate == "RX034", kind
+    answer = await drilled.admin.put("/v1/connectors/mine", json={"kind": "drill"})
+    assert problem(answer, "validation")["errors"][0]["pointer"] == "/kind"
+
+
+async def test_the_drills_people_reach_nothing_else(drilled: World) -> None:
+    keys = parse_keys(KEY, "DRILL_KEY")
+    mission = (await drilled.create())["id"]
+    for name in (SUBMITTER, OPERATOR):
+        client = drilled.client(secret_of(keys, name))
+        who = (await client.get("/v1/whoami")).json()
+        assert set(who["roles"]) == set(PEOPLE[name][1])
+        problem(await client.get(f"/v1/missions/{mission}"), "not_found")
+        assert (await client.get("/v1/missions")).json()["items"] == []
+        problem(await client.put("/v1/connectors/mine", json={"kind": "sample_crm"}), "forbidden")
+    connection = await inspector(drilled)
+    live = await connection.fetchval(
+        """SELECT count(*) FROM api_key k JOIN principal p ON p.tenant = k.tenant AND p.id = k.principal
+           WHERE p.name = 'drill keeper' AND k.revoked_at IS NULL"""
+    )
+    assert live == 0, "whoever put the connector has no key any more"
+
+
+async def test_another_key_takes_the_place_of_the_first(world: World) -> None:
+    old, new = parse_keys(KEY, "DRILL_KEY"), parse_keys("two:another-drill-secret-of-tests", "DRILL_KEY")
+    assert await drills.prepare(world.url("registrar"), old) is True
+    assert await drills.prepare(world.url("registrar"), old) is False
+    assert (await world.client(secret_of(old, OPERATOR)).get("/v1/whoami")).status_code == 200
+    assert await drills.prepare(world.url("registrar"), new) is False
+    assert (await world.client(secret_of(new, OPERATOR)).get("/v1/whoami")).status_code == 200
+    problem(await world.client(secret_of(old, OPERATOR)).get("/v1/whoami"), "unauthenticated")
+    connection = await inspector(world)
+    assert await connection.fetchval("SELECT count(*) FROM tenant WHERE name = $1", TENANT) == 1
+
+
+async def test_a_run_ends_once_and_only_the_worker_says_how(drilled: World) -> None:
+    found = await run(drilled, "blocked_tool")
+    connection = await inspector(drilled)
+    for change in ("state = 'failed', reason = 'x'", "evidence = '[]'", "drill = 'replay'"):
+        with pytest.raises(asyncpg.PostgresError) as refused:
+            await connection.execute(f"UPDATE drill_run SET {change} WHERE id = $1", UUID(found["id"]))
+        assert refused.value.sqlstate == "RX035"
+    api = await drilled.connect("api")
+    tenant = await connection.fetchval("SELECT id FROM tenant WHERE drills")
+    for state in ("passed", "failed"):
+        async with api.transaction():
+            await api.execute("SELECT set_config('app.tenant', $1, true)", str(tenant))
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                async with api.transaction():
+                    await api.execute(
+                        """INSERT INTO drill_run (tenant, id, drill, asked_by, state, build, started_at)
+                           VALUES ($1, gen_random_uuid(), 'replay', $1, $2, '1', now())""",
+                        tenant, state,
+                    )  # fmt: skip
+            with pytest.raises(asyncpg.PostgresError) as forged:
+                async with api.transaction():
+                    await api.execute(
+                        "INSERT INTO ledger (tenant, subject, type, actor, body) VALUES ($1, $1, $2, 'system:api', '{}')",
+                        tenant, f"drill.{state}",
+                    )  # fmt: skip
+            assert forged.value.sqlstate == "RX003"

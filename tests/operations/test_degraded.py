@@ -1,0 +1,190 @@
+"""Degraded, never silent: what is accepted and cannot run says so at once, and what would only add to a full queue waits."""
+
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from app.clock import now
+from tests.boundary.faults import broken
+from tests.operations.test_service_health import component, status
+from tests.world import World
+from tests.world.checks import inspector, pending_change, problem
+from tests.world.life import Life, begin, due
+
+LANE = {"Content-Type": "application/json"}
+ASK = {"mission_type": "oracle_advisory", "user_goal": "What does the release still need?"}
+LEADS = {"mission_type": "crm_lead_intelligence", "user_goal": "Which leads deserve a call?"}
+
+
+async def looked(world: World, times: int = 3) -> None:
+    for _ in range(times):
+        await world.root.watch.turn()
+
+
+async def asked(world: World, **more: Any) -> dict[str, Any]:
+    answer = await world.submitter.post("/v1/missions", json=ASK | more)
+    assert answer.status_code == 202, answer.text
+    made: dict[str, Any] = answer.json()
+    return made
+
+
+async def test_a_mission_that_cannot_run_now_is_accepted_and_says_so(world: World) -> None:
+    honest = world.public.state.colony
+    async with broken(world) as colony:
+        colony.manner = "html_500"
+        world.root.colony = world.public.state.colony = world.worker.colony.client
+        await looked(world, 2)
+        assert (await asked(world))["degraded"] is None, "it may be a passing trouble"
+        await looked(world, 1)
+        calls = len(colony.calls)
+        made = await asked(world)
+        assert set(made["degraded"]) == {"code", "effect", "since"}
+        assert made["degraded"]["code"] == "colony_unavailable"
+        assert datetime.fromisoformat(made["degraded"]["since"]) <= now() and made["state"] == "accepted"
+        assert len(colony.calls) == calls, "nobody was asked for it"
+        again = await asked(world)
+        assert again["degraded"] == made["degraded"], "the same trouble, since the same moment"
+        # the long way in says the same as the short one
+        slow = await world.submitter.post("/v1/missions?validate_only=false", json=ASK)
+        assert slow.json()["degraded"] == made["degraded"]
+        # what waits for a human, or for nobody, could not run any sooner
+        asks = await asked(world, mode="autonomous", risk_level="medium")
+        assert asks["degraded"] is None
+    world.root.colony = world.public.state.colony = honest
+    await looked(world, 1)
+    assert (await asked(world))["degraded"] is None
+
+
+async def test_the_same_key_is_answered_the_same_whatever_has_changed(world: World) -> None:
+    colony = world.root.components["colony"]
+    for _ in range(3):
+        colony.failed("as the test says")
+    headers = {"Idempotency-Key": "one"}
+    first = await world.submitter.post("/v1/missions", json=ASK, headers=headers)
+    colony.succeeded()
+    again = await world.submitter.post("/v1/missions", json=ASK, headers=headers)
+    assert first.json()["degraded"]["code"] == "colony_unavailable"
+    assert again.content == first.content and again.headers["idempotent-replayed"] == "true"
+
+
+async def test_where_no_mission_is_accepted_it_says_when_to_come_again(world: World) -> None:
+    world.public.state.settings = world.settings(colony_enabled=False)
+    for path in ("/v1/missions", "/v1/missions?validate_only=true"):
+        answer = await world.submitter.post(path, json=ASK)
+        problem(answer, "colony_disabled")
+        assert int(answer.headers["retry-after"]) >= 1
+
+
+# --- a full queue of approvals
+
+
+@pytest.fixture
+async def full(world: World) -> World:
+    """A tenant with as many approvals waiting as may: one."""
+    await pending_change(world)
+    world.worker.colony.queue_limit = 1
+    world.public.state.settings = world.root.settings = world.settings(approval_queue_limit=1)
+    return world
+
+
+async def test_what_would_only_add_to_a_full_queue_waits_and_goes_on_when_it_shrinks(full: World) -> None:
+    made = (await full.submitter.post("/v1/missions", json=LEADS)).json()
+    life = Life(full, made["id"])
+    reads_only = await begin(full)
+    dry = await begin(full, **LEADS, mode="dry_run")
+    before = len(full.colony.dispatched)
+    await full.run_work("dispatch", rounds=1)
+    taken = {one.mission_id for one in full.colony.dispatched[before:]}
+    assert taken == {reads_only.id, dry.id}, "what asks for nothing goes on"
+    shown = await full.mission(life.id)
+    assert (shown["state"], shown["degraded"]["code"]) == ("accepted", "approval_queue_full")
+    found = component(await status(full), "approvals")
+    assert (found["state"], found["queued"]) == ("down", {"approvals": 1})
+    for _ in range(2):
+        await due(full, "dispatch", life.id)
+        await full.run_work("dispatch", rounds=1)
+    facts = [fact for fact in await full.facts(life.id) if fact["type"] == "mission.degraded"]
+    assert len(facts) == 1, "said once"
+    wait = await (await inspector(full)).fetchval(
+        "SELECT extract(epoch FROM next_at - clock_timestamp()) FROM work WHERE kind = 'dispatch' AND subject = $1::text::uuid",
+        made["id"],
+    )
+    assert 10 < wait < 60, "it is looked at less and less often"
+
+    [approval] = (await full.operator.get("/v1/approvals?state=pending")).json()["items"]
+    answer = await full.operator.post(
+        f"/v1/approvals/{approval['id']}/decisions",
+        json={"decision": "reject", "payload_sha256": approval["payload_sha256"], "comment": "no"},
+        headers={"If-Match": f'"v{approval["version"]}"'},
+    )
+    assert answer.status_code == 201
+    await due(full, "dispatch", life.id)
+    await full.run_work("dispatch", rounds=1)
+    shown = await full.mission(life.id)
+    assert (shown["state"], shown["degraded"]) == ("dispatched", None)
+    found = component(await status(full), "approvals")
+    assert (found["state"], found["queued"]) == ("up", None)
+
+
+async def test_a_full_queue_is_said_when_the_mission_is_asked_for(full: World) -> None:
+    await looked(full, 1)
+    made = (await full.submitter.post("/v1/missions", json=LEADS)).json()
+    assert made["degraded"]["code"] == "approval_queue_full"
+    assert (await asked(full))["degraded"] is None
+    assert (await full.submitter.post("/v1/missions", json=LEADS | {"mode": "dry_run"})).json()["degraded"] is None
+    only_reads = LEADS | {"tools": ["workspace.search"]}
+    assert (await full.submitter.post("/v1/missions", json=only_reads)).json()["degraded"] is None
+    other = await full.another_tenant()
+    assert (await other.http.post("/v1/missions", json=LEADS)).json()["degraded"] is None, (
+        "another tenant's queue is its own"
+    )
+
+
+async def test_no_limit_is_no_limit(full: World) -> None:
+    full.worker.colony.queue_limit = 0
+    full.public.state.settings = full.root.settings = full.settings(approval_queue_limit=0)
+    await looked(full, 1)
+    made = (await full.submitter.post("/v1/missions", json=LEADS)).json()
+    assert made["degraded"] is None
+    await full.run_work("dispatch", rounds=1)
+    assert (await full.mission(made["id"]))["state"] == "dispatched"
+
+
+# --- what waits for whom
+
+
+async def test_the_status_says_what_waits(world: World) -> None:
+    for _ in range(2):
+        await begin(world)
+    found = await status(world)
+    assert component(found, "colony")["queued"] == {"missions": 2}
+    assert component(found, "worker")["queued"] == {"missions": 2}
+    await world.run_work("dispatch")
+    assert component(await status(world), "colony")["queued"] is None
+
+
+async def test_a_change_that_nobody_carries_out_degrades_the_executor(world: World) -> None:
+    await world.no_undo_window()
+    approval = await pending_change(world)
+    await Life(world, approval["mission_id"]).decide("approve", approval)
+    found = component(await status(world), "executor")
+    assert (found["state"], found["queued"]) == ("up", {"changes": 1})
+    await (await inspector(world)).execute(
+        "UPDATE work SET next_at = now() - interval '2 minutes' WHERE kind = 'execute'"
+    )
+    found = await status(world)
+    said = component(found, "executor")
+    assert (found["status"], said["state"]) == ("degraded", "down") and "expire with their approvals" in said["effect"]
+
+
+async def test_what_an_operator_has_halted_is_off_with_its_reason(world: World) -> None:
+    await world.with_crm()
+    halted = await world.operator.post("/v1/connectors/sample_crm/halt", json={"reason": "a test"})
+    assert halted.status_code == 200, halted.text
+    found = await status(world)
+    said = component(found, "connector sample_crm")
+    assert (said["state"], said["detail"]) == ("off", "halted by an operator") and "what is approved waits" in said[
+        "effect"
+    ]
+    assert found["status"] == "ok", "somebody wanted it so"
