@@ -30,6 +30,7 @@ KINDS: dict[str, Queue] = {
     "webhook_send": "worker",  # try a delivery (subject: the delivery)
     "anchor": "worker",  # sign the tenant's new facts outside Postgres (subject: the tenant)
     "tool_check": "worker",  # are the tools of the tenant's layers still what was registered? (subject: the tenant)
+    "release_check": "worker",  # compute the tenant's gates, and lower what its evidence no longer carries (subject: the tenant)
     "connector_read": "executor",  # read a record for those who may not (subject: the connector_read)
     "execute": "executor",  # claim an approved writeback and carry it out (subject: the writeback)
 }
