@@ -22,6 +22,7 @@ from app import (
     packet,
     policy,
     process,
+    release,
     replay,
     tools,
     workspaces,
@@ -61,6 +62,8 @@ PUBLIC = (
     packet.router,
     replay.router,
     replay.recordings,
+    release.router,
+    release.papers,
     writebacks.router,
     writebacks.connecting,
     tools.registering,
@@ -97,6 +100,7 @@ class Root:
         self.tail = Tail(self.reader, self.nudger)
         self.anchor_store, self.anchor_keys = ledger.reading_side(settings)
         self.transfer_signer, self.transfer_keys = replay.sides(settings)
+        self.release = release.Sides.of(settings)
         self.colony_keys, self.signing_keys = settings.colony_keys(), settings.signing_keys()
         self.colony = ColonyClient(
             settings.colony_service_base_url, self.colony_keys, timeout_s=settings.colony_timeout_ms / 1000
@@ -173,6 +177,7 @@ class Root:
         state.cursors = Cursors(self.signing_keys)
         state.anchor_store, state.anchor_keys = self.anchor_store, self.anchor_keys
         state.transfer_signer, state.transfer_keys = self.transfer_signer, self.transfer_keys
+        state.release = self.release
         state.webhook_keys = self.settings.webhook_keys()
         state.authenticate, state.allow = identity.authenticate, self.allow
         state.tools = self.tools
@@ -213,6 +218,7 @@ def public_app(root: Root) -> FastAPI:
     for router in PUBLIC:
         app.include_router(router)
     app.include_router(probes)
+    app.include_router(release.probe)
     app.add_middleware(Forward, paths=identity.PATHS)
     install(app)
     describe(app)

@@ -7,11 +7,13 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from functools import partial
 
+import httpx
 import structlog
 from prometheus_client import start_http_server
 
-from app import approvals, boundary, budgets, ledger, process, replay, tools, work
+from app import approvals, boundary, budgets, ledger, process, release, replay, tools, work
 from app.boundary.dispatch import Colony
+from app.build import name_of
 from app.caller import system
 from app.clock import now
 from app.components import Component
@@ -81,6 +83,7 @@ class Worker:
             0.9 * self.lease - timeout
         ).total_seconds()  # after the work was taken, no later than this
         self.tools = tools.Sessions(settings, self.database)
+        self.root = httpx.AsyncClient(trust_env=False)
         self.hands = asyncio.Semaphore(LOOKING)
         self.looking: set[asyncio.Future[None]] = set()  # reviews that ask targets
         self.stopping = asyncio.Event()
@@ -110,6 +113,7 @@ class Worker:
         await self.tools.stop()
         await self.nudger.stop()
         await self.colony.client.aclose()
+        await self.root.aclose()
         await self.database.close()
 
     def lines(self) -> list[tuple[tuple[str, ...], Handle]]:
@@ -120,6 +124,7 @@ class Worker:
             (tuple(sorted(VERBS)), self.each(self.verb)),
             (("replay",), self.each(self.play)),
             (("tool_check",), self.each(self.check_tools)),
+            (("release_check",), self.each(self.check_release)),
             *(
                 ((kind,), self.each(self.call)) for kind in CALLS
             ),  # a colony that hangs holds up one kind, not the other
@@ -240,6 +245,16 @@ class Worker:
         """Looks at the servers of a tenant's tool layers, outside of any transaction."""
         await tools.check_layers(self.tools, item, timedelta(seconds=self.settings.tool_check_interval_s))
 
+    async def check_release(self, item: Item) -> None:
+        """Computes a tenant's gates; what is outside is looked at before the transaction begins."""
+        settings = self.settings
+        probes = await release.probe_from_outside(self.root, settings.root_base_url, self.colony.client)
+        async with self.database.write() as session:
+            await session.enter(item.tenant)
+            build = name_of(settings.build)
+            await release.review(session, system(item.tenant, "release"), settings.environment, build, probes)
+            await work.again(session, item, now() + timedelta(seconds=settings.release_check_interval_s))
+
     async def call(self, item: Item) -> None:
         if item.kind == "attempt_timer":
             await boundary.watch_attempt(self.database, self.colony, item)
@@ -279,6 +294,10 @@ class Worker:
                     async with self.database.write() as session:
                         if await session.scalar("SELECT restore_anchor_work()"):
                             session.nudge("work_worker")
+            with contextlib.suppress(Exception):
+                async with self.database.write() as session:
+                    if await session.scalar("SELECT restore_release_work()"):
+                        session.nudge("work_worker")
             with contextlib.suppress(Exception):
                 if self.bus is None:
                     await bus.switch_off(self.database)

@@ -24,6 +24,7 @@ from app.cli import (
     policies,
     principals,
     processes,
+    release,
     replay,
     rules,
     tool_layers,
@@ -55,6 +56,7 @@ app.add_typer(budgets.app, name="budgets")
 app.add_typer(webhooks.app, name="webhooks")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(replay.app, name="replay")
+app.add_typer(release.app, name="release")
 app.add_typer(identity.app, name="identity")
 app.add_typer(principals.app, name="principals")
 app.add_typer(keys.app, name="keys")

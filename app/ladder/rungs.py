@@ -103,7 +103,5 @@ def read(said: dict[str, Any]) -> Ladder:
         {name: place["admits"] for name, place in places.items()},
         {name: place["why"] for name, place in places.items()},
         tuple(rungs),
-        ErrorBudget(
-            timedelta(hours=budget["window_h"]), budget["share"], budget["least"], tuple(budget["reasons"])
-        ),
+        ErrorBudget(timedelta(hours=budget["window_h"]), budget["share"], budget["least"], tuple(budget["reasons"])),
     )

@@ -138,7 +138,9 @@ def lacking(rung: Rung, here: Standing, elsewhere: Elsewhere, results: Results) 
             continue
         for place in lower.environments:
             if elsewhere.get(place, {}).get(name, "nothing") == "nothing":
-                found.append(Missing("rung", name, f"No verdict in force of {place} says that {lower.title} is enabled."))
+                found.append(
+                    Missing("rung", name, f"No verdict in force of {place} says that {lower.title} is enabled.")
+                )
     for gate in rung.gates:
         result = results.get(gate, {"result": "inconclusive", "checks": []})
         if result["result"] != "pass":

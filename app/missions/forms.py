@@ -130,9 +130,7 @@ class Forms:
             self.known.move_to_end(name)
             return form
         self.known.pop(name, None)
-        form = self.known[name] = Form(
-            caller, ask, kind, change, policies, defaults, public, replay, on_ladder
-        )
+        form = self.known[name] = Form(caller, ask, kind, change, policies, defaults, public, replay, on_ladder)
         while len(self.known) > MOST:
             self.known.popitem(last=False)
         return form

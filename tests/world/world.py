@@ -90,6 +90,7 @@ class World:
         self.root.colony = self.worker.colony.client
         for app in (self.public, self.internal):
             app.state.colony = self.worker.colony.client
+        self.worker.root = httpx.AsyncClient(transport=httpx.ASGITransport(self.public))
         self.worker.colony.component.stays_open = type(self.worker.colony.component.stays_open)(0)
         for name, key in keys.items():
             self.people[name] = Person(name, key, self.client(key))
@@ -172,6 +173,8 @@ class World:
                     await self.worker.guarded(self.worker.verb, item)
                 elif item.kind == "replay":
                     await self.worker.guarded(self.worker.play, item)
+                elif item.kind == "release_check":
+                    await self.worker.guarded(self.worker.check_release, item)
                 elif item.kind == "tool_check":
                     await self.worker.guarded(self.worker.check_tools, item)
                 elif item.kind not in ("dispatch", "review"):

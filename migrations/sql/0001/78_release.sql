@@ -56,20 +56,22 @@ CREATE TABLE rung_change (           -- how far a rung lets missions of its type
 );
 CREATE INDEX rung_change_newest ON rung_change (tenant, environment, rung, change DESC);
 
--- The newest end of every drill, whoever asked for it: drills are the service's, and its tenants' gates look at them.
+-- The newest end of every drill, whoever asked for it: drills are the service's, and the gates of all its tenants look at them.
 CREATE POLICY lookup_newest ON drill_run FOR SELECT TO {prefix}_owner USING (true);
-CREATE INDEX drill_run_newest ON drill_run (drill, finished_at DESC) WHERE state <> 'running';
 CREATE FUNCTION newest_drills() RETURNS TABLE (drill text, id uuid, state text, reason text, build text, finished_at timestamptz)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
   SELECT n.* FROM unnest(ARRAY['blocked_tool', 'blocked_writeback', 'approved_writeback', 'expired_approval', 'colony_down',
                                'provider_down', 'malformed_payload', 'replay']) d (drill), LATERAL (
     SELECT r.drill, r.id, r.state, r.reason, r.build, r.finished_at FROM public.drill_run r
-    WHERE r.drill = d.drill AND r.state <> 'running' AND r.finished_at IS NOT NULL ORDER BY r.finished_at DESC LIMIT 1) n
+    WHERE r.tenant = drill_tenant() AND r.drill = d.drill AND r.state <> 'running' ORDER BY r.started_at DESC, r.id DESC LIMIT 1) n
 $$;
 
--- Whether a tenant's missions are admitted by the ladder.
+-- Whether a tenant's missions are admitted by the ladder: everybody's but those of the drills, which have to show what the
+-- ladder wants to see.
 CREATE FUNCTION ladder_binds(p_tenant uuid) RETURNS boolean
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$ SELECT true $$;
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+  SELECT p_tenant IS DISTINCT FROM drill_tenant()
+$$;
 
 -- The rules of the ladder that nobody switches off: which of them a step would break; null when none. It is asked by
 -- enable_rung(), and again by the trigger below, whoever writes the row.
