@@ -329,8 +329,8 @@ async def rehearse(
     on_ladder = stands.admits(kind.name, mode)
     verdict = await consult(session, caller, "mission.create", kind.name, admission(envelope, public, on_ladder))
     if verdict.rule == BEYOND:
-        refused = await why_not(session, stands, kind.name, mode)
-        verdict = replace(verdict, reason=refused.sentence(defaults.environment, kind.name, mode))
+        why = await why_not(session, stands, kind.name, mode)
+        verdict = replace(verdict, reason=why.sentence(defaults.environment, kind.name, mode))
     if verdict.effect != "deny":
         budget = envelope.budget
         await foresee(session, Amounts(budget.tokens, Decimal(str(budget.cost_usd)), budget.time_ms))

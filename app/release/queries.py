@@ -91,8 +91,7 @@ class GateChange:
     at: datetime
 
     def view(self) -> dict[str, Any]:
-        said = vars(self) | {"id": str(self.id), "at": iso(self.at), "checks": unpacked(self.checks)}
-        return said
+        return vars(self) | {"id": str(self.id), "at": iso(self.at), "checks": unpacked(self.checks)}
 
 
 async def history(session: ReadSession, after: Place, limit: int, gate: str | None) -> list[GateChange]:
