@@ -19,7 +19,7 @@ from app.http.doors import admitting
 from app.http.probes import PROBE_S, plain
 from app.release.actions import Picture, enable, lower, picture, rung_here
 from app.release.around import Probes, probe_from_inside
-from app.release.judge import GateResult, elsewhere, note, together
+from app.release.judge import GateResult, elsewhere, together
 from app.release.queries import healthy, history, ladder_view
 
 router = Routes(tags=["release"])
@@ -268,7 +268,6 @@ async def enable_rung(
         async def run() -> Reply:
             seen = await picture_of(session, state, probes)
             outcome = await enable(session, caller, seen, found, ask.autonomy)
-            await note(session, seen.around.environment, seen.gates, seen.around.at)
             return Reply(await moved(session, state, probes, rung, outcome))
 
         return await once(Door(session, caller, request), "release.enable", run)

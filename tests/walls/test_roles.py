@@ -107,6 +107,12 @@ GRANTS: dict[str, dict[str, str]] = {
     # which providers of models are off, and what was used of whom: moved by functions only
     "model_switch": {"api": "s", "auditor": "s"},
     "model_use": {"api": "s", "auditor": "s"},
+    # how far missions may go, what gates say of it, and who attests what: moved by functions only
+    "rung_change": {"api": "s", "worker": "s", "auditor": "s"},
+    "gate_state": {"api": "s", "worker": "s", "auditor": "s"},
+    "gate_change": {"api": "s", "worker": "s", "auditor": "s"},
+    "attestation": {"api": "s", "worker": "s", "auditor": "s"},
+    "verdict": {"api": "s", "worker": "s", "auditor": "s"},
     # what is known
     "blob": {"api": "i s", "worker": "i s", "auditor": "s"},
     "workspace": {"api": "i s", "worker": "s", "auditor": "s"},
@@ -126,6 +132,8 @@ CALLS: dict[str, set[str]] = {
         "raised_risk", "standing_risk", "take_in", "tenant_of_mission", "search_passages", "search_lexemes",
         "passage_lexemes", "fact_hash", "current_tenant", "enter_tenant", "require_tenant", "require_present",
         "hold_missions", "keep_missions", "use_nonces", "hold_budgets",
+        "newest_drills", "ladder_binds", "role_holders", "enable_rung", "lower_rung", "release_is_healthy", "tenant_name",
+        "attest", "withdraw_attestation", "keep_verdict",
     },
     "worker": {
         "hold_missions", "keep_missions", "offered_missions", "said_of_missions",
@@ -134,6 +142,7 @@ CALLS: dict[str, set[str]] = {
         "take_worker_work", "next_worker_work", "sweep_expired", "restore_executor_work", "restore_anchor_work",
         "raised_risk", "standing_risk", "close_approval", "choose_rule", "fact_hash", "current_tenant",
         "fitting_rules", "lay_ladder", "climb", "restore_approval_timers",
+        "newest_drills", "ladder_binds", "role_holders", "note_gates", "lower_rung_itself", "restore_release_work",
         "require_tenant", "require_present",
     },
     "executor": {
