@@ -4,6 +4,7 @@
     identity     unauthenticated · forbidden · second_person · last_admin · taken
     concurrency  precondition_required · stale · idempotency_mismatch · idempotency_in_flight · wrong_state
     policy       denied_by_policy
+    release      rung_not_ready · verdict_refused
     decisions    own_request · already_decided · other_payload · expired
     tools        tool_halted · tool_drifted · tool_failed · tool_unmapped
     rates        rate_limited

@@ -1,48 +1,36 @@
 """Instances with an environment of their own, and what has to happen in one before its gates pass."""
 
-import base64
 import itertools
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
-from app import ledger
 from app.build import name_of
-from app.ledger.keys import public_text
+from app.clock import iso, now
+from app.ledger.keys import sealed, signer
 from app.policy import SHELF
+from app.release.gates import CHECKS, GATES
 from tests.conftest import DEMO, Cluster, fresh
 from tests.world import World
 from tests.world.checks import inspector
 from tests.world.life import Life, under_way
+from tests.world.world import RELEASE_KEYS
 
 DRILLS = (
     "blocked_tool", "blocked_writeback", "approved_writeback", "expired_approval", "colony_down", "provider_down",
     "malformed_payload", "replay",
 )  # fmt: skip
-SEEDS = {
-    name: f"{name}-1:{base64.b64encode(name[0].encode() * 32).decode()}" for name in ("staging", "production", "local")
-}
 numbers = itertools.count(1)
-
-
-def trusted(*environments: str) -> str:
-    """The public keys of environments, as RELEASE_TRUSTED_KEYS names them."""
-    return ",".join(public_text(ledger.signer(SEEDS[name]).public()) for name in environments)
 
 
 @asynccontextmanager
 async def instance(cluster: Cluster, demo: dict[str, str], environment: str, **more: Any) -> AsyncIterator[World]:
-    """A whole installation with a database of its own, that signs as itself and believes the other one."""
-    other = "production" if environment == "staging" else "staging"
-    settings = {
-        "environment": environment,
-        "release_signing_key": SEEDS[environment],
-        "release_trusted_keys": trusted(other),
-    } | more
+    """A whole installation with a database of its own, that signs as itself and believes the others."""
     async with fresh(cluster, DEMO, f"test_{os.getpid()}_release_{next(numbers)}") as name:
-        made = World(lambda role: cluster.url(role, name), **settings)
+        made = World(lambda role: cluster.url(role, name), environment=environment, **more)
         SHELF.known.clear()
         await made.open(demo)
         try:
@@ -160,6 +148,23 @@ async def bring(world: World, data: bytes) -> Any:
     """Imports a verdict."""
     headers = {"Content-Type": "application/json"}
     return await world.release_owner.post("/v1/release/verdicts", content=data, headers=headers)
+
+
+def signed(environment: str, key: str | None = None, **said: Any) -> bytes:
+    """A verdict of another environment in which everything passes, signed by its key or another; said changes the statement."""
+    signing, at = signer(RELEASE_KEYS[key or environment]), now()
+    ends = iso(at + timedelta(hours=1))
+    statement = {
+        "purpose": "mission-root verdict 1", "by": signing.kid, "tenant": "demo", "environment": environment, "build": name_of(None),
+        "migration": "0001", "result": "pass", "evidence_sha256": "0" * 64, "made_at": iso(at), "expires_at": ends,
+        "ladder": {"dry_run": "dry_run", "oracle_staging": "assisted", "crm_staging": "assisted"},
+        "replayed": ["crm_lead_intelligence", "oracle_advisory"],
+        "gates": [
+            {"gate": gate, "result": "pass", "checks": [
+                {"name": one.name, "result": "pass", "reason": None, "evidence": [], "seen_at": iso(at), "expires_at": ends}
+                for one in CHECKS if one.gate == gate]} for gate in GATES],
+    } | said  # fmt: skip
+    return sealed(statement, signing.by_kid[signing.kid])
 
 
 async def look_after(world: World) -> None:

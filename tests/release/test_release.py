@@ -22,7 +22,11 @@ async def test_a_release_from_nothing(cluster: Cluster, demo: dict[str, str]) ->
         # nothing is admitted, and the refusal says which rung it would take and what that wants
         said = problem(await ask_for(staging, "oracle_advisory", "dry_run"), "denied_by_policy")
         assert said["rule"] == "admission.beyond_the_ladder" and said["ladder"]["rung"] == "dry_run"
-        assert {one["name"] for one in said["ladder"]["missing"]} == {"schema_applies", "root_healthy", "colony_healthy"}
+        assert {one["name"] for one in said["ladder"]["missing"]} == {
+            "schema_applies",
+            "root_healthy",
+            "colony_healthy",
+        }
         red = await gates(staging)
         assert {one["gate"]: one["result"] for one in red["items"]} == {
             "technical": "inconclusive",
@@ -74,6 +78,7 @@ async def test_a_release_from_nothing(cluster: Cluster, demo: dict[str, str]) ->
         problem(await enable(production, "crm_production"), "rung_not_ready")
         assert (await enable(production, "oracle_production")).json()["outcome"] == "enabled"
         assert (await ask_for(production, "oracle_advisory", "assisted")).status_code == 202
+        await look_after(production)
         said = problem(await ask_for(production, "crm_lead_intelligence", "assisted"), "denied_by_policy")
         assert said["ladder"] == {"rung": "crm_production", "autonomy": "dry_run", "missing": []}
         assert "a release owner can do that now" in said["detail"]

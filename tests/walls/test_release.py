@@ -24,7 +24,10 @@ ROUTE = ("approved_writeback", "blocked_writeback", "expired_approval")
 @pytest.fixture
 async def ground(cluster: Cluster) -> AsyncIterator[Ground]:
     """With a database of its own: there is one tenant of the drills in each."""
-    async with fresh(cluster, TEMPLATE, f"test_{os.getpid()}_ladder") as name, laid(lambda role: cluster.url(role, name)) as made:
+    async with (
+        fresh(cluster, TEMPLATE, f"test_{os.getpid()}_ladder") as name,
+        laid(lambda role: cluster.url(role, name)) as made,
+    ):
         yield made
 
 
@@ -129,7 +132,9 @@ async def test_everything_stands_on_dry_runs(ground: Ground) -> None:
     assert await lower(ground, "staging", "crm_lead_intelligence_staging") == ("unchanged", 0)
     assert await lower(ground, "staging", "dry_run") == ("lowered", 2)
     rows = await ground.run(
-        "api", "SELECT rung, autonomy, cause FROM rung_change WHERE tenant = $1 ORDER BY change DESC LIMIT 2", ground.tenant
+        "api",
+        "SELECT rung, autonomy, cause FROM rung_change WHERE tenant = $1 ORDER BY change DESC LIMIT 2",
+        ground.tenant,
     )
     assert [tuple(row) for row in rows] == [
         ("dry_run", "nothing", "asked"),
@@ -220,8 +225,14 @@ async def test_a_verdict_is_read_off_its_file(ground: Ground) -> None:
     now = datetime.now(UTC)
     for said, outcome in (
         ({"tenant": "another"}, "other_tenant"),
-        ({"expires_at": (now - timedelta(seconds=1)).isoformat(), "made_at": (now - timedelta(hours=1)).isoformat()}, "expired"),
-        ({"made_at": (now + timedelta(hours=1)).isoformat(), "expires_at": (now + timedelta(hours=2)).isoformat()}, "early"),
+        (
+            {"expires_at": (now - timedelta(seconds=1)).isoformat(), "made_at": (now - timedelta(hours=1)).isoformat()},
+            "expired",
+        ),
+        (
+            {"made_at": (now + timedelta(hours=1)).isoformat(), "expires_at": (now + timedelta(hours=2)).isoformat()},
+            "early",
+        ),
         ({"made_at": (now - timedelta(hours=1)).isoformat()}, "superseded"),
     ):
         assert await replayed_in_staging(ground, *BOTH, **said) == outcome
