@@ -74,7 +74,13 @@ async def one_here(session: ReadSession, seen: Picture, rung: Rung) -> dict[str,
 def one_there(rung: Rung, place: str, rungs: dict[str, str] | None) -> dict[str, Any]:
     autonomy = None if rungs is None else rungs.get(rung.name, "nothing")
     state = "unknown" if autonomy is None else "not_enabled" if autonomy == "nothing" else "enabled"
-    said = {"state": state, "autonomy": autonomy, "last_change": None, "ready": None, "missing": []}
+    said: dict[str, Any] = {
+        "state": state,
+        "autonomy": autonomy,
+        "last_change": None,
+        "ready": None,
+        "missing": [],
+    }
     return told(rung, place) | said
 
 

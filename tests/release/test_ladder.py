@@ -44,7 +44,7 @@ async def ready(staging: World) -> World:
 # --- the data
 
 
-def test_the_ladder_is_the_seeds() -> None:
+def test_the_rungs_and_their_order() -> None:
     assert [(one.title, one.environments, one.mission_type, one.autonomy) for one in ladder().rungs] == [
         ("Health and dry runs", ("staging", "production"), "*", "dry_run"),
         ("Oracle assisted in staging", ("staging",), "oracle_advisory", "assisted"),
