@@ -4,6 +4,7 @@
     identity     unauthenticated · forbidden · second_person · last_admin · taken
     concurrency  precondition_required · stale · idempotency_mismatch · idempotency_in_flight · wrong_state
     policy       denied_by_policy
+    release      rung_not_ready · verdict_refused
     decisions    own_request · already_decided · other_payload · expired
     tools        tool_halted · tool_drifted · tool_failed · tool_unmapped
     bytes        bytes_removed · artifact_missing · artifact_damaged
@@ -131,6 +132,21 @@ KINDS: dict[str, Kind] = {
         "Denied by policy",
         "A policy rule forbids this. `rule` names it; the denial is on the ledger.",
         ("Change the request so that the rule no longer applies, or ask a policy owner.",),
+    ),
+    # release
+    "rung_not_ready": Kind(
+        409,
+        "The rung cannot be enabled yet",
+        "Something that the rung wants is not there: a rung before it, a gate, an error budget, or a rule that nobody switches off. "
+        "`missing` names each with a reason.",
+        ("Provide what `missing` names; GET /v1/release/ladder shows it again.",),
+    ),
+    "verdict_refused": Kind(
+        422,
+        "The verdict is not taken in",
+        "The file is no verdict that can be believed here. `cause` says why: malformed, unknown_key, altered, wrong_environment, "
+        "expired, early, other_tenant or superseded.",
+        ("Export the verdict again in its own environment, and import it unchanged.",),
     ),
     # decisions
     "own_request": Kind(

@@ -23,6 +23,7 @@ from app import (
     packet,
     policy,
     process,
+    release,
     replay,
     retention,
     tools,
@@ -63,6 +64,8 @@ PUBLIC = (
     packet.router,
     replay.router,
     replay.recordings,
+    release.router,
+    release.papers,
     writebacks.router,
     writebacks.connecting,
     tools.registering,
@@ -101,6 +104,7 @@ class Root:
         self.anchor_store, self.anchor_keys = ledger.reading_side(settings)
         self.transfer_signer, self.transfer_keys = replay.sides(settings)
         self.objects = artifacts.open_objects(settings)
+        self.release = release.Sides.of(settings)
         self.colony_keys, self.signing_keys = settings.colony_keys(), settings.signing_keys()
         self.colony = ColonyClient(
             settings.colony_service_base_url, self.colony_keys, timeout_s=settings.colony_timeout_ms / 1000
@@ -176,6 +180,7 @@ class Root:
         state.anchor_store, state.anchor_keys = self.anchor_store, self.anchor_keys
         state.transfer_signer, state.transfer_keys = self.transfer_signer, self.transfer_keys
         state.objects = self.objects
+        state.release = self.release
         state.webhook_keys = self.settings.webhook_keys()
         state.authenticate, state.allow = identity.authenticate, self.allow
         state.tools = self.tools
@@ -216,6 +221,7 @@ def public_app(root: Root) -> FastAPI:
     for router in PUBLIC:
         app.include_router(router)
     app.include_router(probes)
+    app.include_router(release.probe)
     app.add_middleware(Forward, paths=identity.PATHS)
     install(app)
     describe(app)

@@ -67,7 +67,7 @@ DECIDING = (
 )  # fmt: skip
 CREATING = (
     "createMission", "createApprovalRule", "renewWriteback", "seeNotice", "createWebhook", "rotateWebhookSecret", "testWebhook",
-    "redeliver",
+    "redeliver", "attest", "withdrawAttestation", "enableRung", "lowerRung", "importVerdict",
 )  # fmt: skip
 SWITCHING = ("suspendTenant", "resumeTenant", "suspendPrincipal", "resumePrincipal")
 MAKING_IDENTITY = (

@@ -126,6 +126,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_file=".env", extra="ignore", env_ignore_empty=True)
 
     environment: Literal["local", "staging", "production"] = "local"
+    build: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,60}$")] | None = (
+        None  # what this was made from, as a commit's id
+    )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     host: str = "127.0.0.1"
@@ -210,6 +213,11 @@ class Settings(BaseSettings):
     # Missions from one environment to another (docs/replay.md): who signs what leaves, and whose files are believed.
     transfer_signing_key: SecretStr | None = None  # kid:base64 seed[,kid:base64 seed]; the first signs
     transfer_trusted_keys: str = ""  # kid:base64[,kid:base64]
+    # Verdicts of release gates between environments (docs/release.md). The id of a key begins with the environment it speaks for.
+    release_signing_key: SecretStr | None = None  # kid:base64 seed[,kid:base64 seed]; the first signs; serve alone
+    release_trusted_keys: str = ""  # kid:base64[,kid:base64]
+    release_check_interval_s: Annotated[float, Field(ge=1, le=600)] = 60  # how often the worker computes the gates
+    root_base_url: HttpUrl = "http://127.0.0.1:8080"  # where the worker finds the public API, to see whether it is well
     # Tool layers (docs/tools.md). serve and worker.
     tool_servers_file: Annotated[str, Field(max_length=1000)] | None = (
         None  # JSON: the stdio servers run here; unset: none

@@ -34,6 +34,7 @@ KINDS: dict[str, Queue] = {
     "drill": "worker",  # run a drill (subject: the run)
     "tool_check": "worker",  # are the tools of the tenant's layers still what was registered? (subject: the tenant)
     "retention": "worker",  # remove bytes whose time is over (subject: the tenant)
+    "release_check": "worker",  # compute the tenant's gates, and lower what its evidence no longer carries (subject: the tenant)
     "connector_read": "executor",  # read a record for those who may not (subject: the connector_read)
     "execute": "executor",  # claim an approved writeback and carry it out (subject: the writeback)
 }

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from functools import partial
 
+import httpx
 import structlog
 from prometheus_client import start_http_server
 
@@ -19,12 +20,14 @@ from app import (
     ledger,
     operations,
     process,
+    release,
     replay,
     retention,
     tools,
     work,
 )
 from app.boundary.dispatch import Colony
+from app.build import name_of
 from app.caller import system
 from app.clock import now
 from app.components import Component
@@ -47,6 +50,10 @@ CALLS = ("attempt_timer", "colony_cancel")
 LEASE = timedelta(seconds=20)
 POLL_S = 1.0
 SWEEP_S = 60.0
+# What puts back the work rows by which something is looked after for good.
+RESTORES = {
+    "restore_anchor_work", "restore_drill_work", "restore_liveness_work", "restore_retention_work", "restore_release_work",
+}  # fmt: skip
 SWEEP_BITE, SWEEP_BITES = 5000, 200  # rows in one transaction, and how many of those before others have their turn
 
 Handle = Callable[[list[Item]], Awaitable[None]]
@@ -98,6 +105,7 @@ class Worker:
         self.objects = artifacts.open_objects(settings)
         self.sweeper = retention.Sweeper(self.database, self.objects, timedelta(seconds=settings.retention_interval_s))
         self.drills = drills.Drills(settings, self.database, self.colony)
+        self.root = httpx.AsyncClient(trust_env=False)
         self.hands = asyncio.Semaphore(LOOKING)
         self.looking: set[asyncio.Future[None]] = set()  # reviews that ask targets
         self.stopping = asyncio.Event()
@@ -128,6 +136,7 @@ class Worker:
         await self.drills.close()
         await self.nudger.stop()
         await self.colony.client.aclose()
+        await self.root.aclose()
         await self.database.close()
 
     def lines(self) -> list[tuple[tuple[str, ...], Handle]]:
@@ -141,6 +150,7 @@ class Worker:
             (("liveness",), self.each(self.reconcile)),
             (("drills",), self.each(self.drills.plan)),
             (("drill",), self.each(self.run_drill)),
+            (("release_check",), self.each(self.check_release)),
             *(
                 ((kind,), self.each(self.call)) for kind in CALLS
             ),  # a colony that hangs holds up one kind, not the other
@@ -274,6 +284,16 @@ class Worker:
     async def run_drill(self, item: Item) -> None:
         await self.drills.run(item, self.lease.total_seconds())
 
+    async def check_release(self, item: Item) -> None:
+        """Computes a tenant's gates; what is outside is looked at before the transaction begins."""
+        settings = self.settings
+        probes = await release.probe_from_outside(self.root, settings.root_base_url, self.colony.client)
+        async with self.database.write() as session:
+            await session.enter(item.tenant)
+            build = name_of(settings.build)
+            await release.review(session, system(item.tenant, "release"), settings.environment, build, probes)
+            await work.again(session, item, now() + timedelta(seconds=settings.release_check_interval_s))
+
     async def call(self, item: Item) -> None:
         if item.kind == "attempt_timer":
             await boundary.watch_attempt(self.database, self.colony, item)
@@ -308,23 +328,11 @@ class Worker:
                     if restored := await session.scalar("SELECT restore_approval_timers()"):
                         log.warning("approval timers were missing and are back", rows=restored)
                         session.nudge("work_worker")
-            with contextlib.suppress(Exception):
-                async with self.database.write() as session:
-                    if await session.scalar("SELECT restore_drill_work()"):
-                        session.nudge("work_worker")
-            with contextlib.suppress(Exception):
-                async with self.database.write() as session:
-                    if await session.scalar("SELECT restore_liveness_work()"):
-                        session.nudge("work_worker")
-            with contextlib.suppress(Exception):
-                if self.anchorer:
+            for restore in RESTORES if self.anchorer else RESTORES - {"restore_anchor_work"}:
+                with contextlib.suppress(Exception):
                     async with self.database.write() as session:
-                        if await session.scalar("SELECT restore_anchor_work()"):
+                        if await session.scalar(f"SELECT {restore}()"):
                             session.nudge("work_worker")
-            with contextlib.suppress(Exception):
-                async with self.database.write() as session:
-                    if await session.scalar("SELECT restore_retention_work()"):
-                        session.nudge("work_worker")
             with contextlib.suppress(Exception):
                 if self.bus is None:
                     await bus.switch_off(self.database)

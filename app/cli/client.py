@@ -25,7 +25,7 @@ RESTART_S = 30
 ENDED = ("completed", "failed", "cancelled", "denied")
 
 # Exit codes of problem documents: by code where it says more than the status does.
-BY_CODE = {"idempotency_mismatch": 5, "too_slow": 6, "denied_by_policy": 4}
+BY_CODE = {"idempotency_mismatch": 5, "too_slow": 6, "denied_by_policy": 4, "rung_not_ready": 4, "verdict_refused": 4}
 BY_STATUS = {
     400: 2,
     401: 4,

@@ -27,6 +27,7 @@ from app.cli import (
     policies,
     principals,
     processes,
+    release,
     replay,
     retention,
     rules,
@@ -63,6 +64,7 @@ app.add_typer(artifacts.app, name="artifacts")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(replay.app, name="replay")
 app.add_typer(drills.app, name="drills")
+app.add_typer(release.app, name="release")
 app.add_typer(identity.app, name="identity")
 app.add_typer(principals.app, name="principals")
 app.add_typer(keys.app, name="keys")

@@ -2,8 +2,6 @@
 
 import json
 from datetime import datetime, timedelta
-from functools import cache
-from importlib import metadata
 from uuid import UUID
 
 from sqlalchemy import text
@@ -32,12 +30,6 @@ TENANT = text("SELECT drill_tenant()")
 LOOK = timedelta(minutes=1)  # how often the schedule is looked at, at most
 
 
-@cache
-def build() -> str:
-    """What this process runs."""
-    return metadata.version("mission-root")
-
-
 async def tenant_of_drills(session: ReadSession) -> UUID:
     """Raises Problem not_configured where nobody has prepared it."""
     found: UUID | None = await session.scalar(TENANT)
@@ -47,7 +39,7 @@ async def tenant_of_drills(session: ReadSession) -> UUID:
     return found
 
 
-async def ask(session: WriteSession, caller: Caller, drill: str) -> tuple[UUID, bool]:
+async def ask(session: WriteSession, caller: Caller, drill: str, build: str) -> tuple[UUID, bool]:
     """Asks for a run, in the name of somebody of any tenant; the one that is under way is answered when there is one.
 
     Answers its id, and whether it is new. Raises Problem not_found or not_configured. The session is in the caller's tenant.
@@ -55,16 +47,16 @@ async def ask(session: WriteSession, caller: Caller, drill: str) -> tuple[UUID, 
     if drill not in DRILLS:
         raise Problem("not_found", f"There is no such drill; there are {', '.join(DRILLS)}.")
     await session.enter(await tenant_of_drills(session))
-    run, new = await begin(session, drill, caller.principal)
+    run, new = await begin(session, drill, caller.principal, build)
     await session.enter(caller.tenant)
     if new:
         await ledger.record(session, caller, "drill.asked", caller.tenant, drill=drill, run=run)
     return run, new
 
 
-async def begin(session: WriteSession, drill: str, asked_by: UUID | None) -> tuple[UUID, bool]:
+async def begin(session: WriteSession, drill: str, asked_by: UUID | None, build: str) -> tuple[UUID, bool]:
     """A run, to be done by a worker. The session has entered the drills' tenant."""
-    values = {"tenant": session.tenant, "id": new_id(), "drill": drill, "asked_by": asked_by, "build": build()}
+    values = {"tenant": session.tenant, "id": new_id(), "drill": drill, "asked_by": asked_by, "build": build}
     made: UUID | None = await session.scalar(ASK, values)
     run = made or await session.scalar(RUNNING, values)
     if run is None:  # it has ended between the two
@@ -89,7 +81,7 @@ async def end(session: WriteSession, run: UUID, outcome: Outcome) -> None:
         await ledger.record(session, system(session.tenant, "drills"), f"drill.{outcome.state}", run, **said)
 
 
-async def plan(session: WriteSession, interval: timedelta) -> datetime:
+async def plan(session: WriteSession, interval: timedelta, build: str) -> datetime:
     """Begins what is due, and puts back the work of runs that lost theirs. Answers when to look again.
 
     interval: from the beginning of one run of a drill to the next; zero: drills run only when somebody asks.
@@ -101,5 +93,5 @@ async def plan(session: WriteSession, interval: timedelta) -> datetime:
         if last is not None and last.state == "running":
             await work.add(session, "drill", last.id)
         elif interval and (last is None or last.started_at + interval <= moment):
-            await begin(session, drill, None)
+            await begin(session, drill, None, build)
     return moment + (min(interval, LOOK) if interval else LOOK)

@@ -7,6 +7,7 @@ from uuid import UUID
 from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict
 
+from app.build import name_of
 from app.db import ReadSession, WriteSession
 from app.drills import actions, queries
 from app.drills.catalog import DRILLS
@@ -90,7 +91,7 @@ async def run_drill(
     """Asks a worker to run it. While a run of it is under way, that one is answered with 200."""
 
     async def run() -> Reply:
-        made, new = await actions.ask(door.session, door.caller, name)
+        made, new = await actions.ask(door.session, door.caller, name, name_of(request.app.state.settings.build))
         await door.session.enter(await actions.tenant_of_drills(door.session))
         row: Any = next(one for one in await queries.runs(door.session, name, None, 200) if one.id == made)
         await door.session.enter(door.caller.tenant)

@@ -12,6 +12,7 @@ from sqlalchemy import text
 
 from app import boundary, work
 from app.boundary.dispatch import Colony
+from app.build import name_of
 from app.components import Component
 from app.db import Database
 from app.drills import actions
@@ -37,6 +38,7 @@ class Drills:
         self, settings: Settings, database: Database, colony: Colony, door: httpx.AsyncBaseTransport | None = None
     ) -> None:
         self.database, self.interval = database, timedelta(seconds=settings.drill_interval_s)
+        self.build = name_of(settings.build)
         self.tenant: UUID | None = None
         self.look_at = 0.0
         keys = settings.drill_keys()
@@ -85,7 +87,7 @@ class Drills:
         """Begins the drills that are due. Without a key nobody here could run one."""
         async with self.database.write() as session:
             await session.enter(item.tenant)
-            again = await actions.plan(session, self.interval if self.runner else timedelta(0))
+            again = await actions.plan(session, self.interval if self.runner else timedelta(0), self.build)
             await work.again(session, item, again)
 
     async def run(self, item: Item, lease_s: float) -> None:

@@ -85,6 +85,12 @@ ACTIONS: dict[str, frozenset[str]] = {
     "connectors.resume": frozenset({ADMIN}),
     "connectors.write": frozenset({ADMIN}),
     "models.read": READERS,
+    "release.read": READERS,
+    "release.enable": frozenset({RELEASE_OWNER}),
+    "release.lower": frozenset({RELEASE_OWNER, OPERATOR}),  # whoever is on call need not wait to stop something
+    "release.attest": frozenset({PRODUCT_OWNER, RELEASE_OWNER}),
+    "release.export": frozenset({OPERATOR, RELEASE_OWNER, AUDITOR, ADMIN}),
+    "release.import": frozenset({RELEASE_OWNER}),
     "models.switch": frozenset({ADMIN}),  # of the operator's tenant: the database looks
 }
 

@@ -45,13 +45,15 @@ class Form:
         public: bool = False,
         replay: Replay | None = None,
         degraded: Degraded | None = None,
+        on_ladder: bool = True,
     ) -> None:
-        """public: one of its tools reaches the public web. degraded: why it could not run now."""
+        """public: one of its tools reaches the public web. degraded: why it could not run now. on_ladder: the rollout ladder lets it
+        go so far."""
         self.kind, self.change, self.defaults, self.replay = kind, change, defaults, replay
         self.rules = policies.version_bytes  # by name: a form keeps no set of rules alive
         self.envelopes = Envelopes(ask, kind, caller, submitting_role(caller), defaults)
         self.envelope = self.envelopes.sample
-        judgement = judge(caller, "mission.create", kind.name, admission(self.envelope, public), policies)
+        judgement = judge(caller, "mission.create", kind.name, admission(self.envelope, public, on_ladder), policies)
         self.verdict, self.inputs = judgement.verdict, judgement.inputs
         self.cost = Decimal(str(self.envelope.budget.cost_usd))
         self.obligations = to_json(self.verdict.obligations).decode()
@@ -120,20 +122,22 @@ class Forms:
         public: bool = False,
         replay: Replay | None = None,
         degraded: Degraded | None = None,
+        on_ladder: bool = True,
     ) -> Form:
         """The form that a request is judged by. Raises Problem validation."""
         name = (
             caller.tenant, caller.principal, caller.kind, caller.roles, kind.name, ask.origin_surface, ask.mode, ask.risk_level,
             ask.sensitivity_class, ask.budget.time_ms, ask.budget.tokens, ask.budget.cost_usd,
             None if ask.tools is None else tuple(ask.tools), public, replay,
-            None if degraded is None else (degraded["code"], degraded["since"]),
+            None if degraded is None else (degraded["code"], degraded["since"]), on_ladder,
         )  # fmt: skip
         form = self.known.get(name)
         if form is not None and form.made_of(kind, change, policies, defaults):
             self.known.move_to_end(name)
             return form
         self.known.pop(name, None)
-        form = self.known[name] = Form(caller, ask, kind, change, policies, defaults, public, replay, degraded)
+        form = Form(caller, ask, kind, change, policies, defaults, public, replay, degraded, on_ladder)
+        self.known[name] = form
         while len(self.known) > MOST:
             self.known.popitem(last=False)
         return form
@@ -191,12 +195,13 @@ def submitting_role(caller: Caller) -> str:
     return next((role for role in ROLE_ORDER if role in caller.roles), "submitter")
 
 
-def admission(envelope: MissionEnvelope, public: bool) -> dict[str, Any]:
-    """What the admission rules look at. public: one of its tools reaches the public web."""
+def admission(envelope: MissionEnvelope, public: bool, on_ladder: bool) -> dict[str, Any]:
+    """What the admission rules look at. public: one of its tools reaches the public web. on_ladder: see app.ladder."""
     return {
         "mode": envelope.mode,
         "risk_level": envelope.risk_level,
         "sensitivity_class": envelope.sensitivity_class,
         "environment": envelope.environment,
         "public_tools": public,
+        "on_ladder": on_ladder,
     }

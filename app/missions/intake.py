@@ -1,6 +1,6 @@
 """Taking a mission in: the one path, whoever asks.
 
-A request is judged here, from memory: who is asking, which type, which rules. What comes of it is kept by `take_in`
+A request is judged here, from memory: who is asking, which type, which rules, which rungs. What comes of it is kept by `take_in`
 (migrations/sql/0001/57_intake.sql) together with whatever else is pending, and confirmed there in the same transaction:
 what was judged by something that is no longer so comes back, and is judged anew.
 """
@@ -28,7 +28,8 @@ from app.db import Database, ReadSession
 from app.errors import Problem
 from app.http.idempotency import in_flight, mismatch, stored_answer
 from app.http.replies import JSON, PROBLEM, etag
-from app.missions.ask import Ask, workspace
+from app.ladder import Refused, Standing, Standings, standing, why_not
+from app.missions.ask import Ask, Replay, workspace
 from app.missions.forms import Degraded, Forms, admission, submitting_role
 from app.missions.normalize import Defaults, out_of_bounds, seal, understood
 from app.missions.rows import MIDDLE, TAKE_IN, Asked, Judged, Kept, columns
@@ -41,6 +42,7 @@ from app.together import Together
 from colony_client.artifacts import MissionEnvelope
 
 PATH = "/v1/missions"
+BEYOND = "admission.beyond_the_ladder"  # the rule that refuses what no enabled rung admits
 TRIES = 8  # how often what a request was judged by may change while it is judged
 
 
@@ -69,6 +71,7 @@ class Intake:
     ) -> None:
         self.defaults, self.database, self.authenticate, self.nudge = defaults, database, authenticate, nudge
         self.tools = tools
+        self.standings = Standings(database, defaults.environment)
         self.types = Known()
         self.forms = Forms()
         self.degraded: Callable[[UUID, MissionType, Ask], Degraded | None] = nothing_degraded
@@ -100,8 +103,10 @@ class Intake:
         tenant, name = asked.caller.tenant, asked.ask.mission_type
         for _ in range(TRIES):
             kind = await self.kind(tenant, name)
+            stands = await self.standings.get(tenant)
             try:
-                judged = self.judge(asked, kind, await self.public(asked, kind))
+                refused = await self.beyond(tenant, stands, kind, asked)
+                judged = self.judge(asked, kind, await self.public(asked, kind), stands, refused)
             except Problem:
                 await self.authenticate(asked.caller.secret)  # nothing is told to whom nothing is told any more
                 if asked.key is not None and (given := await self.given(asked)) is not None:
@@ -131,6 +136,8 @@ class Intake:
                     await self.asking.ask(tenant, partial(self.renew, tenant))
                 case "type_changed":
                     await self.look_up(tenant, name)
+                case "ladder_changed":
+                    await self.standings.look_up(tenant)
                 case _:  # unauthenticated, caller_changed
                     asked = replace(asked, caller=await self.authenticate(asked.caller.secret))
         raise Problem("database_busy", "What the request is judged by changed again and again.", retry_after=1)
@@ -152,6 +159,15 @@ class Intake:
         async with self.database.read() as session:
             await session.enter(asked.caller.tenant)
             return await reaching(session, self.tools, asked.ask, kind)
+
+    async def beyond(self, tenant: UUID, stands: Standing, kind: MissionType, asked: Asked) -> Refused | None:
+        """What stands between the mission and its admission; None when the ladder admits it, which no round trip tells."""
+        mode = goes(asked.ask, kind, asked.replay)
+        if stands.admits(kind.name, mode):
+            return None
+        async with self.database.read() as session:
+            await session.enter(tenant)
+            return await why_not(session, stands, kind.name, mode)
 
     async def renew(self, tenant: UUID) -> None:
         async with self.database.write() as session:
@@ -181,21 +197,27 @@ class Intake:
             raise mismatch()
         return replay(known.status, known.headers, known.body)
 
-    def judge(self, asked: Asked, kind: MissionType, public: bool = False) -> Judged:
-        """The request as it will be kept. Raises Problem validation."""
+    def judge(
+        self,
+        asked: Asked,
+        kind: MissionType,
+        public: bool = False,
+        stands: Standing | None = None,
+        refused: Refused | None = None,
+    ) -> Judged:
+        """The request as it will be kept. refused: why the ladder that stands so does not admit it. Raises Problem validation."""
         caller, ask = asked.caller, asked.ask
         said = understood(ask, kind)
-        degraded = self.degraded(caller.tenant, kind, ask)
-        form = self.forms.get(
-            caller, ask, kind, *SHELF.get(caller.tenant), self.defaults, public, asked.replay, degraded
-        )
+        rules, degraded = SHELF.get(caller.tenant), self.degraded(caller.tenant, kind, ask)
+        form = self.forms.get(caller, ask, kind, *rules, self.defaults, public, asked.replay, degraded, refused is None)
         mission, decision, artifact = new_id(), new_id(), new_id()
         envelope, contract = form.envelopes.seal(mission, said)
         labels, tail = to_json(said.labels), None
         places = {"mission": str(mission).encode(), "decision": str(decision).encode()}
         if form.verdict.effect == "deny":
             resource, inputs = kind.name, sha256(form.inputs)
-            problem = refusal(PolicyDecision(decision, "mission.create", resource, inputs, form.verdict))
+            made = PolicyDecision(decision, "mission.create", resource, inputs, form.verdict)
+            problem = refusal(made) if refused is None else self.refusal(made, refused, form.envelope.mode)
             status, headers = problem.kind.status, problem.headers | {"content-type": PROBLEM}
             head = to_json(problem.document(asked.path, asked.request_id))
         else:
@@ -220,7 +242,13 @@ class Intake:
             head=head,
             tail=tail,
             labels=labels.decode(),
+            ladder=stands.change if stands else None,
         )
+
+    def refusal(self, made: PolicyDecision, refused: Refused, mode: str) -> Problem:
+        """A denial of what is beyond the ladder: with the rung that it would take, and what that wants."""
+        sentence = refused.sentence(self.defaults.environment, made.resource, mode)
+        return refusal(made, sentence if made.verdict.rule == BEYOND else None, ladder=refused.view())
 
     async def keep(self, connection: asyncpg.Connection, together: Sequence[Judged]) -> list[Kept]:
         """Everything that is pending, in one statement and one commit."""
@@ -280,6 +308,13 @@ async def reaching(session: ReadSession, tools: Tools, ask: Ask, kind: MissionTy
     return "public" in known.values()
 
 
+def goes(ask: Ask, kind: MissionType, replay: Replay | None = None) -> str:
+    """How far a mission would go, as a mode. What is played from its tape writes nothing, whatever its mode was."""
+    if replay is not None and replay.mode != "rerun":
+        return "dry_run"
+    return ask.mode or kind.defaults["mode"]
+
+
 async def rehearse(
     session: ReadSession, caller: Caller, ask: Ask, defaults: Defaults, tools: Tools
 ) -> tuple[MissionEnvelope, Verdict]:
@@ -296,7 +331,12 @@ async def rehearse(
     except ValidationError as refused:
         raise out_of_bounds(refused) from None
     public = await reaching(session, tools, ask, kind)
-    verdict = await consult(session, caller, "mission.create", kind.name, admission(envelope, public))
+    stands, mode = await standing(session, defaults.environment), goes(ask, kind)
+    on_ladder = stands.admits(kind.name, mode)
+    verdict = await consult(session, caller, "mission.create", kind.name, admission(envelope, public, on_ladder))
+    if verdict.rule == BEYOND:
+        why = await why_not(session, stands, kind.name, mode)
+        verdict = replace(verdict, reason=why.sentence(defaults.environment, kind.name, mode))
     if verdict.effect != "deny":
         budget = envelope.budget
         await foresee(session, Amounts(budget.tokens, Decimal(str(budget.cost_usd)), budget.time_ms))

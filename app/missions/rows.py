@@ -13,7 +13,7 @@ from app.missions.ask import Ask, Replay, workspace
 from app.missions.forms import Form
 
 MIDDLE = b'","updated_at":"'  # what stands between the two times of an answer
-TAKE_IN = f"SELECT n, outcome, at, status, headers, body FROM take_in({', '.join(f'${n}' for n in range(1, 42))})"  # noqa: S608  # $1, $2, ...
+TAKE_IN = f"SELECT n, outcome, at, status, headers, body FROM take_in({', '.join(f'${n}' for n in range(1, 43))})"  # noqa: S608  # $1, $2, ...
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Judged:
     head: bytes
     tail: bytes | None
     labels: str
+    ladder: int | None = None  # the change of the ladder that was looked at; None where none binds
 
     @property
     def size(self) -> int:
@@ -79,10 +80,10 @@ def columns(together: Sequence[Judged]) -> list[Any]:
 
 
 def judged_by(one: Judged) -> tuple[Any, ...]:
-    """What has to be so still: who asks, as whom, and by which rules."""
+    """What has to be so still: who asks, as whom, by which rules, and where the tenant stands on the ladder."""
     caller, form = one.asked.caller, one.form
     roles = ",".join(sorted(caller.roles))
-    return caller.secret, caller.tenant, caller.principal, roles, form.change, form.rules
+    return caller.secret, caller.tenant, caller.principal, roles, form.change, form.rules, one.ladder
 
 
 def row(one: Judged) -> tuple[Any, ...]:

@@ -208,16 +208,17 @@ async def admit(
     return decision
 
 
-def refusal(decision: PolicyDecision) -> Problem:
-    """A denial as its caller hears it."""
+def refusal(decision: PolicyDecision, detail: str | None = None, **members: Any) -> Problem:
+    """A denial as its caller hears it. detail: what is known beyond the rule's own reason."""
     verdict = decision.verdict
     return Problem(
         "denied_by_policy",
-        verdict.reason,
+        detail or verdict.reason,
         rule=verdict.rule,
         would_change=verdict.would_change,
         policy_version=verdict.policy_version,
         policy_decision=str(decision.id),
+        **members,
     )
 
 

@@ -66,6 +66,7 @@ class Question(BaseModel):
                         "sensitivity_class": "internal",
                         "environment": "production",
                         "public_tools": False,
+                        "on_ladder": True,
                     },
                 }
             ]

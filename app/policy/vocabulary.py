@@ -86,6 +86,7 @@ ACTIONS: dict[str, Action] = {
                 "sensitivity_class": CLASS,
                 "environment": ENVIRONMENT,
                 "public_tools": flag("Whether a tool it names reaches the public web.", False),
+                "on_ladder": flag("Whether the rollout ladder lets missions of this type go this far here.", True),
             },
             asks=True,
         ),

@@ -82,12 +82,14 @@ def processes(
         "REGISTRAR_KEY": secrets["registrar_key"],
         "TRANSFER_SIGNING_KEY": secrets["transfer_signing_key"],
         **_given(surroundings, "TRANSFER_TRUSTED_KEYS"),
+        **_given(surroundings, "RELEASE_SIGNING_KEY", "RELEASE_TRUSTED_KEYS"),
         **{name: value for name, value in surroundings.items() if MODEL_KEY.fullmatch(name)},
     }
     worker = mission | {
         **_given(surroundings, "BUS_URL", "BUS_CREDENTIALS"),
         "WORKER_DATABASE_URL": url("worker"),
         "WORKER_METRICS_PORT": str(ports["worker_metrics"]),
+        "ROOT_BASE_URL": f"http://127.0.0.1:{ports['public']}",
         "ANCHOR_SIGNING_KEY": secrets["anchor_signing_key"],
         "DRILL_KEY": secrets["drill_key"],
         "PUBLIC_BASE_URL": f"http://127.0.0.1:{ports['public']}",

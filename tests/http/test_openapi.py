@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 import jsonschema_rs
 
-from tests.rooms.test_routes import LEAVE_FACTS
+from tests.release.scene import bring, look_after, signed
+from tests.rooms.test_routes import LEAVE_FACTS, PROBES, attest
 from tests.tools.registered import entry, plant
 from tests.world import World
 from tests.world.checks import pending_change
@@ -149,6 +150,9 @@ async def test_answers_fit_what_is_published(world: World) -> None:
     [fact] = (await world.auditor.get("/v1/ledger?limit=1")).json()["items"]
     lead = change["payload"]["target"]
     [source] = (await world.submitter.get(f"/v1/missions/{mission}/sources")).json()["items"]
+    attested = (await attest(world)).json()["id"]
+    verdict = (await bring(world, signed("staging"))).json()["id"]
+    await look_after(world)
     asked += [
         ("admin", "GET", "/v1/webhooks", {}),
         ("admin", "GET", f"/v1/webhooks/{hook['id']}", {}),
@@ -181,6 +185,17 @@ async def test_answers_fit_what_is_published(world: World) -> None:
         ("auditor", "GET", f"/v1/missions/{mission}/recording", {}),
         ("auditor", "GET", f"/v1/missions/{mission}/diff?against={one}", {}),
         ("auditor", "GET", "/v1/recordings", {}),
+        ("auditor", "GET", "/v1/release/gates", {}),
+        ("auditor", "GET", "/v1/release/gates?environment=staging", {}),
+        ("auditor", "GET", "/v1/release/ladder", {}),
+        ("auditor", "GET", "/v1/release/history", {}),
+        ("auditor", "GET", "/v1/release/verdict", {}),
+        ("auditor", "GET", "/v1/release/verdicts", {}),
+        ("auditor", "GET", f"/v1/release/verdicts/{verdict}", {}),
+        ("auditor", "GET", "/v1/release/attestations", {}),
+        ("auditor", "GET", f"/v1/release/attestations/{attested}", {}),
+        ("release_owner", "POST", "/v1/release/ladder/dry_run/enable", {"json": {}}),
+        ("release_owner", "POST", "/v1/release/verdicts", {"json": {}}),
     ]  # fmt: skip
     for person, method, url, more in asked:
         answer = await world.people[person].http.request(method, url, **more)
@@ -199,7 +214,7 @@ async def test_answers_fit_what_is_published(world: World) -> None:
     ):  # fmt: skip
         seen.add(fits(document, await world.admin.get(path)))
     every = {operation["operationId"] for operations in document["paths"].values() for operation in operations.values()}
-    missing = every - seen - {"livez", "healthz", "startupz", "readyz"}
+    missing = every - seen - PROBES
     assert not missing, f"ask for these too: {missing}"
 
 

@@ -23,6 +23,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any] | None, str]] = {
     "admission.autonomous_asks": ("mission.create", AUTONOMOUS | {"risk_level": "medium"}, None, "ask"),
     "admission.public_research_asks": ("mission.create", {"public_tools": True}, None, "ask"),
     "admission.production_is_assisted": ("mission.create", AUTONOMOUS | PRODUCTION, None, "deny"),
+    "admission.beyond_the_ladder": ("mission.create", {"on_ladder": False}, None, "deny"),
     "admission.no_public_research_in_production": ("mission.create", PRODUCTION | {"public_tools": True}, None, "deny"),
     "admission.restricted_stays_inside": (
         "mission.create", {"public_tools": True, "sensitivity_class": "restricted"}, None, "deny",

@@ -23,6 +23,7 @@ from app.model_gateway.providers import Registry
 from colony_client.contract import EventBatch, ToolCall
 from colony_client.signing import Keys, parse_keys, sign
 from tests.identity.tokens import AUDIENCE, ISSUER, Provider, token
+from tests.release.scene import bring, signed
 from tests.tools.odd_server import served_odd
 from tests.tools.registered import definition, entry, plant
 from tests.tools.registered import put as register_layer
@@ -30,7 +31,7 @@ from tests.world import World
 from tests.world.checks import census, hire, impersonal, pending_change, problem
 from tests.world.life import Life
 
-PROBES = {"livez", "healthz", "startupz", "readyz"}
+PROBES = {"livez", "healthz", "startupz", "readyz", "releaseHealth"}
 # POST routes that only look: they leave no fact.
 ONLY_LOOK = {
     "evaluatePolicy",
@@ -50,6 +51,8 @@ OWN_NAMES = {
     "putConnector",
     "putToolLayer",
     "putLegalHold",
+    "enableRung",
+    "lowerRung",
 }
 
 
@@ -176,7 +179,8 @@ async def test_probes_need_nobody(world: World) -> None:
     for route in routes(world.public):
         if route.operation in PROBES:
             answer = await world.anybody.get(route.path)
-            assert (answer.status_code, answer.text) == (200, "ok\n"), route.path
+            ready = route.operation != "releaseHealth"  # no gate passes where nothing has happened yet
+            assert (answer.status_code, answer.text) == ((200, "ok\n") if ready else (503, "not ok\n")), route.path
 
 
 # --- other tenants ----------------------------------------------------------------------------------------------------
@@ -235,6 +239,8 @@ async def theirs_and_absent(world: World) -> dict[str, Any]:
         "writeback_id": approval["writeback_id"],
         "recording_id": (await imported(world)).json()["id"],
         "rule_id": approval["rule"]["id"],
+        "attestation_id": (await attest(world)).json()["id"],
+        "verdict_id": (await bring(world, signed("staging"))).json()["id"],
         "workspace": "their_kind",
         "mission_type": "their_kind",
     }
@@ -642,6 +648,26 @@ async def then(first: Awaitable[str], second: Callable[[str], Awaitable[httpx.Re
 
 
 # operation -> a request that succeeds, and the fact it must leave last
+async def move_rung(world: World, verb: str, **ask: Any) -> httpx.Response:
+    """The lowest rung of staging: a developer's machine has none."""
+    state = world.public.state
+    here, state.settings = state.settings, world.settings(environment="staging")
+    try:
+        return await world.release_owner.post(f"/v1/release/ladder/dry_run/{verb}", json=ask)
+    finally:
+        state.settings = here
+
+
+async def attest(world: World) -> httpx.Response:
+    ask = {"claim": "stable_for_demo", "comment": "Asked twice, answered alike."}
+    return await world.product_owner.post("/v1/release/attestations", json=ask)
+
+
+async def withdraw_attestation(world: World) -> httpx.Response:
+    made = (await attest(world)).json()
+    return await world.product_owner.post(f"/v1/release/attestations/{made['id']}/withdraw", json={})
+
+
 LEAVE_FACTS: dict[str, tuple[Callable[[World], Awaitable[httpx.Response]], str]] = {
     **IDENTITY_FACTS,
     "createMission": (create, "mission.accepted"),
@@ -698,6 +724,11 @@ LEAVE_FACTS: dict[str, tuple[Callable[[World], Awaitable[httpx.Response]], str]]
     "resumeConnector": (lambda world: switch_connector(world, "halt", "resume"), "connector.resumed"),
     "switchModelProviderOff": (lambda world: switch_provider(world, "off"), "model_provider.switched_off"),
     "switchModelProviderOn": (lambda world: switch_provider(world, "off", "on"), "model_provider.switched_on"),
+    "enableRung": (lambda world: move_rung(world, "enable"), "rung.enabled"),
+    "lowerRung": (lambda world: move_rung(world, "lower", reason="As the test says."), "rung.lowered"),
+    "attest": (attest, "attestation.signed"),
+    "withdrawAttestation": (withdraw_attestation, "attestation.withdrawn"),
+    "importVerdict": (lambda world: bring(world, signed("production")), "verdict.imported"),
     "putPolicy": (lambda world: put_policy(world, "some_kind"), "policy.changed"),
     "retirePolicy": (lambda world: retire_policy(world, "passing_kind"), "policy.changed"),
 }

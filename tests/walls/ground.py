@@ -34,6 +34,7 @@ PEOPLE: dict[str, tuple[str, tuple[str, ...], str | None]] = {
     "gwen": ("human", ("break_glass",), None),
     "gus": ("human", ("break_glass", "operator"), None),
     "paul": ("human", ("product_owner", "operator"), None),
+    "rita": ("human", ("release_owner",), None),
 }
 # connector: (required, deny_threshold, life, undo_window); any other connector has the rules every tenant is born with
 RULES = {

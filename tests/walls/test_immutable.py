@@ -1,5 +1,7 @@
 """Invariant 10: legal moves only, and what was written stays. Each guard stands alone, with the layers around it off."""
 
+import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -15,12 +17,12 @@ KEPT = (
     "policy", "policy_set", "quarantine", "approval_rule", "notice", "connector", "connector_switch", "model_switch", "model_use",
     "writeback", "approval", "decision", "execution", "webhook", "webhook_secret", "tape", "recording", "shadow_writeback",
     "tool_layer", "tool_layer_switch", "tool_layer_state", "workspace_trust", "blob", "retention_schedule", "legal_hold", "drill_run",
-    "mission_repair",
+    "mission_repair", "rung_change", "gate_state", "gate_change", "attestation", "verdict",
 )  # fmt: skip
 WRITTEN_ONCE = (
     "ledger", "mission_label", "mission_type", "artifact", "policy_decision", "policy", "policy_set", "quarantine", "approval_rule",
     "connector", "writeback", "decision", "risk_floor", "tape", "recording", "shadow_writeback", "tool_layer",
-    "workspace_trust", "retention_schedule",
+    "workspace_trust", "retention_schedule", "rung_change", "gate_change", "verdict",
 )  # fmt: skip
 
 
@@ -102,7 +104,31 @@ async def furnished(ground: Ground) -> dict[str, Any]:
                      VALUES ($1, $2, 'replay', $3, 'running', '1', now())""", ground.tenant, uuid4(), ground.ids["anna"])  # fmt: skip
     await ground.run("worker", """INSERT INTO mission_repair (tenant, mission, state, finding, since)
                      VALUES ($1, $2, 'accepted', 'no_dispatch', now())""", ground.tenant, asked.mission)  # fmt: skip
+    await release_papers(ground)
     return {"asked": asked, "rejected": rejected, "webhook": webhook}
+
+
+async def release_papers(ground: Ground) -> None:
+    """A rung that is enabled, gates that were computed, an attestation and a verdict."""
+    tenant, rita = ground.tenant, ground.secrets["rita"]
+    enable = "SELECT outcome FROM enable_rung($1, $2, 'staging', 'dry_run', '*', 'dry_run', '{}')"
+    assert await ground.value("api", enable, tenant, rita) == "enabled"
+    gates = '[{"gate": "technical", "result": "pass", "checks": [], "expires_at": "2099-01-01T00:00:00Z"}]'
+    await ground.run("worker", "SELECT note_gates($1, 'staging', $2)", tenant, gates)
+    attest = "SELECT outcome FROM attest($1, $2, $3, 'staging', 'stable', 'product_owner', '{}', '1 day')"
+    assert await ground.value("api", attest, tenant, ground.secrets["paul"], uuid4()) == "signed"
+    keep = "SELECT outcome FROM keep_verdict($1, $2, $3, 'staging', $4)"
+    assert await ground.value("api", keep, tenant, rita, uuid4(), verdict(ground)) == "kept"
+
+
+def verdict(ground: Ground, **said: Any) -> bytes:
+    """A file as production would have sent it, but for the signature, which is not Postgres's to check."""
+    at = datetime.now(UTC)
+    statement = {
+        "tenant": f"t-{ground.tenant}", "environment": "production", "build": "1", "result": "pass", "by": "production-1", "ladder": {},
+        "replayed": [], "made_at": at.isoformat(), "expires_at": (at + timedelta(hours=1)).isoformat(),
+    } | said  # fmt: skip
+    return json.dumps({"signature": "", "statement": statement}).encode()
 
 
 async def test_nothing_of_the_record_is_deleted_or_emptied(ground: Ground) -> None:

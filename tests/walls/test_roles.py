@@ -109,6 +109,12 @@ GRANTS: dict[str, dict[str, str]] = {
     # which providers of models are off, and what was used of whom: moved by functions only
     "model_switch": {"api": "s", "auditor": "s"},
     "model_use": {"api": "s", "auditor": "s"},
+    # how far missions may go, what gates say of it, and who attests what: moved by functions only
+    "rung_change": {"api": "s", "worker": "s", "auditor": "s"},
+    "gate_state": {"api": "s", "worker": "s", "auditor": "s"},
+    "gate_change": {"api": "s", "worker": "s", "auditor": "s"},
+    "attestation": {"api": "s", "worker": "s", "auditor": "s"},
+    "verdict": {"api": "s", "worker": "s", "auditor": "s"},
     # what is known
     "blob": {"api": "s", "worker": "s", "auditor": "s"},
     # how long it is kept, and what holds it: written by functions that want people's secrets
@@ -142,6 +148,8 @@ CALLS: dict[str, set[str]] = {
         "keep_blob", "put_retention", "place_hold", "lift_hold", "retention_days", "shipped_retention", "holds_on",
         "reassign", "drill_tenant",
         "doctor_numbers", "full_approval_queues", "ledger_tenants",
+        "newest_drills", "ladder_binds", "role_holders", "enable_rung", "lower_rung", "release_is_healthy", "tenant_name",
+        "attest", "withdraw_attestation", "keep_verdict",
     },
     "worker": {
         "drill_tenant", "restore_drill_work", "restore_liveness_work", "restore_execution_of", "doctor_numbers",
@@ -152,6 +160,7 @@ CALLS: dict[str, set[str]] = {
         "raised_risk", "standing_risk", "close_approval", "choose_rule", "fact_hash", "current_tenant",
         "fitting_rules", "lay_ladder", "climb", "restore_approval_timers",
         "require_tenant", "require_present", "keep_blob", "remove_bytes", "restore_retention_work",
+        "newest_drills", "ladder_binds", "role_holders", "note_gates", "lower_rung_itself", "restore_release_work",
     },
     "executor": {
         "take_read_work", "connector_read_of", "answer_connector_read",

@@ -393,6 +393,7 @@ def test_every_kind_of_work_has_a_queue_and_somebody_who_does_it() -> None:
         "anchor",
         "tool_check",
         "retention",
+        "release_check",
     }
     assert {kind for kind, queue in KINDS.items() if queue == "worker"} == set(VERBS) | by_call
     assert {kind for kind, queue in KINDS.items() if queue == "executor"} == {"execute", "connector_read"}

@@ -18,6 +18,7 @@ from pydantic import SecretStr
 from app import identity, work
 from app.db import Database
 from app.executor import Executor
+from app.ledger.keys import public_text, signer
 from app.main import Root, internal_app, public_app
 from app.registrar import Registrar, registrar_app
 from app.settings import Settings
@@ -30,6 +31,9 @@ COLONY_KEY = "local:colony-secret-of-the-tests"
 SIGNING_KEY = "one:signing-secret-of-the-tests"
 REGISTRAR_KEY = "one:registrar-secret-of-the-tests"
 TRANSFER_KEY = f"tests:{base64.b64encode(b't' * 32).decode()}"
+RELEASE_KEYS = {
+    name: f"{name}-1:{base64.b64encode(name[0].encode() * 32).decode()}" for name in ("local", "staging", "production")
+}
 READ_TOKEN, WRITE_TOKEN = "crm-read-token-of-tests", "crm-write-token-of-tests"
 
 
@@ -53,6 +57,7 @@ class World:
         self.crm_base_url: str | None = None
 
     def settings(self, **more: Any) -> Settings:
+        environment = (self.more | more).get("environment", "local")
         values: dict[str, Any] = {
             "_env_file": None,
             "database_url": self.url("api"),
@@ -67,6 +72,10 @@ class World:
             "crm_read_token": READ_TOKEN,
             "webhook_sealing_key": "one:sealing-secret-of-the-tests",
             "transfer_signing_key": TRANSFER_KEY,
+            "release_signing_key": RELEASE_KEYS[environment],
+            "release_trusted_keys": ",".join(
+                public_text(signer(key).public()) for place, key in RELEASE_KEYS.items() if place != environment
+            ),
             "outbound_allowed_hosts": "127.0.0.1",
             "database_pool_size": 5,
             "component_look_s": 3600,  # a test that wants a look takes it
@@ -91,6 +100,7 @@ class World:
         self.root.colony = self.worker.colony.client
         for app in (self.public, self.internal):
             app.state.colony = self.worker.colony.client
+        self.worker.root = httpx.AsyncClient(transport=httpx.ASGITransport(self.public))
         self.worker.colony.component.stays_open = type(self.worker.colony.component.stays_open)(0)
         for name, key in keys.items():
             self.people[name] = Person(name, key, self.client(key))
@@ -145,7 +155,9 @@ class World:
         async with database.write() as session:
             await identity.create_tenant(session, name)
             principal = await identity.create_principal(session, "stranger", "human")
-            for role in ("submitter", "operator", "auditor", "product_owner", "policy_owner", "admin", "break_glass"):
+            for role in (
+                "submitter", "operator", "auditor", "product_owner", "policy_owner", "release_owner", "admin", "break_glass",
+            ):  # fmt: skip
                 await identity.grant_role(session, principal, role)
             key = await identity.issue_key(session, principal)
         await database.close()
@@ -175,6 +187,8 @@ class World:
                     await self.worker.guarded(self.worker.play, item)
                 elif item.kind == "liveness":
                     await self.worker.guarded(self.worker.reconcile, item)
+                elif item.kind == "release_check":
+                    await self.worker.guarded(self.worker.check_release, item)
                 elif item.kind == "tool_check":
                     await self.worker.guarded(self.worker.check_tools, item)
                 elif item.kind not in ("dispatch", "review"):

@@ -47,7 +47,7 @@ BEGIN
         'approval.glass_broken', 'approval.superseded', 'approval.reassigned', 'writeback.claimed', 'writeback.settled', 'writeback.attempted',
         'writeback.renewed', 'notice.seen', 'budget.limits_changed'])
       OR split_part(NEW.type, '.', 1) = ANY (ARRAY['rule', 'risk', 'policy', 'connector', 'approver_key', 'tool_layer', 'model_provider',
-           'bytes', 'hold', 'retention']))
+           'bytes', 'hold', 'retention', 'rung', 'gate', 'attestation', 'verdict']))
      AND current_user <> '{prefix}_owner' THEN
     RAISE EXCEPTION 'wall: facts of type % are written by the wall only', NEW.type USING ERRCODE = 'RX003';
   END IF;

@@ -1,16 +1,17 @@
 -- Many requests for missions at once: one statement, one commit, one wake-up for all of them. It runs as whoever calls it and
 -- adds no right: every table's own triggers, policies and keys judge each row as they would judge it alone.
 --
--- The api has judged the requests from memory: who is behind a secret and which rules are in force (c_*, once for all requests that
--- were judged by the same), which version of a type is the newest, and whether that is the tenant's own. Here, in the transaction that keeps the mission, each of these is looked at once more, and
--- what was judged by something that is no longer so comes back undone, to be judged anew.
+-- The api has judged the requests from memory: who is behind a secret, which rules are in force and where the tenant stands on the
+-- ladder (c_*, once for all requests that were judged by the same; c_ladder null: no ladder binds it), which version of a type is the
+-- newest, and whether that is the tenant's own. Here, in the transaction that keeps the mission, each of these is looked at once more,
+-- and what was judged by something that is no longer so comes back undone, to be judged anew.
 --
 -- outcome: accepted · refused (by policy: decision and fact are kept) · replayed (the answer given under this Idempotency-Key) ·
--- or, with nothing kept: unauthenticated, caller_changed, policy_changed, type_changed, in_flight, mismatch, exhausted (the
+-- or, with nothing kept: unauthenticated, caller_changed, policy_changed, ladder_changed, type_changed, in_flight, mismatch, exhausted (the
 -- tenant's budget: body says what is lacking).
 -- An answer is head || at || middle || at || tail: only here is known when the mission was taken in. Without a tail it is head.
 CREATE FUNCTION take_in(
-  c_secret text[], c_tenant uuid[], c_principal uuid[], c_roles text[], c_change bigint[], c_set bytea[],
+  c_secret text[], c_tenant uuid[], c_principal uuid[], c_roles text[], c_change bigint[], c_set bytea[], c_ladder bigint[],
   m_caller int[], m_id uuid[], m_type text[], m_type_version int[], m_own boolean[], m_mode text[], m_surface text[], m_risk text[],
   m_sensitivity text[], m_workspace text[], m_contract bytea[], m_labels text[], m_trace text[], m_time bigint[], m_tokens bigint[],
   m_cost numeric[], m_replay_of uuid[], m_replay_mode text[],
@@ -23,7 +24,7 @@ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, pg_temp AS $$
 DECLARE
   who record; doubt text[] := '{}'; t uuid; newest bigint; moment timestamptz := clock_timestamp();
   stamp bytea := convert_to(to_char(moment AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), 'UTF8');
-  say text[] := array_fill(NULL::text, ARRAY[cardinality(m_id)]); lacking text[] := '{}'; c int; i int;
+  say text[] := array_fill(NULL::text, ARRAY[cardinality(m_id)]); lacking text[] := '{}'; c int; i int; rungs bigint;
   line int[]; firsts int[]; lasts int[]; piece int[]; low int; high int; why text; whose text;
 BEGIN
   PERFORM set_config('lock_timeout', '500ms', true);   -- whoever waits holds up everybody in the batch: rather alone, and later
@@ -56,6 +57,13 @@ BEGIN
         RETURN NEXT;
       END IF;
     END LOOP;
+    IF num_nonnulls(VARIADIC c_ladder) > 0 THEN
+      SELECT COALESCE(max(r.change), 0) INTO rungs FROM rung_change r WHERE r.tenant = t;
+      FOR i IN SELECT o.i FROM unnest(m_caller) WITH ORDINALITY AS o(caller, i)
+               WHERE c_tenant[o.caller] = t AND say[o.i] IS NULL AND c_ladder[o.caller] <> rungs LOOP
+        say[i] := 'ladder_changed';
+      END LOOP;
+    END IF;
     FOR who IN SELECT m.i, m.judged FROM (
                  SELECT o.*, newest = c_change[o.caller] AND (
                      SELECT true FROM policy_set s WHERE s.tenant = t AND s.version = c_set[o.caller] LIMIT 1) IS NOT NULL AS judged
