@@ -20,6 +20,7 @@ from app.delivery import Courier, bus
 from app.evidence import Material
 from app.http.serving import uvicorns_loop
 from app.nudge import Nudger, wait
+from app.operations.gauges import GAUGES
 from app.settings import Settings
 from app.telemetry import WORK_DONE
 from app.work import Item
@@ -91,6 +92,10 @@ class Worker:
         loops = [
             asyncio.create_task(self.take_up(), name="work"),
             asyncio.create_task(self.sweep(), name="sweep"),
+            asyncio.create_task(GAUGES.keep_reading(self.database, self.settings.gauges_interval_s), name="gauges"),
+            asyncio.create_task(
+                boundary.keep_looking(self.colony, self.settings.gauges_interval_s), name="is the colony there"
+            ),
         ]
         if self.courier:
             loops += [

@@ -25,6 +25,7 @@ from app import ledger
 from app.caller import Caller
 from app.db import WriteSession
 from app.errors import Problem
+from app.missions.types import label
 from app.telemetry import MISSIONS
 
 State = Literal[
@@ -135,7 +136,7 @@ async def move(
     await ledger.record(
         session, caller, f"mission.{to}", mission, was=row.was, cause=cause, attempt=row.attempt, **(facts or {})
     )
-    MISSIONS.labels(row.mission_type, to).inc()
+    MISSIONS.labels(label(row.mission_type), to).inc()
     return Moved(row.was, to, row.version, row.mission_type)
 
 
