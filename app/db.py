@@ -100,6 +100,7 @@ class Database:
         event.listen(self.engine.sync_engine, "checkout", refuse_dead_connections)
         self.on_commit = _nobody
         self.pool = name.removeprefix("mission-root ")  # what metrics call it
+        POOL_EXHAUSTED.labels(self.pool)
         self._waits = POOL_WAIT.labels(self.pool)
         POOL_IN_USE.labels(self.pool).set_function(weakly(self.engine))
 

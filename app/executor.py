@@ -24,7 +24,7 @@ from app.db import Database
 from app.nudge import Nudger, wait
 from app.settings import Settings
 from app.signed import signers
-from app.telemetry import WORK_DONE, WRITEBACKS, continuing, span
+from app.telemetry import WORK_DONE, WRITEBACKS, begin, continuing, span
 from app.work import READS, Item
 from app.writebacks.connectors import (
     Ambiguous,
@@ -49,6 +49,7 @@ BATCH = 8
 POLL_S = 1.0
 READ_S = 15.0  # whoever waits for a read has given up by then
 LATER = timedelta(seconds=30)  # when to look again at what cannot be done now
+begin(WRITEBACKS, ["succeeded", "failed", "stale", "unknown", "executing", "lost"])
 CLAIM = "SELECT * FROM claim(:tenant, :writeback, :lease)"
 SETTLE = "SELECT settle(:tenant, :writeback, :fence, :state, :receipt, :observed)"
 READ_OF = "SELECT * FROM connector_read_of(:tenant, :id)"

@@ -22,7 +22,7 @@ from app.http.serving import uvicorns_loop
 from app.nudge import Nudger, wait
 from app.operations.gauges import GAUGES
 from app.settings import Settings
-from app.telemetry import WORK_DONE
+from app.telemetry import WORK_DONE, begin
 from app.work import Item
 from colony_client.client import ColonyClient
 
@@ -37,6 +37,7 @@ POLL_S = 1.0
 SWEEP_S = 60.0
 SWEEP_BITE, SWEEP_BITES = 5000, 200  # rows in one transaction, and how many of those before others have their turn
 
+begin(WORK_DONE, [kind for kind, queue in work.KINDS.items() if queue == "worker"], ["done", "failed"])
 Handle = Callable[[list[Item]], Awaitable[None]]
 
 # Work that is one verb in one transaction. What a verb answers is when it wants to be called again.

@@ -15,7 +15,7 @@ from app.approvals.signatures import check
 from app.caller import Caller
 from app.db import WriteSession
 from app.errors import Problem
-from app.telemetry import DECISION_SECONDS, DECISIONS
+from app.telemetry import DECISION_SECONDS, DECISIONS, begin
 
 DECIDE = text("SELECT * FROM decide(:tenant, :approval, :secret, :version, :sha256, :verdict, :comment, :signature)")
 FIND = text("""SELECT id, mission, subject, writeback, state, version, extract(epoch FROM clock_timestamp() - created_at)::float8 AS age_s
@@ -47,6 +47,9 @@ REFUSALS: dict[str, tuple[str, str]] = {
     "no_comment": ("validation", "A reason is missing: a rejection needs one, and under some rules an approval does."),
     "signature_missing": ("validation", "/signature: this rule counts signed approvals only"),
 }
+
+
+begin(DECISIONS, ["recorded", "approved", "rejected", *REFUSALS])
 
 
 @dataclass(frozen=True)

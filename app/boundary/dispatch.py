@@ -24,7 +24,7 @@ from app.db import Database, WriteSession
 from app.http.probes import PROBE_S
 from app.missions import Held, Mission
 from app.missions.queries import from_row
-from app.telemetry import COLONY_FAILURES, COMPONENT_UP, QUARANTINED, continuing, span, traceparent
+from app.telemetry import COLONY_FAILURES, COMPONENT_UP, QUARANTINED, begin, continuing, span, traceparent
 from app.work import Item
 from colony_client import tokens
 from colony_client.artifacts import Budgets, MissionEnvelope
@@ -76,6 +76,10 @@ EFFECTS = {
     "colony_malformed": "The colony's answer could not be read. The mission waits and is dispatched again.",
     "colony_busy": "The colony takes no more missions at the moment. The mission waits its turn.",
 }
+
+ORIGINS = ("callback", "dispatch_answer", "status_answer", "cancel_answer")  # of what is quarantined
+begin(COLONY_FAILURES, EFFECTS)
+begin(QUARANTINED, ORIGINS)
 
 SILENT = "The colony does not say how the mission is getting on. It is asked again."
 

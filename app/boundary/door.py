@@ -9,11 +9,14 @@ from app.caller import SYSTEM, Caller
 from app.db import Database
 from app.errors import Problem
 from app.http import read_body
-from app.telemetry import STRANGERS
+from app.telemetry import STRANGERS, begin
 from colony_client import signing, tokens
 from colony_client.contract import CONTRACT_VERSION, MAX_BODY_BYTES, VERSION_HEADER
 from colony_client.errors import SignatureRefused, TokenRefused, VersionRefused
 from colony_client.versions import spoken_with
+
+REASONS = (*SignatureRefused.__subclasses__(), TokenRefused, *TokenRefused.__subclasses__())
+begin(STRANGERS, [reason.__name__ for reason in REASONS])
 
 
 @dataclass(frozen=True)
