@@ -1,5 +1,6 @@
 """An instance as an operator meets it: traces go to a collector, Prometheus scrapes it, and the colony is started by hand."""
 
+import json
 import os
 import shutil
 import signal
@@ -25,7 +26,7 @@ class Colony:
     def __init__(self, folder: Path, traces: str) -> None:
         self.port, self.traces = free_port(), traces
         self.url = f"http://127.0.0.1:{self.port}"
-        self.log = folder / "colony.log"
+        self.log = folder / ".data" / "logs" / "colony.log"
         self.environment: dict[str, str] = {}
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -94,8 +95,6 @@ def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operated]:
         assert up.stdout is not None
         line = up.stdout.readline()
         assert line, (folder / "up.err").read_text()
-        import json
-
         made = Operated(folder / ".data", up, json.loads(line))
         made.collector, made.colony = collector, colony
         furnish(made)

@@ -35,19 +35,10 @@ def load(instance: Operated) -> None:
     with instance.client("submitter") as client:
         asked = create(client, "oracle_advisory", "What happens before a writeback is executed?")
         change = create(client, "crm_lead_intelligence", "Which leads deserve a call, and why?")
-        # nobody may do this autonomously at high risk
-        client.post("/v1/policies/evaluate", json={})
-        client.post(
-            "/v1/missions",
-            json={
-                "mission_type": "oracle_advisory",
-                "user_goal": "Do it alone.",
-                "mode": "autonomous",
-                "risk_level": "high",
-            },
-        )
-        client.post("/v1/principals", json={})
+        ask = {"mission_type": "oracle_advisory", "user_goal": "What is there?", "tools": ["workspace.outline"]}
+        refused = client.post("/v1/missions", json=ask).raise_for_status().json()["id"]
         until(lambda: state(client, asked) == "completed", "the question is answered")
+        until(lambda: state(client, refused) == "failed", "a tool was blocked that the mission does not list")
         until(lambda: state(client, change) in ("awaiting_approval", "completed"), "the changes are proposed")
         approve_all(instance, change)
         until(lambda: state(client, change) == "completed", "the changes are made")
