@@ -1,20 +1,27 @@
 """Changes wait for a human for hours, and are about to expire."""
 
 import json
+from datetime import timedelta
 
 from tests.operating.scene import Scene
-from tests.walks.test_kills import restore_crm
 
+AT_A_TERMINAL = "asks a person at a terminal"
+ELSEWHERE = "needs people or records that tests/approvals has"
 SPARED = {
-    "mission-root approvals decide ID approve": "asks a person at a terminal",
-    'mission-root approvals break-glass ID --reason "The price is wrong and the shop is open."': "tests/approvals: needs two holders of break_glass",
-    'mission-root approvals decide ID approve --comment "Seen on the site."': "the second half of breaking the glass",
-    'curl -s -X POST "$MISSION_ROOT_URL/v1/writebacks/ID/renew" -H "Authorization: Bearer $MISSION_ROOT_API_KEY" -H "Content-Type: application/json" -d \'{}\'': "needs a record that has changed: tests/approvals",
-    "mission-root rules show RULE > rule.json": "what policy owners do is in tests/approvals",
-    "mission-root rules put rule.json --id RULE --validate-only": "the same",
-    "mission-root rules put rule.json --id RULE": "the same",
+    "mission-root approvals decide ID approve": AT_A_TERMINAL,
+    'mission-root approvals decide ID reject --comment "The number is wrong."': AT_A_TERMINAL,
+    'mission-root approvals break-glass ID --reason "The price is wrong and the shop is open."': ELSEWHERE,
+    'mission-root approvals decide ID approve --comment "Seen on the site."': ELSEWHERE,
+    'curl -s -X POST "$MISSION_ROOT_URL/v1/writebacks/ID/renew" -H "Authorization: Bearer $MISSION_ROOT_API_KEY" '
+    "-H \"Content-Type: application/json\" -d '{}'": ELSEWHERE,
+    "mission-root rules show RULE > rule.json": ELSEWHERE,
+    "mission-root rules put rule.json --id RULE --validate-only": ELSEWHERE,
+    "mission-root rules put rule.json --id RULE": ELSEWHERE,
     "mission-root principals grant ID operator --expires-at 2027-01-31T12:00:00Z": "its date is an example, and passes",
 }
+UNDO = """INSERT INTO approval_rule (tenant, id, version, subject, connector, operation, risk, required, life, undo_window)
+          SELECT tenant, id, max(version) + 1, subject, connector, operation, risk, required, life, $1::interval
+          FROM approval_rule WHERE NOT break_glass GROUP BY tenant, id, subject, connector, operation, risk, required, life"""
 
 
 def age(scene: Scene) -> None:
@@ -26,19 +33,19 @@ def age(scene: Scene) -> None:
 
 
 def drill(scene: Scene) -> None:
+    scene.sql(UNDO, timedelta(hours=1))  # time enough to take back what was approved
     mission = scene.ask("crm_lead_intelligence")
     scene.becomes(mission, "awaiting_approval")
     age(scene)
     scene.fires("ApprovalBacklog")
     scene.fires("ApprovalsExpiring")
     pending = [one for one in listed(scene) if one["mission_id"] == mission]
-    first, second, third, *rest = pending
+    first, second, *_ = pending
     seen = scene.see(ID=first["id"])
     assert first["id"] in seen and "pending" in seen
     scene.do("--payload-sha256", ID=first["id"], SHA256=first["payload_sha256"])
-    scene.do("approvals cancel", ID=first["id"])  # within the undo window, or refused: see below
-    scene.do("reject", ID=second["id"])
-    scene.do("approvals revise", ID=third["id"])
+    scene.do("approvals cancel", ID=first["id"])
+    scene.do("approvals revise", ID=second["id"], SHA256=second["payload_sha256"])
     scene.do("state=stale")
     scene.do("principals list", person="admin")
     scene.do("missions cancel", ID=mission)
@@ -46,7 +53,7 @@ def drill(scene: Scene) -> None:
     assert not [one for one in listed(scene) if one["mission_id"] == mission]
     scene.rests("ApprovalBacklog")
     scene.rests("ApprovalsExpiring")
-    restore_crm(scene.instance)
+    scene.sql(UNDO, timedelta(0))
 
 
 def listed(scene: Scene) -> list[dict[str, str]]:

@@ -17,5 +17,6 @@ def drill(scene: Scene) -> None:
     finally:
         anchors.unlink()
         kept.rename(anchors)
+    scene.sql("UPDATE work SET next_at = now(), lease_until = NULL WHERE kind = 'anchor'")  # or within a minute
     scene.rests("LedgerNotAnchored", threshold=1)
     until(lambda: "anchor" in scene.over("ledger verify"), "it verifies")
