@@ -18,6 +18,7 @@ RUNBOOKS = REPOSITORY / "runbooks"
 SEE, DO, OVER = "How to see it", "What to do", "How to know it is over"
 PROGRAMS = "mission-root|curl|psql|grep|kill|tail|ls|cp"
 PATIENCE_S = 45.0
+LATELY = "15s"
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,14 @@ class Shell:
         return said
 
 
+def lately(alert: str, threshold: float | None) -> str:
+    """An alert's expression over some seconds instead of minutes: what the drill before has done is no concern of this one."""
+    expression = re.sub(r"\[\d+[mh]\]", f"[{LATELY}]", alerts()[alert]["expr"].strip())
+    if threshold is not None:
+        expression = re.sub(r"(?<= [><] )[\d.]+$", str(threshold), expression, flags=re.MULTILINE)
+    return expression
+
+
 @dataclass
 class Scene:
     """A page and an instance. run: the lines of the page that were typed."""
@@ -134,21 +143,15 @@ class Scene:
 
     def fires(self, alert: str, threshold: float | None = None) -> None:
         """Waits until the alert's expression answers. threshold: instead of the rule's own, where that takes an hour."""
-        expression = alerts()[alert]["expr"]
-        if threshold is not None:
-            expression = re.sub(r"(?<= [><] )[\d.]+$", str(threshold), expression.strip(), flags=re.MULTILINE)
         seen = self.instance.prometheus
         if seen is not None:
-            until(lambda: seen.query(expression), f"{alert} fires", PATIENCE_S)
+            until(lambda: seen.query(lately(alert, threshold)), f"{alert} fires", PATIENCE_S)
 
     def rests(self, alert: str, threshold: float | None = None) -> None:
-        """Waits until it does not any more: for alerts that look at the present alone."""
-        expression = alerts()[alert]["expr"]
-        if threshold is not None:
-            expression = re.sub(r"(?<= [><] )[\d.]+$", str(threshold), expression.strip(), flags=re.MULTILINE)
+        """Waits until it does not any more."""
         seen = self.instance.prometheus
         if seen is not None:
-            until(lambda: not seen.query(expression), f"{alert} is silent", PATIENCE_S)
+            until(lambda: not seen.query(lately(alert, threshold)), f"{alert} is silent", PATIENCE_S)
 
     def ask(self, kind: str = "oracle_advisory") -> str:
         """A mission of the submitter."""

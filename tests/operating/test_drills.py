@@ -29,7 +29,13 @@ def shell(instance: Operated) -> Shell:
 def test_the_page_is_followed_and_all_is_well(page: str, instance: Operated, shell: Shell) -> None:
     scene = Scene(page, instance, shell)
     module = drill_of(page)
-    module.drill(scene)
+    try:
+        module.drill(scene)
+    finally:
+        if (
+            instance.colony.process is None
+        ):  # the next drill begins on an instance that is whole, whatever became of this one
+            instance.colony.start()
     lines = {line for section in (SEE, DO, OVER) for line in blocks(page, section)}
     left = lines - scene.typed
     spared: dict[str, str] = getattr(module, "SPARED", {})
