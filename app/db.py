@@ -5,8 +5,10 @@ go that its verbs asked for. Nothing else in the code commits.
 """
 
 import asyncio
+import time
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 from uuid import UUID
 
@@ -20,6 +22,7 @@ from sqlalchemy.sql import Executable
 
 from app.errors import Problem
 from app.settings import Address
+from app.telemetry import POOL_EXHAUSTED, POOL_IN_USE, POOL_WAIT
 
 metadata = MetaData()
 Fetch = Callable[..., Awaitable[Sequence[Mapping[str, Any]]]]  # (statement, *values) in the transaction at hand
@@ -96,6 +99,10 @@ class Database:
         event.listen(self.engine.sync_engine, "handle_error", mark_lost_connections)
         event.listen(self.engine.sync_engine, "checkout", refuse_dead_connections)
         self.on_commit = _nobody
+        self.pool = name.removeprefix("mission-root ")  # what metrics call it
+        POOL_EXHAUSTED.labels(self.pool)
+        self._waits = POOL_WAIT.labels(self.pool)
+        POOL_IN_USE.labels(self.pool).set_function(weakly(self.engine))
 
     def connection(self) -> dict[str, Any]:
         """How the driver connects. Behind a pooler the next transaction is another server's, which knows no statement of before."""
@@ -121,15 +128,28 @@ class Database:
         self._plain.append(connection)
         return rows
 
+    async def _connected(self, stack: AsyncExitStack) -> AsyncConnection:
+        """One of the pool's connections, until the stack ends; how long that took is measured."""
+        began = time.perf_counter()
+        try:
+            connection = await stack.enter_async_context(self.engine.connect())
+        except PoolTimeout:
+            POOL_EXHAUSTED.labels(self.pool).inc()
+            raise
+        self._waits.observe(time.perf_counter() - began)
+        return connection
+
     @asynccontextmanager
     async def read(self) -> AsyncIterator[ReadSession]:
-        async with self.engine.connect() as connection:
+        async with AsyncExitStack() as stack:
+            connection = await self._connected(stack)
             await connection.execute(text("SET TRANSACTION READ ONLY"))
             yield ReadSession(connection)
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[WriteSession]:
-        async with self.engine.connect() as connection:
+        async with AsyncExitStack() as stack:
+            connection = await self._connected(stack)
             session = WriteSession(connection)
             async with connection.begin():
                 yield session
@@ -145,6 +165,17 @@ class Database:
 
 def _nobody(channels: set[str]) -> None:
     """Until main wires a nudger, commits wake nobody; listeners find out by polling."""
+
+
+def weakly(engine: AsyncEngine) -> Callable[[], float]:
+    """How many connections of an engine are in use; 0 once it is gone, which a metric must not keep it from."""
+    known = weakref.ref(engine)
+
+    def in_use() -> float:
+        found = known()
+        return float(found.pool.checkedout()) if found is not None else 0.0  # type: ignore[attr-defined]  # of a queue
+
+    return in_use
 
 
 def mark_lost_connections(context: Any) -> None:

@@ -24,7 +24,7 @@ from app.db import Database
 from app.nudge import Nudger, wait
 from app.settings import Settings
 from app.signed import signers
-from app.telemetry import WORK_DONE, WRITEBACKS, tracer
+from app.telemetry import WORK_DONE, WRITEBACKS, begin, continuing, span
 from app.work import READS, Item
 from app.writebacks.connectors import (
     Ambiguous,
@@ -49,6 +49,7 @@ BATCH = 8
 POLL_S = 1.0
 READ_S = 15.0  # whoever waits for a read has given up by then
 LATER = timedelta(seconds=30)  # when to look again at what cannot be done now
+begin(WRITEBACKS, ["succeeded", "failed", "stale", "unknown", "executing", "lost"])
 CLAIM = "SELECT * FROM claim(:tenant, :writeback, :lease)"
 SETTLE = "SELECT settle(:tenant, :writeback, :fence, :state, :receipt, :observed)"
 READ_OF = "SELECT * FROM connector_read_of(:tenant, :id)"
@@ -71,6 +72,7 @@ class Claimed:
     tenant: UUID
     definition: Definition  # of the connector, as it was when the change was asked for
     signed: dict[str, Any] | None  # who signed what, when the rule counts signed approvals only
+    traceparent: str | None = None  # of the request that asked for the mission: what is done here belongs to its trace
 
 
 @dataclass(frozen=True)
@@ -156,10 +158,14 @@ class Executor:
         claimed = await self.claim(item)
         if not isinstance(claimed, Claimed):
             return claimed
-        with tracer.start_as_current_span(
-            "execute", kind=SpanKind.CLIENT, attributes={"writeback.id": str(item.subject)}
-        ):
+        with span(
+            "execute",
+            context=continuing(claimed.traceparent),
+            kind=SpanKind.CONSUMER,
+            attributes={"writeback.id": str(item.subject), "execution.attempt": claimed.attempts},
+        ) as leaving:
             outcome = await carry_out(claimed, self.settings)
+            leaving.set_attribute("execution.outcome", outcome.state if outcome is not None else "nothing_learnt")
         if outcome is None:
             return now() + LATER  # nothing was learnt, so nothing is settled: the claim's lease runs out by itself
         held = await self.settle(item.tenant, claimed, outcome)
@@ -191,6 +197,7 @@ class Executor:
                     row_connector(row.payload), row.connector_version, row.connector_kind, row.definition, row.account
                 ),
                 signed=row.signed,
+                traceparent=row.traceparent,
             )
         if row.outcome in ("too_early", "busy"):
             return row.not_before
@@ -354,7 +361,9 @@ async def nothing_to_do(target: Writer, claimed: Claimed, payload: Payload) -> O
 async def apply(target: Writer, claimed: Claimed, payload: Payload) -> Outcome:
     """One call under the execution's key. The target answers an earlier call of the same key with its receipt."""
     try:
-        applied = await target.apply(claimed.payload, claimed.idempotency_key)
+        # the target is not told of our traces: a span of its own says how long it took
+        with span("apply", kind=SpanKind.CLIENT):
+            applied = await target.apply(claimed.payload, claimed.idempotency_key)
     except Stale as error:
         return Outcome("stale", {"finding": "stale", "detail": error.reason, "current": seen(error.current)})
     except NotApplied as error:
@@ -383,7 +392,8 @@ def unsettled(claimed: Claimed, error: Exception) -> Outcome:
 async def read_back(target: Writer, claimed: Claimed, payload: Payload, receipt: dict[str, Any]) -> Outcome:
     """Looks at the target after the write: success is what it shows, not what it said."""
     try:
-        observed = await target.read(payload.kind, payload.record_id)
+        with span("read back", kind=SpanKind.CLIENT):
+            observed = await target.read(payload.kind, payload.record_id)
     except Refused as error:
         return Outcome("failed", {"finding": "gone", "detail": error.reason, "receipt": receipt})
     except Exception as error:

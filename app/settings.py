@@ -251,6 +251,7 @@ class Settings(BaseSettings):
 
     otel_exporter_otlp_endpoint: HttpUrl | None = None
     trace_sample_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
+    gauges_interval_s: Annotated[float, Field(ge=0.1, le=300)] = 15  # how often the worker counts what is open
 
     _credentials: dict[str, SecretStr] = PrivateAttr(default_factory=dict)
     _tool_keys: dict[str, SecretStr] = PrivateAttr(default_factory=dict)

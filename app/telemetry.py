@@ -7,16 +7,18 @@ import logging
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
+from importlib.metadata import version
+from itertools import product
 from typing import Any, ClassVar
 
 import structlog
 from opentelemetry import propagate, trace
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import Span, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased, SamplingResult, TraceIdRatioBased
 from prometheus_client import Counter, Gauge, Histogram
@@ -34,6 +36,12 @@ STAGE_SECONDS = Histogram(
 )
 PROVIDER_FAILURES = Counter("mission_root_provider_failures", "Provider failures a colony reported.", ["code"])
 DECISIONS = Counter("mission_root_decisions", "Human decisions by what came of them.", ["outcome"])
+DECISION_SECONDS = Histogram(
+    "mission_root_decision_seconds",
+    "Time from the opening of an approval to a decision on it.",
+    ["verdict"],
+    buckets=(10, 30, 60, 300, 900, 3600, 14_400, 43_200, 86_400, 259_200),
+)
 POLICY = Counter("mission_root_policy_decisions", "Policy decisions by action and effect.", ["action", "effect"])
 BLOCKS = Counter(
     "mission_root_policy_blocks", "Denials by action and rule; rules of tenants count together.", ["action", "rule"]
@@ -52,6 +60,12 @@ TOOL_FAILURES = Counter(
     "mission_root_tool_server_failures", "Calls that a tool server did not answer usably.", ["code"]
 )
 QUARANTINED = Counter("mission_root_quarantined_payloads", "Payloads refused at the boundary and kept.", ["origin"])
+COLONY_FAILURES = Counter(
+    "mission_root_colony_failures", "Calls that the colony did not answer as the contract says, by why.", ["code"]
+)
+STRANGERS = Counter(
+    "mission_root_colony_calls_refused", "Calls to the internal API that proved no key, or no mission.", ["reason"]
+)
 WEBHOOKS = Counter("mission_root_webhook_tries", "Tries to deliver a webhook by what came of them.", ["outcome"])
 MODEL_CALLS = Counter("mission_root_model_calls", "Calls of model providers by outcome.", ["provider", "outcome"])
 MODEL_TOKENS = Counter("mission_root_model_tokens", "Tokens that model providers counted.", ["provider", "direction"])
@@ -67,10 +81,27 @@ REPAIRS = Counter(
     "mission_root_mission_repairs", "Open missions that waited for nothing, by state and repair.", ["state", "repair"]
 )
 WORK_DONE = Counter("mission_root_work_items", "Work items by kind and outcome.", ["kind", "outcome"])
+POOL_WAIT = Histogram(
+    "mission_root_pool_wait_seconds",
+    "Time until a session had its database connection.",
+    ["pool"],
+    buckets=(0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5),
+)
+POOL_IN_USE = Gauge("mission_root_pool_in_use", "Database connections that are in use.", ["pool"])
+POOL_EXHAUSTED = Counter("mission_root_pool_exhausted", "Sessions that got no database connection in time.", ["pool"])
+BUILD = Gauge("mission_root_build_info", "1; its labels say what runs here.", ["process", "version", "environment"])
 COMPONENT_UP = Gauge(
     "mission_root_component_up", "1 when a dependency answers, 0 when its breaker is open.", ["component"]
 )
 
+
+def begin(counter: Counter, *labels: Iterable[str]) -> None:
+    """Says 0 for every combination: Prometheus sees no increase in what it sees for the first time."""
+    for values in product(*labels):
+        counter.labels(*values)
+
+
+SPANS_LEAVE_MS = 1000
 MOST_LINES = 500  # that wait to be written
 PLAIN = (str, int, float, bool, type(None))
 SECRET_WORDS = ("authorization", "secret", "password", "token", "api_key", "signature", "cookie", "database_url")
@@ -103,11 +134,46 @@ def setup(
         ),
         sampler=ParentBased(Chosen(sample)),
     )
+    provider.add_span_processor(WithoutQueries())
     if otlp_endpoint:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # only when traces leave
 
-        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=f"{otlp_endpoint}/v1/traces")))
+        provider.add_span_processor(
+            BatchSpanProcessor(
+                OTLPSpanExporter(endpoint=f"{otlp_endpoint}/v1/traces"), schedule_delay_millis=SPANS_LEAVE_MS
+            )
+        )
     trace.set_tracer_provider(provider)
+    BUILD.labels(process, version("mission-root"), environment).set(1)
+
+
+def without_query(span: Any, _scope: Any = None) -> None:
+    """What stands behind the question mark of an address is what people wrote, or a secret: it leaves with no trace."""
+    said = getattr(span, "attributes", None) or {}
+    for name in ("http.url", "http.target", "url.full"):
+        if "?" in str(said.get(name, "")):
+            span.set_attribute(name, str(said[name]).partition("?")[0])
+    if "url.query" in said:
+        span.set_attribute("url.query", "")
+
+
+class WithoutQueries(SpanProcessor):
+    """Of calls that leave here. Those that come in get their address later: see app.http.serving.instrument."""
+
+    def on_start(self, span: Span, parent_context: Any = None) -> None:
+        without_query(span)
+
+
+@contextmanager
+def span(name: str, **named: Any) -> Iterator[trace.Span]:
+    """A span around a block. What an exception says stays out of it, as it stays out of the log: only its type is kept."""
+    with tracer.start_as_current_span(name, record_exception=False, set_status_on_exception=False, **named) as made:
+        try:
+            yield made
+        except BaseException as error:
+            made.set_attribute("error.type", type(error).__name__)
+            made.set_status(trace.StatusCode.ERROR)
+            raise
 
 
 class Lines:

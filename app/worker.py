@@ -36,8 +36,9 @@ from app.delivery import Courier, bus
 from app.evidence import Material
 from app.http.serving import uvicorns_loop
 from app.nudge import Nudger, wait
+from app.operations.gauges import GAUGES
 from app.settings import Settings
-from app.telemetry import WORK_DONE
+from app.telemetry import WORK_DONE, begin
 from app.work import Item
 from colony_client.client import ColonyClient
 
@@ -56,6 +57,7 @@ RESTORES = {
 }  # fmt: skip
 SWEEP_BITE, SWEEP_BITES = 5000, 200  # rows in one transaction, and how many of those before others have their turn
 
+begin(WORK_DONE, [kind for kind, queue in work.KINDS.items() if queue == "worker"], ["done", "failed"])
 Handle = Callable[[list[Item]], Awaitable[None]]
 
 # Work that is one verb in one transaction. What a verb answers is when it wants to be called again.
@@ -116,6 +118,10 @@ class Worker:
         loops = [
             asyncio.create_task(self.take_up(), name="work"),
             asyncio.create_task(self.sweep(), name="sweep"),
+            asyncio.create_task(GAUGES.keep_reading(self.database, self.settings.gauges_interval_s), name="gauges"),
+            asyncio.create_task(
+                boundary.keep_looking(self.colony, self.settings.gauges_interval_s), name="is the colony there"
+            ),
         ]
         if self.courier:
             loops += [

@@ -50,7 +50,13 @@ def anyio_backend() -> str:
 
 
 # What a mark needs beside the lock file, and where Debian puts it.
-NEEDS = {"node": "node", "chromium": "chromium", "prometheus": "prometheus", "pgbouncer": "/usr/sbin/pgbouncer"}
+NEEDS = {
+    "node": "node",
+    "chromium": "chromium",
+    "prometheus": "prometheus",
+    "pgbouncer": "/usr/sbin/pgbouncer",
+    "nginx": "/usr/sbin/nginx",
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

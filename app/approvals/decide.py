@@ -15,10 +15,11 @@ from app.approvals.signatures import check
 from app.caller import Caller
 from app.db import WriteSession
 from app.errors import Problem
-from app.telemetry import DECISIONS
+from app.telemetry import DECISION_SECONDS, DECISIONS, begin
 
 DECIDE = text("SELECT * FROM decide(:tenant, :approval, :secret, :version, :sha256, :verdict, :comment, :signature)")
-FIND = text("SELECT id, mission, subject, writeback, state, version FROM approval WHERE tenant = :tenant AND id = :id")
+FIND = text("""SELECT id, mission, subject, writeback, state, version, extract(epoch FROM clock_timestamp() - created_at)::float8 AS age_s
+               FROM approval WHERE tenant = :tenant AND id = :id""")
 
 # What the wall answers when it does not take a decision, and what the caller is told.
 REFUSALS: dict[str, tuple[str, str]] = {
@@ -48,6 +49,9 @@ REFUSALS: dict[str, tuple[str, str]] = {
     "not_a_role_of_the_rule": ("validation", "/role: the approval's rule does not name this role"),
     "signature_missing": ("validation", "/signature: this rule counts signed approvals only"),
 }
+
+
+begin(DECISIONS, ["recorded", "approved", "rejected", *REFUSALS])
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,7 @@ async def decide(
     DECISIONS.labels(said.outcome).inc()
     if said.outcome not in ("recorded", "approved", "rejected"):
         raise await refuse(session, approval, said, "/comment")
+    DECISION_SECONDS.labels(verdict).observe(found.age_s)
     return await let_on(session, caller, mission, found, said)
 
 

@@ -16,7 +16,7 @@ from app.approvals.obligations import parse
 from app.caller import Caller
 from app.db import WriteSession
 from app.errors import Problem
-from app.telemetry import DECISIONS
+from app.telemetry import DECISION_SECONDS, DECISIONS
 from app.writebacks import Writeback, one
 from app.writebacks.actions import MAX_PAYLOAD
 from app.writebacks.connectors import BadPayload, Payload, decode, encode
@@ -76,6 +76,7 @@ async def break_glass(
     DECISIONS.labels(said.outcome).inc()
     if said.outcome not in ("recorded", "approved"):
         raise await refuse(session, approval, said, "/reason")
+    DECISION_SECONDS.labels("approve").observe(found.age_s)
     return Broken(await let_on(session, caller, mission, found, said), said.expires_at)
 
 

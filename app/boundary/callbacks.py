@@ -24,7 +24,7 @@ from app.clock import now
 from app.db import Database, Fetch
 from app.errors import Problem
 from app.missions import Held, Mission
-from app.telemetry import PROVIDER_FAILURES, STAGE_SECONDS
+from app.telemetry import PROVIDER_FAILURES, STAGE_SECONDS, STRANGERS, begin
 from colony_client.contract import (
     ArtifactProduced,
     CheckpointSaved,
@@ -167,6 +167,7 @@ async def receive(fetch: Fetch, calls: Sequence[Call], lease: timedelta) -> tupl
     outcomes: list[Outcome] = []
     for one, fresh in zip(calls, row["fresh"], strict=True):
         if not fresh:
+            STRANGERS.labels("SignatureReplayed").inc()
             log.warning("signature refused", reason="SignatureReplayed", mission=str(one.mission))
         outcomes.append(await judge(held, one, lease) if fresh else unknown())
     await held.keep()
@@ -309,6 +310,7 @@ PROVIDER_CODES = (
     "tool_timed_out",
     "tool_broke_off",
 )
+begin(PROVIDER_FAILURES, [*PROVIDER_CODES, "other"])
 
 
 def end_attempt(held: Held, caller: Caller, mission: Mission, signal: Signal) -> Signal | None:

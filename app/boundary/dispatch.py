@@ -4,6 +4,7 @@ No call is made inside a transaction. Each verb reads what it needs, calls, and 
 fence of its work item; a crash in between repeats the call, which the contract makes harmless.
 """
 
+import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,9 +22,10 @@ from app.caller import Caller, system
 from app.clock import now
 from app.components import Component
 from app.db import Database, ReadSession, WriteSession
+from app.http.probes import PROBE_S
 from app.missions import Held, Mission
 from app.missions.queries import from_row
-from app.telemetry import COMPONENT_UP, QUARANTINED, continuing, traceparent, tracer
+from app.telemetry import COLONY_FAILURES, COMPONENT_UP, QUARANTINED, begin, continuing, span, traceparent
 from app.work import Item
 from colony_client import tokens
 from colony_client.artifacts import Budgets, MissionEnvelope
@@ -83,6 +85,10 @@ EFFECTS = {
     "colony_busy": "The colony takes no more missions at the moment. The mission waits its turn.",
 }
 
+ORIGINS = ("callback", "dispatch_answer", "status_answer", "cancel_answer")  # of what is quarantined
+begin(COLONY_FAILURES, EFFECTS)
+begin(QUARANTINED, ORIGINS)
+
 SILENT = "The colony does not say how the mission is getting on. It is asked again."
 
 
@@ -141,14 +147,13 @@ async def offer(database: Database, colony: Colony, ready: Sequence[Offer]) -> N
         await wait_all(database, items, colony.trouble, trial)
         return
     first = ready[0].mission
-    with tracer.start_as_current_span("dispatch", context=continuing(first.traceparent), kind=SpanKind.CLIENT):
+    with span("dispatch", context=continuing(first.traceparent), kind=SpanKind.CLIENT):
         try:
             answers = await colony.client.dispatch([one.message for one in ready])
         except BoundaryError as error:
             await dispatch_failed(database, colony, items, error)
             return
-    colony.component.succeeded()
-    COMPONENT_UP.labels("colony").set(1)
+    answered(colony)
     said = {one.item.subject: (one, answer) for one, answer in zip(ready, answers, strict=True)}
     await missions.hold_each(database, items, lambda held, item: note_answer(held, colony, *said[item.subject]))
 
@@ -242,7 +247,7 @@ def message(tenant: UUID, mission: Mission, envelope: bytes, said: list[HumanDec
     left = mission.budget_time_ms
     if mission.deadline_at is not None:
         left = max(1, int((mission.deadline_at - now()).total_seconds() * 1000))
-    with tracer.start_as_current_span(
+    with span(
         "mission.dispatch",
         context=continuing(mission.traceparent),
         attributes={"mission.id": str(mission.id), "mission.attempt": mission.attempt},
@@ -306,12 +311,34 @@ async def faulted(database: Database, colony: Colony, item: Item, origin: str, e
     Answers the code of the degraded state.
     """
     code = degraded_code(error)
+    COLONY_FAILURES.labels(code).inc()
     if code != "colony_busy":
         colony.trouble = code
         colony.component.failed(str(error))
         COMPONENT_UP.labels("colony").set(0 if colony.component.opened_at else 1)
     await quarantine(database, item, origin, error)
     return code
+
+
+def answered(colony: Colony) -> None:
+    colony.component.succeeded()
+    COMPONENT_UP.labels("colony").set(1)
+
+
+async def keep_looking(colony: Colony, period_s: float) -> None:
+    """Asks the colony whether it is there, until cancelled: nobody else finds out while no mission has to be offered.
+
+    An open breaker is closed by this only where silence had opened it; the probe is not signed and proves nothing else.
+    """
+    while True:
+        try:
+            await colony.client.ready(timeout_s=min(PROBE_S, colony.client.timeout_s))
+        except BoundaryError:
+            COMPONENT_UP.labels("colony").set(0)
+        else:
+            if colony.component.opened_at is None or colony.trouble == "colony_unavailable":
+                answered(colony)
+        await asyncio.sleep(period_s)
 
 
 def asked_for(error: BoundaryError) -> float:
@@ -384,11 +411,11 @@ async def ask(database: Database, colony: Colony, item: Item, mission: Mission) 
         status = await colony.client.status(mission.id)
     except BoundaryError as error:
         if settled(error):
-            colony.component.succeeded()
+            answered(colony)
             return Said()
         trouble = await faulted(database, colony, item, "status_answer", error)
         return Said(min(max(asked_for(error), 1.0), lease_s) if isinstance(error, Busy) else 0, trouble)
-    colony.component.succeeded()
+    answered(colony)
     return Said(lease_s if status.attempt == mission.attempt and status.state == "running" else 0)
 
 
@@ -401,10 +428,10 @@ async def cancel_in_colony(database: Database, colony: Colony, item: Item) -> No
     """Tells the colony to stop; a colony that cannot be told finds out by its next callback."""
     try:
         await colony.client.cancel(item.subject, "the mission has ended")
-        colony.component.succeeded()
+        answered(colony)
     except BoundaryError as error:
         if settled(error):
-            colony.component.succeeded()
+            answered(colony)
         else:
             log.warning("the colony was not told of a cancel", mission=str(item.subject), error=str(error)[:300])
             await faulted(database, colony, item, "cancel_answer", error)

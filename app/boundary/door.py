@@ -9,10 +9,14 @@ from app.caller import SYSTEM, Caller
 from app.db import Database
 from app.errors import Problem
 from app.http import read_body
+from app.telemetry import STRANGERS, begin
 from colony_client import signing, tokens
 from colony_client.contract import CONTRACT_VERSION, MAX_BODY_BYTES, VERSION_HEADER
 from colony_client.errors import SignatureRefused, TokenRefused, VersionRefused
 from colony_client.versions import spoken_with
+
+REASONS = (*SignatureRefused.__subclasses__(), TokenRefused, *TokenRefused.__subclasses__())
+begin(STRANGERS, [reason.__name__ for reason in REASONS])
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,7 @@ async def signed(request: Request) -> Signed:
 
 
 def stranger(request: Request, reason: str) -> Problem:
+    STRANGERS.labels(reason).inc()
     request.app.state.log.warning("signature refused", reason=reason, path=request.url.path)
     return unknown()
 
@@ -81,6 +86,7 @@ def token(request: Request, mission: UUID, audience: tokens.TokenAudience = "cal
             raise TokenRefused("no token")
         return tokens.verify(request.app.state.signing_keys, said.strip(), audience=audience, mission=mission)
     except TokenRefused as refused:
+        STRANGERS.labels(type(refused).__name__).inc()
         request.app.state.log.warning("mission token refused", reason=type(refused).__name__, mission=str(mission))
         raise unknown() from None
 

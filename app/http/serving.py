@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from prometheus_client import Counter, Histogram, Summary
 
 from app.process import set_when_told_to_stop
+from app.telemetry import without_query
 
 
 class Held(Protocol):
@@ -89,7 +90,10 @@ def instrument(app: FastAPI) -> None:
     from prometheus_fastapi_instrumentator import Instrumentator
 
     FastAPIInstrumentor.instrument_app(
-        app, excluded_urls="livez,readyz,startupz,healthz", exclude_spans=["receive", "send"]
+        app,
+        excluded_urls="livez,readyz,startupz,healthz",
+        exclude_spans=["receive", "send"],
+        server_request_hook=without_query,
     )
     http_metrics()
     Instrumentator(excluded_handlers=["/livez", "/readyz", "/startupz", "/healthz"]).add(counted).instrument(app)

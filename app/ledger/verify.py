@@ -19,8 +19,10 @@ from app.ledger.keys import Keyring
 from app.ledger.merkle import Frontier, leaf_hash
 from app.ledger.queries import START, Position
 from app.ledger.store import UNREACHABLE, Store
+from app.telemetry import begin
 
 FAILURES = Counter("mission_root_ledger_verify_failures", "Verifications that found something, by what.", ["what"])
+begin(FAILURES, ["chain", "anchors"])
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from app.db import Database, Fetch
 from app.errors import Problem
 from app.missions.moves import CLOSED, FROM, State
 from app.missions.queries import Mission, from_row
+from app.missions.types import label
 from app.telemetry import MISSIONS
 from app.work import Item
 
@@ -229,7 +230,7 @@ class Held:
 
 
 def count(mission_type: str, state: str) -> None:
-    MISSIONS.labels(mission_type, state).inc()
+    MISSIONS.labels(label(mission_type), state).inc()
 
 
 # What is taken back when a mission ends, and the states in which a colony may be working on it.

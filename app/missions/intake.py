@@ -34,7 +34,7 @@ from app.missions.forms import Degraded, Forms, admission, submitting_role
 from app.missions.normalize import Defaults, out_of_bounds, seal, understood
 from app.missions.rows import MIDDLE, TAKE_IN, Asked, Judged, Kept, columns
 from app.missions.tools import Tools, refuse_tools, unknown_tools
-from app.missions.types import Known, MissionType, find_type
+from app.missions.types import Known, MissionType, find_type, label
 from app.policy import SHELF, PolicyDecision, Verdict, consult, count, refusal, renew
 from app.settings import Settings
 from app.telemetry import MISSIONS
@@ -262,7 +262,7 @@ class Intake:
                 count("mission.create", one.form.verdict)
                 wakes.add(ledger.FACTS)
             if said.outcome == "accepted":
-                MISSIONS.labels(one.form.kind.name, "accepted").inc()
+                MISSIONS.labels(label(one.form.kind.name), "accepted").inc()
                 wakes.add("work_worker")
         if wakes:
             self.nudge(wakes)

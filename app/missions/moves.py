@@ -26,7 +26,8 @@ from app import ledger
 from app.caller import Caller
 from app.db import WriteSession
 from app.errors import Problem
-from app.telemetry import MISSIONS
+from app.missions.types import label, shipped
+from app.telemetry import MISSIONS, begin
 
 State = Literal[
     "accepted",
@@ -43,6 +44,7 @@ State = Literal[
 STATES: tuple[State, ...] = get_args(State)
 CLOSED: frozenset[State] = frozenset({"completed", "failed", "cancelled", "denied"})
 OPEN: frozenset[State] = frozenset(STATES) - CLOSED
+begin(MISSIONS, [*shipped(), "tenant"], STATES)
 
 # (from, to) -> what causes the move. A test walks every arrow, and every cause that the product knows has one.
 MOVES: dict[tuple[State, State], tuple[str, ...]] = {
@@ -136,7 +138,7 @@ async def move(
     await ledger.record(
         session, caller, f"mission.{to}", mission, was=row.was, cause=cause, attempt=row.attempt, **(facts or {})
     )
-    MISSIONS.labels(row.mission_type, to).inc()
+    MISSIONS.labels(label(row.mission_type), to).inc()
     return Moved(row.was, to, row.version, row.mission_type)
 
 

@@ -62,6 +62,8 @@ RULES: dict[str, tuple[str, dict[str, str]]] = {
             "gate_state.lookup SELECT mission_root_owner": "release_is_healthy() says yes or no to whoever asks",
             "rung_change.lookup SELECT mission_root_owner": "restore_release_work() looks after every tenant that has a ladder",
             "drill_run.lookup_newest SELECT mission_root_owner": "newest_drills() tells every tenant how the service's drills ended",
+            "approval.gauges SELECT mission_root_owner": "gauges() counts what waits, and for how long, whose ever it is",
+            "execution.gauges SELECT mission_root_owner": "gauges()",
             "model_switch.lookup SELECT mission_root_owner": "model_switches() tells every tenant what the operator's has switched off",
             "ledger.read_all SELECT mission_root_owner": "read_ledger() serves every tenant's readers",
             "mission.lookup SELECT mission_root_owner": "tenant_of_mission(): the colony names a mission without its tenant",

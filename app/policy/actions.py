@@ -16,7 +16,7 @@ from app.errors import Problem
 from app.policy.engine import Asker, PolicySet, Verdict, evaluate
 from app.policy.queries import SHELF, in_force, load
 from app.policy.vocabulary import ACTIONS
-from app.telemetry import BLOCKS, POLICY
+from app.telemetry import BLOCKS, POLICY, begin
 
 # The row is only written when the rules it was decided by are those in force now, and when their set is kept: so the
 # check of the memory costs no round trip, and no decision ever names rules that nobody can look up.
@@ -181,6 +181,9 @@ def rule_label(rule: str) -> str:
 
 
 SHIPPED = frozenset(rule.id for rule in SHELF.get(UUID(int=0))[1].rules.values())
+
+
+begin(POLICY, ACTIONS, ["allow", "ask", "deny"])
 
 
 async def consult(session: ReadSession, caller: Caller, action: str, resource: str, context: dict[str, Any]) -> Verdict:

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from app.canonical import canonical, fingerprint
 from app.errors import Problem
 from app.http.edge import entry
-from app.telemetry import TOOL_CALLS, TOOL_SECONDS
+from app.telemetry import TOOL_CALLS, TOOL_SECONDS, begin, span
 from app.tools import layers
 from app.tools.builtin import Arguments, Context, Result, said_no
 from app.tools.known import Known, drift
@@ -17,6 +17,7 @@ from app.tools.sessions import Drifted, Sessions, Unusable
 from app.writebacks.connectors import ConnectorError
 
 MOST_ERRORS = 20
+begin(TOOL_CALLS, ["built_in", "mcp"], ["answered", "proposed", "upstream_unavailable", "tool_failed"])
 
 
 async def ask(sessions: Sessions, context: Context, known: Known, arguments: dict[str, Any]) -> Result:
@@ -26,7 +27,7 @@ async def ask(sessions: Sessions, context: Context, known: Known, arguments: dic
     """
     kind = "built_in" if known.built_in else "mcp"
     try:
-        with TOOL_SECONDS.labels(kind).time():
+        with TOOL_SECONDS.labels(kind).time(), span("tool", attributes={"tool.name": known.name}):
             result = await (
                 run(context, known, arguments) if known.built_in else call(sessions, context, known, arguments)
             )

@@ -16,7 +16,7 @@ from app import outbound
 from app.components import Component
 from app.db import Database
 from app.settings import Settings
-from app.telemetry import TOOL_FAILURES
+from app.telemetry import TOOL_FAILURES, begin
 from app.together import Together
 from app.tools import layers
 from app.tools.definition import BadDefinition, Definition, Layer
@@ -27,6 +27,7 @@ from app.tools.servers import stdio_servers
 if TYPE_CHECKING:
     from app.tools.mcp.session import Session
 
+begin(TOOL_FAILURES, CODES)
 log = structlog.get_logger("tools")
 
 LOOK_AGAIN_S = 60.0  # a session in use asks for the server's tools so often

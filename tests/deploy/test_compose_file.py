@@ -1,11 +1,14 @@
 """What docker-compose.yml promises: which services, whose secrets, what is reachable, and that each process accepts it."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from app.executor import Executor
 from app.ledger.keys import public_text, signer
@@ -17,14 +20,26 @@ from app.worker import Worker
 from colony.desk import Desk
 from colony.settings import Settings as ColonySettings
 from sample_crm.settings import from_environment
-from tests.deploy.compose import DOCKERFILE, TEXT, VARIABLE, Unset, filled_in, image_environment, made_up_secrets
+from tests.deploy.compose import (
+    DOCKERFILE,
+    REPOSITORY,
+    TEXT,
+    VARIABLE,
+    Unset,
+    filled_in,
+    image_environment,
+    made_up_secrets,
+)
 
 SECRET = re.compile(r"PASSWORD|TOKEN|KEY|SECRET")
 SECRETS = made_up_secrets()
 COMPOSE = filled_in(SECRETS)
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-ENVIRONMENTS = {name: {key: str(value) for key, value in one["environment"].items()} for name, one in SERVICES.items()}
-OURS = [name for name in SERVICES if name != "postgres"]
+ENVIRONMENTS = {
+    name: {key: str(value) for key, value in one.get("environment", {}).items()} for name, one in SERVICES.items()
+}
+FOREIGN = ("postgres", "proxy", "prometheus", "grafana", "collector")
+OURS = [name for name in SERVICES if name not in FOREIGN]
 
 
 def holders(variable: str) -> set[str]:
@@ -33,7 +48,7 @@ def holders(variable: str) -> set[str]:
 
 def test_the_services_are_those_of_the_house() -> None:
     assert set(SERVICES) == {
-        "postgres", "roles", "schema", "identity", "root", "registrar", "worker", "executor", "colony", "crm",
+        "roles", "schema", "identity", "root", "registrar", "worker", "executor", "colony", "crm", *FOREIGN,
     }  # fmt: skip
     assert {name: SERVICES[name]["command"] for name in ("root", "registrar", "worker", "executor", "colony", "crm")} == {
         "root": ["serve"], "registrar": ["registrar"], "worker": ["worker"], "executor": ["executor"], "colony": ["colony"], "crm": ["crm"],
@@ -83,6 +98,7 @@ def test_nothing_secret_is_written_into_the_file() -> None:
         ("ROOT_API_KEY", {"colony"}),
         ("CRM_READ_TOKEN", {"root", "worker", "crm"}),
         ("POSTGRES_PASSWORD", {"postgres"}),
+        ("GF_SECURITY_ADMIN_PASSWORD", {"grafana"}),
     ],
 )
 def test_who_holds_which_credential(variable: str, allowed: set[str]) -> None:
@@ -117,9 +133,11 @@ def test_the_public_half_of_the_signing_key_is_made_up_with_it() -> None:
         assert public_text(signer(made["ANCHOR_SIGNING_KEY"]).public()) == made["ANCHOR_PUBLIC_KEYS"]
 
 
-def test_only_the_public_api_is_published_and_only_to_this_machine() -> None:
+def test_nothing_of_ours_is_published_but_through_the_proxy_and_only_to_this_machine() -> None:
     assert {name: one["ports"] for name, one in SERVICES.items() if one.get("ports")} == {
-        "root": ["127.0.0.1:8080:8080"]
+        "proxy": ["127.0.0.1:8080:8000"],
+        "prometheus": ["127.0.0.1:9090:9090"],
+        "grafana": ["127.0.0.1:3000:3000"],
     }
     assert ENVIRONMENTS["root"]["PORT"] == "8080" != ENVIRONMENTS["root"]["INTERNAL_PORT"]
 
@@ -127,13 +145,53 @@ def test_only_the_public_api_is_published_and_only_to_this_machine() -> None:
 def test_the_colony_reaches_neither_database_nor_crm_nor_the_world() -> None:
     networks = {name: set(one["networks"]) for name, one in SERVICES.items()}
     assert networks["colony"] == {"boundary"} and networks["executor"] == {"database", "crm"}
-    assert {name for name, one in networks.items() if "outside" in one} == {"root", "registrar", "worker"}
+    assert {name for name, one in networks.items() if "outside" in one} == {"root", "registrar", "worker", "collector"}
     closed = {name for name, options in COMPOSE["networks"].items() if options and options.get("internal")}
-    assert closed == {"database", "boundary", "registrar", "crm"}
+    assert closed == {"front", "watch", "database", "boundary", "registrar", "crm"}
 
 
-@pytest.mark.parametrize("name", OURS)
-def test_our_processes_run_without_rights(name: str) -> None:
+def test_whoever_watches_brings_nobody_together() -> None:
+    """Two of our processes meet on a network of their own business only, never on one for Prometheus or traces."""
+    networks = {name: set(one["networks"]) for name, one in SERVICES.items()}
+    assert not {name for name in OURS if networks[name] & {"watch", "published"}}
+    assert networks["proxy"] == {"front", "published"} and {n for n in SERVICES if "front" in networks[n]} == {
+        "proxy",
+        "root",
+    }
+    for watcher in ("prometheus", "collector"):
+        assert "database" not in networks[watcher] and "front" not in networks[watcher]
+        for scraped in ("root", "worker", "executor", "registrar", "colony"):
+            assert networks[watcher] & networks[scraped], f"{watcher} does not reach {scraped}"
+
+
+def test_prometheus_scrapes_every_process_where_it_says_its_numbers() -> None:
+    configured = yaml.safe_load((REPOSITORY / "observability/prometheus/prometheus.yml").read_text())["scrape_configs"]
+    targets = {one["job_name"]: one["static_configs"][0]["targets"] for one in configured}
+    ports = {"serve": ("root", "METRICS_PORT"), "colony": ("colony", "PORT")} | {
+        name: (name, f"{name.upper()}_METRICS_PORT") for name in ("worker", "executor", "registrar")
+    }
+    assert targets == {job: [f"{name}:{ENVIRONMENTS[name][port]}"] for job, (name, port) in ports.items()}
+
+
+def test_every_file_that_is_mounted_exists_and_every_image_has_a_version() -> None:
+    for name, one in SERVICES.items():
+        for mounted in one.get("volumes", []):
+            source = mounted.split(":")[0]
+            assert source in COMPOSE["volumes"] or (REPOSITORY / source).exists(), f"{name}: {source}"
+        assert name in OURS or re.search(r":v?\d+\.\d+", one["image"]), f"{name}: {one['image']}"
+
+
+def test_compose_would_understand_the_file(tmp_path: Path) -> None:
+    """The schema of compose files, as its makers publish it."""
+    file = tmp_path / "compose.yaml"
+    file.write_text(yaml.safe_dump(COMPOSE))
+    words = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(file)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", [name for name in SERVICES if name != "postgres"])
+def test_processes_run_without_rights(name: str) -> None:
     one = SERVICES[name]
     assert one["read_only"] and one["cap_drop"] == ["ALL"] and "no-new-privileges:true" in one["security_opt"]
 

@@ -156,7 +156,7 @@ CALLS: dict[str, set[str]] = {
         "hold_missions", "keep_missions", "offered_missions", "said_of_missions",
         "waiting_webhooks", "take_webhook_work", "sweep_webhook_deliveries", "ask_connector_read", "sweep_connector_reads",
         "reconcile_budgets", "sweep_rates", "note_tool_layer",
-        "take_worker_work", "next_worker_work", "sweep_expired", "restore_executor_work", "restore_anchor_work",
+        "gauges", "take_worker_work", "next_worker_work", "sweep_expired", "restore_executor_work", "restore_anchor_work",
         "raised_risk", "standing_risk", "close_approval", "choose_rule", "fact_hash", "current_tenant",
         "fitting_rules", "lay_ladder", "climb", "restore_approval_timers",
         "require_tenant", "require_present", "keep_blob", "remove_bytes", "restore_retention_work",

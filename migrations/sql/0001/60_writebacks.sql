@@ -814,7 +814,7 @@ $$;
 CREATE FUNCTION claim(p_tenant uuid, p_writeback uuid, p_lease interval)
 RETURNS TABLE (outcome text, why text, payload bytea, payload_sha256 bytea, idempotency_key uuid, fence bigint,
                not_before timestamptz, not_after timestamptz, attempts int, mission uuid,
-               signed jsonb, connector_kind text, connector_version int, definition jsonb, account text)
+               signed jsonb, connector_kind text, connector_version int, definition jsonb, account text, traceparent text)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
 #variable_conflict use_column
 DECLARE w public.writeback; a public.approval; e public.execution; m record; stop text; brake text; until timestamptz;
@@ -824,7 +824,8 @@ BEGIN
   SELECT * INTO w FROM public.writeback x WHERE x.tenant = p_tenant AND x.id = p_writeback;
   IF w.id IS NULL THEN outcome := 'refused'; why := 'not_found'; RETURN NEXT; RETURN; END IF;
   mission := w.mission;
-  SELECT x.state INTO m FROM public.mission x WHERE x.tenant = p_tenant AND x.id = w.mission FOR SHARE;
+  SELECT x.state, x.traceparent INTO m FROM public.mission x WHERE x.tenant = p_tenant AND x.id = w.mission FOR SHARE;
+  traceparent := m.traceparent;
   SELECT * INTO a FROM public.approval x WHERE x.tenant = p_tenant AND x.writeback = p_writeback FOR SHARE;
   SELECT * INTO e FROM public.execution x WHERE x.tenant = p_tenant AND x.writeback = p_writeback FOR UPDATE;
   -- however long a lease the executor wants: nobody may keep an execution from the others for good

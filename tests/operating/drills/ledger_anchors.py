@@ -1,0 +1,22 @@
+"""The store of anchors is not where it was."""
+
+from tests.operating.scene import Scene
+from tests.walks.conftest import until
+
+
+def drill(scene: Scene) -> None:
+    anchors = scene.instance.data_dir / "anchors"
+    kept = anchors.with_name("anchors.moved")
+    anchors.rename(kept)
+    anchors.write_text("not a folder")
+    try:
+        scene.becomes(scene.ask(), "completed")
+        scene.fires("LedgerNotAnchored", threshold=1)
+        seen = scene.see()
+        assert "mission_root_ledger_unanchored_seconds" in seen and "work failed" in seen
+    finally:
+        anchors.unlink()
+        kept.rename(anchors)
+    scene.sql("UPDATE work SET next_at = now(), lease_until = NULL WHERE kind = 'anchor'")  # or within a minute
+    scene.rests("LedgerNotAnchored", threshold=1)
+    until(lambda: "anchor" in scene.over("ledger verify"), "it verifies")
