@@ -13,6 +13,7 @@ from app import (
     approvals,
     artifacts,
     budgets,
+    console,
     delivery,
     identity,
     ledger,
@@ -46,7 +47,7 @@ from app.missions.lane import MissionLane
 from app.missions.normalize import Defaults
 from app.nudge import Nudger
 from app.openapi import describe
-from app.settings import Settings, refuse_the_registrars_place, refuse_write_credentials
+from app.settings import Settings, check_console, refuse_the_registrars_place, refuse_write_credentials
 from app.work import READS
 from colony_client.client import ColonyClient
 from colony_client.versions import SaysVersion
@@ -72,6 +73,7 @@ PUBLIC = (
     budgets.router,
     workspaces.router,
     identity.router,
+    console.router,
 )
 INTERNAL = (boundary_api.router, tools.router, model_gateway.router)
 
@@ -84,6 +86,7 @@ class Root:
     def __init__(self, settings: Settings) -> None:
         refuse_write_credentials(settings)
         refuse_the_registrars_place(settings)
+        check_console(settings)
         self.settings = settings
         self.database = Database(
             settings.database("database_url"),
@@ -214,6 +217,7 @@ def public_app(root: Root) -> FastAPI:
         app.include_router(router)
     app.include_router(probes)
     app.add_middleware(Forward, paths=identity.PATHS)
+    app.add_middleware(console.Site)
     install(app)
     describe(app)
     instrument(app)

@@ -1,7 +1,8 @@
 """The root's own look at the evidence: every citation against the stored bytes, how old and how far trusted the sources are,
 where they contradict each other, and the review packet it leaves."""
 
-from app.evidence.check import Checked, check
+from app.evidence.check import Checked, check, finding
 from app.evidence.review import Material, Proposal, Review, compare, material, review
+from app.evidence.sources import shown_to
 
-__all__ = ["Checked", "Material", "Proposal", "Review", "check", "compare", "material", "review"]
+__all__ = ["Checked", "Material", "Proposal", "Review", "check", "compare", "finding", "material", "review", "shown_to"]

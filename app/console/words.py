@@ -1,0 +1,125 @@
+"""Sentences and figures in a person's words, made from what the root knows."""
+
+import json
+from datetime import datetime
+from typing import Any
+
+from app.clock import now
+
+GOOD = {"completed", "succeeded", "approved", "verified", "ok", "up", "pass", "on", "allow", "healthy", "low", "done", "enabled", "closed"}
+BAD = {"failed", "denied", "rejected", "expired", "down", "fail", "deny", "high", "halted", "drifted", "broken", "forbid"}
+WARN = {"cancelled", "awaiting_approval", "pending", "medium", "unknown", "stale", "degraded", "inconclusive", "ask", "executing", "retired", "open"}
+
+
+def tone(state: str) -> str:
+    return "good" if state in GOOD else "bad" if state in BAD else "warn" if state in WARN else "calm"
+
+
+def ago(moment: datetime, at: datetime) -> str:
+    seconds = (at - moment).total_seconds()
+    return f"in {span(-seconds)}" if seconds < -1 else "now" if seconds < 2 else f"{span(seconds)} ago"
+
+
+def span(seconds: float) -> str:
+    """A length of time in its largest unit or two."""
+    seconds = max(0, int(seconds))
+    for size, name, lower, below in ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if seconds >= size:
+            rest = seconds % size // lower
+            return f"{seconds // size} {name}" + (f" {rest} {below}" if rest and seconds < 10 * size else "")
+    return f"{seconds} s"
+
+
+def left(said: str) -> str:
+    """How long until a moment; that it is over."""
+    seconds = (datetime.fromisoformat(said) - now()).total_seconds()
+    return span(seconds) if seconds > 0 else "over"
+
+
+def count(n: int, one: str, many: str = "") -> str:
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
+def usd(amount: float) -> str:
+    return f"${amount:,.2f}" if amount >= 0.01 or amount == 0 else f"${amount:.4f}"
+
+
+def share(part: float, whole: float) -> str:
+    return f"{round(100 * part / whole)} %" if whole else "–"
+
+
+VERBS = {"update": "Update", "create": "Create", "delete": "Delete", "append": "Add to"}
+
+
+def sentence(approval: dict[str, Any], environment: str, now_values: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Part 1 of an approval, from the payload alone: verb, count, kind, record, system, and each field's change."""
+    payload = approval["payload"] or {}
+    if approval["subject"] == "mission":
+        return {"verb": "Let run", "what": f"1 mission of type {approval['mission_type']}", "record": "", "system": "",
+                "environment": environment, "changes": []}  # fmt: skip
+    before = now_values or {}
+    changes = [
+        {"field": name, "before": before.get(name), "known": name in before, "after": value}
+        for name, value in sorted(payload["changes"].items())
+    ]
+    verb = VERBS.get(payload["operation"], payload["operation"].replace("_", " ").capitalize())
+    return {
+        "verb": verb,
+        "what": f"1 {payload['target']['kind'].replace('_', ' ')}",
+        "record": payload["target"]["id"],
+        "system": payload["connector"],
+        "environment": environment,
+        "changes": changes,
+    }
+
+
+FACTS = {
+    "mission.accepted": "Asked for, and accepted",
+    "mission.refused": "Asked for, and refused by policy",
+    "mission.dispatched": "Handed to the colony",
+    "mission.completed": "Completed",
+    "mission.failed": "Failed",
+    "mission.cancelled": "Cancelled",
+    "stage.started": "Stage began",
+    "stage.completed": "Stage done",
+    "artifact.stored": "Artifact kept",
+    "artifact.produced": "Artifact kept",
+    "tool.called": "Tool asked",
+    "tool.denied": "Tool refused by policy",
+    "review.completed": "Evidence reviewed by the root",
+    "writeback.proposed": "Change proposed",
+    "approval.opened": "Approval asked for",
+    "approval.seen": "Opened by somebody who might decide",
+    "approval.decided": "Decided",
+    "approval.closed": "Approval closed",
+    "approval.reminded": "Approvers reminded",
+    "approval.escalated": "Escalated",
+    "approval.glass_broken": "Glass broken",
+    "writeback.claimed": "Claimed: the call may leave now, once",
+    "writeback.attempted": "Target called",
+    "writeback.settled": "Read back and settled",
+}
+TURNS = {
+    "mission.accepted", "review.completed", "writeback.proposed", "approval.opened", "approval.decided", "writeback.claimed",
+    "writeback.settled", "mission.completed", "mission.failed", "mission.cancelled",
+}  # fmt: skip
+
+
+def fact(type: str) -> str:
+    """What a fact's type says, as a step of a story."""
+    return FACTS.get(type) or type.replace("_", " ").replace(".", ": ", 1).capitalize()
+
+
+def said(body: dict[str, Any]) -> list[tuple[str, Any]]:
+    """The members of a fact's body that a person wants to see; the rest is in the export."""
+    wanted = ("state", "verdict", "stage", "schema_name", "tool", "name", "outcome", "effect", "rule", "verdict", "reason", "connector",
+              "operation", "target", "latency_ms", "attempt", "model", "role", "risk_level", "required", "coverage")  # fmt: skip
+    return [(name, body[name]) for name in dict.fromkeys(wanted) if body.get(name) not in (None, "", [], {})]
+
+
+def hashes(body: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(name.removesuffix("_sha256"), value) for name, value in sorted(body.items()) if name.endswith("sha256") and value]
+
+
+def pretty(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True)
