@@ -322,7 +322,9 @@ def check_console(settings: Settings) -> None:
         return
     for name in ("oidc_issuer", "console_base_url"):
         if getattr(settings, name) is None:
-            raise Misconfigured(f"OIDC_CLIENT_ID is set, and {name.upper()} is not: the console signs people in with both.")
+            raise Misconfigured(
+                f"OIDC_CLIENT_ID is set, and {name.upper()} is not: the console signs people in with both."
+            )
     for name in ("oidc_issuer", "console_base_url"):
         if settings.environment != "local" and urlsplit(getattr(settings, name)).scheme != "https":
             raise Misconfigured(f"{name.upper()} must begin with https:// outside ENVIRONMENT=local.")

@@ -140,9 +140,7 @@ async def list_inbox(
     response_model=BriefingView,
     summary="What stands behind an approval",
 )
-async def get_briefing(
-    approval_id: UUID, door: Annotated[Door[ReadSession], reading("approvals.read")]
-) -> Response:
+async def get_briefing(approval_id: UUID, door: Annotated[Door[ReadSession], reading("approvals.read")]) -> Response:
     """Beside the approval itself: policy and rule, evidence checked now, who else may decide, similar decisions and what became
     of them, the earlier one that it follows, and whether the caller may decide, with the reason when not."""
     found = await queries.briefing(door.session, door.caller.principal, approval_id)
@@ -160,9 +158,7 @@ LOOK = text("SELECT note_look(:tenant, :approval, :secret)")
     response_model=LookView,
     summary="Say that you have it before you",
 )
-async def note_look(
-    approval_id: UUID, door: Annotated[Door[WriteSession], writing("approvals.decide")]
-) -> Response:
+async def note_look(approval_id: UUID, door: Annotated[Door[WriteSession], writing("approvals.decide")]) -> Response:
     """Notes when the caller first had the approval before them: how long decisions take is read from it. Again changes nothing."""
 
     async def run() -> Reply:
@@ -203,5 +199,3 @@ async def list_names(
 ) -> Response:
     """The names behind ids that were met somewhere; nobody can be looked for by it."""
     return Reply({"people": await queries.people(door.session, id)}).response()
-
-

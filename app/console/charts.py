@@ -15,9 +15,9 @@ GAP = 3
 
 
 def rect(x: float, y: float, width: float, height: float, kind: str, said: str) -> Markup:
-    return Markup('<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" rx="1.5" class="{}"><title>{}</title></rect>').format(
-        x, y, max(width, 0.1), max(height, 0.1), kind, said
-    )
+    return Markup(
+        '<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" rx="1.5" class="{}"><title>{}</title></rect>'
+    ).format(x, y, max(width, 0.1), max(height, 0.1), kind, said)
 
 
 def words(x: float, y: float, said: str, kind: str = "", anchor: str = "start") -> Markup:
@@ -42,7 +42,9 @@ def outcomes(days: Sequence[dict[str, Any]]) -> Markup:
         for state, many in ordered:
             tall = many / most * (height - foot - 14)
             top -= tall
-            parts.append(rect(n * step, top, step - GAP, tall, tone(state), f"{day['day']}: {many:,} {state.replace('_', ' ')}"))
+            parts.append(
+                rect(n * step, top, step - GAP, tall, tone(state), f"{day['day']}: {many:,} {state.replace('_', ' ')}")
+            )
         if n % max(1, len(days) // 4) == 0:
             parts.append(words(n * step, height - 4, day["day"][5:]))
     parts.append(words(width, 10, f"up to {most:,} a day", anchor="end"))
@@ -66,11 +68,16 @@ def bars(rows: Sequence[tuple[str, float, str]], title: str, kind: str = "accent
 
 
 def ages(waiting: Sequence[dict[str, Any]]) -> Markup:
-    return bars([(one["age"], one["count"], f"{one['count']:,}") for one in waiting], "Pending approvals by how long they wait")
+    return bars(
+        [(one["age"], one["count"], f"{one['count']:,}") for one in waiting], "Pending approvals by how long they wait"
+    )
 
 
 def stages(rows: Sequence[dict[str, Any]]) -> Markup:
-    found = [(one["stage"].replace("_", " "), one["median_ms"], f"{ms(one['median_ms'])} · p95 {ms(one['p95_ms'])}") for one in rows]
+    found = [
+        (one["stage"].replace("_", " "), one["median_ms"], f"{ms(one['median_ms'])} · p95 {ms(one['p95_ms'])}")
+        for one in rows
+    ]
     return bars(found, "Median latency of each stage")
 
 

@@ -81,7 +81,9 @@ async def form(request: Request, secret: str | None = None) -> "Form":
         raise Problem("malformed", "The form cannot be read.") from None
     found = Form(pairs)
     if secret is not None and not hmac.compare_digest(found.get("token").encode(), token(secret).encode()):
-        raise Problem("forbidden", "The form is of another session. Reload the page and send it again.", action="console")
+        raise Problem(
+            "forbidden", "The form is of another session. Reload the page and send it again.", action="console"
+        )
     return found
 
 

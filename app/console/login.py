@@ -39,7 +39,9 @@ class Session:
 
 def inside_only(said: str) -> str:
     """Where to go after signing in: a page of the console and nothing else."""
-    safe = said.startswith("/console") and not said.startswith("/console/login") and said.isascii() and said.isprintable()
+    safe = (
+        said.startswith("/console") and not said.startswith("/console/login") and said.isascii() and said.isprintable()
+    )
     return said if safe and "\\" not in said and "//" not in said and len(said) < 1000 else "/console"
 
 
@@ -78,7 +80,9 @@ def begin(request: Request, session: Session, onward: str) -> Response:
 async def by_link(request: Request, link: str, onward: str) -> Response:
     """Uses a one-time link, or says why it cannot be."""
     if not loopback(request):
-        return shown(request, 403, "A one-time link works on the machine where it was made, at 127.0.0.1 or localhost.", onward)
+        return shown(
+            request, 403, "A one-time link works on the machine where it was made, at 127.0.0.1 or localhost.", onward
+        )
     link = link.strip().rpartition("link=")[2]
     if not 16 <= len(link) <= 200 or not link.replace("_", "").replace("-", "").isalnum() or not link.isascii():
         return shown(request, 401, "This is no link: make one with `mission-root console-link --as NAME`.", onward)
@@ -108,7 +112,7 @@ def client(request: Request) -> Any:
     return oauth_client()(
         client_id=settings.oidc_client_id,
         client_secret=secret.get_secret_value() if secret else None,
-        token_endpoint_auth_method="client_secret_basic" if secret else "none",  # noqa: S106  # a method
+        token_endpoint_auth_method="client_secret_basic" if secret else "none",  # a method
         scope="openid",
         redirect_uri=f"{settings.console_base_url}/console/login/callback",
         code_challenge_method="S256",

@@ -17,6 +17,7 @@ from app.approvals.queries import one as approval_of
 from app.clock import iso, now
 from app.db import ReadSession
 from app.listing import Place
+from colony_client.artifacts import Citation
 
 # Less time left comes first, and risk shortens it: an hour at high risk weighs like nine at low.
 WEIGHT = "CASE COALESCE(w.risk, m.risk_level) WHEN 'high' THEN 9 WHEN 'medium' THEN 3 ELSE 1 END"
@@ -28,7 +29,9 @@ QUEUE = f"""
 WHOLE = text(f"{SELECT} AND a.id = ANY(:ids)")
 WAITING = text("""SELECT count(*) AS waiting, count(*) FILTER (WHERE expires_at < clock_timestamp() + interval '1 hour') AS soon
                   FROM approval WHERE tenant = :tenant AND state = 'pending'""")
-SEEN = text("""SELECT approval FROM decision WHERE tenant = :tenant AND approver = :who AND approval = ANY(:approvals)""")
+SEEN = text(
+    """SELECT approval FROM decision WHERE tenant = :tenant AND approver = :who AND approval = ANY(:approvals)"""
+)
 
 
 async def queue(
@@ -113,7 +116,9 @@ SIMILAR = text("""
   JOIN writeback_state s ON s.tenant = w.tenant AND s.id = w.id
   WHERE w.connector = :connector AND w.operation = :operation AND split_part(w.target, '/', 1) = :kind AND w.id <> :writeback
   ORDER BY a.closed_at DESC LIMIT 20""")
-LOOKED = text("SELECT opened_at FROM approval_look WHERE tenant = :tenant AND approval = :approval AND principal = :who")
+LOOKED = text(
+    "SELECT opened_at FROM approval_look WHERE tenant = :tenant AND approval = :approval AND principal = :who"
+)
 
 # What the wall would say to a decision now, in the words of a button that cannot be pressed.
 STANDINGS = {
@@ -226,7 +231,9 @@ async def strongest(session: ReadSession, mission: UUID, cited: list[dict[str, A
     shown = (await evidence.shown_to(session, [mission])).get(mission, {})
     wanted = cited[:50]
     digests = {one["source"] for one in wanted}
-    held = {digest.hex(): data for digest, data in (await artifacts.blobs(session, map(bytes.fromhex, digests))).items()}
+    held = {
+        digest.hex(): data for digest, data in (await artifacts.blobs(session, map(bytes.fromhex, digests))).items()
+    }
     found = []
     for one in wanted:
         source = shown.get((one["source"], one["document"]))
@@ -291,7 +298,9 @@ async def alike(session: ReadSession, found: Approval, payload: dict[str, Any]) 
             "reverted": sum(one["reverted"] is not None for one in items)}  # fmt: skip
 
 
-PRODUCERS = text("""SELECT DISTINCT producer FROM artifact WHERE tenant = :tenant AND mission = :mission AND producer <> 'root' LIMIT 20""")
+PRODUCERS = text(
+    """SELECT DISTINCT producer FROM artifact WHERE tenant = :tenant AND mission = :mission AND producer <> 'root' LIMIT 20"""
+)
 MODELS = text("""SELECT DISTINCT convert_from(l.body, 'UTF8')::jsonb ->> 'model' AS model FROM ledger l
                  WHERE l.tenant = :tenant AND l.subject = :mission AND l.type LIKE 'model.%' LIMIT 20""")
 

@@ -20,7 +20,10 @@ STATIC = HERE / "static"
 MOST = 2_000  # characters of one text on a page; the rest is said to be there
 INVISIBLE = ("Cc", "Cf", "Co", "Cs", "Cn", "Zl", "Zp")
 # Nothing to see, and not a control: fillers that make two texts look alike.
-BLANK = frozenset("\u00a0\u115f\u1160\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u2800\u3000\u3164\uffa0\ufe0f")
+BLANK = frozenset(
+    "\u00a0\u115f\u1160\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f"
+    "\u2800\u3000\u3164\uffa0\ufe0f"
+)
 
 
 def foreign(value: Any) -> Any:
@@ -71,9 +74,9 @@ def identifier(value: Any, shown: int = 8) -> Markup:
     if not text:
         return Markup("")
     short = f"…{text[-shown:]}" if len(text) > shown + 4 else text
-    return Markup('<button type="button" class="id" data-copy="{0}" title="{0}" aria-label="Copy {0}">{1}</button>').format(
-        foreign(text), foreign(short)
-    )
+    return Markup(
+        '<button type="button" class="id" data-copy="{0}" title="{0}" aria-label="Copy {0}">{1}</button>'
+    ).format(foreign(text), foreign(short))
 
 
 def pill(state: Any) -> Markup:

@@ -6,13 +6,17 @@ from typing import Any
 
 from app.clock import now
 
-GOOD = {"completed", "succeeded", "approved", "verified", "ok", "up", "pass", "on", "allow", "healthy", "low", "done", "enabled", "closed"}
-BAD = {"failed", "denied", "rejected", "expired", "down", "fail", "deny", "high", "halted", "drifted", "broken", "forbid"}
-WARN = {"cancelled", "awaiting_approval", "pending", "medium", "unknown", "stale", "degraded", "inconclusive", "ask", "executing", "retired", "open"}
+TONES = {
+    "good": "completed succeeded approved verified ok up pass on allow permit healthy low done enabled",
+    "bad": "failed denied rejected expired down fail deny high halted drifted broken forbid",
+    "warn": "cancelled awaiting_approval pending medium unknown stale degraded inconclusive ask executing retired open untrusted",
+}
+TONE = {state: tone for tone, states in TONES.items() for state in states.split()}
 
 
 def tone(state: str) -> str:
-    return "good" if state in GOOD else "bad" if state in BAD else "warn" if state in WARN else "calm"
+    """Whether a state is good news: good, bad, warn, or calm."""
+    return TONE.get(state, "calm")
 
 
 def ago(moment: datetime, at: datetime) -> str:
@@ -118,7 +122,11 @@ def said(body: dict[str, Any]) -> list[tuple[str, Any]]:
 
 
 def hashes(body: dict[str, Any]) -> list[tuple[str, str]]:
-    return [(name.removesuffix("_sha256"), value) for name, value in sorted(body.items()) if name.endswith("sha256") and value]
+    return [
+        (name.removesuffix("_sha256"), value)
+        for name, value in sorted(body.items())
+        if name.endswith("sha256") and value
+    ]
 
 
 def pretty(value: Any) -> str:

@@ -15,7 +15,9 @@ from app.db import WriteSession, sqlstate
 from app.identity.sessions import SECRET_BYTES, NewSession, new_secret
 
 LINK_LIFE = timedelta(minutes=5)
-SESSION_LIFE = timedelta(hours=8)  # a working day; ended earlier by signing out, or by whoever ends the principal's sessions
+SESSION_LIFE = timedelta(
+    hours=8
+)  # a working day; ended earlier by signing out, or by whoever ends the principal's sessions
 USED = "RX038"
 
 

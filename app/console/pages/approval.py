@@ -3,6 +3,7 @@
 import json
 import secrets
 import time
+from collections import defaultdict
 from typing import Any
 
 from fastapi import Response
@@ -12,13 +13,19 @@ from app.canonical import canonical
 from app.console.door import Form
 from app.console.inside import Refused
 from app.console.pages.base import Visit
+from app.console.pages.mission import pieces
 from app.console.render import address
 from app.console.words import sentence
 from app.errors import Problem
 
 DWELL_S = {"low": 0.0, "medium": 1.0, "high": 1.0}
 OPENED = "console-opened"
-PRESETS = ("The evidence does not support it.", "The value is wrong.", "Not now: somebody has to look first.", "Already done elsewhere.")
+PRESETS = (
+    "The evidence does not support it.",
+    "The value is wrong.",
+    "Not now: somebody has to look first.",
+    "Already done elsewhere.",
+)
 
 
 async def shown(visit: Visit) -> Response:
@@ -26,7 +33,11 @@ async def shown(visit: Visit) -> Response:
 
 
 async def render(
-    visit: Visit, status: int = 200, conflict: dict[str, Any] | None = None, typed: dict[str, str] | None = None, panel: str = ""
+    visit: Visit,
+    status: int = 200,
+    conflict: dict[str, Any] | None = None,
+    typed: dict[str, str] | None = None,
+    panel: str = "",
 ) -> Response:
     """The page; typed is what a form held that was not taken, and panel which of them is open."""
     path = f"/v1/approvals/{visit.id}"
@@ -54,12 +65,12 @@ async def render(
         names=names,
         says=says,
         diff=differences(says, found["payload"] or {}),
-        raw=canonical(found["payload"]).decode() if found["payload"] else "",
+        raw=pieces(canonical(found["payload"]).decode() if found["payload"] else ""),
         buttons=buttons(visit, found, briefing, writeback),
         writeback=writeback,
         receipt=receipt,
         conflict=conflict,
-        typed=typed or {},
+        typed=defaultdict(str, typed or {}),
         panel=panel,
         presets=PRESETS,
         dwell=DWELL_S.get(found["risk_level"], 1.0),
@@ -80,15 +91,27 @@ def buttons(
     """For every button why it cannot be pressed; None when it can."""
     closed = None if found["state"] == "pending" else f"It is {found['state']} already."
     why = briefing["you"]["why_not"]
-    signed = "This rule counts signed approvals only: the command below signs with your key." if found["signature_required"] else None
+    signed = (
+        "This rule counts signed approvals only: the command below signs with your key."
+        if found["signature_required"]
+        else None
+    )
     moving = found["state"] in ("pending", "approved") and (writeback is None or writeback["started_at"] is None)
     edit = None if moving else "What was claimed or closed is not edited any more."
     if found["subject"] != "writeback":
         edit = "This asks about the mission itself: there is nothing to edit."
-    glass = closed or (None if "break_glass" in visit.caller.roles else "The ladder escalates it; a holder of break_glass can break the glass.")
+    glass = closed or (
+        None
+        if "break_glass" in visit.caller.roles
+        else "The ladder escalates it; a holder of break_glass can break the glass."
+    )
     if found["glass"]:
         glass = "The glass is broken already."
-    back = None if moving and "operator" in visit.caller.roles else "Taking back is an operator's, until the executor has claimed it."
+    back = (
+        None
+        if moving and "operator" in visit.caller.roles
+        else "Taking back is an operator's, until the executor has claimed it."
+    )
     return {"approve": why or signed, "reject": why, "edit": edit, "escalate": glass, "ask": closed, "back": back}
 
 
@@ -99,7 +122,9 @@ def command(visit: Visit, found: dict[str, Any]) -> str:
 
 def opened(visit: Visit) -> str:
     """When this page was made, sealed: a decision comes back with it."""
-    sealed: str = visit.request.app.state.cursors.seal(OPENED, [str(visit.id), str(visit.caller.principal), time.time()])
+    sealed: str = visit.request.app.state.cursors.seal(
+        OPENED, [str(visit.id), str(visit.caller.principal), time.time()]
+    )
     return sealed
 
 
@@ -118,7 +143,9 @@ async def receipt_of(visit: Visit, found: dict[str, Any]) -> dict[str, Any]:
     for _ in range(5):
         page = await visit.inside.get(f"/v1/missions/{found['mission_id']}/events", limit=200, cursor=cursor)
         rows += [
-            one for one in page["items"] if one["type"] == "approval.decided" and one["body"].get("approval") == found["id"]
+            one
+            for one in page["items"]
+            if one["type"] == "approval.decided" and one["body"].get("approval") == found["id"]
         ]
         if not page["has_more"]:
             break
@@ -149,10 +176,12 @@ async def held_back(visit: Visit, sent: Form, risk: str) -> dict[str, Any] | Non
 
 
 def said(detail: str) -> dict[str, Any]:
-    return {"title": "Not sent", "detail": detail, "code": "held", "next_actions": [], "current": {}}
+    return {"title": "Not sent", "detail": detail, "code": "held", "errors": [], "current": {}}
 
 
-async def take(visit: Visit, sent: Form, verb: str, body: dict[str, Any], typed: dict[str, str], panel: str) -> Response:
+async def take(
+    visit: Visit, sent: Form, verb: str, body: dict[str, Any], typed: dict[str, str], panel: str
+) -> Response:
     """One verb of the API. What it will not do is said on the page, with what was typed still there."""
     try:
         await visit.inside.post(

@@ -14,7 +14,9 @@ AT_ONCE = 200
 async def shown(visit: Visit) -> Response:
     said = visit.asked("q").strip()
     if not said:
-        return visit.page("audit.html", "audit", q="", found=[], mission=None, steps=[], verdict=None, more=False, targets=[])
+        return visit.page(
+            "audit.html", "audit", q="", found=[], mission=None, steps=[], verdict=None, more=False, targets=[]
+        )
     found = await visit.inside.get("/v1/trace", q=said)
     missions = list(dict.fromkeys(one["mission_id"] for one in found["items"]))
     if len(missions) == 1:
@@ -83,12 +85,13 @@ def proof(step: dict[str, Any], verdict: dict[str, Any] | None) -> dict[str, str
     bad = verdict["first_bad"]
     if bad and position(step["id"]) >= position(bad["position"]):
         here = step["subject"] == bad["subject"] and step["seq"] == bad["seq"]
-        return {"mark": "bad", "says": f"not what it was: {bad['finding']}" if here else "after the first fact that is not what it was"}
+        return {
+            "mark": "bad",
+            "says": f"not what it was: {bad['finding']}" if here else "after the first fact that is not what it was",
+        }
     anchors = verdict["anchors"]
     if anchors["failed"]:
         return {"mark": "warn", "says": "in the chain; an anchor does not hold"}
     if anchors["covered_to"] and position(step["id"]) <= position(anchors["covered_to"]):
         return {"mark": "good", "says": "recomputed, and signed by an anchor outside the database"}
     return {"mark": "chain", "says": "recomputed; newer than the newest anchor"}
-
-

@@ -1,6 +1,7 @@
 """What every page works with: one visit of somebody who is signed in."""
 
 import asyncio
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -54,6 +55,8 @@ class Visit:
             "environment": self.environment,
             "path": self.request.url.path,
         }
+        if "names" in values:
+            values["names"] = defaultdict(str, values["names"])  # whoever is not known by name is "somebody"
         return door.html(page(name, **frame, **values), status)
 
     def handed_on(self, path: str, accept: str, **query: Any) -> Response:
@@ -86,4 +89,6 @@ class HandedOn(Response):
 def actor(said: str, names: dict[str, str]) -> str:
     """Who a fact says did it: a person by name, the service's own parts by theirs."""
     kind, _, name = said.partition(":")
-    return names.get(name, "somebody") if kind == "principal" else f"the {name}" if kind == "system" else f"colony {name}"
+    return (
+        names.get(name, "somebody") if kind == "principal" else f"the {name}" if kind == "system" else f"colony {name}"
+    )

@@ -60,7 +60,9 @@ async def waiting(visit: Visit, first: dict[str, Any]) -> list[dict[str, Any]]:
         "/v1/inbox", limit=100, connector=first["payload"]["connector"], operation=first["payload"]["operation"],
         rule=first["rule"]["id"], rule_version=first["rule"]["version"], risk=first["risk_level"],
     )  # fmt: skip
-    same = [one for one in found["items"] if kind_of(one) == kind_of(first) and one["obligations"] == first["obligations"]]
+    same = [
+        one for one in found["items"] if kind_of(one) == kind_of(first) and one["obligations"] == first["obligations"]
+    ]
     return [one for one in same if not one["you_decided"]][:MOST]
 
 
@@ -79,7 +81,9 @@ async def decided(visit: Visit) -> Response:
     if not chosen:
         return await render(visit, [], 422, "Choose at least one change.")
     if verdict == "approve" and looked_s(visit, sent) < len(chosen):
-        return await render(visit, [], 422, f"Look at them first: {len(chosen)} changes take {len(chosen)} seconds at least.")
+        return await render(
+            visit, [], 422, f"Look at them first: {len(chosen)} changes take {len(chosen)} seconds at least."
+        )
     results = []
     for one in chosen:
         id, etag, digest = [*one.split(" "), "", "", ""][:3]
@@ -91,7 +95,9 @@ async def decided(visit: Visit) -> Response:
             )
             results.append({"id": id, "state": done["outcome"], "detail": "", "not_before": done["not_before"]})
         except Refused as refused:
-            results.append({"id": id, "state": "not decided", "detail": refused.document.get("detail", ""), "not_before": None})
+            results.append(
+                {"id": id, "state": "not decided", "detail": refused.document.get("detail", ""), "not_before": None}
+            )
         except ValueError:
             results.append({"id": id, "state": "not decided", "detail": "This is no approval.", "not_before": None})
     return await render(visit, results)

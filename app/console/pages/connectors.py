@@ -15,7 +15,9 @@ async def shown(visit: Visit) -> Response:
     return await render(visit)
 
 
-async def render(visit: Visit, status: int = 200, problem: dict[str, Any] | None = None, typed: str = "", which: str = "") -> Response:
+async def render(
+    visit: Visit, status: int = 200, problem: dict[str, Any] | None = None, typed: str = "", which: str = ""
+) -> Response:
     found, layers = await visit.gather(
         visit.inside.get("/v1/connectors", limit=100), visit.inside.get("/v1/tool-layers", limit=100)
     )

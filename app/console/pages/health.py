@@ -17,7 +17,7 @@ async def shown(visit: Visit) -> Response:
     accounts = []
     if not isinstance(limits, Refused) and not isinstance(usage, Refused):
         accounts = budgets(limits, usage)
-    return visit.page("health.html", "health", status=status, desk=desk, accounts=accounts)
+    return visit.page("health.html", "health", service=status, desk=desk, accounts=accounts)
 
 
 def budgets(limits: dict[str, float | None], usage: dict[str, dict[str, dict[str, float]]]) -> list[dict[str, object]]:
@@ -31,5 +31,7 @@ def budgets(limits: dict[str, float | None], usage: dict[str, dict[str, dict[str
             title = f"{'Today' if scope == 'day' else 'In all'}: {say(used)} used, {say(held)} held"
             title += f", of {say(float(limit))}" if limit is not None else ", no limit is set"
             if limit is not None or used or held:
-                found.append({"used": used, "held": held, "limit": float(limit) if limit is not None else 0.0, "says": title})
+                found.append(
+                    {"used": used, "held": held, "limit": float(limit) if limit is not None else 0.0, "says": title}
+                )
     return found

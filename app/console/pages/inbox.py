@@ -26,4 +26,11 @@ def kind_of(one: dict[str, object]) -> tuple[object, ...]:
     """What has to be the same for two changes to be decided together."""
     payload, rule = one["payload"], one["rule"]
     assert isinstance(payload, dict) and isinstance(rule, dict)
-    return (payload["connector"], payload["operation"], payload["target"]["kind"], rule["id"], rule["version"], one["risk_level"])
+    return (
+        payload["connector"],
+        payload["operation"],
+        payload["target"]["kind"],
+        rule["id"],
+        rule["version"],
+        one["risk_level"],
+    )

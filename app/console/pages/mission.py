@@ -12,6 +12,7 @@ from app.console.render import address
 from app.console.words import FACTS, TURNS, hashes, pretty, said
 
 PAGE = 100
+PIECE, MOST_TEXT = 1_900, 38_000  # what a page shows of a long text, and in what portions
 CLOSED = ("completed", "failed", "cancelled", "denied")
 
 
@@ -45,7 +46,8 @@ async def render(visit: Visit, status: int = 200, problem: dict[str, Any] | None
         stages=stages_of(events["items"]),
         names=names,
         closed=found["state"] in CLOSED,
-        may_end=may(visit, ("operator",)) or (may(visit, ("submitter",)) and found["requested_by"] == str(visit.caller.principal)),
+        may_end=may(visit, ("operator",))
+        or (may(visit, ("submitter",)) and found["requested_by"] == str(visit.caller.principal)),
         may_fail=may(visit, ("operator",)),
         may_replay=may(visit, ("submitter", "operator", "product_owner")),
         problem=problem,
@@ -92,21 +94,31 @@ async def diff(visit: Visit) -> Response:
 
 async def artifact(visit: Visit) -> Response:
     found = await visit.inside.get(f"/v1/missions/{visit.id}/artifacts/{visit.request.path_params['artifact']}")
-    return visit.page("artifact.html", "missions", found=found, content=pretty(found["content"]))
+    text = pretty(found["content"])
+    return visit.page("artifact.html", "missions", found=found, pieces=pieces(text), cut=max(0, len(text) - MOST_TEXT))
+
+
+def pieces(text: str) -> list[str]:
+    """A long text in portions that each fit on a page, as much of it as does."""
+    return [text[at : at + PIECE] for at in range(0, min(len(text), MOST_TEXT), PIECE)]
 
 
 async def ended(visit: Visit) -> Response:
     """Cancel or fail, with a reason."""
     sent = await visit.form()
     verb = "fail" if sent.get("verb") == "fail" else "cancel"
-    return await acted(visit, sent.get("etag"), verb, {"reason": sent.get("reason")}, sent.get("once"), sent.get("reason"))
+    return await acted(
+        visit, sent.get("etag"), verb, {"reason": sent.get("reason")}, sent.get("once"), sent.get("reason")
+    )
 
 
 async def replayed(visit: Visit) -> Response:
     sent = await visit.form()
     mode = "recorded" if sent.get("mode") == "recorded" else "rerun"
     try:
-        made = await visit.inside.post(f"/v1/missions/{visit.id}/replay", {"mode": mode}, idempotency_key=sent.get("once"))
+        made = await visit.inside.post(
+            f"/v1/missions/{visit.id}/replay", {"mode": mode}, idempotency_key=sent.get("once")
+        )
     except Refused as refused:
         if refused.status in (401, 404):
             raise

@@ -5,7 +5,18 @@ from fastapi import Response
 from app.console.inside import Refused
 from app.console.pages.base import Visit
 
-STATES = ("accepted", "dispatched", "running", "in_review", "awaiting_approval", "executing", "completed", "failed", "cancelled", "denied")
+STATES = (
+    "accepted",
+    "dispatched",
+    "running",
+    "in_review",
+    "awaiting_approval",
+    "executing",
+    "completed",
+    "failed",
+    "cancelled",
+    "denied",
+)
 PAGE = 50
 DAYS = {"1": 1, "7": 7, "30": 30}
 
@@ -27,7 +38,15 @@ async def shown(visit: Visit) -> Response:
             raise found
         wrong, found = found.document, {"items": [], "next_cursor": None, "has_more": False}
     names = await visit.names(*(one["requested_by"] for one in found["items"]))
-    kinds = [one["name"] for one in types["items"]]
+    kinds = [one["name"] for one in types]
     return visit.page(
-        "missions.html", "missions", 422 if wrong else 200, found=found, asked=asked, names=names, states=STATES, kinds=kinds, wrong=wrong
+        "missions.html",
+        "missions",
+        422 if wrong else 200,
+        found=found,
+        asked=asked,
+        names=names,
+        states=STATES,
+        kinds=kinds,
+        wrong=wrong,
     )

@@ -9,8 +9,8 @@ from app.console.pages.base import Visit
 
 async def shown(visit: Visit) -> Response:
     found, rules = await visit.gather(visit.inside.get("/v1/policies"), visit.inside.get("/v1/approval-rules"))
-    names = await visit.names(*(one["created_by"] for one in [*found["items"], *rules["items"]]))
-    return visit.page("policies.html", "policies", policies=found["items"], rules=rules["items"], names=names)
+    names = await visit.names(*(one["created_by"] for one in [*found, *rules["items"]]))
+    return visit.page("policies.html", "policies", policies=found, rules=rules["items"], names=names)
 
 
 async def one(visit: Visit) -> Response:

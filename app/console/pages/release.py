@@ -9,7 +9,8 @@ from app.console.pages.base import Visit
 async def shown(visit: Visit) -> Response:
     """A root that serves no gates says so: the page is there, and knows nothing."""
     gates, ladder = await visit.gather(
-        visit.inside.try_get("/v1/release/gates", environment=visit.environment), visit.inside.try_get("/v1/release/ladder")
+        visit.inside.try_get("/v1/release/gates", environment=visit.environment),
+        visit.inside.try_get("/v1/release/ladder"),
     )
     problem = next((one.document for one in (gates, ladder) if isinstance(one, Refused) and one.status != 404), None)
     return visit.page(
