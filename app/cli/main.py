@@ -15,6 +15,7 @@ from app.cli import (
     approvers,
     budgets,
     connectors,
+    console,
     demo,
     identity,
     keys,
@@ -43,6 +44,7 @@ app = typer.Typer(
 )
 app.command()(processes.up)
 app.command()(demo.demo)
+app.command()(console.console_link)
 app.add_typer(missions.app, name="missions")
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(rules.app, name="rules")

@@ -54,14 +54,14 @@ def outcomes(days: Sequence[dict[str, Any]]) -> Markup:
 
 def bars(rows: Sequence[tuple[str, float, str]], title: str, kind: str = "accent") -> Markup:
     """A bar for each (name, value, what is said of it)."""
-    width, tall = 420, 24
+    width, tall, wide = 420, 24, 150
     most = max((value for _, value, _ in rows), default=0) or 1
     parts = []
     for n, (name, value, said) in enumerate(rows):
         y = n * tall
         parts += [
             words(0, y + 15, name),
-            rect(126, y + 5, value / most * 200, 12, kind, f"{name}: {said}"),
+            rect(126, y + 5, value / most * wide, 12, kind, f"{name}: {said}"),
             words(width, y + 15, said, "strong", "end"),
         ]
     return frame(width, max(tall, len(rows) * tall), title, parts)

@@ -4,6 +4,7 @@ import json
 import time
 from collections import Counter, OrderedDict, defaultdict
 from datetime import datetime, timedelta
+from math import ceil
 from statistics import median
 from typing import Any
 from uuid import UUID
@@ -83,7 +84,7 @@ def by_stage(rows: Any) -> list[dict[str, Any]]:
         found[row.stage].append(row.ms)
     line = ("planner", "prompt_master", "librarian", "researcher", "workers", "aggregator", "reviewer")
     return [
-        {"stage": stage, "count": len(ms), "median_ms": median(ms), "p95_ms": sorted(ms)[int(0.95 * (len(ms) - 1))]}
+        {"stage": stage, "count": len(ms), "median_ms": median(ms), "p95_ms": sorted(ms)[ceil(0.95 * len(ms)) - 1]}
         for stage, ms in sorted(found.items(), key=lambda one: (line.index(one[0]) if one[0] in line else 99, one[0]))
     ]
 

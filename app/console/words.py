@@ -1,6 +1,7 @@
 """Sentences and figures in a person's words, made from what the root knows."""
 
 import json
+from collections import Counter
 from datetime import datetime
 from typing import Any
 
@@ -81,37 +82,58 @@ FACTS = {
     "mission.accepted": "Asked for, and accepted",
     "mission.refused": "Asked for, and refused by policy",
     "mission.dispatched": "Handed to the colony",
+    "mission.running": "The colony began",
+    "mission.in_review": "Handed in for review",
+    "mission.reviewed": "Evidence reviewed by the root",
+    "mission.awaiting_approval": "Waits for a human",
+    "mission.executing": "Approved changes are carried out",
     "mission.completed": "Completed",
     "mission.failed": "Failed",
+    "mission.denied": "Denied",
     "mission.cancelled": "Cancelled",
+    "mission.degraded": "Waits: something is away",
+    "colony.signalled": "The colony said how it goes on",
     "stage.started": "Stage began",
     "stage.completed": "Stage done",
     "artifact.stored": "Artifact kept",
-    "artifact.produced": "Artifact kept",
+    "artifact.repeated": "Artifact said again",
     "tool.called": "Tool asked",
     "tool.denied": "Tool refused by policy",
-    "review.completed": "Evidence reviewed by the root",
+    "tool.failed": "Tool failed",
+    "model.called": "Model asked",
+    "model.denied": "Model refused by policy",
     "writeback.proposed": "Change proposed",
+    "writeback.withheld": "Change withheld",
+    "writeback.denied": "Change refused by policy",
+    "writeback.shadowed": "Change shadowed: a replay writes nothing",
+    "writeback.claimed": "Claimed: the call may leave now, once",
+    "writeback.attempted": "Target called",
+    "writeback.settled": "Read back and settled",
+    "writeback.renewed": "Asked again for the newer version",
     "approval.opened": "Approval asked for",
-    "approval.seen": "Opened by somebody who might decide",
+    "approval.seen": "Opened by somebody who may decide",
     "approval.decided": "Decided",
     "approval.closed": "Approval closed",
     "approval.reminded": "Approvers reminded",
     "approval.escalated": "Escalated",
     "approval.glass_broken": "Glass broken",
-    "writeback.claimed": "Claimed: the call may leave now, once",
-    "writeback.attempted": "Target called",
-    "writeback.settled": "Read back and settled",
+    "approval.superseded": "Replaced by another revision",
 }
-TURNS = {
-    "mission.accepted", "review.completed", "writeback.proposed", "approval.opened", "approval.decided", "writeback.claimed",
-    "writeback.settled", "mission.completed", "mission.failed", "mission.cancelled",
-}  # fmt: skip
+# Where a story turns. What lies between is told in one line each, and opened when somebody wants to see it.
+TURNS = {name for name in FACTS if name.startswith(("approval.", "writeback.", "mission."))} - {"mission.running", "mission.degraded"}
+KINDS = {"tool": "tool call", "stage": "stage", "artifact": "artifact", "model": "model call"}
 
 
 def fact(type: str) -> str:
     """What a fact's type says, as a step of a story."""
     return FACTS.get(type) or type.replace("_", " ").replace(".", ": ", 1).capitalize()
+
+
+def between(steps: list[dict[str, Any]]) -> str:
+    """Steps between two turns of a story, counted: 6 tool calls, 3 stages."""
+    done = [one for one in steps if one["type"] != "stage.started"]
+    counted = Counter(KINDS.get(one["type"].partition(".")[0], "other step") for one in done or steps)
+    return ", ".join(count(n, kind) for kind, n in counted.most_common())
 
 
 def said(body: dict[str, Any]) -> list[tuple[str, Any]]:

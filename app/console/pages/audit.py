@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import Response
 
 from app.console.pages.base import Visit, actor
-from app.console.pages.mission import people_of, timeline
+from app.console.pages.mission import people_of, timeline, told
 
 MOST = 400  # steps on one page
 AT_ONCE = 200
@@ -15,14 +15,14 @@ async def shown(visit: Visit) -> Response:
     said = visit.asked("q").strip()
     if not said:
         return visit.page(
-            "audit.html", "audit", q="", found=[], mission=None, steps=[], verdict=None, more=False, targets=[]
+            "audit.html", "audit", q="", found=[], mission=None, story=[], many=0, verdict=None, more=False, targets=[]
         )
     found = await visit.inside.get("/v1/trace", q=said)
     missions = list(dict.fromkeys(one["mission_id"] for one in found["items"]))
     if len(missions) == 1:
         return await story(visit, missions[0], said, found["items"])
     return visit.page(
-        "audit.html", "audit", 200 if missions else 404, q=said, found=found["items"], mission=None, steps=[], verdict=None,
+        "audit.html", "audit", 200 if missions else 404, q=said, found=found["items"], mission=None, story=[], many=0, verdict=None,
         more=False, targets=[],
     )  # fmt: skip
 
@@ -45,7 +45,7 @@ async def story(
     ]
     changes = await visit.inside.get("/v1/writebacks", mission=mission, limit=50)
     return visit.page(
-        "audit.html", "audit", q=said or mission, found=found, mission=shown, steps=steps, verdict=verdict, more=more,
+        "audit.html", "audit", q=said or mission, found=found, mission=shown, story=told(steps), many=len(steps), verdict=verdict, more=more,
         targets=[{"target": one["target"], "connector": one["connector"], "state": one["state"]} for one in changes["items"]],
     )  # fmt: skip
 

@@ -1,5 +1,7 @@
 """The queue, most urgent first."""
 
+from collections import Counter
+
 from fastapi import Response
 
 from app.console.pages.base import Visit
@@ -13,12 +15,9 @@ async def shown(visit: Visit) -> Response:
     asked = {"limit": PAGE, "cursor": cursor, "risk": risk if risk in ("low", "medium", "high") else ""}
     found = await visit.inside.get("/v1/inbox", **asked)
     items = [{**one, "says": sentence(one, visit.environment)} for one in found["items"]]
-    alike: dict[tuple[object, ...], int] = {}
-    for one in items:
-        if one["subject"] == "writeback":
-            alike[kind_of(one)] = alike.get(kind_of(one), 0) + 1
-    for one in items:
-        one["alike"] = alike.get(kind_of(one), 0) if one["subject"] == "writeback" else 0
+    alike = Counter(kind_of(one) for one in items if one["subject"] == "writeback")
+    for one in items:  # said once, at the first of its kind
+        one["alike"] = alike.pop(kind_of(one), 0) if one["subject"] == "writeback" else 0
     return visit.page("inbox.html", "", found=found, items=items, risk=risk, cursor=cursor)
 
 

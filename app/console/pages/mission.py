@@ -9,7 +9,7 @@ from fastapi.responses import RedirectResponse
 from app.console.inside import Refused
 from app.console.pages.base import Visit, actor
 from app.console.render import address
-from app.console.words import FACTS, TURNS, hashes, pretty, said
+from app.console.words import TURNS, between, fact, hashes, pretty, said
 
 PAGE = 100
 PIECE, MOST_TEXT = 1_900, 38_000  # what a page shows of a long text, and in what portions
@@ -38,11 +38,11 @@ async def render(visit: Visit, status: int = 200, problem: dict[str, Any] | None
         status,
         found=found,
         etag=seen.etag,
-        steps=[{**one, "by": actor(one["actor"], names)} for one in steps],
+        story=told([{**one, "by": actor(one["actor"], names), "sought": False, "proof": None} for one in steps]),
+        became={one["approval_id"]: one["state"] for one in changes["items"]},
         events=events,
         artifacts=made["items"],
         approvals=asked["items"],
-        writebacks=changes["items"],
         stages=stages_of(events["items"]),
         names=names,
         closed=found["state"] in CLOSED,
@@ -65,10 +65,23 @@ def may(visit: Visit, roles: tuple[str, ...]) -> bool:
 def timeline(facts: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Facts as steps: what it was in words, whether the story turned there, and what is worth reading of it."""
     return [
-        {**one, "title": FACTS.get(one["type"]) or one["type"], "turn": one["type"] in TURNS, "said": said(one["body"]),
+        {**one, "title": fact(one["type"]), "turn": one["type"] in TURNS, "said": said(one["body"]),
          "hashes": hashes(one["body"])}
         for one in facts
     ]  # fmt: skip
+
+
+def told(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Steps as a story: each turn by itself, what lies between two turns together. open: something in it is looked for."""
+    found: list[dict[str, Any]] = []
+    for one in steps:
+        if one["turn"] or not found or found[-1]["turn"]:
+            found.append({"turn": one["turn"], "steps": []})
+        found[-1]["steps"].append(one)
+    for part in found:
+        part["summary"] = "" if part["turn"] else between(part["steps"])
+        part["open"] = any(one.get("sought") or (one.get("proof") or {}).get("mark") in ("bad", "warn") for one in part["steps"])
+    return found
 
 
 def people_of(facts: list[dict[str, Any]]) -> set[str]:

@@ -67,9 +67,10 @@ function soon(part) {
   due = setTimeout(() => refresh(part).catch(() => {}), 400);
 }
 const live = $("#live"), page = $(".approval");
-const KINDS = ["mission.accepted", "mission.dispatched", "mission.completed", "mission.failed", "mission.cancelled", "stage.started",
-  "stage.completed", "artifact.produced", "review.completed", "writeback.proposed", "approval.opened", "approval.decided", "approval.closed",
-  "approval.superseded", "approval.glass_broken", "writeback.claimed", "writeback.settled"];
+const KINDS = ["mission.accepted", "mission.dispatched", "mission.running", "mission.in_review", "mission.reviewed", "mission.awaiting_approval",
+  "mission.executing", "mission.completed", "mission.failed", "mission.denied", "mission.cancelled", "mission.degraded", "stage.started",
+  "stage.completed", "artifact.stored", "writeback.proposed", "writeback.claimed", "writeback.settled", "approval.opened", "approval.decided",
+  "approval.closed", "approval.superseded", "approval.escalated", "approval.glass_broken"];
 if ((live || page) && window.EventSource) {
   const began = Date.now() - 2000, source = new EventSource("/console/stream");
   const heard = (event) => {
