@@ -1,6 +1,7 @@
 """Sentences and figures in a person's words, made from what the root knows."""
 
 import json
+import re
 from collections import Counter
 from datetime import datetime
 from typing import Any
@@ -119,8 +120,12 @@ FACTS = {
     "approval.glass_broken": "Glass broken",
     "approval.superseded": "Replaced by another revision",
 }
+IDENTIFIER = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 # Where a story turns. What lies between is told in one line each, and opened when somebody wants to see it.
-TURNS = {name for name in FACTS if name.startswith(("approval.", "writeback.", "mission."))} - {"mission.running", "mission.degraded"}
+TURNS = {name for name in FACTS if name.startswith(("approval.", "writeback.", "mission."))} - {
+    "mission.running",
+    "mission.degraded",
+}
 KINDS = {"tool": "tool call", "stage": "stage", "artifact": "artifact", "model": "model call"}
 
 
@@ -140,7 +145,8 @@ def said(body: dict[str, Any]) -> list[tuple[str, Any]]:
     """The members of a fact's body that a person wants to see; the rest is in the export."""
     wanted = ("state", "verdict", "stage", "schema_name", "tool", "name", "outcome", "effect", "rule", "verdict", "reason", "connector",
               "operation", "target", "latency_ms", "attempt", "model", "role", "risk_level", "required", "coverage")  # fmt: skip
-    return [(name, body[name]) for name in dict.fromkeys(wanted) if body.get(name) not in (None, "", [], {})]
+    found = [(name, body[name]) for name in dict.fromkeys(wanted) if body.get(name) not in (None, "", [], {})]
+    return [(name, value) for name, value in found if not (isinstance(value, str) and IDENTIFIER.fullmatch(value))]
 
 
 def hashes(body: dict[str, Any]) -> list[tuple[str, str]]:

@@ -101,7 +101,8 @@ async def link_for(world: World, name: str, tenant: str = "demo") -> str:
         async with database.write() as session:
             await identity.enter_tenant(session, tenant)
             principal: UUID = await session.scalar(
-                "SELECT id FROM principal WHERE tenant = :tenant AND name = :name", {"tenant": session.tenant, "name": name}
+                "SELECT id FROM principal WHERE tenant = :tenant AND name = :name",
+                {"tenant": session.tenant, "name": name},
             )
             return (await identity.make_link(session, principal)).secret
     finally:

@@ -439,6 +439,11 @@ async def about_approval(world: World, verb: str, who: str = "operator", **body:
     )
 
 
+async def note_look(world: World) -> httpx.Response:
+    approval = await pending_change(world)
+    return await world.operator.post(f"/v1/approvals/{approval['id']}/looks", json={})
+
+
 async def break_glass(world: World) -> httpx.Response:
     await hire(world, "glass holder", "break_glass")
     return await about_approval(world, "break-glass", "glass holder", payload_sha256=None)
@@ -610,6 +615,7 @@ LEAVE_FACTS: dict[str, tuple[Callable[[World], Awaitable[httpx.Response]], str]]
     "cancelMission": (lambda world: end(world, "cancel"), "mission.cancelled"),
     "failMission": (lambda world: end(world, "fail"), "mission.failed"),
     "decide": (approve, "approval.decided"),
+    "noteLook": (note_look, "approval.seen"),
     "breakGlass": (break_glass, "approval.glass_broken"),
     "cancelApproval": (lambda world: about_approval(world, "cancel"), "approval.closed"),
     "reviseApproval": (

@@ -80,7 +80,9 @@ def told(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
         found[-1]["steps"].append(one)
     for part in found:
         part["summary"] = "" if part["turn"] else between(part["steps"])
-        part["open"] = any(one.get("sought") or (one.get("proof") or {}).get("mark") in ("bad", "warn") for one in part["steps"])
+        part["open"] = any(
+            one.get("sought") or (one.get("proof") or {}).get("mark") in ("bad", "warn") for one in part["steps"]
+        )
     return found
 
 
