@@ -65,7 +65,7 @@ class Page(HTMLParser):
         """The form whose action ends so, and that has these fields as they are."""
         for form in self.forms:
             fields = dict(form["fields"])
-            if form["action"].partition("?")[0].endswith(ending) and having.items() <= fields.items():
+            if str(form["action"]).partition("?")[0].endswith(ending) and having.items() <= fields.items():
                 return form
         raise AssertionError(f"no form to {ending} with {having}: {[one['action'] for one in self.forms]}")
 

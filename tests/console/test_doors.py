@@ -47,14 +47,21 @@ async def test_nobody_sees_a_page_or_sends_a_form_without_a_session(world: World
             elif method == "POST":
                 assert answer.status_code == 401 and "Sign in to the console" in answer.text
             else:
-                assert answer.status_code == 303 and answer.headers["location"].startswith("/console/login?next=%2Fconsole%2F")
+                assert answer.status_code == 303 and answer.headers["location"].startswith(
+                    "/console/login?next=%2Fconsole%2F"
+                )
     assert await census(world) == before
     await desk.http.aclose()
 
 
 async def test_every_answer_keeps_the_browser_from_doing_anything_else(world: World) -> None:
     desk = await seat(world)
-    for _, path in [("GET", "/console/login"), ("GET", "/console/nothing"), ("GET", "/console/static/console.js"), *pages()]:
+    for _, path in [
+        ("GET", "/console/login"),
+        ("GET", "/console/nothing"),
+        ("GET", "/console/static/console.js"),
+        *pages(),
+    ]:
         answer = await desk.http.get(path) if "stream" not in path else None
         if answer is None:
             continue
@@ -81,12 +88,15 @@ async def test_a_link_works_once_in_time_and_on_this_machine(world: World) -> No
     assert link not in cookie
     assert (await desk.get("/console")).status == 200 and "Inbox" in (await desk.get("/console")).text
     again = await other.http.get("/console/login", params={"link": link})
-    assert again.status_code == 401 and "used already" in again.text and COOKIE not in again.headers.get("set-cookie", "")
+    assert (
+        again.status_code == 401 and "used already" in again.text and COOKIE not in again.headers.get("set-cookie", "")
+    )
     late = await link_for(world, "operator")
     connection = await inspector(world)
     await connection.execute("ALTER TABLE console_link DISABLE TRIGGER console_link_guard")
     await connection.execute(
-        "UPDATE console_link SET expires_at = clock_timestamp() - interval '1 s' WHERE secret_sha256 = $1", sha256(late.encode())
+        "UPDATE console_link SET expires_at = clock_timestamp() - interval '1 s' WHERE secret_sha256 = $1",
+        sha256(late.encode()),
     )
     await connection.execute("ALTER TABLE console_link ENABLE ALWAYS TRIGGER console_link_guard")
     assert (await other.http.get("/console/login", params={"link": late})).status_code == 401
@@ -121,7 +131,9 @@ async def test_the_wall_refuses_a_link_twice_and_another_persons_session(world: 
         with pytest.raises(Exception, match="was used"):
             await connection.execute(change, link, sessions["own"])
     with pytest.raises(Exception, match="can only be used"):
-        await connection.execute("UPDATE console_link SET principal = $2, session = $3 WHERE id = $1", link, other, sessions["own"])
+        await connection.execute(
+            "UPDATE console_link SET principal = $2, session = $3 WHERE id = $1", link, other, sessions["own"]
+        )
     with pytest.raises(Exception, match="console_link_short"):
         await connection.execute(
             """INSERT INTO console_link (tenant, principal, secret_sha256, expires_at)
@@ -147,13 +159,22 @@ async def test_a_form_is_taken_from_our_own_pages_only(world: World) -> None:
         await sent(fields | {"token": ""}, Origin=HERE),
         await sent(fields | {"token": "0" * 64}, Origin=HERE),
         await desk.http.post(form["action"], json=fields, headers={"Origin": HERE}),
-        await desk.http.post(form["action"], content=b"token=\xff", headers={"Origin": HERE, "Content-Type": "application/x-www-form-urlencoded"}),
+        await desk.http.post(
+            form["action"],
+            content=b"token=\xff",
+            headers={"Origin": HERE, "Content-Type": "application/x-www-form-urlencoded"},
+        ),
     ]
     assert [answer.status_code for answer in refused] == [403, 403, 403, 403, 403, 403, 415, 422]
     another = await seat(world, "second_operator")
     theirs = (await another.get(f"/console/approvals/{change['id']}")).form_to("/decision", decision="reject")
     assert (await sent(fields | {"token": dict(theirs["fields"])["token"]}, Origin=HERE)).status_code == 403
-    assert {k: v for k, v in (await census(world)).items() if before[k] != v}.keys() <= {"session", "console_link", "ledger", "approval_look"}
+    assert {k: v for k, v in (await census(world)).items() if before[k] != v}.keys() <= {
+        "session",
+        "console_link",
+        "ledger",
+        "approval_look",
+    }
     done = await sent(fields, Origin=HERE)
     assert done.status_code == 303
     assert (await world.auditor.get(f"/v1/approvals/{change['id']}")).json()["state"] == "rejected"
@@ -163,7 +184,9 @@ async def test_signing_out_and_losing_ones_rights_end_it_everywhere(world: World
     desk = await seat(world)
     secret = desk.http.cookies[COOKIE]
     page = await desk.get("/console")
-    out = await desk.http.post("/console/logout", data=dict(page.form_to("/logout")["fields"]), headers={"Origin": HERE})
+    out = await desk.http.post(
+        "/console/logout", data=dict(page.form_to("/logout")["fields"]), headers={"Origin": HERE}
+    )
     assert out.status_code == 303
     assert (await world.client(secret).get("/v1/approvals")).status_code == 401
     person = await hire(world, "leaver", "operator")
@@ -188,7 +211,9 @@ async def test_where_one_goes_after_signing_in_is_inside(world: World) -> None:
         desk = Desk(world)
         link = await link_for(world, "operator")
         form = (await desk.get("/console/login", params={"next": onward})).form_to("/login")
-        answer = await desk.http.post("/console/login", data=dict(form["fields"]) | {"link": link}, headers={"Origin": HERE})
+        answer = await desk.http.post(
+            "/console/login", data=dict(form["fields"]) | {"link": link}, headers={"Origin": HERE}
+        )
         assert answer.headers.get("location") == where, onward
         await desk.http.aclose()
 
