@@ -335,7 +335,8 @@ BY_HASH = text("""
   ORDER BY at DESC LIMIT 20""")
 BY_RECORD = text("""
   SELECT 'record' AS kind, w.id, w.mission, w.created_at AS at, w.connector, w.target FROM writeback w
-  WHERE w.tenant = :tenant AND substr(w.target, strpos(w.target, '/') + 1) = CAST(:record AS text) AND (CAST(:whole AS text) IS NULL OR w.target = CAST(:whole AS text))
+  WHERE w.tenant = :tenant AND substr(w.target, strpos(w.target, '/') + 1) = CAST(:record AS text)
+    AND (CAST(:whole AS text) IS NULL OR w.target = CAST(:whole AS text))
   ORDER BY w.created_at DESC LIMIT 20""")
 BY_REQUEST = text("""SELECT 'request' AS kind, m.id, m.id AS mission, m.created_at AS at FROM mission m
                      WHERE m.tenant = :tenant AND m.request_id = :request ORDER BY m.created_at DESC LIMIT 20""")

@@ -57,9 +57,10 @@ def harmless(found: Page, own_scripts: int = 1) -> None:
         str(one.get("src", "")).startswith("/console/static/") for one in scripts
     )
     allowed = {"html", "head", "meta", "title", "link", "script", "body", "a", "header", "img", "span", "form", "label", "input", "kbd",
-               "div", "small", "button", "nav", "main", "section", "h1", "h2", "p", "b", "em", "i", "strong", "ol", "ul", "li", "dl", "dt", "dd",
+               "div", "small", "button", "nav", "main", "section", "h1", "h2", "p", "b",
+               "em", "i", "strong", "ol", "ul", "li", "dl", "dt", "dd",
                "table", "caption", "thead", "tbody", "tr", "th", "td", "details", "summary", "pre", "code", "time", "figure", "blockquote",
-               "figcaption", "fieldset", "legend", "textarea", "select", "option", "dialog", "svg", "rect", "text", "title", "q"}  # fmt: skip
+               "figcaption", "fieldset", "legend", "textarea", "select", "option", "dialog", "svg", "rect", "text", "q"}  # fmt: skip
     for tag, said in found.tags:
         assert tag in allowed, tag
         for name, value in said.items():

@@ -138,7 +138,8 @@ async def test_from_any_id_to_the_proof_in_three_steps(world: World) -> None:
     assert answer.json()["id"] in asked.source
     page = await desk.get("/console/audit", params={"q": change["id"]})
     turns = [
-        "Asked for, and accepted", "Evidence reviewed by the root", "Approval asked for", "Decided", "Claimed: the call may leave now, once",
+        "Asked for, and accepted", "Evidence reviewed by the root", "Approval asked for", "Decided",
+        "Claimed: the call may leave now, once",
         "Read back and settled", "Completed",
     ]  # fmt: skip
     places = [page.text.index(turn) for turn in turns]

@@ -10,7 +10,8 @@ from tests.walls.ground import Ground
 
 # Tables of the record: nothing deletes or truncates them, not even the superuser without taking the guard down first.
 KEPT = (
-    "tenant", "principal", "role_grant", "api_key", "session", "approver_key", "oidc_identity", "risk_floor", "console_link", "approval_look",
+    "tenant", "principal", "role_grant", "api_key", "session", "approver_key", "oidc_identity", "risk_floor",
+    "console_link", "approval_look",
     "ledger", "mission", "mission_label", "mission_type", "artifact", "policy_decision",
     "policy", "policy_set", "quarantine", "approval_rule", "notice", "connector", "connector_switch", "model_switch", "model_use",
     "writeback", "approval", "decision", "execution", "webhook", "webhook_secret", "tape", "recording", "shadow_writeback",

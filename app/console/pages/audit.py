@@ -45,7 +45,8 @@ async def story(
     ]
     changes = await visit.inside.get("/v1/writebacks", mission=mission, limit=50)
     return visit.page(
-        "audit.html", "audit", q=said or mission, found=found, mission=shown, story=told(steps), many=len(steps), verdict=verdict, more=more,
+        "audit.html", "audit", q=said or mission, found=found, mission=shown, story=told(steps), many=len(steps),
+        verdict=verdict, more=more,
         targets=[{"target": one["target"], "connector": one["connector"], "state": one["state"]} for one in changes["items"]],
     )  # fmt: skip
 
