@@ -4,10 +4,14 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
+import jwt
 import pytest
 
+from app.clock import now
+from app.console import oidc
 from app.console.door import COOKIE
 from app.embedded import free_port
 from app.settings import Misconfigured, Settings, check_console
@@ -94,14 +98,41 @@ async def test_an_answer_of_another_attempt_is_none(world: World, issuer: str) -
         await other.http.get(back),  # a browser that asked for something else: login CSRF
         await Desk(world).http.get(back),  # one that asked for nothing
         await desk.http.get(str(callback.copy_set_param("state", "x"))),
-        await desk.http.get(str(callback.copy_set_param("code", "x"))),
         await desk.http.get(str(callback.copy_remove_param("code"))),
         await desk.http.get("/console/login/callback"),
     )
-    assert [answer.status_code for answer in answers] == [401] * 6
+    assert [answer.status_code for answer in answers] == [401] * 5
     assert not [answer for answer in answers if COOKIE in answer.headers.get("set-cookie", "")]
     for one in (desk, other):
         await one.http.aclose()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"nonce": "another"},
+        {"nonce": None},
+        {"aud": "elsewhere"},
+        {"iss": "https://evil.example"},
+        {"exp": 1},
+        {"azp": "other"},
+        {"sub": None},
+    ],
+)
+def test_an_id_token_answers_what_was_asked(change: dict[str, Any]) -> None:
+    moment = int(now().timestamp())
+    good = {
+        "iss": "https://id.example",
+        "aud": "console",
+        "sub": "anna",
+        "nonce": "n",
+        "iat": moment,
+        "exp": moment + 60,
+    }
+    oidc.check(jwt.encode(good, "k" * 32), "https://id.example", "console", "n")
+    bad = {name: value for name, value in (good | change).items() if value is not None}
+    with pytest.raises((*oidc.ERRORS, ValueError)):
+        oidc.check(jwt.encode(bad, "k" * 32), "https://id.example", "console", "n")
 
 
 async def test_a_provider_that_is_away_is_said(world: World) -> None:
