@@ -75,7 +75,7 @@ def identifier(value: Any, shown: int = 8) -> Markup:
         return Markup("")
     short = f"…{text[-shown:]}" if len(text) > shown + 4 else text
     return Markup(
-        '<button type="button" class="id" data-copy="{0}" title="{0}" aria-label="Copy {0}">{1}</button>'
+        '<button type="button" class="id" data-copy="{0}" title="{0}">{1}</button>'
     ).format(foreign(text), foreign(short))
 
 
