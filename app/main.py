@@ -13,6 +13,7 @@ from app import (
     approvals,
     artifacts,
     budgets,
+    console,
     delivery,
     drills,
     identity,
@@ -48,7 +49,7 @@ from app.missions.lane import MissionLane
 from app.missions.normalize import Defaults
 from app.nudge import Nudger
 from app.openapi import describe
-from app.settings import Settings, refuse_the_registrars_place, refuse_write_credentials
+from app.settings import Settings, check_console, refuse_the_registrars_place, refuse_write_credentials
 from app.work import READS
 from colony_client.client import ColonyClient
 from colony_client.versions import SaysVersion
@@ -78,6 +79,7 @@ PUBLIC = (
     retention.router,
     workspaces.router,
     identity.router,
+    console.router,
 )
 INTERNAL = (boundary_api.router, tools.router, model_gateway.router)
 
@@ -90,6 +92,7 @@ class Root:
     def __init__(self, settings: Settings) -> None:
         refuse_write_credentials(settings)
         refuse_the_registrars_place(settings)
+        check_console(settings)
         self.settings = settings
         self.database = Database(
             settings.database("database_url"),
@@ -223,6 +226,7 @@ def public_app(root: Root) -> FastAPI:
     app.include_router(probes)
     app.include_router(release.probe)
     app.add_middleware(Forward, paths=identity.PATHS)
+    app.add_middleware(console.Site)
     install(app)
     describe(app)
     instrument(app)

@@ -72,6 +72,7 @@ def registrar_app(registrar: Registrar) -> FastAPI:
     state.started = state.draining = False
     state.bearer_first = True
     app.include_router(identity.router)
+    app.include_router(identity.links)
     app.include_router(probes)
     app.add_middleware(Believe, keys=registrar.keys)
     install(app)

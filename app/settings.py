@@ -172,6 +172,10 @@ class Settings(BaseSettings):
     oidc_algorithms: Annotated[str, AfterValidator(algorithms)] = "RS256,ES256,EdDSA"
     oidc_token_types: Annotated[str, Field(pattern=r"^[A-Za-z0-9.+-]+(,[A-Za-z0-9.+-]+)*$")] = "at+jwt,JWT"  # noqa: S105  # names of kinds
     oidc_authorized_parties: str = ""  # clients (azp or client_id) whose tokens are taken; empty: any
+    # Signing in to the console at the same provider (docs/console.md). Only serve needs them.
+    oidc_client_id: Annotated[str, Field(min_length=1, max_length=500)] | None = None  # unset: one-time links only
+    oidc_client_secret: SecretStr | None = None  # unset: a public client, with PKCE alone
+    console_base_url: HttpUrl | None = None  # as browsers reach this service, without /console
 
     # missions that could ask humans for a change wait while so many approvals of their tenant are pending; 0: no limit
     approval_queue_limit: Annotated[int, Field(ge=0, le=1_000_000)] = 500
@@ -340,6 +344,20 @@ class Settings(BaseSettings):
 
 def secrets_named(pattern: re.Pattern[str], said: Mapping[str, str | None]) -> dict[str, SecretStr]:
     return {name: SecretStr(value) for name, value in said.items() if value and pattern.fullmatch(name)}
+
+
+def check_console(settings: Settings) -> None:
+    """Signing in takes a provider and an address that it may send browsers back to."""
+    if settings.oidc_client_id is None:
+        return
+    for name in ("oidc_issuer", "console_base_url"):
+        if getattr(settings, name) is None:
+            raise Misconfigured(
+                f"OIDC_CLIENT_ID is set, and {name.upper()} is not: the console signs people in with both."
+            )
+    for name in ("oidc_issuer", "console_base_url"):
+        if settings.environment != "local" and urlsplit(getattr(settings, name)).scheme != "https":
+            raise Misconfigured(f"{name.upper()} must begin with https:// outside ENVIRONMENT=local.")
 
 
 class Misconfigured(Exception):

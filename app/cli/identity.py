@@ -123,8 +123,8 @@ async def named(session: Any, name: str) -> UUID:
     return found
 
 
-def run(step: Callable[[Any], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
-    """One transaction as role registrar."""
+def run(step: Callable[[Any], Awaitable[dict[str, Any]]], registrar_url: str | None = None) -> dict[str, Any]:
+    """One transaction as role registrar, at the place that the setting names or at this one."""
     from sqlalchemy.exc import IntegrityError
 
     from app.db import Database
@@ -132,7 +132,8 @@ def run(step: Callable[[Any], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
     from app.settings import Misconfigured, load
 
     async def whole() -> dict[str, Any]:
-        database = Database(load().database("registrar_database_url"), pool_size=2, name="mission-root registrar")
+        address = registrar_url or load().database("registrar_database_url")
+        database = Database(address, pool_size=2, name="mission-root registrar")
         try:
             async with database.write() as session:
                 return await step(session)

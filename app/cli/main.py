@@ -16,6 +16,7 @@ from app.cli import (
     artifacts,
     budgets,
     connectors,
+    console,
     demo,
     drills,
     identity,
@@ -48,6 +49,7 @@ app = typer.Typer(
 )
 app.command()(processes.up)
 app.command()(demo.demo)
+app.command()(console.console_link)
 app.add_typer(missions.app, name="missions")
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(rules.app, name="rules")

@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import unquote, urlsplit
 
 import typer
@@ -39,9 +39,19 @@ def up(
                 emit(instance.describe())
             else:
                 show.instance(instance.describe())
+                show.line(f"Into the console, once and within five minutes: {await first_link(instance)}")
             await asyncio.Event().wait()
 
     supervisor.until_signalled(keep_up())
+
+
+async def first_link(instance: Any) -> str:
+    """A link into the console as the operator; `mission-root console-link` makes others."""
+    from app.cli import console
+
+    registrar = instance.folder.database_url("registrar")
+    made = await asyncio.to_thread(console.make, registrar, instance.describe()["base_url"], "demo", "operator")
+    return made["link"]
 
 
 def serve() -> None:

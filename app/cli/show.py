@@ -90,6 +90,7 @@ def pairs(values: dict[str, Any]) -> Table:
 def instance(up: dict[str, Any], last: str = "Ctrl-C stops everything; the data stays.") -> None:
     """Where everything is, after `up`."""
     places = {
+        "console": up["console_url"],
         "API": up["base_url"],
         "its description": f"{up['base_url']}/docs",
         "internal API": up["internal_url"],
@@ -99,8 +100,6 @@ def instance(up: dict[str, Any], last: str = "Ctrl-C stops everything; the data 
         "data and logs": up["data_dir"],
         "processes": ", ".join(f"{name} {pid}" for name, pid in up["pids"].items()),
     }
-    if up["console_url"]:
-        places["console"] = up["console_url"]
     heading("Mission root is up")
     out.print(pairs(places), soft_wrap=True)
     heading("API keys, one per role")

@@ -27,6 +27,11 @@ class NewSession:
     secret: str = field(repr=False)
 
 
+def new_secret() -> str:
+    """A session's secret; lists and logs show its beginning."""
+    return f"ms_{secrets.token_hex(4)}_{secrets.token_urlsafe(SECRET_BYTES)}"
+
+
 async def open_session(session: WriteSession, who: Verified, token: str) -> NewSession | None:
     """A session for whom the token names, until the token ends and for an hour at most. The session has entered the tenant.
 
@@ -61,7 +66,7 @@ async def open_session(session: WriteSession, who: Verified, token: str) -> NewS
         found.tenant,
         found.principal,
         ends,
-        f"ms_{secrets.token_hex(4)}_{secrets.token_urlsafe(SECRET_BYTES)}",
+        new_secret(),
     )
     await session.execute(
         """INSERT INTO session (tenant, id, principal, secret_sha256, origin, token_sha256, expires_at)

@@ -102,6 +102,7 @@ def row(one: Judged) -> tuple[Any, ...]:
         one.contract,
         one.labels,
         asked.traceparent,
+        asked.request_id,
         envelope.budget.time_ms,
         envelope.budget.tokens,
         form.cost,

@@ -7,7 +7,7 @@ permits, and a forbid always wins. `decide` judges and records; `admit` does so 
 from app.policy.actions import PolicyDecision, admit, consult, count, decide, judge, refusal, renew
 from app.policy.api import router
 from app.policy.engine import PolicySet, Verdict
-from app.policy.queries import SHELF, recorded, recorded_page
+from app.policy.queries import SHELF, recorded, recorded_page, rule_then
 
 __all__ = [
     "SHELF",
@@ -24,4 +24,5 @@ __all__ = [
     "refusal",
     "renew",
     "router",
+    "rule_then",
 ]

@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from app.db import ReadSession
 from app.listing import Place, behind
-from app.policy.engine import PolicySet, Source, baseline_source, compiled
+from app.policy.engine import PolicySet, Rule, Source, baseline_source, compiled
 
 NEWEST = text("""SELECT DISTINCT ON (name) name, version, change, text, retired FROM policy
                  WHERE tenant = :tenant ORDER BY name, version DESC""")
@@ -100,6 +100,14 @@ async def set_of(session: ReadSession, version: str) -> PolicySet | None:
     except (ValueError, KeyError) as refused:
         return PolicySet(made.sources, broken=f"A policy cannot be read: {type(refused).__name__}.")
     return made
+
+
+async def rule_then(session: ReadSession, version: str, rule: str) -> Rule | None:
+    """The rule that a recorded decision names, as it was then. None for `default`, and for what cannot be read any more."""
+    found = await set_of(session, version)
+    if found is None or found.broken:
+        return None
+    return next((one for one in found.rules.values() if one.id == rule), None)
 
 
 async def proposed(session: ReadSession, texts: Mapping[str, str]) -> PolicySet:

@@ -40,7 +40,7 @@ class Instance:
             "internal_url": ports["internal"],
             "colony_url": self.colony_url or ports["colony"],
             "crm_url": ports["crm"],
-            "console_url": None,
+            "console_url": f"{ports['public']}/console",
             "metrics_urls": {
                 "serve": f"{ports['metrics']}/metrics",
                 "worker": f"{ports['worker_metrics']}/metrics",

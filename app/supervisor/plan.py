@@ -27,6 +27,7 @@ WIRING = (
     "_URL",
     "_KEY",
     "_TOKEN",
+    "_SECRET",
     "_CREDENTIALS",
     "PORT",
     "HOST",
@@ -81,8 +82,8 @@ def processes(
         "REGISTRAR_BASE_URL": f"http://127.0.0.1:{ports['registrar']}",
         "REGISTRAR_KEY": secrets["registrar_key"],
         "TRANSFER_SIGNING_KEY": secrets["transfer_signing_key"],
-        **_given(surroundings, "TRANSFER_TRUSTED_KEYS"),
-        **_given(surroundings, "RELEASE_SIGNING_KEY", "RELEASE_TRUSTED_KEYS"),
+        **_given(surroundings, "TRANSFER_TRUSTED_KEYS", "RELEASE_SIGNING_KEY", "RELEASE_TRUSTED_KEYS"),
+        **_given(surroundings, "OIDC_CLIENT_SECRET", "CONSOLE_BASE_URL"),
         **{name: value for name, value in surroundings.items() if MODEL_KEY.fullmatch(name)},
     }
     worker = mission | {

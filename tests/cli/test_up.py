@@ -119,7 +119,9 @@ def test_it_says_where_everything_is_and_it_is_there(up: Callable[..., Up]) -> N
     one = up()
     told = one.told
     asked = one.process.args[one.process.args.index("--port") + 1]  # type: ignore[union-attr,index]
-    assert told["base_url"] == f"http://127.0.0.1:{asked}" and told["console_url"] is None
+    assert (
+        told["base_url"] == f"http://127.0.0.1:{asked}" and told["console_url"] == f"http://127.0.0.1:{asked}/console"
+    )
     assert set(told["keys"]) == KEYS and len(set(told["keys"].values())) == len(KEYS)
     assert set(told["pids"]) == PROCESSES and all(alive(pid) for pid in told["pids"].values())
     assert len(set(told["pids"].values())) == len(PROCESSES), "separate processes"

@@ -1,4 +1,4 @@
-"""A real OpenID provider (canaille) as a process of its own: python -m tests.identity.provider PORT ALGORITHM.
+"""A real OpenID provider (canaille) as a process of its own: python -m tests.identity.provider PORT ALGORITHM [CALLBACK].
 
 One person, `anna`, and two clients: `console`, whose tokens are meant for it and for `mission-root`, and `elsewhere`.
 """
@@ -10,7 +10,7 @@ SECRET = "secret-of-the-client"
 CALLBACK = "http://127.0.0.1:1/callback"
 
 
-def serve(port: int, algorithm: str) -> None:
+def serve(port: int, algorithm: str, callback: str = CALLBACK) -> None:
     from canaille import create_app
     from canaille.app import models
     from canaille.backends import Backend
@@ -35,7 +35,7 @@ def serve(port: int, algorithm: str) -> None:
         def client(name: str, *audience: object) -> object:
             made = models.Client(
                 client_id=name, client_secret=SECRET, client_name=name, client_uri="http://127.0.0.1:1",
-                redirect_uris=[CALLBACK], grant_types=["authorization_code"], response_types=["code"],
+                redirect_uris=[callback], grant_types=["authorization_code"], response_types=["code"],
                 scope=["openid", "profile"], token_endpoint_auth_method="client_secret_basic",
                 id_token_signed_response_alg=algorithm,
             )  # fmt: skip
@@ -52,4 +52,4 @@ def serve(port: int, algorithm: str) -> None:
 
 
 if __name__ == "__main__":
-    serve(int(sys.argv[1]), sys.argv[2])
+    serve(int(sys.argv[1]), *sys.argv[2:])

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 
@@ -61,6 +61,8 @@ ASKED: dict[str, Callable[[World, Route, dict[str, Any]], Awaitable[httpx.Respon
     "diffMission": lambda world, route, named: world.auditor.get(
         route.url(**named), params={"against": named["mission_id"]}
     ),
+    "trace": lambda world, route, named: world.auditor.get(route.path, params={"q": str(named["mission_id"])}),
+    "listNames": lambda world, route, _: world.auditor.get(route.path, params={"id": str(UUID(int=0))}),
     "verifyLedger": lambda world, route, _: world.auditor.post(route.path),
 }
 # Path parameters that name a thing by a word each tenant chooses for itself.

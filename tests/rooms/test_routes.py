@@ -466,6 +466,11 @@ async def about_approval(world: World, verb: str, who: str = "operator", **body:
     )
 
 
+async def note_look(world: World) -> httpx.Response:
+    approval = await pending_change(world)
+    return await world.operator.post(f"/v1/approvals/{approval['id']}/looks", json={})
+
+
 async def break_glass(world: World) -> httpx.Response:
     await hire(world, "glass holder", "break_glass")
     return await about_approval(world, "break-glass", "glass holder", payload_sha256=None)
@@ -681,6 +686,7 @@ LEAVE_FACTS: dict[str, tuple[Callable[[World], Awaitable[httpx.Response]], str]]
     "runDrill": (run_drill, "drill.asked"),
     "reassignApproval": (lambda world: about_approval(world, "reassign", role="admin"), "approval.reassigned"),
     "decide": (approve, "approval.decided"),
+    "noteLook": (note_look, "approval.seen"),
     "breakGlass": (break_glass, "approval.glass_broken"),
     "cancelApproval": (lambda world: about_approval(world, "cancel"), "approval.closed"),
     "reviseApproval": (

@@ -84,6 +84,7 @@ BREAKS: dict[str, dict[str, Any] | None] = {
     "mission_attempt_check": {"attempt": 0}, "mission_budget_time_ms_check": {"budget_time_ms": 0},
     "mission_budget_tokens_check": {"budget_tokens": -1}, "mission_budget_cost_usd_check": {"budget_cost_usd": -1},
     "mission_answer_status_check": {"answer_status": "maybe"}, "mission_reason_note_check": {"reason_note": "x" * 2001},
+    "mission_request_id_check": {"request_id": "x" * 129},
     "mission_check": {"state": "completed"}, "mission_check1": {"replay_of": FRESH},
     "mission_replay_mode_check": {"replay_of": FRESH, "replay_mode": "backwards"},
     "mission_tenant_fkey": {"id": FRESH, "tenant": FRESH},

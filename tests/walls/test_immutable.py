@@ -13,6 +13,7 @@ from tests.walls.ground import Ground
 # Tables of the record: nothing deletes or truncates them, not even the superuser without taking the guard down first.
 KEPT = (
     "tenant", "principal", "role_grant", "api_key", "session", "approver_key", "oidc_identity", "risk_floor",
+    "console_link", "approval_look",
     "ledger", "mission", "mission_label", "mission_type", "artifact", "policy_decision",
     "policy", "policy_set", "quarantine", "approval_rule", "notice", "connector", "connector_switch", "model_switch", "model_use",
     "writeback", "approval", "decision", "execution", "webhook", "webhook_secret", "tape", "recording", "shadow_writeback",
@@ -22,7 +23,7 @@ KEPT = (
 WRITTEN_ONCE = (
     "ledger", "mission_label", "mission_type", "artifact", "policy_decision", "policy", "policy_set", "quarantine", "approval_rule",
     "connector", "writeback", "decision", "risk_floor", "tape", "recording", "shadow_writeback", "tool_layer",
-    "workspace_trust", "retention_schedule", "rung_change", "gate_change", "verdict",
+    "workspace_trust", "retention_schedule", "rung_change", "gate_change", "verdict", "approval_look",
 )  # fmt: skip
 
 
@@ -43,6 +44,10 @@ async def furnished(ground: Ground) -> dict[str, Any]:
         ground.ids["anna"],
         f"anna-{ground.tenant}",
     )
+    await ground.run("registrar", """INSERT INTO console_link (tenant, principal, secret_sha256, expires_at)
+                     VALUES ($1, $2, sha256($3), clock_timestamp() + interval '4 minutes')""",
+                     ground.tenant, ground.ids["anna"], uuid4().bytes)  # fmt: skip
+    await ground.run("api", "SELECT note_look($1, $2, $3)", ground.tenant, asked.approval, ground.secrets["anna"])
     await ground.risk_floor("elsewhere", "*", "medium")
     await ground.run("api", "INSERT INTO mission_type (tenant, name, version, definition, created_by) VALUES ($1, 'type', 1, '{}', $2)",
                      ground.tenant, ground.ids["adam"])  # fmt: skip

@@ -31,6 +31,7 @@ GRANTS: dict[str, dict[str, str]] = {
     "role_grant": {"registrar": "i s u(revoked_at)", "auditor": "s"},
     "api_key": {"registrar": "i s u(expires_at revoked_at)"},
     "session": {"registrar": "i s u(expires_at revoked_at)"},
+    "console_link": {"registrar": "i s u(session used_at)"},
     # with which keys approvers sign, and how risky a change is at least: written by functions that want people's secrets
     "approver_key": {"registrar": "s", "auditor": "s"},
     "risk_floor": {"api": "s", "worker": "s", "registrar": "s", "auditor": "s"},
@@ -40,6 +41,7 @@ GRANTS: dict[str, dict[str, str]] = {
     # the wall
     "approval_rule": {"api": "s", "worker": "s", "auditor": "s"},
     "notice": {"api": "s", "auditor": "s"},
+    "approval_look": {"api": "s", "auditor": "s"},
     "connector": {"api": "s", "worker": "s", "auditor": "s"},
     "connector_switch": {"api": "s", "worker": "s", "auditor": "s"},
     "connector_read": {"api": "s", "worker": "s"},
@@ -150,6 +152,7 @@ CALLS: dict[str, set[str]] = {
         "doctor_numbers", "full_approval_queues", "ledger_tenants",
         "newest_drills", "ladder_binds", "role_holders", "enable_rung", "lower_rung", "release_is_healthy", "tenant_name",
         "attest", "withdraw_attestation", "keep_verdict",
+        "note_look", "names_of", "deciders",
     },
     "worker": {
         "drill_tenant", "restore_drill_work", "restore_liveness_work", "restore_execution_of", "doctor_numbers",
@@ -167,7 +170,7 @@ CALLS: dict[str, set[str]] = {
         "take_executor_work", "next_executor_work", "finish_executor_work", "claim", "settle", "current_tenant", "require_tenant",
     },
     "registrar": {
-        "put_connector", "take_tokens", "authenticate", "principal_of_subject", "visible_tenants", "tenant_by_name", "fact_hash",
+        "put_connector", "take_tokens", "authenticate", "principal_of_subject", "visible_tenants", "tenant_by_name", "link_of", "fact_hash",
         "current_tenant", "request_approver_key", "confirm_approver_key", "revoke_approver_key", "put_risk_floor", "waive_signatures",
         "drill_tenant", "doctor_numbers",
     },
@@ -294,17 +297,27 @@ async def test_no_role_gets_out_of_its_place(ground: Ground, role: str) -> None:
 
 async def test_whoever_serves_missions_cannot_see_or_make_who_may_act(ground: Ground) -> None:
     for role in ("api", "worker", "executor", "reader"):
-        for table in ("tenant", "principal", "role_grant", "api_key", "session", "approver_key", "oidc_identity"):
+        for table in (
+            "tenant",
+            "principal",
+            "role_grant",
+            "api_key",
+            "session",
+            "approver_key",
+            "oidc_identity",
+            "console_link",
+        ):
             await ground.refused(DENIED, role, f"SELECT * FROM {table}")
             await ground.refused(DENIED, role, f"INSERT INTO {table} DEFAULT VALUES")
             await ground.refused(DENIED, role, f"DELETE FROM {table}")
-    for table in ("api_key", "session"):
+    for table in ("api_key", "session", "console_link"):
         await ground.refused(DENIED, "auditor", f"SELECT * FROM {table}")
     for role in ("worker", "executor", "reader", "auditor"):
         await ground.refused(DENIED, role, "SELECT * FROM authenticate(sha256('x'))")
     for role in ("worker", "executor", "reader", "auditor", "api"):
         await ground.refused(DENIED, role, "SELECT * FROM principal_of_subject('https://id.example', 'x')")
         await ground.refused(DENIED, role, "SELECT * FROM visible_tenants()")
+        await ground.refused(DENIED, role, "SELECT * FROM link_of(sha256('x'))")
     for role in ("worker", "executor", "reader", "auditor", "registrar"):
         await ground.refused(DENIED, role, "SELECT * FROM decide($1, $1, 'x', 1, 'x', 'approve', '')", ground.tenant)
     for role in ("api", "worker", "reader", "auditor", "registrar"):

@@ -87,7 +87,7 @@ async def pending_change(world: World, **more: Any) -> dict[str, Any]:
     dispatch = await world.dispatch(mission_type="crm_lead_intelligence")
     listed = await world.colony.tool(dispatch, "crm.list", kind="lead", limit=1)
     [record] = listed["records"]
-    made = proposal(dispatch.envelope, record, {"priority": "high"}, **more)
+    made = proposal(dispatch.envelope, record, more.pop("changes", {"priority": "high"}), **more)
     await world.colony.complete(dispatch, proposals=[made])
     await world.run_work("review")
     [approval] = (await world.operator.get(f"/v1/approvals?mission={dispatch.mission_id}")).json()["items"]

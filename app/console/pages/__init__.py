@@ -1,0 +1,1 @@
+"""One module a page: ask the API, put it into the page's template."""

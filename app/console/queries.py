@@ -1,0 +1,385 @@
+"""What screens and terminals read beside the rooms' own lists: the queue by urgency, what stands behind one approval, how
+the desk decides, and what any id belongs to."""
+
+import contextlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import text
+
+from app import artifacts, evidence, missions, policy
+from app.approvals.queries import SELECT, Approval
+from app.approvals.queries import one as approval_of
+from app.artifacts import Located
+from app.clock import iso, now
+from app.db import ReadSession
+from app.evidence.stored import Stored
+from app.listing import Place
+from colony_client.artifacts import Citation
+
+# Less time left comes first, and risk shortens it: an hour at high risk weighs like nine at low.
+WEIGHT = "CASE COALESCE(w.risk, m.risk_level) WHEN 'high' THEN 9 WHEN 'medium' THEN 3 ELSE 1 END"
+QUEUE = f"""
+  SELECT a.id, extract(epoch FROM a.expires_at - CAST(:as_of AS timestamptz)) / {WEIGHT} AS urgency
+  FROM approval a JOIN mission m ON m.tenant = a.tenant AND m.id = a.mission
+  LEFT JOIN writeback w ON w.tenant = a.tenant AND w.id = a.writeback
+  WHERE a.tenant = :tenant AND a.state = 'pending'"""  # noqa: S608
+WHOLE = text(f"{SELECT} AND a.id = ANY(:ids)")
+WAITING = text("""SELECT count(*) AS waiting, count(*) FILTER (WHERE expires_at < clock_timestamp() + interval '1 hour') AS soon
+                  FROM approval WHERE tenant = :tenant AND state = 'pending'""")
+SEEN = text(
+    """SELECT approval FROM decision WHERE tenant = :tenant AND approver = :who AND approval = ANY(:approvals)"""
+)
+
+
+async def queue(
+    session: ReadSession, filters: dict[str, Any], place: Place, limit: int
+) -> list[tuple[Approval, datetime, float]]:
+    """Pending approvals by urgency: each with the moment the order is of, and its weighed seconds left.
+
+    filters: connector, operation, rule, rule_version, risk. A place keeps the moment, so that pages fit together.
+    """
+    as_of = datetime.fromisoformat(place[0]) if place else now()
+    asked: dict[str, Any] = {"tenant": session.tenant, "as_of": as_of, "limit": limit}
+    columns = {
+        "connector": "w.connector",
+        "operation": "w.operation",
+        "rule": "a.rule",
+        "rule_version": "a.rule_version",
+        "risk": "COALESCE(w.risk, m.risk_level)",
+    }
+    where = ""
+    for name, value in filters.items():
+        if value is not None:
+            where += f" AND {columns[name]} = :{name}"
+            asked[name] = value
+    page = f"SELECT * FROM ({QUEUE}{where}) q"  # noqa: S608
+    if place:
+        page += " WHERE (q.urgency, q.id) > (CAST(:urgency AS numeric), :after)"
+        asked |= {"urgency": str(place[1]), "after": UUID(place[2])}
+    rows = await session.rows(f"{page} ORDER BY q.urgency, q.id LIMIT :limit", asked)
+    whole = await session.rows(WHOLE, {"tenant": session.tenant, "ids": [row.id for row in rows]})
+    found = {row.id: Approval(**row._mapping) for row in whole}
+    return [(found[row.id], as_of, row.urgency) for row in rows]
+
+
+async def waiting(session: ReadSession) -> dict[str, int]:
+    """How many approvals are pending, and how many of them for less than another hour."""
+    row = await session.first(WAITING, {"tenant": session.tenant})
+    assert row is not None
+    return {"waiting": row.waiting, "soon": row.soon}
+
+
+async def voted_on(session: ReadSession, who: UUID, approvals: Sequence[UUID]) -> set[UUID]:
+    """Which of these somebody has decided already."""
+    rows = await session.rows(SEEN, {"tenant": session.tenant, "who": who, "approvals": list(approvals)})
+    return {row.approval for row in rows}
+
+
+NAMES = text("SELECT id, name, kind FROM names_of(:tenant, :ids)")
+
+
+async def people(session: ReadSession, ids: Iterable[Any]) -> dict[str, dict[str, str]]:
+    """Names of principals by id: {id: {name, kind}}."""
+    wanted = {one if isinstance(one, UUID) else UUID(str(one)) for one in ids if one}
+    if not wanted:
+        return {}
+    rows = await session.rows(NAMES, {"tenant": session.tenant, "ids": list(wanted)[:500]})
+    return {str(row.id): {"name": row.name, "kind": row.kind} for row in rows}
+
+
+DECIDERS = text("SELECT id, name, standing FROM deciders(:tenant, :approval)")
+HALTED = text("""SELECT 1 FROM connector_switch WHERE tenant = :tenant AND connector IN (:connector, '*') AND halted_at IS NOT NULL
+                 LIMIT 1""")
+EARLIER = text("""
+  SELECT w.id AS writeback, a.id AS approval, a.state, a.closed_at, a.note, s.state AS writeback_state,
+    (SELECT jsonb_agg(jsonb_build_object('approver', d.approver, 'verdict', d.verdict, 'comment', d.comment) ORDER BY d.decided_at)
+     FROM decision d WHERE d.tenant = a.tenant AND d.approval = a.id) AS votes
+  FROM writeback w JOIN approval a ON a.tenant = w.tenant AND a.writeback = w.id
+  JOIN writeback_state s ON s.tenant = w.tenant AND s.id = w.id
+  WHERE w.tenant = :tenant AND w.id = :writeback""")
+JUDGED = text("""
+  SELECT action, resource, effect, rule, policy_version, reason, obligations, at FROM policy_decision
+  WHERE tenant = :tenant AND mission = :mission AND action = :action AND resource = :resource ORDER BY at DESC LIMIT 1""")
+# Of the newest decided changes of the same kind: what became of each, and which later change touched the same record.
+SIMILAR = text("""
+  SELECT a.id AS approval, w.id AS writeback, w.target, w.payload, a.state, a.closed_at, s.state AS writeback_state,
+    EXISTS (SELECT 1 FROM decision d WHERE d.tenant = a.tenant AND d.approval = a.id AND d.verdict = 'approve') AS approved,
+    (SELECT d.approver FROM decision d WHERE d.tenant = a.tenant AND d.approval = a.id ORDER BY d.decided_at DESC LIMIT 1) AS by,
+    ARRAY(SELECT l.payload FROM writeback l JOIN execution e ON e.tenant = l.tenant AND e.writeback = l.id AND e.state = 'succeeded'
+          WHERE l.tenant = w.tenant AND l.connector = w.connector AND l.target = w.target AND l.created_at > w.created_at
+          ORDER BY l.created_at LIMIT 3) AS later
+  FROM (SELECT * FROM writeback x WHERE x.tenant = :tenant ORDER BY x.created_at DESC, x.id DESC LIMIT 500) w
+  JOIN approval a ON a.tenant = w.tenant AND a.writeback = w.id AND a.state <> 'pending'
+  JOIN writeback_state s ON s.tenant = w.tenant AND s.id = w.id
+  WHERE w.connector = :connector AND w.operation = :operation AND split_part(w.target, '/', 1) = :kind AND w.id <> :writeback
+  ORDER BY a.closed_at DESC LIMIT 20""")
+LOOKED = text(
+    "SELECT opened_at FROM approval_look WHERE tenant = :tenant AND approval = :approval AND principal = :who"
+)
+
+# What the wall would say to a decision now, in the words of a button that cannot be pressed.
+STANDINGS = {
+    "may": None,
+    "own_request": "You asked for this, changed it, or answer for whoever did. Nobody approves their own request.",
+    "decided": "You have decided already. Each person decides once.",
+    "not_entitled": "You hold none of the roles that decide this.",
+}
+
+
+@dataclass
+class Cited:
+    """What an approval's change cites; `evidence.fetch` completes it. bare: the claims of the mission that nothing supports."""
+
+    citations: list[Citation]
+    left_out: int
+    shown: Mapping[tuple[str, str], Any]
+    bare: list[dict[str, Any]]
+    placed: dict[str, Located] = field(default_factory=dict)
+    stored: dict[str, Stored] = field(default_factory=dict)
+
+    def cited(self) -> list[Citation]:
+        return self.citations
+
+
+async def briefing(session: ReadSession, who: UUID, id: UUID) -> tuple[dict[str, Any], Cited] | None:
+    """What stands behind an approval, beside the approval itself; and what it cites. None when there is no such approval."""
+    found = await approval_of(session, id)
+    if found is None:
+        return None
+    mission = await missions.find(session, found.mission)
+    assert mission is not None
+    said = json.loads(found.proposal) if found.proposal else {}
+    payload = json.loads(found.payload) if found.payload else {}
+    may = await session.rows(DECIDERS, {"tenant": session.tenant, "approval": id})
+    standing = next((row.standing for row in may if row.id == who), "not_entitled")
+    earlier = await before(session, found.predecessor)
+    similar = await alike(session, found, payload)
+    looked = await session.scalar(LOOKED, {"tenant": session.tenant, "approval": id, "who": who})
+    named = [found.requested_by, found.edited_by, found.glass_broken_by, who]
+    named += [vote["approver"] for vote in (earlier or {}).get("votes", [])] + [one["by"] for one in similar["items"]]
+    return {
+        "approval_id": id,
+        "you": {"may_decide": await open_to(session, found, mission, standing) is None, "standing": standing,
+                "why_not": await open_to(session, found, mission, standing), "opened_at": iso(looked) if looked else None},
+        "may_decide": [{"id": row.id, "name": row.name} for row in may if row.standing == "may"],
+        "people": await people(session, named),
+        "policy": await judgement(session, found, mission),
+        "earlier": earlier,
+        "similar": similar,
+        "mission": {"id": mission.id, "state": mission.state, "mission_type": mission.mission_type, "mode": mission.mode,
+                    "risk_level": mission.risk_level, "sensitivity_class": mission.sensitivity_class},
+        "budget": {"used_tokens": mission.used_tokens, "tokens": mission.budget_tokens,
+                   "used_cost_usd": float(mission.used_cost_usd), "cost_usd": float(mission.budget_cost_usd)},
+        "producers": await producers(session, found.mission),
+    }, await cited_by(session, found.mission, said.get("evidence", []))  # fmt: skip
+
+
+async def open_to(session: ReadSession, found: Approval, mission: missions.Mission, standing: str) -> str | None:
+    """Why somebody of this standing cannot decide now; None when they can."""
+    if found.state != "pending":
+        return f"It is {found.state} already."
+    if found.expires_at <= now():
+        return "The time to decide is over. What expires is not executed; it can be asked for again."
+    if standing == "not_entitled":
+        more = f", and {found.must_hold}" if found.must_hold else ""
+        return f"{STANDINGS[standing]} It takes {' or '.join(found.may_decide)}{more}."
+    if STANDINGS[standing] is not None:
+        return STANDINGS[standing]
+    if mission.closed:
+        return f"The mission is {mission.state}: nothing of it is decided any more."
+    halted = {"tenant": session.tenant, "connector": found.connector or "*"}
+    if found.writeback and await session.scalar(HALTED, halted):
+        return "Changes to this system are halted. An admin resumes them under Connectors."
+    return None
+
+
+async def before(session: ReadSession, writeback: UUID | None) -> dict[str, Any] | None:
+    """The dead writeback that this one follows: its approval, how it ended and who said what."""
+    if writeback is None:
+        return None
+    row = await session.first(EARLIER, {"tenant": session.tenant, "writeback": writeback})
+    if row is None:
+        return None
+    return {
+        "writeback_id": row.writeback,
+        "approval_id": row.approval,
+        "state": row.writeback_state,
+        "closed_at": iso(row.closed_at) if row.closed_at else None,
+        "note": row.note,
+        "votes": parsed(row.votes) or [],
+    }
+
+
+async def judgement(session: ReadSession, found: Approval, mission: missions.Mission) -> dict[str, Any] | None:
+    """What policy said about it: the rule that spoke, its text as it was then, and what it obliged to."""
+    about = ("writeback.propose", f"{found.connector}.{json.loads(found.payload)['operation']}") if found.payload else (
+        "mission.create", mission.mission_type)  # fmt: skip
+    row = await session.first(
+        JUDGED, {"tenant": session.tenant, "mission": found.mission, "action": about[0], "resource": about[1]}
+    )
+    if row is None:
+        return None
+    rule = await policy.rule_then(session, row.policy_version, row.rule)
+    return {
+        "effect": row.effect,
+        "action": row.action,
+        "rule": row.rule,
+        "reason": row.reason,
+        "policy_version": row.policy_version,
+        "obligations": parsed(row.obligations),
+        "text": rule.text if rule else None,
+        "change": rule.change if rule else None,
+        "policy": rule.policy if rule else None,
+        "at": iso(row.at),
+    }
+
+
+MOST_QUOTES, MOST_CHECKED = 8, 50
+
+
+async def cited_by(session: ReadSession, mission: UUID, said: list[dict[str, Any]]) -> Cited:
+    """What is looked up about evidence while a session is open."""
+    citations = [Citation.model_validate(one) for one in said[:MOST_CHECKED]]
+    shown = (await evidence.shown_to(session, [mission])).get(mission, {})
+    placed = await artifacts.places(session, (bytes.fromhex(one.source) for one in citations))
+    reviewed = await artifacts.latest(session, mission, "review_packet", "root")
+    claims = json.loads(reviewed.bytes)["claims"] if reviewed and reviewed.bytes else []
+    bare = [{"id": claim["claim_id"], "text": claim["text"]} for claim in claims if not claim["supported"]]
+    return Cited(
+        citations, max(0, len(said) - MOST_CHECKED), shown, bare, {one.hex(): place for one, place in placed.items()}
+    )
+
+
+def strongest(found: Cited) -> dict[str, Any]:
+    """The cited evidence, checked against the stored bytes now, the strongest first; and the claims that nothing supports."""
+    items = []
+    for one in found.citations:
+        source = found.shown.get((one.source, one.document))
+        problem = evidence.finding(one, found.stored, found.shown.keys())
+        items.append(
+            {
+                **one.model_dump(include={"document", "source", "start", "end", "quote", "quote_sha256"}),
+                "verified": problem is None,
+                "problem": problem,
+                "trust": source.trust if source else None,
+                "kind": source.kind if source else None,
+                "read_at": iso(source.read_at) if source else None,
+                "since": iso(source.since) if source else None,
+            }
+        )
+    ranks = {"authoritative": 0, "normal": 1, "untrusted": 2, None: 3}
+    items.sort(key=lambda item: (not item["verified"], ranks[item["trust"]]))
+    more = max(0, len(items) - MOST_QUOTES) + found.left_out
+    return {"items": items[:MOST_QUOTES], "more": more, "unsupported": found.bare[:20],
+            "unsupported_more": max(0, len(found.bare) - 20)}  # fmt: skip
+
+
+def undone(changes: dict[str, Any], later: Iterable[bytes]) -> bool:
+    """Whether a later change set one of the same fields to something else."""
+    for payload in later:
+        other = json.loads(payload)["changes"]
+        if any(name in other and other[name] != value for name, value in changes.items()):
+            return True
+    return False
+
+
+async def alike(session: ReadSession, found: Approval, payload: dict[str, Any]) -> dict[str, Any]:
+    """Decisions on changes of the same kind, newest first, those with the same fields before others; and how many were
+    taken back or overwritten afterwards. Looks among the tenant's newest 500 changes."""
+    if not payload:
+        return {"items": [], "approved": 0, "rejected": 0, "reverted": 0}
+    asked = {"tenant": session.tenant, "connector": payload["connector"], "operation": payload["operation"],
+             "kind": payload["target"]["kind"], "writeback": found.writeback}  # fmt: skip
+    items = []
+    for row in await session.rows(SIMILAR, asked):
+        was = json.loads(row.payload)
+        taken_back = row.approved and row.state == "cancelled"
+        over = row.writeback_state == "succeeded" and undone(was["changes"], row.later)
+        items.append(
+            {
+                "approval_id": row.approval,
+                "target": was["target"]["id"],
+                "fields": sorted(was["changes"]),
+                "same_fields": set(was["changes"]) == set(payload["changes"]),
+                "state": row.writeback_state,
+                "decision": row.state,
+                "by": row.by,
+                "closed_at": iso(row.closed_at) if row.closed_at else None,
+                "reverted": "taken back" if taken_back else "overwritten later" if over else None,
+            }
+        )
+    items.sort(key=lambda one: not one["same_fields"])
+    decided = [one["decision"] for one in items]
+    return {"items": items[:5], "approved": decided.count("approved"), "rejected": decided.count("rejected"),
+            "reverted": sum(one["reverted"] is not None for one in items)}  # fmt: skip
+
+
+PRODUCERS = text(
+    """SELECT DISTINCT producer FROM artifact WHERE tenant = :tenant AND mission = :mission AND producer <> 'root' LIMIT 20"""
+)
+MODELS = text("""SELECT DISTINCT convert_from(l.body, 'UTF8')::jsonb ->> 'model' AS model FROM ledger l
+                 WHERE l.tenant = :tenant AND l.subject = :mission AND l.type LIKE 'model.%' LIMIT 20""")
+
+
+async def producers(session: ReadSession, mission: UUID) -> dict[str, list[str]]:
+    """Who made the mission's artifacts as they name themselves, and which models were asked through the root."""
+    asked = {"tenant": session.tenant, "mission": mission}
+    made = [row.producer for row in await session.rows(PRODUCERS, asked)]
+    models = [row.model for row in await session.rows(MODELS, asked) if row.model]
+    return {"made_by": sorted(made), "models": sorted(models)}
+
+
+def parsed(value: Any) -> Any:
+    """jsonb as the driver hands it over, whether it parsed it or not."""
+    return json.loads(value) if isinstance(value, str) else value
+
+
+# ------------------------------------------------------------------ any id
+
+HASH = re.compile(r"[0-9a-f]{64}")
+BY_ID = text("""
+  SELECT 'mission' AS kind, m.id, m.id AS mission, m.created_at AS at FROM mission m WHERE m.tenant = :tenant AND m.id = :id
+  UNION ALL SELECT 'approval', a.id, a.mission, a.created_at FROM approval a WHERE a.tenant = :tenant AND a.id = :id
+  UNION ALL SELECT 'writeback', w.id, w.mission, w.created_at FROM writeback w WHERE w.tenant = :tenant AND w.id = :id
+  UNION ALL SELECT 'artifact', f.id, f.mission, f.created_at FROM artifact f WHERE f.tenant = :tenant AND f.id = :id
+  UNION ALL SELECT 'policy_decision', p.id, p.mission, p.at FROM policy_decision p
+    WHERE p.tenant = :tenant AND p.id = :id AND p.mission IS NOT NULL""")
+BY_HASH = text("""
+  SELECT 'artifact' AS kind, f.id, f.mission, f.created_at AS at FROM artifact f
+    WHERE f.tenant = :tenant AND f.sha256 = :hash AND f.schema_name <> 'mission_envelope'
+  UNION ALL SELECT 'writeback', w.id, w.mission, w.created_at FROM writeback w WHERE w.tenant = :tenant AND w.payload_sha256 = :hash
+  ORDER BY at DESC LIMIT 20""")
+BY_RECORD = text("""
+  SELECT 'record' AS kind, w.id, w.mission, w.created_at AS at, w.connector, w.target FROM writeback w
+  WHERE w.tenant = :tenant AND substr(w.target, strpos(w.target, '/') + 1) = CAST(:record AS text)
+    AND (CAST(:whole AS text) IS NULL OR w.target = CAST(:whole AS text))
+  ORDER BY w.created_at DESC LIMIT 20""")
+BY_REQUEST = text("""SELECT 'request' AS kind, m.id, m.id AS mission, m.created_at AS at FROM mission m
+                     WHERE m.tenant = :tenant AND m.request_id = :request ORDER BY m.created_at DESC LIMIT 20""")
+
+
+async def trace(session: ReadSession, said: str) -> list[dict[str, Any]]:
+    """What an id belongs to: of a mission, writeback, approval, artifact or policy decision; a hash of an artifact or an
+    approved payload; a request id; the id of a record, or its kind and id. Newest first."""
+    said, rows = said.strip(), list[Any]()
+    with contextlib.suppress(ValueError):
+        rows += await session.rows(BY_ID, {"tenant": session.tenant, "id": UUID(said)})
+    if HASH.fullmatch(said.lower()):
+        rows += await session.rows(BY_HASH, {"tenant": session.tenant, "hash": bytes.fromhex(said)})
+    if not rows:
+        kind, _, record = said.rpartition("/") if "/" in said else ("", "", said)
+        asked = {"tenant": session.tenant, "record": said.partition("/")[2] or record, "whole": said if kind else None}
+        rows += await session.rows(BY_RECORD, asked)
+    if not rows:
+        rows += await session.rows(BY_REQUEST, {"tenant": session.tenant, "request": said})
+    return [
+        {"kind": row.kind, "id": row.id, "mission_id": row.mission, "at": iso(row.at),
+         "record": f"{row.connector}: {row.target}" if row.kind == "record" else None}
+        for row in rows
+    ]  # fmt: skip

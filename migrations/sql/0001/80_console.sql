@@ -1,0 +1,156 @@
+-- What the console needs beside what the API has: one-time links, who has looked at an approval and when, people's names,
+-- and who might decide.
+
+CREATE TABLE console_link (          -- a way into the console as somebody, once; only the hash of its secret is kept
+  tenant uuid NOT NULL,
+  id uuid NOT NULL DEFAULT gen_random_uuid(),
+  principal uuid NOT NULL,
+  secret_sha256 bytea NOT NULL CHECK (length(secret_sha256) = 32),
+  created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  expires_at timestamptz NOT NULL,
+  used_at timestamptz,
+  session uuid,                      -- the session it became
+  PRIMARY KEY (tenant, id),
+  FOREIGN KEY (tenant, principal) REFERENCES principal (tenant, id),
+  FOREIGN KEY (tenant, session) REFERENCES session (tenant, id),
+  CONSTRAINT console_link_short CHECK (expires_at <= created_at + interval '5 minutes'),
+  CHECK ((used_at IS NULL) = (session IS NULL))
+);
+CREATE UNIQUE INDEX console_link_secret ON console_link (secret_sha256);
+
+-- A link becomes one session, of its own person, in its time. Nothing else ever changes in it.
+CREATE FUNCTION guard_console_link() RETURNS trigger LANGUAGE plpgsql
+SET search_path = pg_catalog, public, pg_temp AS $$
+BEGIN
+  IF TG_OP = 'INSERT' THEN
+    NEW.created_at := clock_timestamp(); NEW.used_at := NULL; NEW.session := NULL;
+    RETURN NEW;
+  END IF;
+  IF (NEW.tenant, NEW.id, NEW.principal, NEW.secret_sha256, NEW.created_at, NEW.expires_at) IS DISTINCT FROM
+     (OLD.tenant, OLD.id, OLD.principal, OLD.secret_sha256, OLD.created_at, OLD.expires_at) OR NEW.session IS NULL THEN
+    RAISE EXCEPTION 'wall: a link can only be used' USING ERRCODE = 'RX001';
+  END IF;
+  NEW.used_at := clock_timestamp();
+  IF OLD.used_at IS NOT NULL OR NEW.used_at >= OLD.expires_at THEN
+    RAISE EXCEPTION 'wall: the link was used, or its time is over' USING ERRCODE = 'RX038';
+  END IF;
+  PERFORM 1 FROM public.session s WHERE s.tenant = NEW.tenant AND s.id = NEW.session AND s.principal = NEW.principal
+    AND s.origin = 'console';
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'wall: a link becomes a session of its own person' USING ERRCODE = 'RX038';
+  END IF;
+  RETURN NEW;
+END $$;
+CREATE TRIGGER console_link_guard BEFORE INSERT OR UPDATE ON console_link FOR EACH ROW EXECUTE FUNCTION guard_console_link();
+
+-- Whose link this is, before any tenant is known. No row: there is none, it was used, or its person is suspended.
+CREATE FUNCTION link_of(p_secret_sha256 bytea) RETURNS TABLE (tenant uuid, id uuid, principal uuid)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+  SELECT l.tenant, l.id, l.principal FROM public.console_link l
+  JOIN public.principal p ON p.tenant = l.tenant AND p.id = l.principal AND p.suspended_at IS NULL
+  JOIN public.tenant t ON t.id = l.tenant AND t.suspended_at IS NULL
+  WHERE l.secret_sha256 = p_secret_sha256 AND l.used_at IS NULL AND l.expires_at > clock_timestamp()
+$$;
+
+CREATE TABLE approval_look (         -- when somebody first had an approval before them: how long they took is read from it
+  tenant uuid NOT NULL,
+  approval uuid NOT NULL,
+  principal uuid NOT NULL,
+  opened_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  PRIMARY KEY (tenant, approval, principal),
+  FOREIGN KEY (tenant, approval) REFERENCES approval (tenant, id),
+  FOREIGN KEY (tenant, principal) REFERENCES principal (tenant, id)
+);
+
+DO $$
+DECLARE t text;
+BEGIN
+  FOREACH t IN ARRAY ARRAY['console_link', 'approval_look'] LOOP
+    EXECUTE format('CREATE TRIGGER %I BEFORE DELETE ON %I FOR EACH ROW EXECUTE FUNCTION refuse_change()', t || '_keep', t);
+    EXECUTE format('CREATE TRIGGER %I BEFORE TRUNCATE ON %I FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()', t || '_whole', t);
+    EXECUTE format('ALTER TABLE %I ENABLE ALWAYS TRIGGER %I', t, t || '_keep');
+    EXECUTE format('ALTER TABLE %I ENABLE ALWAYS TRIGGER %I', t, t || '_whole');
+    EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', t);
+    EXECUTE format('ALTER TABLE %I FORCE ROW LEVEL SECURITY', t);
+    EXECUTE format('CREATE POLICY own_tenant ON %I USING (tenant = NULLIF(current_setting(''app.tenant'', true), '''')::uuid)', t);
+  END LOOP;
+END $$;
+CREATE TRIGGER approval_look_once BEFORE UPDATE ON approval_look FOR EACH ROW EXECUTE FUNCTION refuse_change();
+ALTER TABLE console_link ENABLE ALWAYS TRIGGER console_link_guard;
+ALTER TABLE approval_look ENABLE ALWAYS TRIGGER approval_look_once;
+CREATE POLICY lookup ON console_link FOR SELECT TO {prefix}_owner USING (true);  -- link_of() knows no tenant yet
+
+-- Whoever presents the secret has the approval before them. Answers when they first had; null: no such approval.
+CREATE FUNCTION note_look(p_tenant uuid, p_approval uuid, p_secret text) RETURNS timestamptz LANGUAGE plpgsql
+SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+DECLARE who uuid; whose uuid; at timestamptz;
+BEGIN
+  PERFORM require_tenant(p_tenant);
+  who := principal_of(p_tenant, p_secret);
+  IF who IS NULL THEN RAISE EXCEPTION 'wall: nobody of this tenant presented a live secret' USING ERRCODE = 'RX013'; END IF;
+  SELECT a.mission INTO whose FROM public.approval a WHERE a.tenant = p_tenant AND a.id = p_approval;
+  IF whose IS NULL THEN RETURN NULL; END IF;
+  INSERT INTO public.approval_look (tenant, approval, principal) VALUES (p_tenant, p_approval, who)
+    ON CONFLICT DO NOTHING RETURNING opened_at INTO at;
+  IF at IS NOT NULL THEN
+    PERFORM wall_fact(p_tenant, whose, 'approval.seen', 'principal:' || who, jsonb_build_object('approval', p_approval));
+    RETURN at;
+  END IF;
+  RETURN (SELECT l.opened_at FROM public.approval_look l
+          WHERE l.tenant = p_tenant AND l.approval = p_approval AND l.principal = who);
+END $$;
+
+-- What people are called: of ids that are known already, so that nobody can be looked for.
+CREATE FUNCTION names_of(p_tenant uuid, p_ids uuid[]) RETURNS TABLE (id uuid, name text, kind text) LANGUAGE plpgsql STABLE
+SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+BEGIN
+  PERFORM require_tenant(p_tenant);
+  RETURN QUERY SELECT p.id, p.name, p.kind FROM public.principal p WHERE p.tenant = p_tenant AND p.id = ANY (p_ids) LIMIT 500;
+END $$;
+
+-- Does somebody hold a role now? As authenticate() says it; nothing is locked, for screens.
+CREATE FUNCTION holds(p_tenant uuid, p_principal uuid, p_role text) RETURNS boolean LANGUAGE sql STABLE
+SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+  SELECT EXISTS (
+    SELECT 1 FROM public.role_grant g
+    WHERE g.tenant = p_tenant AND g.principal = p_principal AND g.role = p_role AND g.revoked_at IS NULL
+      AND g.starts_at <= clock_timestamp() AND (g.expires_at IS NULL OR g.expires_at > clock_timestamp())
+      AND (g.delegated_from IS NULL OR EXISTS (
+        SELECT 1 FROM public.role_grant s JOIN public.principal d ON d.tenant = s.tenant AND d.id = s.principal
+        WHERE s.tenant = g.tenant AND s.id = g.delegated_from AND s.revoked_at IS NULL AND d.suspended_at IS NULL)))
+$$;
+
+-- Who could decide an approval, and who could not although they hold its role. standing: may, own_request or decided.
+-- The wall's own judgement comes with the decision; this is so that a screen can say beforehand what it would be.
+CREATE FUNCTION deciders(p_tenant uuid, p_approval uuid) RETURNS TABLE (id uuid, name text, standing text) LANGUAGE plpgsql STABLE
+SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+BEGIN
+  PERFORM require_tenant(p_tenant);
+  RETURN QUERY
+    SELECT p.id, p.name,
+      CASE WHEN took_part(p_tenant, p.id, a.requested_by, a.writeback) THEN 'own_request'
+           WHEN EXISTS (SELECT 1 FROM public.decision d WHERE d.tenant = a.tenant AND d.approval = a.id AND d.approver = p.id)
+             THEN 'decided'
+           ELSE 'may' END
+    FROM public.approval a
+    JOIN public.principal p ON p.tenant = a.tenant AND p.kind = 'human' AND p.suspended_at IS NULL
+    WHERE a.tenant = p_tenant AND a.id = p_approval
+      AND EXISTS (SELECT 1 FROM unnest(a.may_decide) role WHERE holds(p_tenant, p.id, role))
+      AND (a.must_hold IS NULL OR holds(p_tenant, p.id, a.must_hold))
+    ORDER BY p.name LIMIT 200;
+END $$;
+
+-- Searched by: a record's id, an approved payload's hash, an artifact's hash (envelopes, of which every mission has one, are
+-- found by their mission), and decisions by when they were made.
+CREATE INDEX writeback_of_record ON writeback (tenant, (substr(target, strpos(target, '/') + 1)), created_at);
+CREATE INDEX writeback_of_payload ON writeback (tenant, payload_sha256);
+CREATE INDEX artifact_by_hash ON artifact (tenant, sha256) WHERE schema_name <> 'mission_envelope';
+CREATE INDEX decision_newest ON decision (tenant, decided_at DESC);
+
+REVOKE ALL ON FUNCTION guard_console_link(), link_of(bytea), note_look(uuid, uuid, text), names_of(uuid, uuid[]),
+  holds(uuid, uuid, text), deciders(uuid, uuid) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION note_look(uuid, uuid, text), names_of(uuid, uuid[]), deciders(uuid, uuid) TO {prefix}_api;
+GRANT EXECUTE ON FUNCTION link_of(bytea) TO {prefix}_registrar;
+GRANT SELECT, INSERT ON console_link TO {prefix}_registrar;
+GRANT UPDATE (used_at, session) ON console_link TO {prefix}_registrar;
+GRANT SELECT ON approval_look TO {prefix}_api, {prefix}_auditor;

@@ -1,0 +1,249 @@
+"""The approval screen: its nine parts in order, deciding without a script, and what happens when it cannot be."""
+
+import re
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import pytest
+
+from app.console.pages import approval as screen
+from tests.approvals.test_interventions import pass_time
+from tests.console.desk import Desk, Page, path_of, seat
+from tests.world import World
+from tests.world.checks import fact_types, hire, inspector, pending_change
+from tests.world.world import WRITE_TOKEN
+
+NINE = ["p1", "p2", "p3", "p4", "p5", "p6", "p7", "p8", "p9"]
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody has to look for a second in a test that is about something else."""
+    monkeypatch.setattr(screen, "DWELL_S", {"low": 0.0, "medium": 0.0, "high": 0.0})
+
+
+async def opened(desk: Desk, change: dict[str, Any]) -> Page:
+    page = await desk.get(f"/console/approvals/{change['id']}")
+    assert page.status == 200, page.text
+    return page
+
+
+async def state(world: World, change: dict[str, Any]) -> str:
+    return str((await world.auditor.get(f"/v1/approvals/{change['id']}")).json()["state"])
+
+
+async def test_nine_parts_in_order_with_the_value_of_now(world: World) -> None:
+    desk, change = await seat(world), await pending_change(world)
+    page = await opened(desk, change)
+    assert re.findall(r'aria-labelledby="(p\d)"', page.source) == NINE
+    words = page.text
+    assert "Update 1 lead L-1001 in sample_crm (local): priority" in words
+    for said in (
+        "Read now at version", "Unchanged since it was proposed", "writebacks.may_be_proposed", "waits for a human in every mode",
+        "✓ checked", "asked by", "submitter", "0 of 1", "operator, second_operator",
+        "None of this kind was decided before", "Written by the agent, not verified",
+    ):  # fmt: skip
+        assert said in words, said
+    assert change["payload_sha256"] in page.source
+    # the value is read anew each time, and that it moved since the proposal is said
+    async with httpx.AsyncClient(base_url=str(world.crm_base_url)) as crm:
+        headers = {"Authorization": f"Bearer {WRITE_TOKEN}", "Idempotency-Key": "elsewhere", "If-Match": '"v1"'}
+        moved = await crm.patch("/records/lead/L-1001", json={"changes": {"priority": "low"}}, headers=headers)
+        assert moved.status_code == 200, moved.text
+    again = (await opened(desk, change)).text
+    assert "The record has changed since this was proposed" in again and "priority low →" in again
+
+
+async def test_approve_receipt_undo_and_the_whole_story(world: World, quick: None) -> None:
+    desk, change = await seat(world), await pending_change(world)
+    page = await opened(desk, change)
+    assert "approval.seen" in await fact_types(world, change["mission_id"])
+    form = page.form_to("/decision", decision="approve")
+    done = await desk.send(form, comment="as the evidence says")
+    assert done.status == 200 and path_of(done).endswith(change["id"])
+    assert "operator approved" in done.text and "as the evidence says" in done.text
+    assert "ledger row" in done.text and "Next: the executor calls sample_crm once" in done.text
+    assert await state(world, change) == "approved"
+    # the same form again is the same decision, not another
+    again = await desk.send(form, comment="as the evidence says")
+    assert "operator approved" in again.text
+    back = await desk.send(done.form_to("/take-back"), reason="the customer called")
+    assert "Taken back: nothing leaves" in back.text and await state(world, change) == "cancelled"
+
+
+async def test_a_rejection_needs_a_reason_and_takes_a_preset(world: World) -> None:
+    desk, change = await seat(world), await pending_change(world)
+    form = (await opened(desk, change)).form_to("/decision", decision="reject")
+    bare = await desk.send(form)
+    assert bare.status == 422 and "reason" in bare.text and await state(world, change) == "pending"
+    done = await desk.send(form, preset=screen.PRESETS[1], once="another")
+    assert "Rejected: nothing leaves" in done.text and screen.PRESETS[1] in done.text
+
+
+async def test_somebody_was_faster_is_said_in_place_and_what_was_typed_is_kept(world: World, quick: None) -> None:
+    change = await pending_change(world)
+    first, second = await seat(world), await seat(world, "second_operator")
+    ours, theirs = await opened(first, change), await opened(second, change)
+    await second.send(theirs.form_to("/decision", decision="reject"), comment="not this one")
+    lost = await first.send(ours.form_to("/decision", decision="approve"), comment="my careful words")
+    assert lost.status == 409
+    assert "second_operator was faster: rejected" in lost.text and "not this one" in lost.text
+    # and a form that is not taken keeps what was typed: here the version has moved on below quorum
+    change = await pending_change(world)
+    connection = await inspector(world)
+    await connection.execute("ALTER TABLE approval DISABLE TRIGGER ALL")
+    await connection.execute(
+        "UPDATE approval SET required = 2, rule_required = 2 WHERE id = $1::text::uuid", change["id"]
+    )
+    await connection.execute("ALTER TABLE approval ENABLE TRIGGER ALL")
+    ours, theirs = await opened(first, change), await opened(second, change)
+    await second.send(theirs.form_to("/decision", decision="approve"))
+    stale = await first.send(ours.form_to("/decision", decision="reject"), comment="my careful words")
+    assert stale.status == 412 and "my careful words" in stale.source
+    assert dict(stale.form_to("/decision", decision="reject")["fields"])["comment"] == "my careful words"
+
+
+async def test_the_requester_and_passers_by_are_told_why(world: World) -> None:
+    change = await pending_change(world)
+    await hire(world, "owner", "operator")
+    connection = await inspector(world)
+    await connection.execute("ALTER TABLE principal DISABLE TRIGGER ALL")
+    await connection.execute(
+        "UPDATE principal SET owner = (SELECT id FROM principal WHERE name = 'owner') WHERE name = 'submitter'"
+    )
+    await connection.execute("ALTER TABLE principal ENABLE TRIGGER ALL")
+    for name, why in {
+        "owner": "Nobody approves their own request",
+        "auditor": "It takes operator",
+    }.items():
+        page = await opened(await seat(world, name), change)
+        assert why in page.text, page.text
+        off = [said for tag, said in page.tags if tag == "button" and "disabled" in said]
+        assert {"why-approve", "why-reject"} <= {said.get("aria-describedby") for said in off}
+        assert not [form for form in page.forms if str(form["action"]).endswith("/decision")]
+
+
+async def test_medium_risk_wants_a_second_and_high_risk_the_name(world: World) -> None:
+    desk = await seat(world)
+    medium = await pending_change(world, risk_level="medium")
+    form = (await opened(desk, medium)).form_to("/decision", decision="approve")
+    hasty = await desk.send(form, comment="words")
+    assert (
+        hasty.status == 422
+        and "Look at it for a second first" in hasty.text
+        and await state(world, medium) == "pending"
+    )
+    assert 'value="words"' in hasty.source
+    forged = await desk.send(form, opened="x", once="b")
+    assert forged.status == 422 and await state(world, medium) == "pending"
+    high = await pending_change(world, risk_level="high")
+    other = dict((await opened(desk, high)).form_to("/decision", decision="approve")["fields"])
+    assert (
+        await desk.send(form, opened=other["opened"], once="c")
+    ).status == 422  # a look at another one is none at this
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr(screen, "DWELL_S", {"low": 0.0, "medium": 0.0, "high": 0.0})
+    try:
+        form = (await opened(desk, high)).form_to("/decision", decision="approve", record="L-1001")
+        wrong = await desk.send(form, name="L-1002")
+        assert wrong.status == 422 and 'value="L-1002"' in wrong.source and await state(world, high) == "pending"
+        counted = await desk.send(form, name="L-1001", once="d")
+        assert "1 of 2 approvals are in" in counted.text
+    finally:
+        monkey.undo()
+
+
+async def test_expired_while_open(world: World, quick: None) -> None:
+    desk, change = await seat(world), await pending_change(world)
+    form = (await opened(desk, change)).form_to("/decision", decision="approve")
+    await pass_time(world, change, hours=80)
+    late = await desk.send(form, comment="still here")
+    assert late.status == 409 and await state(world, change) in ("pending", "expired")
+    assert "over" in late.text.lower() or "expired" in late.text
+
+
+async def test_above_the_line_the_form_names_the_command(world: World) -> None:
+    change = await pending_change(world)
+    connection = await inspector(world)
+    await connection.execute("ALTER TABLE approval DISABLE TRIGGER ALL")
+    await connection.execute("UPDATE approval SET signature_required = true WHERE id = $1::text::uuid", change["id"])
+    await connection.execute("ALTER TABLE approval ENABLE TRIGGER ALL")
+    page = await opened(await seat(world), change)
+    assert (
+        f"mission-root approvals decide {change['id']} approve --payload-sha256 {change['payload_sha256']}" in page.text
+    )
+    assert page.form_to("/decision", decision="reject")
+    assert re.findall(r'aria-labelledby="(p\d)"', page.source) == NINE
+    with pytest.raises(AssertionError):
+        page.form_to("/decision", decision="approve")
+
+
+async def test_edit_asks_anew_and_says_what_it_follows(world: World) -> None:
+    desk, change = await seat(world), await pending_change(world)
+    form = (await opened(desk, change)).form_to("/revision")
+    bare = await desk.send(form, **{"field:priority": "low"})
+    assert bare.status == 422 and 'value="low"' in bare.source
+    edited = await desk.send(form, reason="high was a slip", once="b", **{"field:priority": "low"})
+    assert edited.status == 200 and not path_of(edited).endswith(change["id"])
+    assert "This follows one that is" in edited.text and "changed by operator" in edited.text
+    assert "Nobody approves their own request" in edited.text
+    assert "the next revision" in (await opened(desk, change)).text
+
+
+async def test_the_glass_is_broken_by_who_may(world: World) -> None:
+    change = await pending_change(world)
+    assert "a holder of break_glass can break the glass" in (await opened(await seat(world), change)).text
+    await hire(world, "fireman", "break_glass", "operator")
+    desk = await seat(world, "fireman")
+    done = await desk.send((await opened(desk, change)).form_to("/break-glass"), reason="the shop is open")
+    assert "fireman broke the glass" in done.text
+
+
+async def test_alike_ones_together_each_by_itself(world: World, quick: None) -> None:
+    changes = [await pending_change(world) for _ in range(2)]
+    desk = await seat(world)
+    inbox = await desk.get("/console")
+    assert "2 alike: decide together" in inbox.text
+    page = await desk.get(f"/console/batch?like={changes[0]['id']}")
+    assert page.source.count('<table class="diff">') == 2
+    form = page.form_to("/batch")
+    chosen = [value for name, value in form["fields"] if name == "approval"]
+    assert len(chosen) == 2
+    hasty = await desk.http.post(
+        form["action"],
+        data={
+            "token": dict(form["fields"])["token"],
+            "opened": dict(form["fields"])["opened"],
+            "approval": chosen,
+            "decision": "approve",
+        },
+        headers={"Origin": "http://127.0.0.1"},
+    )
+    assert hasty.status_code == 422 and "take 2 seconds" in hasty.text
+    rejected = await desk.http.post(
+        form["action"],
+        data={
+            "token": dict(form["fields"])["token"],
+            "approval": chosen,
+            "decision": "reject",
+            "comment": "no",
+            "once": "o",
+        },
+        headers={"Origin": "http://127.0.0.1"},
+    )
+    assert rejected.status_code == 200, rejected.text
+    assert {await state(world, one) for one in changes} == {"rejected"}
+    high = await pending_change(world, risk_level="high")
+    assert "each change is decided by itself" in (await desk.get(f"/console/batch?like={high['id']}")).text
+    assert (await desk.get("/console/batch?like=x")).status == 404
+
+
+async def test_halted_and_ended_are_said_before_the_press(world: World) -> None:
+    desk, change = await seat(world), await pending_change(world)
+    await world.operator.post("/v1/connectors/sample_crm/halt", json={"reason": "looking"})
+    assert "Changes to this system are halted" in (await opened(desk, change)).text
+
+
+def test_looking_is_measured_in_seconds() -> None:
+    assert timedelta(seconds=max(screen.DWELL_S.values())) == timedelta(seconds=1)

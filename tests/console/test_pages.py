@@ -1,0 +1,263 @@
+"""The other pages: lists that page and filter, stories from any id, their proof, and what each role sees."""
+
+import re
+from typing import Any
+
+import pytest
+
+from tests.console.desk import seat
+from tests.world import World
+from tests.world.checks import hire, inspector, pending_change
+from tests.world.life import give_guide
+
+EVERY = ("", "/missions", "/audit", "/release", "/health", "/policies", "/policies/baseline", "/connectors")
+
+
+async def test_every_page_for_every_role(world: World) -> None:
+    change = await pending_change(world)
+    paths = [
+        *EVERY,
+        f"/approvals/{change['id']}",
+        f"/missions/{change['mission_id']}",
+        f"/audit/{change['mission_id']}",
+    ]
+    for name in ("submitter", "operator", "auditor", "policy_owner", "release_owner", "product_owner", "admin"):
+        desk = await seat(world, name)
+        for path in paths:
+            page = await desk.get(f"/console{path}")
+            assert page.status == 200, (name, path, page.text)
+            assert len(page.answer.content) < 150_000, (path, len(page.answer.content))
+            assert not [said for _, said in page.tags if any(key.startswith("on") or key == "style" for key in said)], (
+                path
+            )
+    nobody = await hire(world, "roleless")
+    desk = await seat(world, nobody.name)
+    assert (await desk.get("/console")).status == 403
+
+
+async def test_empty_pages_say_what_to_do_next(world: World) -> None:
+    desk = await seat(world)
+    for path, said in {
+        "": "mission-root missions create",
+        "/missions": "Ask for the first one",
+        "/audit": "Paste any id that you have",
+        "/audit?q=nothing": "Nothing here has this id",
+        "/release": "computes no release gates",
+    }.items():
+        assert said in (await desk.get(f"/console{path}")).text, path
+    assert "Show all" in (await desk.get("/console/missions?state=failed")).source
+
+
+async def test_the_queue_is_ordered_by_risk_and_time_left_and_pages_hold_together(world: World) -> None:
+    low, high, medium = [await pending_change(world, risk_level=risk) for risk in ("low", "high", "medium")]
+    desk = await seat(world)
+    page = await desk.get("/console")
+    order = re.findall(r'class="row" data-row href="/console/approvals/([^"]+)"', page.source)
+    assert order == [high["id"], medium["id"], low["id"]]  # 24 h at high risk, then 72 h each
+    connection = await inspector(world)
+    await connection.execute("ALTER TABLE approval DISABLE TRIGGER ALL")
+    await connection.execute(
+        "UPDATE approval SET expires_at = clock_timestamp() + interval '10 minutes' WHERE id = $1::text::uuid",
+        low["id"],
+    )
+    await connection.execute("ALTER TABLE approval ENABLE TRIGGER ALL")
+    found: list[str] = []
+    cursor = ""
+    while True:
+        said = (
+            await world.operator.get("/v1/inbox", params={"limit": 1, **({"cursor": cursor} if cursor else {})})
+        ).json()
+        found += [one["id"] for one in said["items"]]
+        if not said["has_more"]:
+            break
+        cursor = said["next_cursor"]
+    assert found == [low["id"], high["id"], medium["id"]]
+    assert (said["waiting"], said["soon"]) == (3, 1)
+    assert (await world.operator.get("/v1/inbox", params={"cursor": cursor, "risk": "low"})).status_code == 422
+    only = (await desk.get("/console?risk=medium")).source
+    assert medium["id"] in only and low["id"] not in only
+
+
+async def test_missions_are_filtered_and_paged(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    from app.console.pages import missions
+
+    monkeypatch.setattr(missions, "PAGE", 2)
+    made = [await world.create(labels={"team": "a"} if n else {}, user_goal=f"Goal number {n}") for n in range(3)]
+    desk = await seat(world)
+    first = await desk.get("/console/missions")
+    assert "Goal number 2" in first.text and "Goal number 0" not in first.text
+    [further] = [link for link in first.links if "cursor=" in link]
+    second = await desk.get(further)
+    assert "Goal number 0" in second.text and "Goal number 2" not in second.text
+    labelled = await desk.get("/console/missions?label=team:a&state=accepted")
+    assert "Goal number 0" not in labelled.text and made[2]["id"] in labelled.source
+    wrong = await desk.get("/console/missions?state=nowhere")
+    assert wrong.status == 422 and "Not known" not in wrong.text and "state" in wrong.text
+
+
+async def whole_story(world: World) -> dict[str, Any]:
+    """A change that was asked for, approved, written and read back."""
+    await world.no_undo_window()
+    change = await pending_change(world)
+    body = {"decision": "approve", "payload_sha256": change["payload_sha256"]}
+    done = await world.operator.post(
+        f"/v1/approvals/{change['id']}/decisions", json=body, headers={"If-Match": change["etag"]}
+    )
+    assert done.status_code == 201, done.text
+    await world.run_executor()
+    await world.run_work()
+    return change
+
+
+async def test_from_any_id_to_the_proof_in_three_steps(world: World) -> None:
+    request = "request-of-a-client-1"
+    answer = await world.submitter.post(
+        "/v1/missions", json={"mission_type": "oracle_advisory", "user_goal": "What?"}, headers={"Request-Id": request}
+    )
+    change = await whole_story(world)
+    mission, story = (
+        change["mission_id"],
+        (await world.auditor.get(f"/v1/missions/{change['mission_id']}/packet")).json(),
+    )
+    made = next(one for one in story["artifacts"] if one["schema_name"] == "writeback_proposal")
+    desk = await seat(world, "auditor")
+    ids = (
+        mission,
+        change["id"],
+        change["writeback_id"],
+        change["payload_sha256"],
+        made["id"],
+        made["sha256"],
+        "L-1001",
+        "lead/L-1001",
+    )
+    for said in ids:
+        page = await desk.get("/console/audit", params={"q": said})
+        assert page.status == 200 and f"/console/audit/{mission}/proof" in page.source, said
+    asked = await desk.get("/console/audit", params={"q": request})
+    assert answer.json()["id"] in asked.source
+    page = await desk.get("/console/audit", params={"q": change["id"]})
+    turns = [
+        "Asked for, and accepted", "Evidence reviewed by the root", "Approval asked for", "Decided",
+        "Claimed: the call may leave now, once",
+        "Read back and settled", "Completed",
+    ]  # fmt: skip
+    places = [page.text.index(turn) for turn in turns]
+    assert places == sorted(places)
+    assert "sought" in page.source
+    proved = await desk.send(page.form_to("/proof"))
+    assert "Nobody edited the record." in proved.text and proved.source.count('class="mark chain"') > 10
+    zipped = await desk.http.get(f"/console/missions/{mission}/packet.zip")
+    assert zipped.headers["content-type"] == "application/zip" and zipped.content[:2] == b"PK"
+    another = await world.another_tenant()
+    stranger = await seat(world, "stranger", "other")
+    assert another and (await stranger.get("/console/audit", params={"q": change["id"]})).status == 404
+    assert (await stranger.get(f"/console/approvals/{change['id']}")).status == 404
+
+
+async def test_an_edited_record_is_marked_where_it_was_edited(world: World) -> None:
+    change = await whole_story(world)
+    connection = await inspector(world)
+    await connection.execute("ALTER TABLE ledger DISABLE TRIGGER ALL")
+    await connection.execute(
+        "UPDATE ledger SET body = convert_to('{\"verdict\": \"reject\"}', 'UTF8') WHERE type = 'approval.decided'"
+    )
+    await connection.execute("ALTER TABLE ledger ENABLE TRIGGER ALL")
+    desk = await seat(world, "auditor")
+    page = await desk.get(f"/console/audit/{change['mission_id']}")
+    proved = await desk.send(page.form_to("/proof"))
+    assert "The record is not what it was." in proved.text and "approval.decided" in proved.text
+    assert 'class="mark bad"' in proved.source and "not what it was" in proved.source
+
+
+async def test_a_mission_is_ended_and_played_again(world: World) -> None:
+    await give_guide(world)
+    made = await world.create()
+    desk = await seat(world)
+    page = await desk.get(f"/console/missions/{made['id']}")
+    ended = await desk.send(page.form_to("/end"), reason="asked twice", verb="cancel")
+    assert "cancelled" in ended.text and "asked twice" in ended.text
+    late = await desk.send(page.form_to("/end"), reason="kept words", verb="cancel", once="x")
+    assert late.status == 409 and "already cancelled" in late.text
+    again = await desk.send(ended.form_to("/replay"), mode="rerun")
+    assert again.status == 200 and "repeats another" in again.text
+    mission = str(again.answer.url).rpartition("/")[2]
+    shown = await desk.http.get(f"/console/missions/{mission}/diff")
+    assert shown.status_code == 200 and "text/html" in shown.headers["content-type"]
+    assert (await desk.http.get(f"/console/missions/{mission}/packet")).status_code == 200
+
+
+async def test_a_connector_is_halted_and_only_an_admin_resumes(world: World) -> None:
+    await world.with_crm()
+    desk = await seat(world)
+    page = await desk.get("/console/connectors")
+    halted = await desk.send(page.form_to("/switch"), reason="looking", verb="halt")
+    assert "halted" in halted.text and "looking" in halted.text and "An admin resumes" in halted.text
+    refused = await desk.send(page.form_to("/switch"), reason="my words", verb="resume", once="y")
+    assert refused.status == 403 and 'value="my words"' in refused.source
+    admin = await seat(world, "admin")
+    resumed = await admin.send(
+        (await admin.get("/console/connectors")).form_to("/switch"), reason="done", verb="resume"
+    )
+    assert "Halt changes" in resumed.text
+
+
+async def test_how_people_decide_is_measured(world: World) -> None:
+    """Dwell from the first look to the decision; reverted when a later change overwrites it, or it is taken back."""
+    desk = await seat(world)
+    change = await pending_change(world)
+    await desk.get(f"/console/approvals/{change['id']}")
+    await world.no_undo_window()
+    body = {"decision": "approve", "payload_sha256": change["payload_sha256"]}
+    await world.operator.post(
+        f"/v1/approvals/{change['id']}/decisions", json=body, headers={"If-Match": change["etag"]}
+    )
+    await world.operator.post(
+        f"/v1/approvals/{change['id']}/cancel", json={"reason": "oh"}, headers={"If-Match": '"v2"'}
+    )
+    said = (await world.operator.get("/v1/desk")).json()
+    [operator] = said["operators"]
+    assert (operator["name"], operator["decisions"], operator["approved"], operator["reverted"]) == (
+        "operator",
+        1,
+        1,
+        1,
+    )
+    assert operator["median_dwell_s"] is not None and 0 <= operator["median_dwell_s"] < 60
+    page = await desk.get("/console/health")
+    assert "1 (100 %)" in page.text and page.source.count("<svg") >= 2
+    similar = await pending_change(world)
+    shown = (await world.operator.get(f"/v1/approvals/{similar['id']}/briefing")).json()["similar"]
+    assert shown["reverted"] == 1 and shown["items"][0]["reverted"] == "taken back"
+    assert "1 reverted" in (await desk.get(f"/console/approvals/{similar['id']}")).text
+
+
+async def test_gates_are_shown_as_they_are_served(world: World) -> None:
+    """The page of a root that computes gates; the shape is the API's, whoever answers it."""
+    from fastapi import APIRouter
+
+    served = APIRouter()
+    check = {"name": "drills pass", "result": "fail", "reason": "No drill ran.", "evidence": [{"kind": "mission", "id": "x"}],
+             "age_s": 60, "expires_at": None}  # fmt: skip
+
+    @served.get("/v1/release/gates")
+    async def gates() -> Any:
+        return {"items": [{"gate": "G2", "result": "inconclusive", "checks": [check]}]}
+
+    @served.get("/v1/release/ladder")
+    async def ladder() -> Any:
+        return {
+            "items": [
+                {"rung": 1, "name": "oracle", "state": "enabled"},
+                {"rung": 2, "name": "crm", "state": "closed", "missing": ["G2"]},
+            ]
+        }
+
+    world.public.router.routes[:] = [
+        one for one in world.public.router.routes if "/v1/release" not in str(getattr(one, "path", ""))
+    ]
+    world.public.include_router(served)
+    page = await (await seat(world)).get("/console/release")
+    assert page.status == 200, page.text
+    for said in ("G2", "inconclusive", "drills pass", "No drill ran.", "1 min", "oracle", "missing G2"):
+        assert said in page.text, said
