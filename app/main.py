@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app import (
     approvals,
     artifacts,
+    audit,
     budgets,
     delivery,
     identity,
@@ -59,6 +60,7 @@ PUBLIC = (
     delivery.webhooks,
     artifacts.router,
     packet.router,
+    audit.router,
     replay.router,
     replay.recordings,
     writebacks.router,

@@ -9,11 +9,12 @@ from uuid import UUID
 from pydantic_core import to_json
 
 from app.caller import Caller
+from app.canonical import mark_of
 from app.missions.ask import Ask, Replay, workspace
 from app.missions.forms import Form
 
 MIDDLE = b'","updated_at":"'  # what stands between the two times of an answer
-TAKE_IN = f"SELECT n, outcome, at, status, headers, body FROM take_in({', '.join(f'${n}' for n in range(1, 42))})"  # noqa: S608  # $1, $2, ...
+TAKE_IN = f"SELECT n, outcome, at, status, headers, body FROM take_in({', '.join(f'${n}' for n in range(1, 43))})"  # noqa: S608  # $1, $2, ...
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,7 @@ def row(one: Judged) -> tuple[Any, ...]:
         one.artifact,
         one.envelope,
         one.fact,
+        mark_of(asked.request_id),
         asked.key,
         asked.fingerprint,
         one.status,

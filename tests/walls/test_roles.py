@@ -33,7 +33,7 @@ GRANTS: dict[str, dict[str, str]] = {
     "approver_key": {"registrar": "s", "auditor": "s"},
     "risk_floor": {"api": "s", "worker": "s", "registrar": "s", "auditor": "s"},
     # the record
-    "ledger": {"api": f"{FACT} s", "worker": f"{FACT} s", "registrar": f"{FACT} s", "auditor": "s"},
+    "ledger": {"api": "i(actor body request subject tenant type) s", "worker": f"{FACT} s", "registrar": f"{FACT} s", "auditor": "s"},
     "ledger_id": {"api": "g", "worker": "g", "registrar": "g"},
     # the wall
     "approval_rule": {"api": "s", "worker": "s", "auditor": "s"},
@@ -123,7 +123,7 @@ CALLS: dict[str, set[str]] = {
         "put_connector", "switch_connector", "ask_connector_read", "put_tool_layer", "switch_tool_layer", "note_tool_layer", "tool_account",
         "model_switches", "switch_model_provider", "note_model_use", "close_model_calls",
         "put_rule", "fitting_rules", "lay_ladder", "break_glass", "withdraw", "revise", "renew", "see_notice",
-        "raised_risk", "standing_risk", "take_in", "tenant_of_mission", "search_passages", "search_lexemes",
+        "raised_risk", "standing_risk", "take_in", "names_of", "tenant_of_mission", "search_passages", "search_lexemes",
         "passage_lexemes", "fact_hash", "current_tenant", "enter_tenant", "require_tenant", "require_present",
         "hold_missions", "keep_missions", "use_nonces", "hold_budgets",
     },

@@ -131,7 +131,7 @@ CREATE TABLE artifact (
   sha256 bytea NOT NULL GENERATED ALWAYS AS (sha256(bytes)) STORED,
   created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   PRIMARY KEY (tenant, id),
-  UNIQUE (tenant, mission, sha256),
+  UNIQUE (tenant, sha256, mission),  -- by hash first: it is also how anybody who holds one finds the mission
   FOREIGN KEY (tenant, mission) REFERENCES mission (tenant, id)
 );
 CREATE INDEX artifact_of_mission ON artifact (tenant, mission, created_at, id);
