@@ -128,6 +128,8 @@ async def test_answers_fit_what_is_published(world: World) -> None:
         ("policy_owner", "DELETE", "/v1/policies/own", {"headers": match}),
         ("operator", "GET", "/v1/policies", {}),
         ("operator", "GET", "/v1/ledger", {}),
+        ("operator", "GET", f"/v1/explain?id={mission}", {}),
+        ("operator", "GET", f"/v1/explain?id={approval}&verify=true", {}),
         ("operator", "POST", "/v1/ledger/verify", {}),
         ("operator", "GET", "/v1/events", {}),
         ("operator", "GET", "/v1/status", {}),

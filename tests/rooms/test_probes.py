@@ -53,6 +53,7 @@ ASKED: dict[str, Callable[[World, Route, dict[str, Any]], Awaitable[httpx.Respon
     "diffMission": lambda world, route, named: world.auditor.get(
         route.url(**named), params={"against": named["mission_id"]}
     ),
+    "explain": lambda world, route, named: world.auditor.get(route.path, params={"id": str(named["mission_id"])}),
     "verifyLedger": lambda world, route, _: world.auditor.post(route.path),
 }
 # Path parameters that name a thing by a word each tenant chooses for itself.
