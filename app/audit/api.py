@@ -59,7 +59,9 @@ class StoryChange(BaseModel):
 
 
 class StoryStep(BaseModel):
-    """Facts that belong together, in one sentence of the root's. marked: they hold what was asked for.
+    """Facts that belong together, in one sentence of the root's, which may name records as their system does.
+
+    marked: they hold what was asked for.
 
     proof: anchored (signed outside the database), chained (its chain holds, no anchor yet), broken; null when not verified.
     """

@@ -26,13 +26,14 @@ async def explain(session: ReadSession, said: str, found: Found) -> dict[str, An
     told = [await of_subject(session, subject, found) for subject in reversed(found.subjects)]
     facts = [fact for _, more, _, _ in told for fact in more]
     facts.sort(key=lambda fact: (fact.at, fact.position))
+    targets = {str(one.id): one.target for _, _, changes, _ in told for one, _ in changes}
     people = await names(session, {who for fact in facts if (who := principal(fact.actor))} | asked_by(told))
     return {
         "asked": said,
         "kind": found.kind,
         "missions": [about_mission(one, people) for one, _, _, _ in told if one is not None],
         "changes": [about_change(one, approval) for _, _, changes, _ in told for one, approval in changes],
-        "steps": [view(step, people, found.marks) for step in steps_of(facts)],
+        "steps": [view(step, people, found.marks) for step in steps_of(facts, targets)],
         "left_out": sum(left for _, _, _, left in told),
         "proof": None,
     }

@@ -9,6 +9,12 @@ from uuid import UUID
 from app.ledger import Fact
 
 COLONYS = {"stage", "artifact", "usage", "checkpoint", "colony", "model", "provider"}
+GOES_ON = {
+    "mission.dispatched",
+    "mission.running",
+    "mission.in_review",
+    "mission.reviewed",
+}  # what it was doing, it goes on doing
 SHORT = 12  # characters of a hash in a sentence; the step's facts hold all of it
 
 
@@ -18,6 +24,7 @@ class Step:
 
     group: tuple[Any, ...]
     facts: list[Fact] = field(default_factory=list)
+    targets: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def what(self) -> str:
@@ -31,20 +38,29 @@ class Step:
     def body(self) -> Mapping[str, Any]:
         return self.facts[0].body
 
+    @property
+    def change(self) -> str:
+        """Which change it is about, when it is one: the record."""
+        target = self.targets.get(str(self.body.get("writeback")))
+        return f"the change to {target}" if target else "it"
+
     def count(self, type: str) -> int:
         return sum(fact.type == type for fact in self.facts)
 
 
-def steps_of(facts: Sequence[Fact]) -> list[Step]:
-    """In the order in which they began. A move of the mission ends what was going on before it."""
+def steps_of(facts: Sequence[Fact], targets: Mapping[str, str] | None = None) -> list[Step]:
+    """In the order in which they began. A move of the mission ends what was going on before it.
+
+    targets: the record that each writeback would change, by the writeback's id.
+    """
     steps: list[Step] = []
     going: dict[tuple[Any, ...], Step] = {}
     for fact in facts:
         group = group_of(fact)
-        if fact.type.startswith("mission.") and group[0] != "handed_over":
+        if fact.type.startswith("mission.") and fact.type not in GOES_ON:
             going.clear()
         if group not in going:
-            steps.append(going.setdefault(group, Step(group)))
+            steps.append(going.setdefault(group, Step(group, targets=targets or {})))
         going[group].facts.append(fact)
     return steps
 
@@ -152,7 +168,8 @@ def decided(step: Step, who: str) -> str:
     if many > 1:
         return f"{who} {verb} {many} changes, each by the hash of its payload"
     votes = f", {body.get('approvals')} of {body.get('required')}" if body.get("verdict") == "approve" else ""
-    return f"{who} {verb} exactly {short(body.get('payload_sha256'))}{votes}"
+    what = f"{step.change}: " if step.change != "it" else ""
+    return f"{who} {verb} {what}exactly {short(body.get('payload_sha256'))}{votes}"
 
 
 def closed(step: Step, who: str) -> str:
@@ -166,19 +183,21 @@ def closed(step: Step, who: str) -> str:
 def claimed(step: Step, who: str) -> str:
     if len(step.facts) > 1:
         return f"the executor took {len(step.facts)} changes, each once"
-    return f"the executor took it, once, under the idempotency key {step.body.get('idempotency_key')}"
+    return f"the executor took {step.change}, once, under the idempotency key {step.body.get('idempotency_key')}"
 
 
 def settled(step: Step, who: str) -> str:
     state, many = step.body.get("state"), len(step.facts)
-    what = times(many, "change")
+    what = times(many, "change") if many > 1 or step.change == "it" else step.change
     if state == "succeeded":
         seen = "the target shows exactly what was approved" if same(step.body) else "the target shows something else"
-        return f"{what} written and read back: {seen}"
+        return (
+            f"{what} was written and read back: {seen}" if many == 1 else f"{what} were written and read back: {seen}"
+        )
     told = {
-        "stale": "not written: the record had changed meanwhile",
-        "failed": "not written: the target refused",
-        "unknown": "written or not: nobody can know yet, the target is asked again",
+        "stale": "was not written: the record had changed meanwhile",
+        "failed": "was not written: the target refused",
+        "unknown": "was written or not: nobody can know yet, the target is asked again",
     }
     return f"{what} {told.get(str(state), str(state))}"
 

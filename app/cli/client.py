@@ -12,6 +12,9 @@ from urllib.parse import quote
 
 import typer
 
+from app.cli import show
+from app.cli.refusals import Failed, refused
+
 Url = Annotated[
     str, typer.Option("--url", envvar="MISSION_ROOT_URL", help="The root's address; else the one `up` runs here.")
 ]
@@ -20,41 +23,10 @@ ApiKey = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON, and failures as JSON on stderr.")]
 
+JSON = "application/json"
 LONG_POLL_S = 25
 RESTART_S = 30
 ENDED = ("completed", "failed", "cancelled", "denied")
-
-# Exit codes of problem documents: by code where it says more than the status does.
-BY_CODE = {"idempotency_mismatch": 5, "too_slow": 6, "denied_by_policy": 4}
-BY_STATUS = {
-    400: 2,
-    401: 4,
-    403: 4,
-    404: 3,
-    405: 2,
-    406: 2,
-    408: 6,
-    409: 5,
-    410: 5,
-    412: 5,
-    413: 2,
-    415: 2,
-    422: 2,
-    428: 2,
-    429: 7,
-    502: 7,
-    503: 7,
-    504: 6,
-}
-
-
-class Failed(Exception):
-    """A command that cannot end well: a sentence, an exit code, and the problem document when there is one."""
-
-    def __init__(self, sentence: str, exit_code: int = 1, document: dict[str, Any] | None = None) -> None:
-        super().__init__(sentence)
-        self.exit_code = exit_code
-        self.document = document
 
 
 @dataclass(frozen=True)
@@ -106,7 +78,24 @@ class Client:
     ) -> Answer:
         headers = {"If-Match": if_match, "Idempotency-Key": idempotency_key}
         content = json.dumps({} if body is None else body).encode()
-        return self.call("POST", path, content, headers | {"Content-Type": "application/json"}, parameters)
+        return self.call("POST", path, content, headers | {"Content-Type": JSON}, parameters)
+
+    def put(self, path: str, body: Any, *, if_match: str = "", kind: str = "", **parameters: Any) -> Answer:
+        """body: what is sent as JSON, or bytes of the given kind as they are."""
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return self.call("PUT", path, content, {"If-Match": if_match, "Content-Type": kind or JSON}, parameters)
+
+    def delete(self, path: str, *, if_match: str = "", **parameters: Any) -> Answer:
+        return self.call("DELETE", path, None, {"If-Match": if_match}, parameters)
+
+    def etag_of(self, path: str) -> str:
+        """The version that is there now; empty where there is none yet."""
+        try:
+            return self.get(path).etag
+        except Failed as missing:
+            if missing.exit_code != 3:
+                raise
+            return ""
 
     def call(
         self,
@@ -121,7 +110,8 @@ class Client:
         given = {name: value for name, value in (headers or {}).items() if value}
         asked = {name: value for name, value in (parameters or {}).items() if value not in (None, "")}
         try:
-            answer = self._http.request(method, path, content=content, headers=given, params=asked)
+            with show.patience(f"{method} {path}"):
+                answer = self._http.request(method, path, content=content, headers=given, params=asked)
         except httpx.TimeoutException as problem:
             raise Failed(f"{self.url} did not answer in time.", 6) from problem
         except (httpx.HTTPError, httpx.InvalidURL) as problem:
@@ -142,7 +132,10 @@ class Client:
         asked = {name: value for name, value in parameters.items() if value}
         partial = out.with_name(out.name + ".partial")
         try:
-            with self._http.stream("GET", path, params=asked, headers={"Accept": "*/*"}) as answer:
+            with (
+                show.patience(f"writing {out}"),
+                self._http.stream("GET", path, params=asked, headers={"Accept": "*/*"}) as answer,
+            ):
                 if not answer.is_success:
                     answer.read()
                     try:
@@ -186,24 +179,6 @@ class Client:
         return items
 
 
-def refused(status: int, body: Any, asked: str) -> Failed:
-    """A problem document as one sentence that ends with what to do next."""
-    if not isinstance(body, dict) or "title" not in body:
-        return Failed(f"{asked} was answered {status} without a problem document; is --url the root?", 1)
-    detail = str(body.get("detail") or "")
-    found = [f"{_where(error)}: {error.get('detail', '')}" for error in body.get("errors") or []]
-    wrong = "; ".join(one for one in found if one not in detail)  # the first of them often is the detail
-    said = " ".join([f"{body['title']}: {detail}", *([f"({wrong})"] if wrong else [])])
-    next_actions = body.get("next_actions") or []
-    sentence = " ".join([said, *([f"Next: {next_actions[0]}"] if next_actions else [])])
-    code = str(body.get("code", ""))
-    return Failed(sentence, BY_CODE.get(code, BY_STATUS.get(status, 1)), body)
-
-
-def _where(error: dict[str, Any]) -> str:
-    return str(error.get("pointer") or error.get("parameter") or error.get("header") or "request")
-
-
 def url_of_up() -> str:
     """Where the instance of this folder answers, if one runs."""
     try:
@@ -221,3 +196,8 @@ def emit(body: Any) -> None:
     """One JSON document on one line of stdout."""
     sys.stdout.write(json.dumps(body, ensure_ascii=False) + os.linesep)
     sys.stdout.flush()
+
+
+__all__ = [
+    "ENDED", "Answer", "ApiKey", "AsJson", "Client", "Failed", "Url", "emit", "segment", "url_of_up",
+]  # fmt: skip

@@ -16,6 +16,7 @@ from app.cli import (
     budgets,
     connectors,
     demo,
+    explain,
     identity,
     keys,
     kits,
@@ -39,10 +40,10 @@ app = typer.Typer(
     epilog="Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 refused, 5 conflict, 6 timeout, 7 unavailable.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 app.command()(processes.up)
 app.command()(demo.demo)
+app.command()(explain.explain)
 app.add_typer(missions.app, name="missions")
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(rules.app, name="rules")

@@ -19,7 +19,7 @@ def listed(url: Url = "", api_key: ApiKey = "", as_json: AsJson = False) -> None
     """The rules in force."""
     with Client(url, api_key) as client:
         found = client.get("/v1/approval-rules").body
-    emit(found) if as_json else show.rules(found["items"])
+    emit(found) if as_json else show_rules(found["items"])
 
 
 @app.command("show")
@@ -70,3 +70,17 @@ def read(file: Path) -> dict[str, Any]:
 
 
 ANSWERED = ("id", "version", "created_by", "created_at", "history")
+
+
+def show_rules(items: list[dict[str, Any]]) -> None:
+    table = show.rows("id", "v", "for", "connector", "operation", "risk", "asks", "life", "ladder")
+    for item in items:
+        ladder = ", ".join(
+            f"{hop['kind']}{' ' + hop['role'] if hop.get('role') else ''} after {hop['after_s'] / 3600:g} h"
+            for hop in item["hops"]
+        )
+        table.add_row(
+            item["id"], str(item["version"]), item["subject"], show.escape(item["connector"]), show.escape(item["operation"]), item["risk"],
+            f"{item['required']} {item['approver_role']}", f"{item['life_s'] / 3600:g} h", ladder,
+        )  # fmt: skip
+    show.out.print(table)

@@ -43,7 +43,7 @@ async def test_a_mission_from_its_request_to_its_read_back(world: World, life: L
     for words in (
         "policy: allow by ", "handed to the colony, attempt 1", "the colony worked", "1 claim against the stored bytes: passed",
         "2 changes wait for 1 approval each", "operator approved", "the executor took",
-        "written and read back: the target shows exactly what was approved", "the mission is completed",
+        "were written and read back: the target shows exactly what was approved", "the mission is completed",
     ):  # fmt: skip
         assert words in said, said
     times = [step["at"] for step in story["steps"]]
