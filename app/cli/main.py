@@ -21,15 +21,21 @@ from app.cli import (
     keys,
     kits,
     ledger,
+    mission_types,
     missions,
+    models,
+    notices,
     policies,
     principals,
     processes,
     replay,
     rules,
+    status,
+    tenants,
     tool_layers,
     webhooks,
     workspace,
+    writebacks,
 )
 from app.cli.client import Failed
 from app.embedded import CannotStart
@@ -44,19 +50,26 @@ app = typer.Typer(
 app.command()(processes.up)
 app.command()(demo.demo)
 app.command()(explain.explain)
+app.command("wait")(missions.wait)
+app.command()(status.status)
 app.add_typer(missions.app, name="missions")
+app.add_typer(mission_types.app, name="mission-types")
 app.add_typer(approvals.app, name="approvals")
+app.add_typer(writebacks.app, name="writebacks")
+app.add_typer(notices.app, name="notices")
 app.add_typer(rules.app, name="rules")
 app.add_typer(approvers.app, name="approvers")
 app.add_typer(policies.app, name="policies")
 app.add_typer(connectors.app, name="connectors")
 app.add_typer(tool_layers.app, name="tool-layers")
+app.add_typer(models.app, name="models")
 app.add_typer(workspace.app, name="workspace")
 app.add_typer(budgets.app, name="budgets")
 app.add_typer(webhooks.app, name="webhooks")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(replay.app, name="replay")
 app.add_typer(identity.app, name="identity")
+app.add_typer(tenants.app, name="tenants")
 app.add_typer(principals.app, name="principals")
 app.add_typer(keys.app, name="keys")
 app.command()(principals.whoami)

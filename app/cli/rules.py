@@ -31,6 +31,29 @@ def shown(rule: Id, url: Url = "", api_key: ApiKey = "", as_json: AsJson = False
 
 
 @app.command()
+def choose(
+    operation: Annotated[str, typer.Argument(help="Such as update; of a mission: its type.")],
+    connector: Annotated[str, typer.Option(help="The connector's name.")] = "*",
+    risk: Annotated[str, typer.Option(help="low, medium or high.")] = "low",
+    subject: Annotated[str, typer.Option(help="writeback or mission.")] = "writeback",
+    url: Url = "",
+    api_key: ApiKey = "",
+    as_json: AsJson = False,
+) -> None:
+    """Which rule would be chosen for a change, and why not the others."""
+    asked = {"subject": subject, "connector": connector, "operation": operation, "risk": risk}
+    with Client(url, api_key) as client:
+        said = client.post("/v1/approval-rules/choose", asked).body
+    if as_json:
+        return emit(said)
+    fitting = [said["chosen"], *said["others"]] if said["chosen"] else []
+    for one in fitting:
+        show.line(f"{one['rule']['id']} v{one['rule']['version']}  {one['why']}")
+    if not fitting:
+        show.line("No rule fits: such a change is never asked about, and never made.")
+
+
+@app.command()
 def put(
     file: Annotated[Path, typer.Argument(help="The rule as JSON; see `mission-root rules show`.")],
     rule: Annotated[str, typer.Option("--id", help="The rule that gets its next version; without it a new rule.")] = "",
