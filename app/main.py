@@ -23,6 +23,7 @@ from app import (
     packet,
     policy,
     process,
+    reference,
     replay,
     tools,
     workspaces,
@@ -205,7 +206,7 @@ def public_app(root: Root) -> FastAPI:
     app = App(
         title="Mission root",
         version="1",
-        docs_url="/docs",
+        docs_url=None,
         redoc_url=None,
         lifespan=lifespan_of(root),
         redirect_slashes=False,
@@ -218,6 +219,7 @@ def public_app(root: Root) -> FastAPI:
     app.add_middleware(Forward, paths=identity.PATHS)
     install(app)
     describe(app)
+    reference.install(app, operations=True)
     instrument(app)
     app.put_before(MissionLane, root)
     return app
@@ -230,6 +232,7 @@ def internal_app(root: Root) -> FastAPI:
     for router in INTERNAL:
         app.include_router(router)
     install(app)
+    reference.install(app, operations=False)
     app.add_middleware(SaysVersion)
     instrument(app)
     app.put_before(EventLane, root)
