@@ -19,11 +19,17 @@ Url = Annotated[
     str, typer.Option("--url", envvar="MISSION_ROOT_URL", help="The root's address; else the one `up` runs here.")
 ]
 ApiKey = Annotated[
-    str, typer.Option("--api-key", envvar="MISSION_ROOT_API_KEY", help="Who you are; `up` prints one per role.")
+    str,
+    typer.Option(
+        "--api-key",
+        envvar="MISSION_ROOT_API_KEY",
+        help="Who you are; `up` prints one per role, and in its folder the role's name will do.",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON, and failures as JSON on stderr.")]
 
 JSON = "application/json"
+DEFAULT_URL = "http://127.0.0.1:8080"
 LONG_POLL_S = 25
 RESTART_S = 30
 ENDED = ("completed", "failed", "cancelled", "denied")
@@ -44,11 +50,16 @@ class Client:
     def __init__(self, url: str, api_key: str) -> None:
         import httpx
 
-        self.url = (url or url_of_up()).rstrip("/")
+        here = of_up()
+        self.url = (url or str(here.get("base_url") or DEFAULT_URL)).rstrip("/")
         if not api_key:
             raise Failed(
-                "No API key: give --api-key or set MISSION_ROOT_API_KEY; `mission-root up` prints one per role.", 2
+                "No API key: give --api-key or set MISSION_ROOT_API_KEY; `mission-root up` prints one per role, and in its "
+                "folder the role's name will do.",
+                2,
             )
+        if self.url == here.get("base_url"):
+            api_key = str(here["keys"].get(api_key, api_key))
         headers = {"Authorization": f"Bearer {api_key}", "Accept": "application/json"}
         timeout = httpx.Timeout(30, read=LONG_POLL_S + 30)
         self._http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout, trust_env=False)
@@ -179,12 +190,18 @@ class Client:
         return items
 
 
+def of_up() -> dict[str, Any]:
+    """What `up` says of the instance that runs in this folder; empty where none does."""
+    try:
+        found: dict[str, Any] = json.loads(Path(".data/up.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found.get("base_url"), str) and isinstance(found.get("keys"), dict) else {}
+
+
 def url_of_up() -> str:
     """Where the instance of this folder answers, if one runs."""
-    try:
-        return str(json.loads(Path(".data/up.json").read_text())["base_url"])
-    except (OSError, ValueError, KeyError):
-        return "http://127.0.0.1:8080"
+    return str(of_up().get("base_url") or DEFAULT_URL)
 
 
 def segment(text: str) -> str:

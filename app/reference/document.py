@@ -71,11 +71,11 @@ def type_of(document: dict[str, Any], schema: Any) -> str:
 def about(member: dict[str, Any], inner: dict[str, Any]) -> str:
     """What a member is, with its bounds and its default."""
     bounds = {
-        "minimum": "at least", "maximum": "at most", "minLength": "at least, in characters,", "maxLength": "at most, in characters,",
-        "minItems": "at least, in items,", "maxItems": "at most, in items,", "pattern": "fits",
+        "minimum": "at least {}", "maximum": "at most {}", "minLength": "at least {} characters", "maxLength": "at most {} characters",
+        "minItems": "at least {} items", "maxItems": "at most {} items", "pattern": "fits {}",
     }  # fmt: skip
     said = [str(member.get("description") or inner.get("description") or "").strip()]
-    said += [f"{words} {inner[name]}" for name, words in bounds.items() if name in inner]
+    said += [words.format(inner[name]) for name, words in bounds.items() if name in inner]
     if member.get("default") not in (None, "", [], {}):
         said.append(f"default {json.dumps(member['default'])}")
     return "; ".join(one.rstrip(".") for one in said if one)

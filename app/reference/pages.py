@@ -92,7 +92,7 @@ async def problem_page(code: str) -> HTMLResponse:
     kind = KINDS.get(code)
     if kind is None:
         raise Problem("not_found", "There is no such problem type.")
-    shown = Problem(code, CAUSES.get(code, kind.meaning)).document("/v1/missions", SHOWN_REQUEST)
+    shown = Problem(code, kind.meaning).document("/v1/missions", SHOWN_REQUEST)
     return page(
         kind="problem",
         title=kind.title,
@@ -116,7 +116,18 @@ def markup(ours: str) -> Any:
     """A text of our own that goes onto the page as it is."""
     from markupsafe import Markup
 
-    return Markup(ours)  # noqa: S704  # the style sheet beside this file
+    return Markup(ours)  # noqa: S704  # the style sheet beside this file, and what `told` has escaped
+
+
+def told(words: str) -> Any:
+    """A sentence in which `names` stand out."""
+    from markupsafe import escape
+
+    parts = [str(escape(part)) for part in words.split("`")]
+    whole = len(parts) % 2 == 1  # a backtick without its partner is one
+    return (
+        markup("".join(f"<code>{part}</code>" if n % 2 else part for n, part in enumerate(parts))) if whole else words
+    )
 
 
 def pretty(body: Any) -> str:
@@ -133,4 +144,5 @@ def template() -> Any:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         finalize=lambda value: visible(value) if type(value) is str else value,
     )  # fmt: skip
+    environment.filters["told"] = told
     return environment.from_string((HERE / "page.html").read_text())
