@@ -8,6 +8,7 @@ from app.cli import show
 from app.cli.client import ApiKey, AsJson, Client, Failed, Url, emit
 
 MOST_STEPS = 15  # so that the whole story stays within 25 lines
+FIRST, FOUND = 5, 5  # of them: how it began, and what was asked for or is broken, wherever that is
 MARKS = {"anchored": "✓", "chained": "·", "broken": "✗", None: " "}
 WORTH = {
     "ok": "signed outside the database",
@@ -92,10 +93,14 @@ def picked(steps: list[dict[str, Any]]) -> list[dict[str, Any] | str]:
     """All of them, or the first and the last, those that were asked for, and how many are left out."""
     if len(steps) <= MOST_STEPS:
         return list(steps)
-    keep = {*range(5), *range(len(steps) - 6, len(steps))}
-    keep |= {n for n, one in enumerate(steps) if one["marked"] or one["proof"] == "broken"}
-    shown: list[dict[str, Any] | str] = [steps[n] for n in sorted(keep)[: MOST_STEPS - 1]]
-    return [*shown[:5], f"   {len(steps) - len(shown)} steps in between: --json", *shown[5:]]
+    wanted = [n for n, one in enumerate(steps) if one["marked"] or one["proof"] == "broken"][:FOUND]
+    keep = {*range(FIRST), *wanted}
+    for n in reversed(range(len(steps))):
+        if len(keep) == MOST_STEPS - 1:
+            break
+        keep.add(n)
+    shown: list[dict[str, Any] | str] = [steps[n] for n in sorted(keep)]
+    return [*shown[:FIRST], f"   {len(steps) - len(shown)} steps in between: --json", *shown[FIRST:]]
 
 
 def step(one: dict[str, Any]) -> str:

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 from typer.main import get_command
+from typer.testing import CliRunner
 
 from app.cli import main
 from tests.cli.test_client import Ended, Root, command, root
@@ -149,7 +149,7 @@ ANYTHING: dict[str, Any] = {
 }  # fmt: skip
 
 
-def commands(of: Any = None, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+def commands(of: Any = None, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     of = of or get_command(main.app)
     for name, one in getattr(of, "commands", {}).items():
         yield from commands(one, (*words, name)) if hasattr(one, "commands") else [((*words, name), one)]
@@ -223,9 +223,7 @@ def test_nothing_is_coloured_where_nobody_wants_it(
 
 
 def test_the_shell_completes_commands(monkeypatch: pytest.MonkeyPatch) -> None:
-    from click.testing import CliRunner
-
     for typed, offered in (("mission-root appr", "approvals"), ("mission-root approvals re", "review")):
         known = {"_MISSION_ROOT_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
-        done = CliRunner().invoke(get_command(main.app), [], env=known, prog_name="mission-root")
+        done = CliRunner().invoke(main.app, [], env=known, prog_name="mission-root")
         assert offered in done.output.split(), done.output
