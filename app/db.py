@@ -31,6 +31,7 @@ Fetch = Callable[..., Awaitable[Sequence[Mapping[str, Any]]]]  # (statement, *va
 UNNAMED: dict[str, Any] = {"prepared_statement_cache_size": 0, "prepared_statement_name_func": lambda: ""}
 
 ENTER = text("SELECT set_config('app.tenant', :tenant, true)")
+ENTER_FOR = text("SELECT set_config('app.tenant', :tenant, true), set_config('app.request', :request, true)")
 
 
 class ReadSession:
@@ -72,6 +73,13 @@ class WriteSession(ReadSession):
     def __init__(self, connection: AsyncConnection) -> None:
         super().__init__(connection)
         self.nudges: set[str] = set()
+        self.request: UUID | None = None  # by whose request: every fact of this transaction is found by it
+
+    async def enter(self, tenant: UUID) -> None:
+        if self.request is None:
+            return await super().enter(tenant)
+        await self.connection.execute(ENTER_FOR, {"tenant": str(tenant), "request": str(self.request)})
+        self.tenant = tenant
 
     def nudge(self, channel: str) -> None:
         """After the commit, wakes whoever listens on a channel. Speed only: every listener also polls."""

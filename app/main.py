@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app import (
     approvals,
     artifacts,
+    audit,
     budgets,
     console,
     delivery,
@@ -24,6 +25,7 @@ from app import (
     packet,
     policy,
     process,
+    reference,
     release,
     replay,
     retention,
@@ -63,6 +65,7 @@ PUBLIC = (
     delivery.webhooks,
     artifacts.router,
     packet.router,
+    audit.router,
     replay.router,
     replay.recordings,
     release.router,
@@ -214,7 +217,7 @@ def public_app(root: Root) -> FastAPI:
     app = App(
         title="Mission root",
         version="1",
-        docs_url="/docs",
+        docs_url=None,
         redoc_url=None,
         lifespan=lifespan_of(root),
         redirect_slashes=False,
@@ -229,6 +232,7 @@ def public_app(root: Root) -> FastAPI:
     app.add_middleware(console.Site)
     install(app)
     describe(app)
+    reference.install(app, operations=True)
     instrument(app)
     app.put_before(MissionLane, root)
     return app
@@ -241,6 +245,7 @@ def internal_app(root: Root) -> FastAPI:
     for router in INTERNAL:
         app.include_router(router)
     install(app)
+    reference.install(app, operations=False)
     app.add_middleware(SaysVersion)
     instrument(app)
     app.put_before(EventLane, root)

@@ -5,12 +5,12 @@ import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
-from uuid import UUID
 
 import typer
 
-from app.cli import show
+from app.cli import approval_screen, show
 from app.cli.client import ApiKey, AsJson, Client, Failed, Url, emit, segment
+from app.cli.signing import sign
 
 app = typer.Typer(help="What waits for a human, and the decision on it.", no_args_is_help=True)
 
@@ -34,7 +34,7 @@ def listed(
     """Approvals, those that wait unless told otherwise."""
     with Client(url, api_key) as client:
         items = client.pages("/v1/approvals", limit, state=state, mission=mission)
-    emit({"items": items}) if as_json else show.approvals(items)
+    emit({"items": items}) if as_json else approval_screen.approvals(items)
 
 
 @app.command("show")
@@ -42,7 +42,31 @@ def shown(approval: Id, url: Url = "", api_key: ApiKey = "", as_json: AsJson = F
     """What would be changed, why, and the hash that a decision has to name."""
     with Client(url, api_key) as client:
         found = client.get(f"/v1/approvals/{segment(approval)}").body
-    emit(found) if as_json else show.approval(found)
+    emit(found) if as_json else approval_screen.approval(found)
+
+
+@app.command()
+def review(
+    signing_key: Annotated[
+        Path | None, typer.Option(help="Your private key, where a rule counts signed approvals only.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many at most.")] = 200,
+    url: Url = "",
+    api_key: ApiKey = "",
+    as_json: AsJson = False,
+) -> None:
+    """Decide what waits, one after the other, most urgent first. With --json: the queue in that order."""
+    from app.cli import review as reviewing
+
+    with Client(url, api_key) as client:
+        queue, environment = reviewing.begin(client, limit)
+        if as_json:
+            return emit({"items": queue})
+        if not queue:
+            return approval_screen.approvals([])
+        if not reviewing.at_a_terminal():
+            raise Failed("A review needs a terminal; for scripts: mission-root approvals list, and decide.", 2)
+        reviewing.Review(client, queue, environment, signing_key).run()
 
 
 @app.command()
@@ -69,44 +93,15 @@ def decide(
                 raise Failed(
                     f"Say what you saw with --payload-sha256; `mission-root approvals show {approval}` shows it.", 2
                 )
-            show.approval(seen.body)
+            approval_screen.approval(seen.body)
             if not typer.confirm(f"{decision.value.capitalize()} exactly this?"):
                 raise Failed("Nothing was decided.", 1)
             payload_sha256 = seen.body["payload_sha256"]
         body = {"decision": decision.value, "payload_sha256": payload_sha256, "comment": comment or None}
         if signing_key is not None:
-            body["signature"] = sign(signing_key, seen.body, decision, payload_sha256)
+            body["signature"] = sign(signing_key, seen.body, decision.value, payload_sha256)
         decided = client.post(f"{path}/decisions", body, if_match=seen.etag).body
-    emit(decided) if as_json else show.decided(decided)
-
-
-def sign(file: Path, seen: dict[str, Any], decision: Decision, payload_sha256: str) -> str:
-    """A signature of this decision, made here with a key that never leaves the machine.
-
-    The hash is taken from the bytes that were shown, so that a root that lies about it gets no signature for them.
-    """
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
-    from app import signed
-    from app.canonical import canonical, sha256
-
-    if seen["subject"] == "writeback" and sha256(canonical(seen["payload"])).hex() != payload_sha256:
-        raise Failed("What is shown does not have this hash: nothing was signed.", 5)
-    try:
-        key = load_pem_private_key(file.read_bytes(), None)
-    except (OSError, ValueError, TypeError) as error:
-        raise Failed(f"{file} is no signing key that can be read: {error}", 2) from None
-    if not isinstance(key, Ed25519PrivateKey):
-        raise Failed(f"{file} is not an Ed25519 key; `mission-root approvers new-key` makes one.", 2)
-    public, said = signed.public_bytes(key).hex(), seen["signing"]
-    registered = next((one["id"] for one in said["keys"] if one["public_key"] == public), None)
-    if registered is None:
-        raise Failed("This key is not registered for you: see `mission-root approvers request-key`.", 4)
-    statement = signed.build_statement(
-        UUID(said["tenant"]), UUID(seen["id"]), bytes.fromhex(payload_sha256), decision.value, UUID(said["approver"])
-    )
-    return signed.sign(statement, key, UUID(registered))
+    emit(decided) if as_json else approval_screen.decided(decided)
 
 
 Sha256 = Annotated[str, typer.Option("--payload-sha256", help="The hash you saw; required where nobody can be asked.")]
@@ -122,7 +117,7 @@ def seen(
         return found.body, found.etag, payload_sha256
     if as_json or not sys.stdin.isatty():
         raise Failed(f"Say what you saw with --payload-sha256; `mission-root approvals show {approval}` shows it.", 2)
-    show.approval(found.body)
+    approval_screen.approval(found.body)
     if not typer.confirm(ask):
         raise Failed("Nothing was done.", 1)
     return found.body, found.etag, found.body["payload_sha256"]
@@ -145,7 +140,7 @@ def break_glass(
     if as_json:
         emit(done)
     elif done["state"] == "approved":
-        show.decided(done)
+        approval_screen.decided(done)
     else:
         show.line(
             f"The glass is broken; another holder of break_glass has until {done['expires_at']} to approve it too."

@@ -12,6 +12,7 @@ from uuid import UUID
 
 import typer
 
+from app.cli import show
 from app.cli.client import ApiKey, AsJson, Failed, emit
 
 app = typer.Typer(
@@ -111,7 +112,7 @@ def listed(tenant: Tenant, as_json: AsJson = False) -> None:
         emit({"keys": keys, "risk_floors": floors})
         return
     for one in (*keys, *floors):
-        print("  ".join(str(value) for value in one.values()))
+        show.line("  ".join(str(value) for value in one.values()))
 
 
 @app.command("risk-floor")
@@ -200,4 +201,4 @@ def said(answer: dict[str, Any], as_json: bool) -> None:
         emit(answer)
         return
     for name, value in answer.items():
-        print(f"{name:10} {value}")
+        show.line(f"{name:10} {value}")

@@ -12,49 +12,27 @@ from urllib.parse import quote
 
 import typer
 
+from app.cli import show
+from app.cli.refusals import Failed, refused
+
 Url = Annotated[
     str, typer.Option("--url", envvar="MISSION_ROOT_URL", help="The root's address; else the one `up` runs here.")
 ]
 ApiKey = Annotated[
-    str, typer.Option("--api-key", envvar="MISSION_ROOT_API_KEY", help="Who you are; `up` prints one per role.")
+    str,
+    typer.Option(
+        "--api-key",
+        envvar="MISSION_ROOT_API_KEY",
+        help="Who you are; `up` prints one per role, and in its folder the role's name will do.",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON, and failures as JSON on stderr.")]
 
+JSON = "application/json"
+DEFAULT_URL = "http://127.0.0.1:8080"
 LONG_POLL_S = 25
 RESTART_S = 30
 ENDED = ("completed", "failed", "cancelled", "denied")
-
-# Exit codes of problem documents: by code where it says more than the status does.
-BY_CODE = {"idempotency_mismatch": 5, "too_slow": 6, "denied_by_policy": 4, "rung_not_ready": 4, "verdict_refused": 4}
-BY_STATUS = {
-    400: 2,
-    401: 4,
-    403: 4,
-    404: 3,
-    405: 2,
-    406: 2,
-    408: 6,
-    409: 5,
-    410: 5,
-    412: 5,
-    413: 2,
-    415: 2,
-    422: 2,
-    428: 2,
-    429: 7,
-    502: 7,
-    503: 7,
-    504: 6,
-}
-
-
-class Failed(Exception):
-    """A command that cannot end well: a sentence, an exit code, and the problem document when there is one."""
-
-    def __init__(self, sentence: str, exit_code: int = 1, document: dict[str, Any] | None = None) -> None:
-        super().__init__(sentence)
-        self.exit_code = exit_code
-        self.document = document
 
 
 @dataclass(frozen=True)
@@ -72,11 +50,16 @@ class Client:
     def __init__(self, url: str, api_key: str) -> None:
         import httpx
 
-        self.url = (url or url_of_up()).rstrip("/")
+        here = of_up()
+        self.url = (url or str(here.get("base_url") or DEFAULT_URL)).rstrip("/")
         if not api_key:
             raise Failed(
-                "No API key: give --api-key or set MISSION_ROOT_API_KEY; `mission-root up` prints one per role.", 2
+                "No API key: give --api-key or set MISSION_ROOT_API_KEY; `mission-root up` prints one per role, and in its "
+                "folder the role's name will do.",
+                2,
             )
+        if self.url == here.get("base_url"):
+            api_key = str(here["keys"].get(api_key, api_key))
         headers = {"Authorization": f"Bearer {api_key}", "Accept": "application/json"}
         timeout = httpx.Timeout(30, read=LONG_POLL_S + 30)
         self._http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout, trust_env=False)
@@ -106,7 +89,24 @@ class Client:
     ) -> Answer:
         headers = {"If-Match": if_match, "Idempotency-Key": idempotency_key}
         content = json.dumps({} if body is None else body).encode()
-        return self.call("POST", path, content, headers | {"Content-Type": "application/json"}, parameters)
+        return self.call("POST", path, content, headers | {"Content-Type": JSON}, parameters)
+
+    def put(self, path: str, body: Any, *, if_match: str = "", kind: str = "", **parameters: Any) -> Answer:
+        """body: what is sent as JSON, or bytes of the given kind as they are."""
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return self.call("PUT", path, content, {"If-Match": if_match, "Content-Type": kind or JSON}, parameters)
+
+    def delete(self, path: str, *, if_match: str = "", **parameters: Any) -> Answer:
+        return self.call("DELETE", path, None, {"If-Match": if_match}, parameters)
+
+    def etag_of(self, path: str) -> str:
+        """The version that is there now; empty where there is none yet."""
+        try:
+            return self.get(path).etag
+        except Failed as missing:
+            if missing.exit_code != 3:
+                raise
+            return ""
 
     def call(
         self,
@@ -121,7 +121,8 @@ class Client:
         given = {name: value for name, value in (headers or {}).items() if value}
         asked = {name: value for name, value in (parameters or {}).items() if value not in (None, "")}
         try:
-            answer = self._http.request(method, path, content=content, headers=given, params=asked)
+            with show.patience(f"{method} {path}"):
+                answer = self._http.request(method, path, content=content, headers=given, params=asked)
         except httpx.TimeoutException as problem:
             raise Failed(f"{self.url} did not answer in time.", 6) from problem
         except (httpx.HTTPError, httpx.InvalidURL) as problem:
@@ -142,7 +143,10 @@ class Client:
         asked = {name: value for name, value in parameters.items() if value}
         partial = out.with_name(out.name + ".partial")
         try:
-            with self._http.stream("GET", path, params=asked, headers={"Accept": "*/*"}) as answer:
+            with (
+                show.patience(f"writing {out}"),
+                self._http.stream("GET", path, params=asked, headers={"Accept": "*/*"}) as answer,
+            ):
                 if not answer.is_success:
                     answer.read()
                     try:
@@ -186,30 +190,18 @@ class Client:
         return items
 
 
-def refused(status: int, body: Any, asked: str) -> Failed:
-    """A problem document as one sentence that ends with what to do next."""
-    if not isinstance(body, dict) or "title" not in body:
-        return Failed(f"{asked} was answered {status} without a problem document; is --url the root?", 1)
-    detail = str(body.get("detail") or "")
-    found = [f"{_where(error)}: {error.get('detail', '')}" for error in body.get("errors") or []]
-    wrong = "; ".join(one for one in found if one not in detail)  # the first of them often is the detail
-    said = " ".join([f"{body['title']}: {detail}", *([f"({wrong})"] if wrong else [])])
-    next_actions = body.get("next_actions") or []
-    sentence = " ".join([said, *([f"Next: {next_actions[0]}"] if next_actions else [])])
-    code = str(body.get("code", ""))
-    return Failed(sentence, BY_CODE.get(code, BY_STATUS.get(status, 1)), body)
-
-
-def _where(error: dict[str, Any]) -> str:
-    return str(error.get("pointer") or error.get("parameter") or error.get("header") or "request")
+def of_up() -> dict[str, Any]:
+    """What `up` says of the instance that runs in this folder; empty where none does."""
+    try:
+        found: dict[str, Any] = json.loads(Path(".data/up.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found.get("base_url"), str) and isinstance(found.get("keys"), dict) else {}
 
 
 def url_of_up() -> str:
     """Where the instance of this folder answers, if one runs."""
-    try:
-        return str(json.loads(Path(".data/up.json").read_text())["base_url"])
-    except (OSError, ValueError, KeyError):
-        return "http://127.0.0.1:8080"
+    return str(of_up().get("base_url") or DEFAULT_URL)
 
 
 def segment(text: str) -> str:
@@ -221,3 +213,8 @@ def emit(body: Any) -> None:
     """One JSON document on one line of stdout."""
     sys.stdout.write(json.dumps(body, ensure_ascii=False) + os.linesep)
     sys.stdout.flush()
+
+
+__all__ = [
+    "ENDED", "Answer", "ApiKey", "AsJson", "Client", "Failed", "Url", "emit", "segment", "url_of_up",
+]  # fmt: skip

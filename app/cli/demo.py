@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
-from app.cli import show
+from app.cli import approval_screen, show
 from app.cli.client import ENDED, AsJson, Client, Failed, emit
 from app.cli.missions import await_state
 from app.cli.processes import Port
@@ -189,7 +189,7 @@ def decide(walk: Walk, client: Client, approval: dict[str, Any]) -> None:
     """One decision on exactly the bytes that were shown."""
     if not walk.as_json:
         walk.tell("A change waits for a human")
-        show.approval(approval)
+        approval_screen.approval(approval)
     yes = not walk.asks or typer.confirm("Approve exactly this?", default=None)  # Enter alone decides nothing
     body = {"decision": "approve", "comment": "Approved in the demo."}
     if not yes:
@@ -198,7 +198,7 @@ def decide(walk: Walk, client: Client, approval: dict[str, Any]) -> None:
     seen = client.get(f"/v1/approvals/{approval['id']}")
     decided = client.post(f"/v1/approvals/{approval['id']}/decisions", body, if_match=seen.etag).body
     if not walk.as_json:
-        show.decided(decided)
+        approval_screen.decided(decided)
 
 
 def finish(walk: Walk, client: Client, mission: dict[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,14 @@ def listed(
     emit({"items": items}) if as_json else show.table(("id", "prefix", "state", "principal", "expires"), rows)
 
 
+@app.command("show")
+def one(key: Id, url: Url = "", api_key: ApiKey = "", as_json: AsJson = False) -> None:
+    """One key: whose it is, its state; never a secret."""
+    with Client(url, api_key) as client:
+        found = client.get(f"/v1/api-keys/{segment(key)}").body
+    emit(found) if as_json else show.out.print(show.pairs(found))
+
+
 @app.command()
 def create(
     principal: Principal = "",

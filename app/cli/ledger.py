@@ -9,7 +9,8 @@ from uuid import UUID
 import typer
 
 from app.cli import show
-from app.cli.client import ApiKey, AsJson, Client, Failed, Url, emit
+from app.cli.client import ApiKey, AsJson, Client, Failed, Url, emit, segment
+from app.cli.lists import Limit
 
 if TYPE_CHECKING:
     from app.ledger import Keyring
@@ -90,6 +91,47 @@ async def over_database(url: str, tenant: str, place: str, public: str, revoked:
     finally:
         await database.close()
     return {**vars(verdict), "anchors": anchored}
+
+
+@app.command("list")
+def list_(
+    subject: Annotated[str, typer.Option(help="Only facts about this mission or tenant.")] = "",
+    limit: Limit = 50,
+    url: Url = "",
+    api_key: ApiKey = "",
+    as_json: AsJson = False,
+) -> None:
+    """Facts in the order of the record, oldest first."""
+    with Client(url, api_key) as client:
+        items = client.pages("/v1/ledger", limit, subject=subject)
+    if as_json:
+        return emit({"items": items})
+    for one in items:
+        told = "  ".join(f"{name}={value}" for name, value in one["body"].items())
+        show.line(f"{one['id']:>12}  {one['at']}  {one['type']:<28}  {one['subject']}  {told}")
+    if not items:
+        show.line("No facts yet: mission-root missions create --help")
+
+
+@app.command()
+def prove(
+    fact: Annotated[str, typer.Argument(metavar="FACT", help="The fact's id, such as 812-331.")],
+    url: Url = "",
+    api_key: ApiKey = "",
+    as_json: AsJson = False,
+) -> None:
+    """That one fact is in the tree which the newest anchor signs."""
+    with Client(url, api_key) as client:
+        found = client.get(f"/v1/ledger/facts/{segment(fact)}/proof").body
+    if as_json:
+        return emit(found)
+    anchor = found["anchor"]
+    show.line(
+        f"{found['position']} is leaf {found['index']} of {anchor['tree_size']} in the tree of anchor {anchor['number']}."
+    )
+    show.line(f"root {anchor['root']}, signed by {anchor['key']} at {anchor['at']}")
+    for step in found["path"]:
+        show.line(f"  {step}")
 
 
 @app.command()

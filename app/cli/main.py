@@ -19,11 +19,15 @@ from app.cli import (
     console,
     demo,
     drills,
+    explain,
     identity,
     keys,
     kits,
     ledger,
+    mission_types,
     missions,
+    models,
+    notices,
     operations,
     policies,
     principals,
@@ -32,9 +36,11 @@ from app.cli import (
     replay,
     retention,
     rules,
+    tenants,
     tool_layers,
     webhooks,
     workspace,
+    writebacks,
 )
 from app.cli.client import Failed
 from app.embedded import CannotStart
@@ -45,18 +51,23 @@ app = typer.Typer(
     epilog="Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 refused, 5 conflict, 6 timeout, 7 unavailable.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 app.command()(processes.up)
 app.command()(demo.demo)
 app.command()(console.console_link)
+app.command()(explain.explain)
+app.command("wait")(missions.wait)
 app.add_typer(missions.app, name="missions")
+app.add_typer(mission_types.app, name="mission-types")
 app.add_typer(approvals.app, name="approvals")
+app.add_typer(writebacks.app, name="writebacks")
+app.add_typer(notices.app, name="notices")
 app.add_typer(rules.app, name="rules")
 app.add_typer(approvers.app, name="approvers")
 app.add_typer(policies.app, name="policies")
 app.add_typer(connectors.app, name="connectors")
 app.add_typer(tool_layers.app, name="tool-layers")
+app.add_typer(models.app, name="models")
 app.add_typer(workspace.app, name="workspace")
 app.add_typer(budgets.app, name="budgets")
 app.add_typer(webhooks.app, name="webhooks")
@@ -68,6 +79,7 @@ app.add_typer(replay.app, name="replay")
 app.add_typer(drills.app, name="drills")
 app.add_typer(release.app, name="release")
 app.add_typer(identity.app, name="identity")
+app.add_typer(tenants.app, name="tenants")
 app.add_typer(principals.app, name="principals")
 app.add_typer(keys.app, name="keys")
 app.command()(principals.whoami)

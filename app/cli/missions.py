@@ -10,6 +10,8 @@ import typer
 
 from app.cli import show
 from app.cli.client import ENDED, ApiKey, AsJson, Client, Failed, Url, emit, segment
+from app.cli.lists import Limit
+from app.cli.lists import listed as listed_as
 
 app = typer.Typer(help="Ask for missions, follow them, read their results.", no_args_is_help=True)
 
@@ -135,6 +137,29 @@ def packet(
         show.line(_no_answer(found["mission"]))
 
 
+@app.command()
+def artifacts(
+    mission: Id,
+    artifact: Annotated[str, typer.Argument(help="One artifact's id: its content.")] = "",
+    limit: Limit = 200,
+    url: Url = "",
+    api_key: ApiKey = "",
+    as_json: AsJson = False,
+) -> None:
+    """What the stages of a mission handed over, by hash; with an artifact's id, what is in it."""
+    path = f"/v1/missions/{segment(mission)}/artifacts"
+    with Client(url, api_key) as client:
+        if artifact:
+            found = client.get(f"{path}/{segment(artifact)}").body
+            return emit(found) if as_json else show.line(json.dumps(found["content"], indent=2, ensure_ascii=False))
+        items = client.pages(path, limit)
+    listed_as(
+        items, as_json, ("id", "type", "producer", "attempt", "SHA-256"),
+        lambda one: (one["id"], one["schema_name"], one["producer"], one["attempt"], one["sha256"]),
+        "No artifacts yet: mission-root missions wait ID",
+    )  # fmt: skip
+
+
 def _no_answer(mission: dict[str, Any]) -> str:
     """What a packet has not, and why."""
     why = ": ".join(str(mission[name]) for name in ("reason", "reason_note") if mission.get(name))
@@ -183,7 +208,8 @@ def _stop(verb: str, mission: str, reason: str, url: str, api_key: str, as_json:
 
 
 def _finish(client: Client, mission: str, timeout: float, until: str, as_json: bool) -> None:
-    ended = await_state(client, mission, timeout, {*ENDED, until})
+    with show.progressing(quiet=as_json) as tell:
+        ended = await_state(client, mission, timeout, {*ENDED, until}, tell)
     emit(ended) if as_json else show.mission(ended)
     if ended["state"] not in ("completed", until):
         why = f" ({ended['reason']})" if ended.get("reason") else ""

@@ -14,11 +14,15 @@ SIGNS = {"pass": "ok  ", "fail": "FAIL", "left_out": "-   "}
 
 
 def status(url: Url = "", api_key: ApiKey = "", as_json: AsJson = False) -> None:
-    """How every dependency is, what waits for it, and missions that nothing would have moved."""
+    """How every dependency is, what waits for it, and missions that nothing would have moved. Exit code 1 unless all is well."""
     with Client(url, api_key) as client:
         found = client.get("/v1/status").body
-    if as_json:
-        return emit(found)
+    emit(found) if as_json else shown(found)
+    if found["status"] != "ok":
+        raise Failed(f"The service is {found['status']}.", 1)
+
+
+def shown(found: dict[str, Any]) -> None:
     show.line(f"{found['environment']}: {found['status']}")
     columns = ("component", "state", "since", "waiting", "what it means")
     show.table(columns, (row(one) for one in found["components"]))

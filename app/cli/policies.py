@@ -1,11 +1,13 @@
 """`mission-root policies …`: the rules in force, what they would say, and changing a tenant's own."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from app.cli import show
 from app.cli.client import ApiKey, AsJson, Client, Failed, Url, emit, segment
 
 app = typer.Typer(help="The rules: read them, ask them before acting, change your tenant's own.", no_args_is_help=True)
@@ -26,9 +28,9 @@ def listed(url: Url = "", api_key: ApiKey = "", as_json: AsJson = False) -> None
         emit({"items": found})
         return
     for policy in found:
-        typer.echo(f"{policy['name']}  version {str(policy['version'])[:12]}  {len(policy['rules'])} rules")
+        show.line(f"{policy['name']}  version {str(policy['version'])[:12]}  {len(policy['rules'])} rules")
         for rule in policy["rules"]:
-            typer.echo(f"  {rule['effect']:6}  {rule['id']}: {rule['reason']}")
+            show.line(f"  {rule['effect']:6}  {rule['id']}: {rule['reason']}")
 
 
 @app.command("show")
@@ -41,7 +43,7 @@ def shown(name: Name, url: Url = "", api_key: ApiKey = "", as_json: AsJson = Fal
         return
     for version in found["history"]:
         retired = ", retired" if version["retired"] else ""
-        typer.echo(f"// version {version['version']}{retired}, {version['created_at']}, by {version['created_by']}")
+        show.line(f"// version {version['version']}{retired}, {version['created_at']}, by {version['created_by']}")
     typer.echo(found["text"], nl=False)
 
 
@@ -58,7 +60,7 @@ def put(
     text = read(file)
     with Client(url, api_key) as client:
         done = change(client, "PUT", name, {"text": text}, validate_only="true" if check else "")
-    emit(done) if as_json else typer.echo(f"{name} is {'fine' if check else 'in force'}: version {done['version']}.")
+    emit(done) if as_json else show.line(f"{name} is {'fine' if check else 'in force'}: version {done['version']}.")
 
 
 @app.command()
@@ -66,7 +68,7 @@ def retire(name: Name, url: Url = "", api_key: ApiKey = "", as_json: AsJson = Fa
     """End a policy; its versions stay readable."""
     with Client(url, api_key) as client:
         done = change(client, "DELETE", name, None)
-    emit(done) if as_json else typer.echo(f"{name} is retired: version {done['version']}.")
+    emit(done) if as_json else show.line(f"{name} is retired: version {done['version']}.")
 
 
 @app.command()
@@ -96,14 +98,14 @@ def evaluate(
     if as_json:
         emit(said)
         return
-    typer.echo(f"{said['effect']}: {said['reason']} ({said['rule']})")
+    show.line(f"{said['effect']}: {said['reason']} ({said['rule']})")
     for name, value in said["obligations"].items():
-        typer.echo(f"  @{name} {value}")
+        show.line(f"  @{name} {value}")
     for rule in [*said["forbids"], *said["permits"]]:
         if rule["id"] != said["rule"]:
-            typer.echo(f"  also {rule['effect']} {rule['id']}: {rule['reason']}")
+            show.line(f"  also {rule['effect']} {rule['id']}: {rule['reason']}")
     for turn in said["changes"]:
-        typer.echo(f"  {turn['fact']} {turn['from']} -> {turn['to']}: {turn['effect']} ({turn['rule']})")
+        show.line(f"  {turn['fact']} {turn['from']} -> {turn['to']}: {turn['effect']} ({turn['rule']})")
 
 
 @app.command()
@@ -121,18 +123,45 @@ def preview(
     if as_json:
         emit(said)
         return
-    typer.echo(f"{len(said['changed'])} of {said['examined']} decisions would differ.")
+    show.line(f"{len(said['changed'])} of {said['examined']} decisions would differ.")
     for one in said["changed"]:
         now, then = one["now"], one["then"]
-        typer.echo(
+        show.line(
             f"  {one['at']} {one['action']} {one['resource']}: {now['effect']} -> {then['effect']} ({then['rule']})"
         )
 
 
+@app.command()
+def vocabulary(url: Url = "", api_key: ApiKey = "", as_json: AsJson = False) -> None:
+    """What rules can speak of: actions with their facts, obligations, roles."""
+    with Client(url, api_key) as client:
+        said = client.get("/v1/policy-vocabulary").body
+    if as_json:
+        emit(said)
+        return
+    show.line(json.dumps({name: said[name] for name in said if name != "cedar_schema"}, indent=2, ensure_ascii=False))
+
+
+@app.command("set")
+def set_(
+    version: Annotated[str, typer.Argument(help="The policy_version that a decision names.")],
+    url: Url = "",
+    api_key: ApiKey = "",
+    as_json: AsJson = False,
+) -> None:
+    """All rules as they were when a decision was made."""
+    with Client(url, api_key) as client:
+        said = client.get(f"/v1/policy-sets/{segment(version)}").body
+    if as_json:
+        emit(said)
+        return
+    show.line(f"// policy set {said['version']}{'' if said['in_force'] else ', no longer in force'}")
+    for one in said["policies"]:
+        show.line(f"// {one['name']}\n{one['text']}")
+
+
 def change(client: Client, method: str, name: str, body: dict[str, Any] | None, **parameters: Any) -> dict[str, Any]:
     """Sends a change of what is there now: the version is looked up just before."""
-    import json
-
     path, etag = f"/v1/policies/{segment(name)}", ""
     try:
         etag = client.get(path).etag

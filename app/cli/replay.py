@@ -5,7 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
+from app.cli import show
 from app.cli.client import ENDED, ApiKey, AsJson, Client, Failed, Url, emit, segment
+from app.cli.lists import listed as listed_as
 from app.cli.missions import await_state
 
 app = typer.Typer(help="Past missions once more, and what is different.", no_args_is_help=True)
@@ -32,15 +34,16 @@ def run(
     path = f"/v1/{'recordings' if recording else 'missions'}/{segment(of)}/replay"
     with Client(url, api_key) as client:
         made = client.post(path, {"mode": mode} | ({"colony": colony} if mode == "recorded" else {})).body
-        ended = await_state(client, made["id"], timeout, {*ENDED, "awaiting_approval"})
+        with show.progressing(quiet=as_json) as tell:
+            ended = await_state(client, made["id"], timeout, {*ENDED, "awaiting_approval"}, tell)
         found = client.get(f"/v1/missions/{made['id']}/diff").body
     if as_json:
         emit(found)
     else:
-        print(
+        show.line(
             f"replay   {made['id']} is {ended['state']}" + (f": {ended['reason_note']}" if ended["reason_note"] else "")
         )
-        show(found)
+        differences(found)
     if not found["same"]:
         raise typer.Exit(1)
 
@@ -56,7 +59,7 @@ def diff(
     """What is different about two runs, apart from ids and times. Exit code 1 when something is."""
     with Client(url, api_key) as client:
         found = client.get(f"/v1/missions/{segment(mission)}/diff", against=against).body
-    emit(found) if as_json else show(found)
+    emit(found) if as_json else differences(found)
     if not found["same"]:
         raise typer.Exit(1)
 
@@ -72,7 +75,7 @@ def export(
     """Write a mission into one signed file, for another environment."""
     with Client(url, api_key) as client:
         size = client.download(f"/v1/missions/{segment(mission)}/recording", out)
-    emit({"file": str(out), "size": size}) if as_json else print(f"{out}: {size:,} bytes")
+    emit({"file": str(out), "size": size}) if as_json else show.line(f"{out}: {size:,} bytes")
 
 
 @app.command("import")
@@ -92,8 +95,10 @@ def import_(
     if as_json:
         emit(made)
         return
-    print(f"recording  {made['id']}  {made['mission_type']} of {made['environment']}, signed by {made['signed_by']}")
-    print(f"play it: mission-root replay run {made['id']} --recording")
+    show.line(
+        f"recording  {made['id']}  {made['mission_type']} of {made['environment']}, signed by {made['signed_by']}"
+    )
+    show.line(f"play it: mission-root replay run {made['id']} --recording")
 
 
 @app.command("list")
@@ -106,19 +111,28 @@ def listed(
     """Recordings that were imported, newest first."""
     with Client(url, api_key) as client:
         items = client.pages("/v1/recordings", limit)
-    if as_json:
-        emit({"items": items})
-        return
-    for one in items:
-        print(
-            f"{one['imported_at']}  {one['id']}  {one['mission_type']} of {one['environment']}, signed by {one['signed_by']}"
-        )
-    if not items:
-        print("Nothing was imported yet: mission-root replay import FILE")
+    listed_as(
+        items, as_json, ("id", "imported", "mission type", "environment", "signed by"),
+        lambda one: (one["id"], one["imported_at"], one["mission_type"], one["environment"], one["signed_by"]),
+        "Nothing was imported yet: mission-root replay import FILE",
+    )  # fmt: skip
 
 
-def show(found: dict[str, Any]) -> None:
-    print(
+@app.command("show")
+def shown(
+    recording: Annotated[str, typer.Argument(metavar="ID", help="The recording's id.")],
+    url: Url = "",
+    api_key: ApiKey = "",
+    as_json: AsJson = False,
+) -> None:
+    """One imported recording: of which mission, from where, by whom."""
+    with Client(url, api_key) as client:
+        found = client.get(f"/v1/recordings/{segment(recording)}").body
+    emit(found) if as_json else show.out.print(show.pairs(found))
+
+
+def differences(found: dict[str, Any]) -> None:
+    show.line(
         "same     nothing is different apart from ids and times"
         if found["same"]
         else "changed  the runs are not the same"
@@ -128,19 +142,19 @@ def show(found: dict[str, Any]) -> None:
         words = f"{part['same']} the same"
         if not part["same_in_all"]:
             words += f", {len(part['changed'])} changed, {len(part['only_before'])} only before, {len(part['only_after'])} only after"
-        print(f"  {name:10} {words}")
+        show.line(f"  {name:10} {words}")
         for one in part["changed"]:
-            print(f"    ~ {one['what']}")
+            show.line(f"    ~ {one['what']}")
         for one in part["only_before"]:
-            print(f"    - {one['what']}")
+            show.line(f"    - {one['what']}")
         for one in part["only_after"]:
-            print(f"    + {one['what']}")
+            show.line(f"    + {one['what']}")
     if found["divergence"]:
         one = found["divergence"]
-        print(f"  left its tape at {one['kind']} {one['name']}, call {one['ordinal']}: {one['why']}")
+        show.line(f"  left its tape at {one['kind']} {one['name']}, call {one['ordinal']}: {one['why']}")
     for one in found["todays_policy"]:
         if one["changed"]:
             then, now = one["then"]["effect"], one["now"]
-            print(
+            show.line(
                 f"  today's policy: {one['action']} {one['resource']}: {then} then, {now['effect']} now ({now['rule']})"
             )

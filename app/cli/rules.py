@@ -19,7 +19,7 @@ def listed(url: Url = "", api_key: ApiKey = "", as_json: AsJson = False) -> None
     """The rules in force."""
     with Client(url, api_key) as client:
         found = client.get("/v1/approval-rules").body
-    emit(found) if as_json else show.rules(found["items"])
+    emit(found) if as_json else show_rules(found["items"])
 
 
 @app.command("show")
@@ -28,6 +28,29 @@ def shown(rule: Id, url: Url = "", api_key: ApiKey = "", as_json: AsJson = False
     with Client(url, api_key) as client:
         found = client.get(f"/v1/approval-rules/{segment(rule)}").body
     emit(found) if as_json else typer.echo(json.dumps(found, indent=2))
+
+
+@app.command()
+def choose(
+    operation: Annotated[str, typer.Argument(help="Such as update; of a mission: its type.")],
+    connector: Annotated[str, typer.Option(help="The connector's name.")] = "*",
+    risk: Annotated[str, typer.Option(help="low, medium or high.")] = "low",
+    subject: Annotated[str, typer.Option(help="writeback or mission.")] = "writeback",
+    url: Url = "",
+    api_key: ApiKey = "",
+    as_json: AsJson = False,
+) -> None:
+    """Which rule would be chosen for a change, and why not the others."""
+    asked = {"subject": subject, "connector": connector, "operation": operation, "risk": risk}
+    with Client(url, api_key) as client:
+        said = client.post("/v1/approval-rules/choose", asked).body
+    if as_json:
+        return emit(said)
+    fitting = [said["chosen"], *said["others"]] if said["chosen"] else []
+    for one in fitting:
+        show.line(f"{one['rule']['id']} v{one['rule']['version']}  {one['why']}")
+    if not fitting:
+        show.line("No rule fits: such a change is never asked about, and never made.")
 
 
 @app.command()
@@ -70,3 +93,17 @@ def read(file: Path) -> dict[str, Any]:
 
 
 ANSWERED = ("id", "version", "created_by", "created_at", "history")
+
+
+def show_rules(items: list[dict[str, Any]]) -> None:
+    table = show.rows("id", "v", "for", "connector", "operation", "risk", "asks", "life", "ladder")
+    for item in items:
+        ladder = ", ".join(
+            f"{hop['kind']}{' ' + hop['role'] if hop.get('role') else ''} after {hop['after_s'] / 3600:g} h"
+            for hop in item["hops"]
+        )
+        table.add_row(
+            item["id"], str(item["version"]), item["subject"], show.escape(item["connector"]), show.escape(item["operation"]), item["risk"],
+            f"{item['required']} {item['approver_role']}", f"{item['life_s'] / 3600:g} h", ladder,
+        )  # fmt: skip
+    show.out.print(table)

@@ -4,17 +4,19 @@ import json
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
-from unicodedata import category
 
-from rich.console import Console, Group
+from rich.console import Console
+from rich.errors import LiveError
 from rich.markup import escape as without_markup
 from rich.padding import Padding
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+from app.visible import visible
 
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
 err = Console(stderr=True, highlight=False)
@@ -34,14 +36,14 @@ COLOURS = {
     "awaiting_approval": "yellow",
     "pending": "yellow",
 }
+PATIENCE_S = 1.0  # what takes longer says so
 SHORT_QUOTE = 160
 SHOWN_CITATIONS = 3  # of one claim; the packet as JSON or HTML has all
 
 
 def escape(words: str) -> str:
-    """Text that others wrote, for the terminal: no markup, and nothing that moves the cursor or turns the direction."""
-    shown = (c if c in "\n\t" or category(c) not in ("Cc", "Cf") else "\N{REPLACEMENT CHARACTER}" for c in words)
-    return without_markup("".join(shown))
+    """Text that others wrote, for the terminal: no markup, and whatever would move the cursor or turn the direction by its name."""
+    return without_markup(visible(words))
 
 
 def line(sentence: str) -> None:
@@ -107,163 +109,6 @@ def instance(up: dict[str, Any], last: str = "Ctrl-C stops everything; the data 
     heading("Databases")
     out.print(pairs(up["databases"]), soft_wrap=True)
     out.print(f"\n{last}", style="dim")
-
-
-def connectors(items: list[dict[str, Any]]) -> None:
-    table = rows("name", "kind", "version", "writes", "readable here", "hosts", "operations")
-    for one in items:
-        halted = "retired" if one["retired"] else "halted" if one["switch"]["halted"] else "on"
-        operations = (one["capabilities"] or {}).get("operations", {})
-        able = ", ".join(f"{kind}: {' '.join(verbs) or 'read'}" for kind, verbs in operations.items())
-        table.add_row(
-            escape(one["name"]),
-            one["kind"],
-            f"v{one['version']}",
-            Text(halted, "green" if halted == "on" else "red"),
-            "yes" if one["readable"] else "no",
-            escape(", ".join(one["hosts"])),
-            escape(able),
-        )
-    out.print(table)
-
-
-def connector(found: dict[str, Any]) -> None:
-    able, switch = found["capabilities"] or {}, found["switch"]
-    shown = {
-        "connector": found["name"],
-        "kind": found["kind"],
-        "version": f"v{found['version']}, {found['created_at']}",
-        "description": found["description"],
-        "retired": "yes" if found["retired"] else "",
-        "hosts": ", ".join(found["hosts"]),
-        "read by": f"{found['read_by']}{'' if found['readable'] else ' (not possible here)'}",
-        "record versions": able.get("version"),
-        "once only": able.get("idempotency"),
-        "verified": able.get("verify"),
-        "operations": "; ".join(
-            f"{kind}: {' '.join(verbs) or 'read'}" for kind, verbs in able.get("operations", {}).items()
-        ),
-        "credentials": "  ".join(found["credentials"].values()),
-        "halted": Text(f"since {switch['halted_at']}: {escape(switch['reason'] or '')}", "red")
-        if switch["halted"]
-        else "",
-        "earlier versions": ", ".join(f"v{one['version']} {one['created_at']}" for one in found["history"][1:]),
-    }
-    out.print(pairs(shown))
-    heading("Definition")
-    line(json.dumps(found["definition"], indent=2, ensure_ascii=False))
-
-
-def put_connector(done: dict[str, Any]) -> None:
-    version = f" v{done['version']}" if done["version"] and done["outcome"] != "valid" else ""
-    line(f"{done['name']}{version}: {done['outcome']}")
-    if done["outcome"] != "retired" and done["credentials"]:
-        aside(
-            f"credentials: {done['credentials']['read']} for serve and worker, {done['credentials']['write']} for the executor"
-        )
-
-
-def switched(done: dict[str, Any]) -> None:
-    line(
-        f"{done['name']}: {done['outcome']}; {'nothing is written' if done['switch']['halted'] else 'writing goes on'}"
-    )
-
-
-def seen_record(seen: dict[str, Any]) -> None:
-    if not seen["ok"]:
-        line(f"not read: {seen['problem']}")
-        return
-    out.print(pairs({"version": seen["version"], "read": f"{seen['age_s']} s ago, in {seen['took_ms']} ms"}))
-    line(json.dumps(seen["fields"], indent=2, ensure_ascii=False))
-
-
-STATES = {
-    "healthy": "green",
-    "unknown": "yellow",
-    "failing": "red",
-    "drifted": "red",
-    "halted": "red",
-    "retired": "dim",
-}
-
-
-def tool_layers(items: list[dict[str, Any]]) -> None:
-    table = rows("name", "version", "owner", "state", "tools", "calls", "refused", "last failure")
-    for one in items:
-        failure = f"{one['failure']} {one['failed_at']}" if one["failure"] else ""
-        table.add_row(
-            escape(one["name"]),
-            f"v{one['version']}",
-            escape(one["owner"]),
-            Text(one["state"], STATES[one["state"]]),
-            escape(", ".join(tool["name"].partition(".")[2] for tool in one["tools"])),
-            str(one["calls"]),
-            str(one["refusals"]),
-            failure,
-        )
-    out.print(table)
-
-
-def tool_layer(found: dict[str, Any]) -> None:
-    switch = found["switch"]
-    shown = {
-        "layer": found["name"],
-        "owner": found["owner"],
-        "version": f"v{found['version']}, {found['created_at']}",
-        "description": found["description"],
-        "state": Text(found["state"], STATES[found["state"]]),
-        "server": f"{found['place']} ({found['transport']})",
-        "key": found["key"],
-        "answered": found["answered_at"],
-        "last failure": f"{found['failure']} {found['failed_at']}" if found["failure"] else "",
-        "drifted": Text(f"{', '.join(found['drifted'])} since {found['drifted_at']}", "red")
-        if found["drifted"]
-        else "",
-        "breaker": found["breaker"]["state"],
-        "used": f"{found['calls']} calls, {found['refusals']} refused",
-        "halted": Text(f"since {switch['halted_at']}: {escape(switch['reason'] or '')}", "red")
-        if switch["halted"]
-        else "",
-        "earlier versions": ", ".join(f"v{one['version']} {one['created_at']}" for one in found["history"][1:]),
-    }
-    out.print(pairs(shown))
-    table = rows("tool", "access", "reach", "sees up to", "becomes", "schema", "description")
-    for tool in found["tools"]:
-        becomes = tool["becomes"]
-        table.add_row(
-            tool["name"],
-            tool["access"],
-            tool["reach"],
-            tool["sensitivity"],
-            f"{becomes['operation']} {becomes['kind']} in {becomes['connector']}" if becomes else "",
-            Text(tool["schema_sha256"][:12], "red" if tool["drifted"] else ""),
-            escape(tool["description"][:80]),
-        )
-    out.print(table)
-    heading("Definition")
-    line(json.dumps(found["definition"], indent=2, ensure_ascii=False))
-
-
-def put_tool_layer(done: dict[str, Any]) -> None:
-    version = f" v{done['version']}" if done["version"] and done["outcome"] != "valid" else ""
-    line(f"{done['name']}{version}: {done['outcome']}")
-    for tool, digest in done["schemas"].items():
-        line(f"  {tool}  schema {digest}")
-    if done["key"]:
-        aside(f"key: {done['key']} for serve and worker")
-
-
-def switched_tools(done: dict[str, Any]) -> None:
-    line(f"{done['name']}: {done['outcome']}; its tools are {'refused' if done['switch']['halted'] else 'called'}")
-
-
-def checked_tools(seen: dict[str, Any]) -> None:
-    line("as registered" if seen["ok"] else f"not as registered: {seen['problem']}")
-    for tool in seen["tools"]:
-        line(f"  {tool['name']}  {tool['outcome']}")
-    others = set(seen["offered"])
-    if others:
-        aside(f"the server offers {len(others)} tools: {', '.join(sorted(others)[:40])}")
 
 
 def mission(found: dict[str, Any]) -> None:
@@ -343,95 +188,13 @@ def trust(found: dict[str, Any], history: bool) -> None:
         out.print(table)
 
 
-def target(payload: dict[str, Any]) -> str:
-    return f"{payload['target']['kind']} {payload['target']['id']}"
-
-
-def changes(found: dict[str, Any]) -> Table:
-    """Field by field: what the target holds now, and what it would hold."""
-    now = (found.get("current") or {}).get("value") or {}
-    table = rows("field", "now", "proposed")
-    for name, value in found["payload"]["changes"].items():
-        before = plain(now[name]) if name in now else "?"
-        table.add_row(escape(name), f"[red]- {before}[/red]", f"[green]+ {plain(value)}[/green]")
-    return table
-
-
-def plain(value: Any) -> str:
-    return "(empty)" if value in (None, "") else escape(str(value))
-
-
-def approval(found: dict[str, Any]) -> None:
-    """Everything a decision needs on one screen."""
-    payload, current = found["payload"], found.get("current") or {}
-    writes = found["subject"] == "writeback"
-    drifted = f"the target has moved on to version {current.get('version')}" if current.get("drifted") else ""
-    about = {
-        "approval": found["id"],
-        "mission": found["mission_id"],
-        "state": state(found["state"]),
-        "change": f"{payload['operation']} {target(payload)} in {payload['connector']}" if writes else "",
-        "version": payload.get("expected_version"),
-        "beware": Text(drifted or current.get("problem", ""), "red"),
-        "summary": found.get("summary"),
-        "why": found.get("rationale"),
-        "approvals": f"{found['approvals']} of {found['required']}",
-        "may decide": ", ".join(found.get("may_decide") or [])
-        + (f" and {extra}" if (extra := found.get("must_hold")) else ""),
-        "glass": Text(f"broken at {glass['broken_at']}" if (glass := found.get("glass")) else "", "red"),
-        "replaces": found.get("predecessor"),
-        "replaced by": found.get("successor_approval"),
-        "ladder": "\n".join(step(one) for one in found.get("ladder") or []),
-        "expires": found["expires_at"],
-        "SHA-256": found["payload_sha256"],
-    }
-    shown = Group(pairs(about), "", changes(found)) if writes else Group(pairs(about))
-    title = "Proposed change" if writes else "Question about the mission itself"
-    out.print(Panel(shown, title=title, title_align="left", border_style="yellow"))
-
-
-def approvals(items: list[dict[str, Any]]) -> None:
-    table = rows("id", "state", "change", "mission", "expires")
-    for item in items:
-        payload = item["payload"]
-        what = f"{payload['operation']} {target(payload)}" if item["subject"] == "writeback" else "the mission"
-        table.add_row(item["id"], state(item["state"]), escape(what), item["mission_id"], item["expires_at"][:16])
-    out.print(table) if items else line("Nothing waits.")
-
-
-def step(found: dict[str, Any]) -> str:
-    """One step of the ladder: when, what, to whom, and whether it was done."""
-    what = " to ".join(word for word in (found["kind"], found.get("role")) if word)
-    return f"{found['at'][:16]}  {what}" + (f"  (done {found['done_at'][:16]})" if found["done_at"] else "")
-
-
-def rules(items: list[dict[str, Any]]) -> None:
-    table = rows("id", "v", "for", "connector", "operation", "risk", "asks", "life", "ladder")
-    for item in items:
-        ladder = ", ".join(
-            f"{hop['kind']}{' ' + hop['role'] if hop.get('role') else ''} after {hop['after_s'] / 3600:g} h"
-            for hop in item["hops"]
-        )
-        table.add_row(
-            item["id"], str(item["version"]), item["subject"], escape(item["connector"]), escape(item["operation"]), item["risk"],
-            f"{item['required']} {item['approver_role']}", f"{item['life_s'] / 3600:g} h", ladder,
-        )  # fmt: skip
-    out.print(table)
-
-
-def decided(found: dict[str, Any]) -> None:
-    line(f"Recorded; the approval is {found['state']}.")
-    if found["not_before"]:
-        line(f"It is executed after {found['not_before']}, the end of the undo window.")
-
-
 def writeback(found: dict[str, Any]) -> None:
     """What the target answered, and what it holds now."""
     same = found["read_back_sha256"] == found["payload_sha256"]
     compared = Text("exactly what was approved", "green") if same else Text("not what was approved", "red")
     told = {
         "writeback": found["id"],
-        "target": target(found["payload"]),
+        "target": found["target"],
         "state": state(found["state"]),
         "receipt": json.dumps(found["receipt"], ensure_ascii=False) if found["receipt"] else None,
         "read back": json.dumps(found["read_back"], ensure_ascii=False) if found["read_back"] else None,
@@ -509,3 +272,26 @@ def counting_down(seconds: float, *, quiet: bool) -> Iterator[None]:
         finally:
             done.set()
             clock.join()
+
+
+@contextmanager
+def patience(what: str) -> Iterator[None]:
+    """Says on stderr what is waited for, once that has taken a second; nothing when piped, or where a bar shows it already."""
+    if not err.is_terminal:
+        yield
+        return
+    status = err.status(f"[dim]{escape(what)}[/dim]", spinner="dots")
+
+    def begin() -> None:
+        with suppress(LiveError):  # something else is shown already
+            status.start()
+
+    clock = threading.Timer(PATIENCE_S, begin)
+    clock.daemon = True
+    clock.start()
+    try:
+        yield
+    finally:
+        clock.cancel()
+        clock.join()
+        status.stop()

@@ -1,12 +1,14 @@
 """`mission-root tool-layers …`: the tools that missions may be given beside the root's own."""
 
-from pathlib import Path
-from typing import Annotated
+import json
+from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
-from app.cli import show
-from app.cli.client import ApiKey, AsJson, Client, Failed, Url, emit, segment
+from app.cli import declared, show
+from app.cli.client import ApiKey, AsJson, Client, Url, emit, segment
+from app.cli.declared import Definition, Reason
 
 app = typer.Typer(
     help="Layers of tools from MCP servers: registering, a look at the server, switching off.", no_args_is_help=True
@@ -14,8 +16,6 @@ app = typer.Typer(
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The layer's name.")]
 Switched = Annotated[str, typer.Argument(metavar="NAME", help="The layer's name; '*' is all of them.")]
-Reason = Annotated[str, typer.Option("--reason", help="Why; kept with the switch.")]
-YAML = (".yaml", ".yml")
 
 
 @app.command("list")
@@ -23,7 +23,7 @@ def listed(url: Url = "", api_key: ApiKey = "", as_json: AsJson = False) -> None
     """All layers: whose they are, how they fare, how much they are used."""
     with Client(url, api_key) as client:
         items = client.pages("/v1/tool-layers", 10_000)
-    emit({"items": items}) if as_json else show.tool_layers(items)
+    emit({"items": items}) if as_json else show_layers(items)
 
 
 @app.command("show")
@@ -31,42 +31,30 @@ def shown(name: Name, url: Url = "", api_key: ApiKey = "", as_json: AsJson = Fal
     """One layer with its tools, its definition and its history."""
     with Client(url, api_key) as client:
         found = client.get(f"/v1/tool-layers/{segment(name)}").body
-    emit(found) if as_json else show.tool_layer(found)
+    emit(found) if as_json else show_layer(found)
 
 
 @app.command()
 def put(
     name: Name,
-    file: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, readable=True, help="The definition, YAML or JSON.")
-    ],
+    file: Definition,
     check_only: Annotated[bool, typer.Option("--check-only", help="Check it, ask the server, change nothing.")] = False,
     url: Url = "",
     api_key: ApiKey = "",
     as_json: AsJson = False,
 ) -> None:
     """Register a layer, or its next version: its server is asked for its tools, and their schemas are pinned."""
-    path = f"/v1/tool-layers/{segment(name)}"
-    kind = "application/yaml" if file.suffix in YAML else "application/json"
     with Client(url, api_key) as client:
-        try:
-            seen = client.get(path).etag
-        except Failed as missing:
-            if missing.exit_code != 3:
-                raise
-            seen = ""
-        asked = {"validate_only": "true"} if check_only else {}
-        done = client.call("PUT", path, file.read_bytes(), {"If-Match": seen, "Content-Type": kind}, asked).body
-    emit(done) if as_json else show.put_tool_layer(done)
+        done = declared.put(client, f"/v1/tool-layers/{segment(name)}", file, check_only)
+    emit(done) if as_json else show_put(done)
 
 
 @app.command()
 def retire(name: Name, url: Url = "", api_key: ApiKey = "", as_json: AsJson = False) -> None:
     """Its tools are called no more. Takes the role admin."""
-    path = f"/v1/tool-layers/{segment(name)}"
     with Client(url, api_key) as client:
-        done = client.call("DELETE", path, headers={"If-Match": client.get(path).etag}).body
-    emit(done) if as_json else show.put_tool_layer(done)
+        done = declared.retire(client, f"/v1/tool-layers/{segment(name)}")
+    emit(done) if as_json else show_put(done)
 
 
 @app.command()
@@ -83,8 +71,8 @@ def resume(name: Switched, reason: Reason, url: Url = "", api_key: ApiKey = "", 
 
 def switch(name: str, verb: str, reason: str, url: str, api_key: str, as_json: bool) -> None:
     with Client(url, api_key) as client:
-        done = client.post(f"/v1/tool-layers/{segment(name)}/{verb}", {"reason": reason}).body
-    emit(done) if as_json else show.switched_tools(done)
+        done = declared.switch(client, f"/v1/tool-layers/{segment(name)}", verb, reason)
+    emit(done) if as_json else show_switched(done)
 
 
 @app.command()
@@ -92,6 +80,94 @@ def check(name: Name, url: Url = "", api_key: ApiKey = "", as_json: AsJson = Fal
     """Ask its server for its tools, and compare them with what was registered. Ends with 1 when they differ."""
     with Client(url, api_key) as client:
         seen = client.post(f"/v1/tool-layers/{segment(name)}/check", {}).body
-    emit(seen) if as_json else show.checked_tools(seen)
+    emit(seen) if as_json else show_checked(seen)
     if not seen["ok"]:
         raise typer.Exit(1)
+
+
+STATES = {
+    "healthy": "green",
+    "unknown": "yellow",
+    "failing": "red",
+    "drifted": "red",
+    "halted": "red",
+    "retired": "dim",
+}
+
+
+def show_layers(items: list[dict[str, Any]]) -> None:
+    table = show.rows("name", "version", "owner", "state", "tools", "calls", "refused", "last failure")
+    for one in items:
+        failure = f"{one['failure']} {one['failed_at']}" if one["failure"] else ""
+        table.add_row(
+            show.escape(one["name"]),
+            f"v{one['version']}",
+            show.escape(one["owner"]),
+            Text(one["state"], STATES[one["state"]]),
+            show.escape(", ".join(tool["name"].partition(".")[2] for tool in one["tools"])),
+            str(one["calls"]),
+            str(one["refusals"]),
+            failure,
+        )
+    show.out.print(table) if items else show.line("No layer of tools yet: mission-root tool-layers put NAME FILE")
+
+
+def show_layer(found: dict[str, Any]) -> None:
+    switch = found["switch"]
+    shown = {
+        "layer": found["name"],
+        "owner": found["owner"],
+        "version": f"v{found['version']}, {found['created_at']}",
+        "description": found["description"],
+        "state": Text(found["state"], STATES[found["state"]]),
+        "server": f"{found['place']} ({found['transport']})",
+        "key": found["key"],
+        "answered": found["answered_at"],
+        "last failure": f"{found['failure']} {found['failed_at']}" if found["failure"] else "",
+        "drifted": Text(f"{', '.join(found['drifted'])} since {found['drifted_at']}", "red")
+        if found["drifted"]
+        else "",
+        "breaker": found["breaker"]["state"],
+        "used": f"{found['calls']} calls, {found['refusals']} refused",
+        "halted": Text(f"since {switch['halted_at']}: {show.escape(switch['reason'] or '')}", "red")
+        if switch["halted"]
+        else "",
+        "earlier versions": declared.versions(found["history"]),
+    }
+    show.out.print(show.pairs(shown))
+    table = show.rows("tool", "access", "reach", "sees up to", "becomes", "schema", "description")
+    for tool in found["tools"]:
+        becomes = tool["becomes"]
+        table.add_row(
+            tool["name"],
+            tool["access"],
+            tool["reach"],
+            tool["sensitivity"],
+            f"{becomes['operation']} {becomes['kind']} in {becomes['connector']}" if becomes else "",
+            Text(tool["schema_sha256"][:12], "red" if tool["drifted"] else ""),
+            show.escape(tool["description"][:80]),
+        )
+    show.out.print(table)
+    show.heading("Definition")
+    show.line(json.dumps(found["definition"], indent=2, ensure_ascii=False))
+
+
+def show_put(done: dict[str, Any]) -> None:
+    show.line(declared.outcome(done))
+    for tool, digest in done["schemas"].items():
+        show.line(f"  {tool}  schema {digest}")
+    if done["key"]:
+        show.aside(f"key: {done['key']} for serve and worker")
+
+
+def show_switched(done: dict[str, Any]) -> None:
+    show.line(f"{done['name']}: {done['outcome']}; its tools are {'refused' if done['switch']['halted'] else 'called'}")
+
+
+def show_checked(seen: dict[str, Any]) -> None:
+    show.line("as registered" if seen["ok"] else f"not as registered: {seen['problem']}")
+    for tool in seen["tools"]:
+        show.line(f"  {tool['name']}  {tool['outcome']}")
+    others = set(seen["offered"])
+    if others:
+        show.aside(f"the server offers {len(others)} tools: {', '.join(sorted(others)[:40])}")

@@ -1,11 +1,13 @@
 """`mission-root webhooks …`: where facts are delivered, and what came of it."""
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from app.cli import show
 from app.cli.client import ApiKey, AsJson, Client, Url, emit, segment
+from app.cli.lists import listed as listed_as
 
 app = typer.Typer(help="Facts delivered to an address, signed.", no_args_is_help=True)
 
@@ -22,14 +24,21 @@ def listed(
     """Webhooks, with what waits and what was given up."""
     with Client(url, api_key) as client:
         items = client.pages("/v1/webhooks", limit)
-    if as_json:
-        emit({"items": items})
-        return
-    for one in items:
-        print(f"{one['id']}  {one['state']:7} {one['pending']} pending, {one['dead']} dead  {one['url']}")
-        print(f"    {', '.join(one['types'])}")
-    if not items:
-        print("No webhook yet: mission-root webhooks create https://…")
+    listed_as(
+        items, as_json, ("id", "state", "waits", "address", "types"),
+        lambda one: (
+            one["id"], one["state"], f"{one['pending']} pending, {one['dead']} dead", one["url"], ", ".join(one["types"]),
+        ),
+        "No webhook yet: mission-root webhooks create https://…",
+    )  # fmt: skip
+
+
+@app.command("show")
+def shown(webhook: Id, url: Url = "", api_key: ApiKey = "", as_json: AsJson = False) -> None:
+    """One webhook: what it takes, what waits, since when it fails."""
+    with Client(url, api_key) as client:
+        found = client.get(f"/v1/webhooks/{segment(webhook)}").body
+    emit(found) if as_json else show.out.print(show.pairs(found))
 
 
 @app.command()
@@ -51,12 +60,12 @@ def create(
     if as_json:
         emit(made)
         return
-    print(f"webhook  {made['id']}")
+    show.line(f"webhook  {made['id']}")
     if made["secret"]:
-        print(f"secret   {made['secret']}   (shown this once)")
+        show.line(f"secret   {made['secret']}   (shown this once)")
     for one in made["secrets"]:
         if one["public_key"]:
-            print(f"public   {one['public_key']}")
+            show.line(f"public   {one['public_key']}")
 
 
 @app.command()
@@ -71,7 +80,7 @@ def rotate(
     """Make a new secret; the old one signs along for a while."""
     with Client(url, api_key) as client:
         made = client.post(f"/v1/webhooks/{segment(webhook)}/rotate", {"kind": kind, "overlap_s": overlap_s}).body
-    emit(made) if as_json else print(f"{made['secret'] or made['public_key']}   (shown this once)")
+    emit(made) if as_json else show.line(f"{made['secret'] or made['public_key']}   (shown this once)")
 
 
 @app.command()
@@ -79,7 +88,7 @@ def test(webhook: Id, url: Url = "", api_key: ApiKey = "", as_json: AsJson = Fal
     """Send a test message; `deliveries` shows what came of it."""
     with Client(url, api_key) as client:
         sent = client.post(f"/v1/webhooks/{segment(webhook)}/test").body
-    emit(sent) if as_json else print(
+    emit(sent) if as_json else show.line(
         f"delivery {sent['id']} is on its way; see: mission-root webhooks deliveries {webhook}"
     )
 
@@ -98,15 +107,31 @@ def deliveries(
         items = client.pages(
             f"/v1/webhooks/{segment(webhook)}/deliveries", limit, **({"state": state} if state else {})
         )
-    if as_json:
-        emit({"items": items})
-        return
-    for one in items:
-        last = one["last_tries"][-1] if one["last_tries"] else {}
-        came = last.get("status") or last.get("error") or "not tried yet"
-        print(f"{one['created_at']}  {one['state']:9} {one['type']:28} {one['tries']} tries, last: {came}  {one['id']}")
-    if not items:
-        print("Nothing was sent.")
+    listed_as(
+        items, as_json, ("id", "at", "state", "type", "tries", "last"),
+        lambda one: (one["id"], one["created_at"], one["state"], one["type"], one["tries"], came_of(one)),
+        f"Nothing was sent yet: mission-root webhooks test {webhook}",
+    )  # fmt: skip
+
+
+def came_of(delivery: dict[str, Any]) -> str:
+    """What the last try came to."""
+    last = delivery["last_tries"][-1] if delivery["last_tries"] else {}
+    return str(last.get("status") or last.get("error") or "not tried yet")
+
+
+@app.command("delivery")
+def one_delivery(
+    webhook: Id,
+    delivery: Annotated[str, typer.Argument(help="The delivery's id.")],
+    url: Url = "",
+    api_key: ApiKey = "",
+    as_json: AsJson = False,
+) -> None:
+    """One delivery, with what each try came to."""
+    with Client(url, api_key) as client:
+        found = client.get(f"/v1/webhooks/{segment(webhook)}/deliveries/{segment(delivery)}").body
+    emit(found) if as_json else show.out.print(show.pairs(found))
 
 
 @app.command()
@@ -122,7 +147,7 @@ def redeliver(
     """Send again, under the same message ids."""
     with Client(url, api_key) as client:
         done = client.post(f"/v1/webhooks/{segment(webhook)}/redeliver", {"deliveries": delivery or "dead"}).body
-    emit(done) if as_json else print(f"{done['deliveries']} deliveries are on their way again.")
+    emit(done) if as_json else show.line(f"{done['deliveries']} deliveries are on their way again.")
 
 
 @app.command()
@@ -143,14 +168,13 @@ def change(webhook: str, state: str, url: str, api_key: str, as_json: bool) -> N
         seen = client.get(path)
         headers = {"If-Match": seen.etag, "Content-Type": "application/json"}
         changed = client.call("PATCH", path, json.dumps({"state": state}).encode(), headers).body
-    emit(changed) if as_json else print(f"{changed['id']} is {changed['state']}")
+    emit(changed) if as_json else show.line(f"{changed['id']} is {changed['state']}")
 
 
 @app.command()
-def delete(webhook: Id, url: Url = "", api_key: ApiKey = "") -> None:
+def delete(webhook: Id, url: Url = "", api_key: ApiKey = "", as_json: AsJson = False) -> None:
     """End a webhook and what it still had to deliver."""
     path = f"/v1/webhooks/{segment(webhook)}"
     with Client(url, api_key) as client:
-        seen = client.get(path)
-        client.call("DELETE", path, headers={"If-Match": seen.etag})
-    print(f"{webhook} is deleted")
+        client.delete(path, if_match=client.get(path).etag)
+    emit({"id": webhook, "state": "deleted"}) if as_json else show.line(f"{webhook} is deleted")

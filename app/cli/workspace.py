@@ -15,6 +15,7 @@ import typer
 
 from app.cli import show
 from app.cli.client import ApiKey, AsJson, Client, Failed, Url, emit, segment
+from app.cli.lists import Limit, listed
 
 app = typer.Typer(help="The documents that missions may read.", no_args_is_help=True)
 
@@ -78,6 +79,50 @@ def ingest(
     emit({"workspace": workspace, **done.summary()}) if as_json else show.ingested(workspace, done.summary())
     if not done.counts:
         raise Failed(f"No document of {path} was stored.", 1)
+
+
+@app.command("list")
+def list_(limit: Limit = 200, url: Url = "", api_key: ApiKey = "", as_json: AsJson = False) -> None:
+    """The workspaces there are."""
+    with Client(url, api_key) as client:
+        items = client.pages("/v1/workspaces", limit)
+    listed(
+        items, as_json, ("name", "documents", "passages"),
+        lambda one: (one["name"], one["documents"], one["passages"]),
+        "No workspace yet: mission-root workspace ingest FOLDER",
+    )  # fmt: skip
+
+
+@app.command("documents")
+def documents_(
+    workspace: Annotated[str, typer.Argument(help="The workspace's name.")] = "default",
+    limit: Limit = 200,
+    url: Url = "",
+    api_key: ApiKey = "",
+    as_json: AsJson = False,
+) -> None:
+    """What is in a workspace."""
+    with Client(url, api_key) as client:
+        items = client.pages(f"/v1/workspaces/{segment(workspace)}/documents", limit)
+    listed(
+        items, as_json, ("document", "kind", "passages", "SHA-256"),
+        lambda one: (one["document"], one["kind"], one["passages"], one["source"]),
+        f"Nothing is in it: mission-root workspace ingest FOLDER --workspace {workspace}",
+    )  # fmt: skip
+
+
+@app.command()
+def remove(
+    document: Annotated[str, typer.Argument(help="The document's name in the workspace.")],
+    workspace: Annotated[str, typer.Option(help="The workspace's name.")] = "default",
+    url: Url = "",
+    api_key: ApiKey = "",
+    as_json: AsJson = False,
+) -> None:
+    """Take a document out: missions find it no more. What was cited of it stays provable."""
+    with Client(url, api_key) as client:
+        client.call("DELETE", f"/v1/workspaces/{segment(workspace)}/documents", parameters={"path": document})
+    emit({"document": document, "state": "removed"}) if as_json else show.line(f"{document} is out of {workspace}.")
 
 
 @app.command()

@@ -19,6 +19,7 @@ from app.artifacts import Located
 from app.clock import iso, now
 from app.db import ReadSession
 from app.evidence.stored import Stored
+from app.identity.queries import NAMES
 from app.listing import Place
 from colony_client.artifacts import Citation
 
@@ -81,15 +82,12 @@ async def voted_on(session: ReadSession, who: UUID, approvals: Sequence[UUID]) -
     return {row.approval for row in rows}
 
 
-NAMES = text("SELECT id, name, kind FROM names_of(:tenant, :ids)")
-
-
 async def people(session: ReadSession, ids: Iterable[Any]) -> dict[str, dict[str, str]]:
     """Names of principals by id: {id: {name, kind}}."""
     wanted = {one if isinstance(one, UUID) else UUID(str(one)) for one in ids if one}
     if not wanted:
         return {}
-    rows = await session.rows(NAMES, {"tenant": session.tenant, "ids": list(wanted)[:500]})
+    rows = await session.rows(NAMES, {"tenant": session.tenant, "principals": list(wanted)[:500]})
     return {str(row.id): {"name": row.name, "kind": row.kind} for row in rows}
 
 

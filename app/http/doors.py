@@ -14,6 +14,7 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from app.caller import Caller
+from app.canonical import mark_of
 from app.db import ReadSession, WriteSession
 from app.errors import Problem
 
@@ -113,6 +114,7 @@ def writing(action: str) -> Any:
     async def enter(request: Request, bearer: Bearer) -> AsyncIterator[Door[WriteSession]]:
         bearer = await presented(request, bearer)
         async with request.app.state.database.write() as session:
+            session.request = mark_of(request.scope.get("state", {}).get("request_id"))
             yield await admit(session, request, bearer, action)
 
     return mark(enter, action)

@@ -1,6 +1,5 @@
-"""The outermost layer of an app: request ids, problem documents for every error, and the pages they point to."""
+"""The outermost layer of an app: request ids, and problem documents for every error."""
 
-import html
 import re
 import time
 from collections.abc import Mapping
@@ -9,7 +8,6 @@ from typing import Any
 import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse
 from fastapi.routing import iter_route_contexts
 from opentelemetry import trace
 from pydantic_core import to_json
@@ -19,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.clock import random_bytes
 from app.db import sqlstate, unavailable
-from app.errors import KINDS, Problem
+from app.errors import Problem
 
 log = structlog.get_logger("http")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -70,14 +68,13 @@ QUIET = ("/livez", "/readyz", "/startupz", "/healthz")  # asked every second by 
 
 
 def install(app: FastAPI) -> None:
-    """Adds the error handlers, the request ids and the problem pages to an app."""
+    """Adds the error handlers and the request ids to an app."""
     app.add_exception_handler(Problem, on_problem)
     app.add_exception_handler(RequestValidationError, on_validation)
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(Exception, on_bug)
     app.add_middleware(Unbroken)
     app.add_middleware(RequestIds)
-    app.add_api_route("/problems/{code}", problem_page, methods=["GET"], include_in_schema=False)
 
 
 class Unbroken:
@@ -164,17 +161,3 @@ async def on_bug(request: Request, error: Exception) -> Response:
 
 def request_id(request: Request) -> str | None:
     return request.scope.get("state", {}).get("request_id")
-
-
-async def problem_page(code: str) -> Response:
-    """What a problem's `type` URL shows to a person."""
-    kind = KINDS.get(code)
-    if kind is None:
-        raise Problem("not_found", "There is no such problem type.")
-    actions = "".join(f"<li>{html.escape(action)}</li>" for action in kind.next_actions)
-    return HTMLResponse(
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(kind.title)}</title>"
-        f"<h1>{html.escape(kind.title)}</h1><p><code>{html.escape(code)}</code> · HTTP {kind.status}"
-        f"{' · may be retried' if kind.retryable else ''}</p><p>{html.escape(kind.meaning)}</p><ul>{actions}</ul></html>",
-        headers={"Content-Security-Policy": "default-src 'none'"},
-    )

@@ -1,8 +1,11 @@
-"""Reading tenants, principals, grants, links and keys, as what they are now. Runs as role registrar only."""
+"""Reading tenants, principals, grants, links and keys, as what they are now. Runs as role registrar only, but for `names`."""
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 from uuid import UUID
+
+from sqlalchemy import text
 
 from app.clock import iso
 from app.db import ReadSession
@@ -50,6 +53,15 @@ async def link(session: ReadSession, principal: UUID, id: UUID) -> Any:
 
 async def key(session: ReadSession, id: UUID) -> Any:
     return await one(session, KEYS, id)
+
+
+NAMES = text("SELECT id, name, kind FROM names_of(:tenant, :principals)")
+
+
+async def names(session: ReadSession, principals: Iterable[UUID]) -> dict[UUID, str]:
+    """What principals of the session's tenant are called; who is not there is absent."""
+    wanted = {"tenant": session.tenant, "principals": list(set(principals))}
+    return {row.id: row.name for row in await session.rows(NAMES, wanted)}
 
 
 async def live_grants(session: ReadSession, principal: UUID) -> list[Any]:

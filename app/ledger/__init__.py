@@ -8,7 +8,8 @@ from app.ledger.actions import FACTS, Told, fact, record
 from app.ledger.anchors import Anchorer, Broken, overdue
 from app.ledger.api import inside_of, router
 from app.ledger.keys import Keyring, Signer, keyring, public_text, signer
-from app.ledger.queries import Fact, Position, fact_view, facts, horizon, known
+from app.ledger.proof import Proof, prove
+from app.ledger.queries import Fact, Position, at_positions, ends_of, fact_view, facts, horizon, known
 from app.ledger.store import Store, open_store
 from app.ledger.verify import Verdict, audit, verify
 from app.ledger.wiring import component, look, reading_side, signing_side
@@ -20,12 +21,15 @@ __all__ = [
     "Fact",
     "Keyring",
     "Position",
+    "Proof",
     "Signer",
     "Store",
     "Told",
     "Verdict",
+    "at_positions",
     "audit",
     "component",
+    "ends_of",
     "fact",
     "fact_view",
     "facts",
@@ -36,6 +40,7 @@ __all__ = [
     "look",
     "open_store",
     "overdue",
+    "prove",
     "public_text",
     "reading_side",
     "record",

@@ -75,6 +75,32 @@ async def facts(session: ReadSession, after: Position, limit: int, subject: UUID
     return [fact(row) for row in rows]
 
 
+BACK = text(f"""SELECT {COLUMNS} FROM ledger WHERE tenant = :tenant AND subject = :subject
+  ORDER BY seq DESC LIMIT :limit""")  # noqa: S608
+
+
+SOME = text(f"""SELECT {COLUMNS} FROM ledger WHERE tenant = :tenant
+  AND (xid, id) IN (SELECT CAST(CAST(x AS text) AS xid8), i FROM unnest(CAST(:xids AS text[]), CAST(:ids AS bigint[])) AS p (x, i))
+  ORDER BY ledger.xid, ledger.id""")  # noqa: S608
+
+
+async def at_positions(session: ReadSession, positions: Sequence[Position]) -> list[Fact]:
+    """The facts at these places, in reading order; where none is, none."""
+    asked = {"xids": [str(one.xid) for one in positions], "ids": [one.id for one in positions]}
+    return [fact(row) for row in await session.rows(SOME, {"tenant": session.tenant, **asked})]
+
+
+async def ends_of(session: ReadSession, subject: UUID, most: int) -> tuple[list[Fact], int]:
+    """A subject's facts in order, of a long chain its first and its last half; and how many are left out between them."""
+    half = most // 2
+    rows = await session.rows(BACK, {"tenant": session.tenant, "subject": subject, "limit": half})
+    last = [fact(row) for row in reversed(rows)]
+    if not last or last[0].seq == 1:
+        return last, 0
+    first = [one for one in await facts(session, START, half, subject) if one.seq < last[0].seq]
+    return first + last, last[0].seq - 1 - len(first)
+
+
 async def everybodys_facts(session: ReadSession, after: Position, limit: int) -> list[Fact]:
     """The next facts of every tenant; only role reader may ask."""
     return [fact(row) for row in await session.rows(EVERYBODY, {"limit": limit, "xid": str(after.xid), "id": after.id})]

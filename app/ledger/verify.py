@@ -51,10 +51,10 @@ class AnchorState:
 
 PAGE = 10_000  # facts of a statement and a transaction: neither grows with the ledger
 # One page, in the order of the primary key; what the chain that goes on from the page before ended with is carried in.
-VERIFY = text("""
+CHECKED = """
   WITH page AS (
     SELECT * FROM ledger
-    WHERE tenant = :tenant AND (subject, seq) > (CAST(:subject AS uuid), CAST(:seq AS bigint)) ORDER BY subject, seq LIMIT :limit),
+    WHERE tenant = :tenant AND (subject, seq) > (CAST(:subject AS uuid), CAST(:seq AS bigint)) {only} ORDER BY subject, seq LIMIT :limit),
   carried AS (
     SELECT CAST(:subject AS uuid) AS subject, CAST(:expected AS bigint) AS expected, CAST(:hash AS bytea) AS hash,
            CAST(CAST(:xid AS text) AS xid8) AS xid, CAST(:id AS bigint) AS id),
@@ -74,7 +74,9 @@ VERIFY = text("""
               CASE WHEN seq <> expected THEN 'a fact before it is missing' WHEN NOT linked THEN 'does not follow its predecessor'
                    WHEN NOT whole THEN 'its content does not match its hash' ELSE 'readers would not meet it in order' END AS finding
             FROM chained WHERE seq <> expected OR NOT linked OR NOT whole OR NOT placed ORDER BY xid, id LIMIT 1) b) AS first_bad
-  FROM chained ORDER BY chained.subject DESC, chained.seq DESC LIMIT 1""")
+  FROM chained ORDER BY chained.subject DESC, chained.seq DESC LIMIT 1"""
+VERIFY = text(CHECKED.format(only=""))
+VERIFY_ONE = text(CHECKED.format(only="AND subject = :only"))
 BEGINNING = {"subject": UUID(int=0), "seq": -(2**63), "expected": 0, "hash": b"", "xid": "0", "id": -(2**63)}
 COUNTED = text("""
   SELECT count(*) FILTER (WHERE (xid, id) <= (CAST(CAST(:xid AS text) AS xid8), :id)) AS covered, count(*) AS facts
@@ -99,14 +101,19 @@ async def verify(session: ReadSession) -> Verdict:
     return await chains(same, session.tenant)
 
 
-async def chains(reading: Reading, tenant: UUID) -> Verdict:
-    """The same, with a session of its own for every page. Facts only come in, at the end of chains: none moves."""
+async def chains(reading: Reading, tenant: UUID, only: UUID | None = None) -> Verdict:
+    """The same, with a session of its own for every page. Facts only come in, at the end of chains: none moves.
+
+    only: the one subject whose chain is looked at.
+    """
+    statement = VERIFY if only is None else VERIFY_ONE
+    asked = {"tenant": tenant, "limit": PAGE} | ({} if only is None else {"only": only})
     facts = subjects = 0
     found: list[dict[str, object]] = []
     carried: dict[str, Any] = BEGINNING
     while True:
         async with reading() as session:
-            last = await session.first(VERIFY, carried | {"tenant": tenant, "limit": PAGE})
+            last = await session.first(statement, carried | asked)
         if last is None:
             break
         facts, subjects = facts + last.facts, subjects + last.subjects

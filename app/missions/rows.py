@@ -9,6 +9,7 @@ from uuid import UUID
 from pydantic_core import to_json
 
 from app.caller import Caller
+from app.canonical import mark_of
 from app.missions.ask import Ask, Replay, workspace
 from app.missions.forms import Form
 
@@ -118,6 +119,7 @@ def row(one: Judged) -> tuple[Any, ...]:
         one.artifact,
         one.envelope,
         one.fact,
+        mark_of(asked.request_id),
         asked.key,
         asked.fingerprint,
         one.status,

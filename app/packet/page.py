@@ -1,14 +1,12 @@
 """The packet as one HTML page for people: inert, self-contained, and showing evidence as what it is."""
 
-import unicodedata
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
-INVISIBLE = ("Cc", "Cf", "Co", "Cs", "Zl", "Zp")  # controls, formats, private use, surrogates, line and paragraph ends
-
+from app.visible import visible
 
 TONE = {"untrusted": "bad", "normal": "", "authoritative": "good", None: ""}
 
@@ -45,14 +43,3 @@ def days(count: float) -> str:
             whole = round(count / size)
             return f"{whole} {name}{'' if whole == 1 else 's'}"
     return "under 1 hour"
-
-
-def visible(text: str) -> str:
-    """Control, direction and other invisible characters as their names: evidence is shown as what it is."""
-    if text.isprintable():
-        return text
-    return "".join(f"⟨U+{ord(c):04X}⟩" if hidden(c) else c for c in text)
-
-
-def hidden(character: str) -> bool:
-    return character not in "\n\t" and unicodedata.category(character) in INVISIBLE

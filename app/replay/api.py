@@ -23,13 +23,14 @@ from app.missions import Ask, Asked, MissionView
 from app.missions.ask import BudgetAsk, Replay
 from app.missions.intake import enabled
 from app.packet.api import inert, preferred
-from app.packet.page import templates, visible
+from app.packet.page import templates
 from app.policy.queries import in_force
 from app.replay.diff import diff
 from app.replay.recording import record
 from app.replay.sources import find_imported, find_recording, find_source, imported, present
 from app.replay.transfer import MOST_BYTES, PURPOSE, bring_sources, export, keep, shown_to, trusted
 from app.telemetry import traceparent
+from app.visible import visible
 from colony_client.artifacts import MissionEnvelope
 
 PLAYABLE = (*missions.CLOSED, "awaiting_approval", "executing")  # its colony is through with it

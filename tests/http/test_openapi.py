@@ -11,6 +11,8 @@ from typing import Any
 import httpx
 import jsonschema_rs
 
+from app.reference.document import EXAMPLES
+from tests.http.examples import note
 from tests.release.scene import bring, look_after, signed
 from tests.rooms.test_routes import LEAVE_FACTS, PROBES, attest
 from tests.tools.registered import entry, plant
@@ -129,6 +131,8 @@ async def test_answers_fit_what_is_published(world: World) -> None:
         ("policy_owner", "DELETE", "/v1/policies/own", {"headers": match}),
         ("operator", "GET", "/v1/policies", {}),
         ("operator", "GET", "/v1/ledger", {}),
+        ("operator", "GET", f"/v1/explain?id={mission}", {}),
+        ("operator", "GET", f"/v1/explain?id={approval}&verify=true", {}),
         ("operator", "POST", "/v1/ledger/verify", {}),
         ("operator", "GET", "/v1/events", {}),
         ("operator", "GET", "/v1/status", {}),
@@ -144,6 +148,7 @@ async def test_answers_fit_what_is_published(world: World) -> None:
         ("operator", "GET", "/v1/mission-types/some_kind", {}),
     ]
     seen = set()
+    examples: dict[str, Any] = {}
     await plant(world, "some_tools", entry("echo"))
     hook = (await world.admin.post("/v1/webhooks", json={"url": "https://example.com/hook"})).json()
     tried = (await world.admin.post(f"/v1/webhooks/{hook['id']}/test")).json()
@@ -204,23 +209,34 @@ async def test_answers_fit_what_is_published(world: World) -> None:
     ]  # fmt: skip
     for person, method, url, more in asked:
         answer = await world.people[person].http.request(method, url, **more)
-        seen.add(fits(document, answer))
+        seen.add(operation := fits(document, answer))
+        note(examples, operation, answer)
     for recipe, _ in LEAVE_FACTS.values():
-        seen.add(fits(document, await recipe(world)))
+        answer = await recipe(world)
+        seen.add(operation := fits(document, answer))
+        note(examples, operation, answer)
     for path in ("/v1/drills", "/v1/drills/replay/runs"):  # which a recipe has prepared
-        seen.add(fits(document, await world.auditor.get(path)))
+        answer = await world.auditor.get(path)
+        seen.add(operation := fits(document, answer))
+        note(examples, operation, answer)
     [recording, *_] = (await world.auditor.get("/v1/recordings")).json()["items"]
-    seen.add(fits(document, await world.auditor.get(f"/v1/recordings/{recording['id']}")))
+    answer = await world.auditor.get(f"/v1/recordings/{recording['id']}")
+    seen.add(operation := fits(document, answer))
+    note(examples, operation, answer)
     mine = (await world.admin.get("/v1/whoami")).json()
     person, key = f"/v1/principals/{mine['principal_id']}", mine["credential"]["id"]
     for path in (
         "/v1/whoami", "/v1/tenants", f"/v1/tenants/{mine['tenant_id']}", "/v1/principals", person, f"{person}/grants",
         f"{person}/identities", "/v1/api-keys", f"/v1/api-keys/{key}",
     ):  # fmt: skip
-        seen.add(fits(document, await world.admin.get(path)))
+        answer = await world.admin.get(path)
+        seen.add(operation := fits(document, answer))
+        note(examples, operation, answer)
     every = {operation["operationId"] for operations in document["paths"].values() for operation in operations.values()}
     missing = every - seen - PROBES
     assert not missing, f"ask for these too: {missing}"
+    if os.environ.get("UPDATE_SNAPSHOTS"):
+        EXAMPLES.write_text(json.dumps(dict(sorted(examples.items())), indent=1, ensure_ascii=False) + "\n")
 
 
 def fits(document: dict[str, Any], answer: httpx.Response) -> str:

@@ -11,6 +11,7 @@ import structlog
 
 from app import errors
 from app.errors import KINDS
+from app.reference import CAUSES
 from tests.world import World
 from tests.world.checks import census, problem
 
@@ -23,9 +24,16 @@ async def test_every_problem_type_has_a_page(world: World) -> None:
             page = await app.get(f"/problems/{code}")
             assert page.status_code == 200, code
             assert page.headers["content-type"] == "text/html; charset=utf-8"
-            assert page.headers["content-security-policy"] == "default-src 'none'"
-            for said in (kind.title, kind.meaning, str(kind.status), *kind.next_actions):
-                assert html.escape(said) in page.text, (code, said)
+            assert page.headers["content-security-policy"].startswith("default-src 'none'; style-src 'sha256-")
+            for said in (
+                kind.title,
+                kind.meaning,
+                str(kind.status),
+                *kind.next_actions,
+                CAUSES[code],
+                f'"code": "{code}"',
+            ):
+                assert said.replace("`", "") in re.sub(r"</?code>|`", "", html.unescape(page.text)), (code, said)
         problem(await app.get("/problems/no_such_problem"), "not_found")
         problem(await app.get("/problems/%3Cscript%3E"), "not_found")
 

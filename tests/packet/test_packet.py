@@ -9,7 +9,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from app.packet.page import visible
+from app.visible import visible
 from colony_client.artifacts import AggregationPacket, Citation, Claim, WorkerResult, quote_sha256
 from tests.life.test_moves import REACH
 from tests.world import World

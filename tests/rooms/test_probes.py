@@ -63,6 +63,7 @@ ASKED: dict[str, Callable[[World, Route, dict[str, Any]], Awaitable[httpx.Respon
     ),
     "trace": lambda world, route, named: world.auditor.get(route.path, params={"q": str(named["mission_id"])}),
     "listNames": lambda world, route, _: world.auditor.get(route.path, params={"id": str(UUID(int=0))}),
+    "explain": lambda world, route, named: world.auditor.get(route.path, params={"id": str(named["mission_id"])}),
     "verifyLedger": lambda world, route, _: world.auditor.post(route.path),
 }
 # Path parameters that name a thing by a word each tenant chooses for itself.

@@ -16,7 +16,7 @@ NAMES = (
     "m_type_version", "m_own", "m_mode", "m_surface", "m_risk", "m_sensitivity", "m_workspace", "m_contract",
     "m_labels", "m_trace", "m_request", "m_time", "m_tokens", "m_cost", "m_replay_of", "m_replay_mode",
     "d_id", "d_effect", "d_rule", "d_policy_version", "d_reason",
-    "d_inputs", "d_obligations", "e_id", "e_bytes", "f_body", "k_key", "k_fingerprint", "k_status", "k_headers",
+    "d_inputs", "d_obligations", "e_id", "e_bytes", "f_body", "f_request", "k_key", "k_fingerprint", "k_status", "k_headers",
     "k_head", "k_middle", "k_tail",
 )  # fmt: skip
 TAKE_IN = f"SELECT * FROM take_in({', '.join(f'{name} => ${n}' for n, name in enumerate(NAMES, 1))})"
@@ -43,7 +43,7 @@ def asked(ground: Ground, who: str = "asker", **more: Any) -> dict[str, Any]:
         "m_time": 1000, "m_tokens": 1, "m_cost": 1, "m_replay_of": None, "m_replay_mode": None,
         "d_id": uuid4(), "d_effect": "allow", "d_rule": "r",
         "d_policy_version": RULES.version, "d_reason": "because", "d_inputs": b"{}", "d_obligations": "{}", "e_id": uuid4(),
-        "e_bytes": mission.bytes, "f_body": b"{}", "k_key": None, "k_fingerprint": bytes(32), "k_status": 202,
+        "e_bytes": mission.bytes, "f_body": b"{}", "f_request": None, "k_key": None, "k_fingerprint": bytes(32), "k_status": 202,
         "k_headers": '{"a": "b"}', "k_head": b"<", "k_tail": b">",
     } | more  # fmt: skip
     return values

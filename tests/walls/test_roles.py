@@ -36,7 +36,12 @@ GRANTS: dict[str, dict[str, str]] = {
     "approver_key": {"registrar": "s", "auditor": "s"},
     "risk_floor": {"api": "s", "worker": "s", "registrar": "s", "auditor": "s"},
     # the record
-    "ledger": {"api": f"{FACT} s", "worker": f"{FACT} s", "registrar": f"{FACT} s", "auditor": "s"},
+    "ledger": {
+        "api": "i(actor body request subject tenant type) s",
+        "worker": f"{FACT} s",
+        "registrar": f"{FACT} s",
+        "auditor": "s",
+    },
     "ledger_id": {"api": "g", "worker": "g", "registrar": "g"},
     # the wall
     "approval_rule": {"api": "s", "worker": "s", "auditor": "s"},
@@ -144,7 +149,7 @@ CALLS: dict[str, set[str]] = {
         "put_connector", "switch_connector", "ask_connector_read", "put_tool_layer", "switch_tool_layer", "note_tool_layer", "tool_account",
         "model_switches", "switch_model_provider", "note_model_use", "close_model_calls",
         "put_rule", "fitting_rules", "lay_ladder", "break_glass", "withdraw", "revise", "renew", "see_notice",
-        "raised_risk", "standing_risk", "take_in", "tenant_of_mission", "search_passages", "search_lexemes",
+        "raised_risk", "standing_risk", "take_in", "names_of", "tenant_of_mission", "search_passages", "search_lexemes",
         "passage_lexemes", "fact_hash", "current_tenant", "enter_tenant", "require_tenant", "require_present",
         "hold_missions", "keep_missions", "use_nonces", "hold_budgets",
         "keep_blob", "put_retention", "place_hold", "lift_hold", "retention_days", "shipped_retention", "holds_on",
@@ -152,7 +157,7 @@ CALLS: dict[str, set[str]] = {
         "doctor_numbers", "full_approval_queues", "ledger_tenants",
         "newest_drills", "ladder_binds", "role_holders", "enable_rung", "lower_rung", "release_is_healthy", "tenant_name",
         "attest", "withdraw_attestation", "keep_verdict",
-        "note_look", "names_of", "deciders",
+        "note_look", "deciders",
     },
     "worker": {
         "drill_tenant", "restore_drill_work", "restore_liveness_work", "restore_execution_of", "doctor_numbers",

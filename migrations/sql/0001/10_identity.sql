@@ -305,9 +305,17 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_te
   SELECT id FROM public.tenant WHERE name = p_name
 $$;
 
-REVOKE ALL ON FUNCTION authenticate(bytea), tenant_by_name(text), require_tenant(uuid), current_tenant(), enter_tenant(uuid),
+-- Who somebody is, for stories of what was done: name and kind of principals of the tenant entered, and nothing else of them.
+CREATE FUNCTION names_of(p_tenant uuid, p_principals uuid[]) RETURNS TABLE (id uuid, name text, kind text)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+BEGIN
+  PERFORM require_tenant(p_tenant);
+  RETURN QUERY SELECT p.id, p.name, p.kind FROM public.principal p WHERE p.tenant = p_tenant AND p.id = ANY (p_principals[1:1000]);
+END $$;
+
+REVOKE ALL ON FUNCTION authenticate(bytea), names_of(uuid, uuid[]), tenant_by_name(text), require_tenant(uuid), current_tenant(), enter_tenant(uuid),
   refuse_change(), guard_role_grant(), guard_delegation(), guard_tenant(), guard_principal(), guard_api_key(), guard_session(), principal_of(uuid, text), presented_by(uuid, bytea) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION current_tenant() TO {prefix}_api, {prefix}_worker, {prefix}_executor, {prefix}_registrar, {prefix}_auditor, {prefix}_reader;
 GRANT EXECUTE ON FUNCTION require_tenant(uuid) TO {prefix}_api, {prefix}_worker, {prefix}_executor;
-GRANT EXECUTE ON FUNCTION authenticate(bytea), enter_tenant(uuid) TO {prefix}_api;
+GRANT EXECUTE ON FUNCTION authenticate(bytea), enter_tenant(uuid), names_of(uuid, uuid[]) TO {prefix}_api;
 GRANT EXECUTE ON FUNCTION tenant_by_name(text) TO {prefix}_registrar;

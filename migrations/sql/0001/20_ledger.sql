@@ -14,10 +14,12 @@ CREATE TABLE ledger (
   body bytea NOT NULL CHECK (octet_length(body) <= 8192),  -- JSON: ids, states, hashes, small typed fields
   prev bytea NOT NULL,
   hash bytea NOT NULL CHECK (length(hash) = 32),
+  request uuid,                       -- by which request it was recorded: 16 bytes of its id's SHA-256, to be found by; not hashed
   PRIMARY KEY (tenant, subject, seq)
 );
 CREATE UNIQUE INDEX ledger_position ON ledger (tenant, xid, id);
 CREATE INDEX ledger_position_all ON ledger (xid, id);
+CREATE INDEX ledger_request ON ledger (tenant, request) WHERE request IS NOT NULL;
 
 -- What is hashed. One line of fields, one line of body bytes, after the previous hash: easy to redo in any language.
 -- Its names were bound when it was made, so that no search_path leads it astray; setting one would cost as much as the hash.
@@ -42,6 +44,7 @@ BEGIN
   NEW.xid := GREATEST(pg_current_xact_id(), COALESCE(last.xid, '0'::xid8));
   NEW.id := nextval('public.ledger_id');
   NEW.at := clock_timestamp();
+  NEW.request := COALESCE(NEW.request, NULLIF(current_setting('app.request', true), '')::uuid);
   -- Facts that only the wall itself may state; anybody else writing them would be forging a decision.
   IF (NEW.type = ANY (ARRAY['approval.decided', 'approval.closed', 'approval.reminded', 'approval.escalated',
         'approval.glass_broken', 'approval.superseded', 'approval.reassigned', 'writeback.claimed', 'writeback.settled', 'writeback.attempted',
@@ -98,6 +101,7 @@ CREATE POLICY own_tenant ON ledger USING (tenant = NULLIF(current_setting('app.t
 CREATE POLICY read_all ON ledger FOR SELECT TO {prefix}_owner USING (true);
 GRANT SELECT ON ledger TO {prefix}_api, {prefix}_worker, {prefix}_auditor;
 GRANT INSERT (tenant, subject, type, actor, body) ON ledger TO {prefix}_api, {prefix}_worker, {prefix}_registrar;
+GRANT INSERT (request) ON ledger TO {prefix}_api;     -- for take_in, whose one transaction is many requests
 GRANT USAGE ON SEQUENCE ledger_id TO {prefix}_api, {prefix}_worker, {prefix}_registrar;
 GRANT SELECT ON ledger TO {prefix}_registrar;
 GRANT EXECUTE ON FUNCTION fact_hash(bytea, uuid, uuid, bigint, text, text, timestamptz, bytea)

@@ -149,7 +149,7 @@ CREATE TABLE artifact (
   sha256 bytea NOT NULL GENERATED ALWAYS AS (COALESCE(removed_sha256, sha256(bytes))) STORED,
   created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   PRIMARY KEY (tenant, id),
-  UNIQUE (tenant, mission, sha256),
+  UNIQUE (tenant, sha256, mission),  -- by hash first: it is also how anybody who holds one finds the mission
   FOREIGN KEY (tenant, mission) REFERENCES mission (tenant, id),
   CONSTRAINT artifact_removed CHECK (num_nulls(removed_sha256, removed_size, removed_at) = CASE WHEN bytes IS NULL THEN 0 ELSE 3 END)
 );

@@ -16,7 +16,7 @@ CREATE FUNCTION take_in(
   m_sensitivity text[], m_workspace text[], m_contract bytea[], m_labels text[], m_trace text[], m_request text[], m_time bigint[], m_tokens bigint[],
   m_cost numeric[], m_replay_of uuid[], m_replay_mode text[],
   d_id uuid[], d_effect text[], d_rule text[], d_policy_version text[], d_reason text[], d_inputs bytea[], d_obligations text[],
-  e_id uuid[], e_bytes bytea[], f_body bytea[],
+  e_id uuid[], e_bytes bytea[], f_body bytea[], f_request uuid[],
   k_key text[], k_fingerprint bytea[], k_status int[], k_headers text[], k_head bytea[], k_middle bytea, k_tail bytea[])
 RETURNS TABLE (n int, outcome text, at timestamptz, status int, headers jsonb, body bytea)
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, pg_temp AS $$
@@ -121,11 +121,11 @@ BEGIN
       -- last, and by itself: rows that others refer to and accounts are locked before a tenant's chain of facts
       WITH one AS MATERIALIZED (
         SELECT o.*, c_tenant[o.caller] AS tenant, c_principal[o.caller] AS principal
-        FROM unnest(m_caller, m_id, d_effect, f_body) WITH ORDINALITY AS o(caller, id, effect, fact, i)
+        FROM unnest(m_caller, m_id, d_effect, f_body, f_request) WITH ORDINALITY AS o(caller, id, effect, fact, request, i)
         WHERE o.i = ANY (piece) ORDER BY c_tenant[o.caller], o.i)
-      INSERT INTO ledger (tenant, subject, type, actor, body)
+      INSERT INTO ledger (tenant, subject, type, actor, body, request)
         SELECT o.tenant, CASE WHEN o.effect = 'deny' THEN o.tenant ELSE o.id END,
-          CASE WHEN o.effect = 'deny' THEN 'mission.refused' ELSE 'mission.accepted' END, 'principal:' || o.principal, o.fact
+          CASE WHEN o.effect = 'deny' THEN 'mission.refused' ELSE 'mission.accepted' END, 'principal:' || o.principal, o.fact, o.request
         FROM one o WHERE enter_tenant(o.tenant);
       firsts := firsts[2:]; lasts := lasts[2:];
     EXCEPTION WHEN SQLSTATE 'RX020' THEN

@@ -168,6 +168,8 @@ CREATE TABLE writeback (
 CREATE INDEX writeback_of_mission ON writeback (tenant, mission, created_at, id);
 CREATE INDEX writeback_newest ON writeback (tenant, created_at DESC, id DESC);
 CREATE INDEX writeback_of_target ON writeback (tenant, connector, target, created_at);
+CREATE INDEX writeback_of_payload ON writeback (tenant, payload_sha256);
+CREATE INDEX writeback_of_record ON writeback (tenant, (substr(target, strpos(target, '/') + 1)), created_at);  -- by the record's own id
 
 -- Connector, operation and target are read out of the payload, so that rules and screens speak of the bytes themselves;
 -- a writeback whose like is dead names it as predecessor.

@@ -100,14 +100,6 @@ BEGIN
           WHERE l.tenant = p_tenant AND l.approval = p_approval AND l.principal = who);
 END $$;
 
--- What people are called: of ids that are known already, so that nobody can be looked for.
-CREATE FUNCTION names_of(p_tenant uuid, p_ids uuid[]) RETURNS TABLE (id uuid, name text, kind text) LANGUAGE plpgsql STABLE
-SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
-BEGIN
-  PERFORM require_tenant(p_tenant);
-  RETURN QUERY SELECT p.id, p.name, p.kind FROM public.principal p WHERE p.tenant = p_tenant AND p.id = ANY (p_ids) LIMIT 500;
-END $$;
-
 -- Does somebody hold a role now? As authenticate() says it; nothing is locked, for screens.
 CREATE FUNCTION holds(p_tenant uuid, p_principal uuid, p_role text) RETURNS boolean LANGUAGE sql STABLE
 SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
@@ -147,9 +139,9 @@ CREATE INDEX writeback_of_payload ON writeback (tenant, payload_sha256);
 CREATE INDEX artifact_by_hash ON artifact (tenant, sha256) WHERE schema_name <> 'mission_envelope';
 CREATE INDEX decision_newest ON decision (tenant, decided_at DESC);
 
-REVOKE ALL ON FUNCTION guard_console_link(), link_of(bytea), note_look(uuid, uuid, text), names_of(uuid, uuid[]),
+REVOKE ALL ON FUNCTION guard_console_link(), link_of(bytea), note_look(uuid, uuid, text),
   holds(uuid, uuid, text), deciders(uuid, uuid) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION note_look(uuid, uuid, text), names_of(uuid, uuid[]), deciders(uuid, uuid) TO {prefix}_api;
+GRANT EXECUTE ON FUNCTION note_look(uuid, uuid, text), deciders(uuid, uuid) TO {prefix}_api;
 GRANT EXECUTE ON FUNCTION link_of(bytea) TO {prefix}_registrar;
 GRANT SELECT, INSERT ON console_link TO {prefix}_registrar;
 GRANT UPDATE (used_at, session) ON console_link TO {prefix}_registrar;

@@ -1,0 +1,281 @@
+"""One approval on one screen: facts by the root first, the agent's words last and boxed."""
+
+import json
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from app.cli import show
+from app.cli.client import Client, Failed, segment
+from app.cli.show import escape, pairs, rows, state
+
+STRONGEST = 2  # evidence shown before `e` asks for all
+LONG_VALUE = 400  # characters of a value shown before `d` asks for all
+
+
+@dataclass
+class Facts:
+    """What is known of one approval, read at one moment; etag is the version that a decision names."""
+
+    approval: dict[str, Any]
+    etag: str
+    mission: dict[str, Any] = field(default_factory=dict)
+    rule: dict[str, Any] = field(default_factory=dict)
+    story: dict[str, Any] = field(default_factory=dict)
+    before: list[dict[str, Any]] = field(default_factory=list)
+    environment: str = ""
+
+    @property
+    def writes(self) -> bool:
+        return bool(self.approval["subject"] == "writeback")
+
+    @property
+    def risk(self) -> str:
+        return str(self.approval["risk_level"])
+
+    @property
+    def record(self) -> str:
+        """The id of the record that would change; of a question about a mission, the mission's."""
+        return str(self.approval["payload"]["target"]["id"] if self.writes else self.approval["mission_id"])
+
+
+def read(client: Client, approval: str, environment: str = "") -> Facts:
+    """Everything the screen shows. What the caller may not read, or what does not answer, is left out and said so."""
+    seen = client.get(f"/v1/approvals/{segment(approval)}")
+    found = seen.body
+
+    def more(path: str, **parameters: Any) -> dict[str, Any]:
+        try:
+            read: dict[str, Any] = client.get(path, **parameters).body
+            return read
+        except Failed:
+            return {}
+
+    facts = Facts(found, seen.etag, environment=environment)
+    facts.mission = more(f"/v1/missions/{found['mission_id']}")
+    facts.rule = more(f"/v1/approval-rules/{found['rule']['id']}")
+    facts.story = more("/v1/explain", id=found["id"])
+    if facts.writes:
+        target = found["payload"]["target"]
+        known = more("/v1/explain", id=f"{found['payload']['connector']}/{target['kind']}/{target['id']}")
+        facts.before = [one for one in known.get("changes", []) if one["approval_id"] != found["id"]]
+    return facts
+
+
+def target(payload: dict[str, Any]) -> str:
+    return f"{payload['target']['kind']} {payload['target']['id']}"
+
+
+def plain(value: Any) -> str:
+    return "(empty)" if value in (None, "") else escape(value if isinstance(value, str) else json.dumps(value))
+
+
+def short(value: Any) -> str:
+    said = plain(value)
+    return said if len(said) <= LONG_VALUE else f"{said[:LONG_VALUE]}… ({len(said)} characters)"
+
+
+def sentence(facts: Facts) -> str:
+    """Part 1: what happens, made from the payload by the root's own words."""
+    found = facts.approval
+    if not facts.writes:
+        return "Let the mission itself go on."
+    payload, now = found["payload"], ((found.get("current") or {}).get("value") or {})
+    told = [f"{name} {short(now[name]) + ' → ' if name in now else ''}{short(value)}"[:120]
+            for name, value in payload["changes"].items()]  # fmt: skip
+    where = escape(payload["connector"]) + (f" ({facts.environment})" if facts.environment else "")
+    back = "It can be set back." if payload["operation"] == "update" else "It cannot be taken back once it is written."
+    verb, what = escape(payload["operation"].capitalize()), escape(target(payload))
+    return f"{verb} 1 record, {what}, in {where}: {', '.join(told[:4])}{' …' if len(told) > 4 else ''}. {back}"
+
+
+def changes(found: dict[str, Any], whole: bool = True) -> Table:
+    """Field by field: what the target holds now, and what it would hold."""
+    now = (found.get("current") or {}).get("value") or {}
+    say = plain if whole else short
+    table = rows("field", "now", "proposed")
+    for name, value in found["payload"]["changes"].items():
+        before = say(now[name]) if name in now else "?"
+        table.add_row(escape(name), f"[red]- {before}[/red]", f"[green]+ {say(value)}[/green]")
+    return table
+
+
+def beware(found: dict[str, Any]) -> Text:
+    """Drift since the proposal, or why the target could not be read."""
+    current = found.get("current") or {}
+    if current.get("drifted"):
+        return Text(f"the target has moved on to version {escape(str(current.get('version')))}", "red")
+    return Text(escape(str(current.get("problem") or "")), "red")
+
+
+def screen(facts: Facts, *, raw: bool = False, evidence: bool = False) -> RenderableType:
+    """Parts 1 to 8, in this order."""
+    found = facts.approval
+    parts: list[RenderableType] = [Text.from_markup(f"[bold]{sentence(facts)}[/bold]")]
+    if facts.writes:
+        parts += [changes(found, whole=raw)]
+        if raw:
+            parts += [Text(show.visible(json.dumps(found["payload"], indent=2, ensure_ascii=False)), "dim")]
+    parts += [pairs({"beware": beware(found), "SHA-256": found["payload_sha256"], **why(facts)})]
+    parts += quoted(found, evidence)
+    parts += [pairs(who(facts) | clock(found)), *earlier(facts), agent(found)]
+    title = f"{found['state']} · {facts.risk} risk · {found['id']}"
+    return Panel(Group(*parts), title=title, title_align="left", border_style="yellow")
+
+
+def why(facts: Facts) -> dict[str, Any]:
+    """Part 3: the rule, and what would have made it automatic."""
+    found, rule = facts.approval, facts.rule
+    which = f"rule {found['rule']['id']} v{found['rule']['version']}"
+    fits = (
+        [f"{'any' if rule[name] == '*' else rule[name]} {name}" for name in ("connector", "operation", "risk")]
+        if rule
+        else []
+    )
+    said = f": {', '.join(fits)}" if fits else ""
+    policy = "; ".join(f"{name} {value}" for name, value in (found.get("obligations") or {}).items())
+    automatic = "nothing: a change waits for a human in every mode" if facts.writes else ""
+    return {"why here": f"{which}{escape(said)}", "policy wants": policy, "automatic if": automatic}
+
+
+def quoted(found: dict[str, Any], every: bool) -> list[RenderableType]:
+    """Part 4: what it stands on, each checked by the root against the bytes it stored."""
+    items = found.get("evidence") or []
+    lines: list[RenderableType] = [
+        Text.from_markup(
+            f"[green]✓[/green] [cyan]{escape(one['document'])}:{one['start']}-{one['end']}[/cyan] "
+            f"[dim]“{escape(show.short(one['quote']))}”[/dim]"
+        )
+        for one in (items if every else items[:STRONGEST])
+    ]
+    if len(items) > STRONGEST and not every:
+        lines.append(Text(f"and {len(items) - STRONGEST} more: e", "dim"))
+    if not items and found["subject"] == "writeback":
+        lines.append(Text("no evidence is named for it", "red"))
+    return lines
+
+
+def who(facts: Facts) -> dict[str, Any]:
+    """Part 5."""
+    found, mission = facts.approval, facts.mission
+    names = [one["requested_by"]["name"] for one in facts.story.get("missions", [])]
+    name = next((one for one in names if one), found["requested_by"])
+    budget = mission.get("budget") or {}
+    cost = (
+        f"{budget.get('used_tokens', 0)} of {budget.get('tokens', 0)} tokens, "
+        f"{budget.get('used_cost_usd', 0)} of {budget.get('cost_usd', 0)} USD"
+    )
+    goal = show.short(str(mission.get("user_goal") or ""))
+    return {
+        "asked by": name,
+        "mission": f"{found['mission_id']}  {found['mission_type']}" + (f"  “{goal}”" if goal else ""),
+        "used": cost if budget else "",
+    }
+
+
+def clock(found: dict[str, Any]) -> dict[str, Any]:
+    """Part 6."""
+    roles = ", ".join(found.get("may_decide") or []) + (f" and {extra}" if (extra := found.get("must_hold")) else "")
+    made = ", ".join(f"{one['verdict']} {one['decided_at'][:16]}" for one in found.get("decisions") or [])
+    return {
+        "expires": f"{left(found['expires_at'])} ({found['expires_at'][:16]})",
+        "quorum": f"{found['approvals']} of {found['required']}{f': {made}' if made else ''}; may decide: {roles}",
+        "signed": "this rule counts signed approvals only: --signing-key" if found.get("signature_required") else "",
+        "glass": Text(f"broken at {glass['broken_at']}", "red") if (glass := found.get("glass")) else "",
+        "replaces": found.get("predecessor"),
+        "replaced by": found.get("successor_approval"),
+    }
+
+
+def left(moment: str) -> str:
+    """How long until then."""
+    seconds = (datetime.fromisoformat(moment) - datetime.now(UTC)).total_seconds()
+    if seconds <= 0:
+        return "its time is over"
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"in {seconds / size:.0f} {unit}"
+    return f"in {seconds:.0f} s"
+
+
+def earlier(facts: Facts) -> list[RenderableType]:
+    """Part 7: what became of other changes to the same record."""
+    if not facts.before:
+        return []
+    lines = [
+        f"{one['state']:<18} {one['operation']} {', '.join(one['fields'])}"
+        + (f", read back {one['read_back'].replace('_', ' ')}" if one["read_back"] else "")
+        for one in facts.before[-3:]
+    ]
+    return [Text("Earlier changes to this record", "dim"), Text(show.visible("\n".join(lines)))]
+
+
+def agent(found: dict[str, Any]) -> RenderableType:
+    """Part 8: the agent's own words, which nobody checked."""
+    words = "\n".join(str(said) for said in (found.get("summary"), found.get("rationale")) if said)
+    shown = show.visible(words[:4000]) or "nothing"
+    return Panel(Text(shown), title="written by the agent, not verified", title_align="left", border_style="dim")
+
+
+def approval(found: dict[str, Any]) -> None:
+    """The short form: what a decision has to name, without the loop around it."""
+    payload = found["payload"]
+    writes = found["subject"] == "writeback"
+    about = {
+        "approval": found["id"],
+        "mission": found["mission_id"],
+        "state": state(found["state"]),
+        "change": f"{payload['operation']} {target(payload)} in {payload['connector']}" if writes else "",
+        "version": payload.get("expected_version"),
+        "beware": beware(found),
+        "summary": found.get("summary"),
+        "why": found.get("rationale"),
+        "approvals": f"{found['approvals']} of {found['required']}",
+        "may decide": ", ".join(found.get("may_decide") or [])
+        + (f" and {extra}" if (extra := found.get("must_hold")) else ""),
+        "glass": Text(f"broken at {glass['broken_at']}" if (glass := found.get("glass")) else "", "red"),
+        "replaces": found.get("predecessor"),
+        "replaced by": found.get("successor_approval"),
+        "ladder": "\n".join(step(one) for one in found.get("ladder") or []),
+        "expires": found["expires_at"],
+        "SHA-256": found["payload_sha256"],
+    }
+    shown = Group(pairs(about), "", changes(found)) if writes else Group(pairs(about))
+    title = "Proposed change" if writes else "Question about the mission itself"
+    show.out.print(Panel(shown, title=title, title_align="left", border_style="yellow"))
+
+
+def step(found: dict[str, Any]) -> str:
+    """One step of the ladder: when, what, to whom, and whether it was done."""
+    what = " to ".join(word for word in (found["kind"], found.get("role")) if word)
+    return f"{found['at'][:16]}  {what}" + (f"  (done {found['done_at'][:16]})" if found["done_at"] else "")
+
+
+def approvals(items: list[dict[str, Any]]) -> None:
+    table = rows("id", "state", "risk", "change", "mission", "expires")
+    for item in items:
+        risk = str(item.get("risk_level") or "")
+        table.add_row(
+            item["id"], state(item["state"]), risk, escape(what(item)), item["mission_id"], item["expires_at"][:16]
+        )
+    if items:
+        show.out.print(table)
+    else:
+        show.line("Nothing waits.")
+        show.aside("What was decided: mission-root approvals list --state ''")
+
+
+def what(item: dict[str, Any]) -> str:
+    payload = item["payload"]
+    return f"{payload['operation']} {target(payload)}" if item["subject"] == "writeback" else "the mission"
+
+
+def decided(found: dict[str, Any]) -> None:
+    show.line(f"Recorded; the approval is {found['state']}.")
+    if found["not_before"]:
+        show.line(f"It is executed after {found['not_before']}, the end of the undo window.")

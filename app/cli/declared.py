@@ -1,0 +1,45 @@
+"""What is declared in a file under a name, has versions, and can be switched off: connectors and layers of tools."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from app.cli.client import Client
+
+Definition = Annotated[
+    Path, typer.Argument(exists=True, dir_okay=False, readable=True, help="The definition, YAML or JSON.")
+]
+Reason = Annotated[str, typer.Option("--reason", help="Why; kept with the switch.")]
+YAML = (".yaml", ".yml")
+JSON = "application/json"
+
+
+def put(client: Client, path: str, file: Path, check_only: bool) -> dict[str, Any]:
+    """Puts a file as it is, on the version that is there now."""
+    kind = "application/yaml" if file.suffix in YAML else JSON
+    asked = {"validate_only": "true"} if check_only else {}
+    done: dict[str, Any] = client.put(path, file.read_bytes(), if_match=client.etag_of(path), kind=kind, **asked).body
+    return done
+
+
+def retire(client: Client, path: str) -> dict[str, Any]:
+    done: dict[str, Any] = client.delete(path, if_match=client.get(path).etag).body
+    return done
+
+
+def switch(client: Client, path: str, verb: str, reason: str) -> dict[str, Any]:
+    """halt or resume."""
+    done: dict[str, Any] = client.post(f"{path}/{verb}", {"reason": reason}).body
+    return done
+
+
+def outcome(done: dict[str, Any]) -> str:
+    """What putting or retiring came to."""
+    version = f" v{done['version']}" if done["version"] and done["outcome"] != "valid" else ""
+    return f"{done['name']}{version}: {done['outcome']}"
+
+
+def versions(history: list[dict[str, Any]]) -> str:
+    """The versions before the one in force."""
+    return ", ".join(f"v{one['version']} {one['created_at']}" for one in history[1:])

@@ -1,0 +1,229 @@
+"""The commands by enumeration: each answers JSON, each operation of the API has one, and none speaks past its stream."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from app.cli import main
+from tests.cli.test_client import Ended, Root, command, root
+from tests.http.test_openapi import SNAPSHOT
+
+__all__ = ["command", "root"]
+
+# What runs here until it is ended, and so has nothing to answer.
+NO_JSON = {"serve", "registrar", "worker", "executor", "colony", "crm"}
+
+# How each operation is asked for. ID stands for whatever id the command takes.
+POLICY, JSON_FILE = "@policy", "@json"
+ASKED: dict[str, tuple[str, ...]] = {
+    "createMission": ("missions", "create", "oracle_advisory", "What?"),
+    "listMissions": ("missions", "list"),
+    "getMission": ("missions", "get", "ID"),
+    "listMissionTypes": ("mission-types", "list"),
+    "getMissionType": ("mission-types", "show", "ID"),
+    "putMissionType": ("mission-types", "put", "ID", JSON_FILE),
+    "cancelMission": ("missions", "cancel", "ID", "--reason", "x"),
+    "failMission": ("missions", "fail", "ID", "--reason", "x"),
+    "getStatus": ("status",),
+    "listMissionEvents": ("missions", "events", "ID"),
+    "listLedger": ("ledger", "list"),
+    "explain": ("explain", "ID"),
+    "verifyLedger": ("ledger", "verify"),
+    "listAnchors": ("ledger", "anchors"),
+    "proveFact": ("ledger", "prove", "ID"),
+    "exportLedger": ("ledger", "export", "--out", "@new"),
+    "createWebhook": ("webhooks", "create", "https://example.com"),
+    "listWebhooks": ("webhooks", "list"),
+    "getWebhook": ("webhooks", "show", "ID"),
+    "changeWebhook": ("webhooks", "pause", "ID"),
+    "deleteWebhook": ("webhooks", "delete", "ID"),
+    "rotateWebhookSecret": ("webhooks", "rotate", "ID"),
+    "testWebhook": ("webhooks", "test", "ID"),
+    "listDeliveries": ("webhooks", "deliveries", "ID"),
+    "getDelivery": ("webhooks", "delivery", "ID", "ID"),
+    "redeliver": ("webhooks", "redeliver", "ID"),
+    "listArtifacts": ("missions", "artifacts", "ID"),
+    "getArtifact": ("missions", "artifacts", "ID", "ID"),
+    "getPacket": ("missions", "packet", "ID"),
+    "replayMission": ("replay", "run", "ID"),
+    "diffMission": ("replay", "diff", "ID"),
+    "exportRecording": ("replay", "export", "ID", "--out", "@new"),
+    "replayRecording": ("replay", "run", "ID", "--recording"),
+    "importRecording": ("replay", "import", JSON_FILE),
+    "listRecordings": ("replay", "list"),
+    "getRecording": ("replay", "show", "ID"),
+    "listWritebacks": ("writebacks", "list"),
+    "getWriteback": ("writebacks", "show", "ID"),
+    "renewWriteback": ("writebacks", "renew", "ID"),
+    "listConnectors": ("connectors", "list"),
+    "getConnector": ("connectors", "show", "ID"),
+    "putConnector": ("connectors", "put", "ID", JSON_FILE),
+    "retireConnector": ("connectors", "retire", "ID"),
+    "haltConnector": ("connectors", "halt", "ID", "--reason", "x"),
+    "resumeConnector": ("connectors", "resume", "ID", "--reason", "x"),
+    "checkConnector": ("connectors", "check", "ID", "lead", "1"),
+    "listToolLayers": ("tool-layers", "list"),
+    "getToolLayer": ("tool-layers", "show", "ID"),
+    "putToolLayer": ("tool-layers", "put", "ID", JSON_FILE),
+    "retireToolLayer": ("tool-layers", "retire", "ID"),
+    "haltToolLayer": ("tool-layers", "halt", "ID", "--reason", "x"),
+    "resumeToolLayer": ("tool-layers", "resume", "ID", "--reason", "x"),
+    "checkToolLayer": ("tool-layers", "check", "ID"),
+    "listModelProviders": ("models", "list"),
+    "switchModelProviderOff": ("models", "off", "ID", "--reason", "x"),
+    "switchModelProviderOn": ("models", "on", "ID", "--reason", "x"),
+    "listApprovals": ("approvals", "list"),
+    "getApproval": ("approvals", "show", "ID"),
+    "decide": ("approvals", "decide", "ID", "approve", "--payload-sha256", "ab"),
+    "breakGlass": ("approvals", "break-glass", "ID", "--reason", "x", "--payload-sha256", "ab"),
+    "cancelApproval": ("approvals", "cancel", "ID", "--reason", "x"),
+    "reviseApproval": ("approvals", "revise", "ID", "--reason", "x", "--changes", "{}", "--payload-sha256", "ab"),
+    "listNotices": ("notices", "list"),
+    "seeNotice": ("notices", "seen", "ID"),
+    "listApprovalRules": ("rules", "list"),
+    "createApprovalRule": ("rules", "put", JSON_FILE),
+    "getApprovalRule": ("rules", "show", "ID"),
+    "putApprovalRule": ("rules", "put", JSON_FILE, "--id", "ID"),
+    "chooseApprovalRule": ("rules", "choose", "update"),
+    "evaluatePolicy": ("policies", "evaluate", "mission.create", "oracle_advisory"),
+    "listPolicies": ("policies", "list"),
+    "getPolicyVocabulary": ("policies", "vocabulary"),
+    "getPolicySet": ("policies", "set", "ID"),
+    "getPolicy": ("policies", "show", "ID"),
+    "putPolicy": ("policies", "put", "ID", POLICY),
+    "retirePolicy": ("policies", "retire", "ID"),
+    "previewPolicy": ("policies", "preview", "ID", POLICY),
+    "getBudgets": ("budgets", "show"),
+    "putBudgets": ("budgets", "set", "--day-tokens", "5"),
+    "getBudgetUsage": ("budgets", "show"),
+    "listWorkspaces": ("workspace", "list"),
+    "listDocuments": ("workspace", "documents", "ID"),
+    "putDocument": ("workspace", "ingest", POLICY, "--workspace", "ID"),
+    "removeDocument": ("workspace", "remove", "a.md", "--workspace", "ID"),
+    "getTrust": ("workspace", "trust", "ID"),
+    "putTrust": ("workspace", "trust", "ID", "wiki/**=normal"),
+    "listTenants": ("tenants", "list"),
+    "createTenant": ("tenants", "create", "acme"),
+    "getTenant": ("tenants", "show", "ID"),
+    "suspendTenant": ("tenants", "suspend", "ID"),
+    "resumeTenant": ("tenants", "resume", "ID"),
+    "listPrincipals": ("principals", "list"),
+    "createPrincipal": ("principals", "create", "Nina"),
+    "getPrincipal": ("principals", "show", "ID"),
+    "suspendPrincipal": ("principals", "suspend", "ID"),
+    "resumePrincipal": ("principals", "resume", "ID"),
+    "listIdentities": ("principals", "show", "ID"),
+    "linkIdentity": ("principals", "link", "ID", "https://id.example.com", "x"),
+    "unlinkIdentity": ("principals", "unlink", "ID", "ID"),
+    "endSessions": ("principals", "end-sessions", "ID"),
+    "listGrants": ("principals", "show", "ID"),
+    "grantRole": ("principals", "grant", "ID", "operator"),
+    "delegateRole": ("principals", "delegate", "ID", "operator", "--expires-at", "2030-01-31T12:00:00Z"),
+    "revokeGrant": ("principals", "revoke", "ID", "ID"),
+    "listApiKeys": ("keys", "list"),
+    "createApiKey": ("keys", "create"),
+    "getApiKey": ("keys", "show", "ID"),
+    "revokeApiKey": ("keys", "revoke", "ID"),
+    "rotateApiKey": ("keys", "rotate", "ID"),
+    "whoami": ("whoami",),
+}
+# Which operations have no command, and why.
+WITHOUT = {
+    "listEvents": "the tenant's stream is for programs; `ledger list` reads the same facts, `missions events --follow` one mission's",
+    "createSession": "a session is what a token stands for behind the API; here the token itself is given as --api-key",
+    "endSession": "see createSession; `principals end-sessions` ends somebody's",
+    "livez": "a probe, for whoever runs processes", "healthz": "a probe", "startupz": "a probe", "readyz": "a probe",
+}  # fmt: skip
+
+# An answer that every command finds enough in, with --json.
+ANYTHING: dict[str, Any] = {
+    "items": [], "next_cursor": None, "has_more": False, "id": "ID", "name": "ID", "state": "completed", "version": 1, "same": True,
+    "outcome": "changed", "status": "ok", "verified": True, "ok": True, "proof": None, "claims": [], "answer": "", "reason": None,
+    "payload_sha256": "ab", "subject": "mission", "anchors": {"state": "ok"}, "schemas": {}, "key": None, "divergence": None,
+    "ended": 0, "role": "operator", "roles": [], "kind": "human", "environment": "local", "components": [], "violators": [],
+}  # fmt: skip
+
+
+def commands(of: Any = None, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    of = of or get_command(main.app)
+    for name, one in getattr(of, "commands", {}).items():
+        yield from commands(one, (*words, name)) if hasattr(one, "commands") else [((*words, name), one)]
+
+
+def operations() -> dict[str, tuple[str, str]]:
+    """(method, path) of every operation of the published document."""
+    paths = json.loads(SNAPSHOT.read_text())["paths"]
+    return {one["operationId"]: (m.upper(), path) for path, methods in paths.items() for m, one in methods.items()}
+
+
+def test_every_command_answers_json() -> None:
+    lacking = {" ".join(words) for words, one in commands() if "--json" not in [o for p in one.params for o in p.opts]}
+    assert lacking == NO_JSON
+
+
+def test_every_command_says_what_it_does() -> None:
+    for words, one in commands():
+        assert one.help and one.help.strip().endswith((".", ":", "`")), words
+        for parameter in one.params:
+            said = getattr(parameter, "help", "")
+            assert said or parameter.name in ("role", "name", "tenant"), (words, parameter.name)
+
+
+def test_every_operation_has_a_command_or_a_reason() -> None:
+    assert set(operations()) == set(ASKED) | set(WITHOUT)
+    assert not set(ASKED) & set(WITHOUT)
+
+
+@pytest.fixture
+def anything(root: Root) -> None:
+    class Everything(dict):  # type: ignore[type-arg]
+        def get(self, asked: str, _: Any = None) -> Any:
+            method, _, path = asked.partition(" ")
+            if method == "GET" and path.endswith(("/mission-types", "/policies")):
+                return 200, {}, []
+            if method == "DELETE" and path.endswith("/documents"):
+                return 204, {}, None
+            return 200, {"ETag": '"v1"'}, ANYTHING
+
+    root.answers = Everything()
+
+
+@pytest.mark.parametrize("operation", ASKED)
+def test_each_command_asks_for_its_operation_and_answers_json(
+    root: Root, command: Callable[..., Ended], anything: None, tmp_path: Path, operation: str
+) -> None:
+    files = {POLICY: "rules.md", JSON_FILE: "body.json", "@new": "new.bin"}
+    (tmp_path / "rules.md").write_text("# Rules\n")
+    (tmp_path / "body.json").write_text("{}")
+    words = [str(tmp_path / files[word]) if word in files else word for word in ASKED[operation]]
+    code, out, err = command(*words, "--json")
+    method, path = operations()[operation]
+    asked = {what for what, *_ in root.asked}
+    wanted = "/".join("ID" if part.startswith("{") else part for part in path.split("/"))
+    assert f"{method} {wanted}" in asked, (asked, out, err)
+    assert (code, err) == (0, ""), (code, out, err)
+    for line in out.splitlines():
+        json.loads(line)
+
+
+def test_nothing_is_coloured_where_nobody_wants_it(
+    root: Root, command: Callable[..., Ended], anything: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("NO_COLOR", "1"), ("TERM", "dumb")):
+        monkeypatch.setenv(name, value)
+        for words in (("missions", "list"), ("approvals", "list"), ("--help",), ("status",)):
+            _, out, err = command(*words)
+            assert "\x1b" not in out + err, (name, words)
+        monkeypatch.delenv(name)
+
+
+def test_the_shell_completes_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    for typed, offered in (("mission-root appr", "approvals"), ("mission-root approvals re", "review")):
+        known = {"_MISSION_ROOT_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+        done = CliRunner().invoke(main.app, [], env=known, prog_name="mission-root")
+        assert offered in done.output.split(), done.output

@@ -1,0 +1,37 @@
+"""Real answers made into examples for the pages about the API: short, and without anybody's secret."""
+
+import json
+from typing import Any
+
+import httpx
+
+LONG, MANY = 160, 2
+HIDDEN = {"secret": "mr_…", "public_key": "…"}
+
+
+def note(examples: dict[str, Any], operation: str, answer: httpx.Response) -> None:
+    """Keeps the first good answer of each operation, with what was asked."""
+    if operation in examples or not answer.is_success:
+        return
+    kind = answer.headers.get("content-type", "").partition(";")[0]
+    url = httpx.URL(str(answer.request.url))
+    found: dict[str, Any] = {"path": url.raw_path.decode()}
+    content = answer.request.content
+    if content and "json" in answer.request.headers.get("content-type", ""):
+        found["request"] = shortened(json.loads(content))
+    body = shortened(answer.json()) if kind == "application/json" else lines(answer.text)
+    examples[operation] = found | {"status": answer.status_code, "body": body}
+
+
+def shortened(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: HIDDEN.get(name, shortened(one)) if one is not None else None for name, one in value.items()}
+    if isinstance(value, list):
+        return [shortened(one) for one in value[:MANY]]
+    if isinstance(value, str) and len(value) > LONG:
+        return value[: LONG - 1] + "…"
+    return value
+
+
+def lines(text: str) -> str:
+    return "\n".join(line[:LONG] for line in text.splitlines()[:4])
