@@ -132,11 +132,7 @@ BEGIN
     ORDER BY p.name LIMIT 200;
 END $$;
 
--- Searched by: a record's id, an approved payload's hash, an artifact's hash (envelopes, of which every mission has one, are
--- found by their mission), and decisions by when they were made.
-CREATE INDEX writeback_of_record ON writeback (tenant, (substr(target, strpos(target, '/') + 1)), created_at);
-CREATE INDEX writeback_of_payload ON writeback (tenant, payload_sha256);
-CREATE INDEX artifact_by_hash ON artifact (tenant, sha256) WHERE schema_name <> 'mission_envelope';
+-- How people decide is read from the newest decisions.
 CREATE INDEX decision_newest ON decision (tenant, decided_at DESC);
 
 REVOKE ALL ON FUNCTION guard_console_link(), link_of(bytea), note_look(uuid, uuid, text),
