@@ -14,7 +14,7 @@ from app.missions.ask import Ask, Replay, workspace
 from app.missions.forms import Form
 
 MIDDLE = b'","updated_at":"'  # what stands between the two times of an answer
-TAKE_IN = f"SELECT n, outcome, at, status, headers, body FROM take_in({', '.join(f'${n}' for n in range(1, 43))})"  # noqa: S608  # $1, $2, ...
+TAKE_IN = f"SELECT n, outcome, at, status, headers, body FROM take_in({', '.join(f'${n}' for n in range(1, 44))})"  # noqa: S608  # $1, $2, ...
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,6 @@ def row(one: Judged) -> tuple[Any, ...]:
         one.contract,
         one.labels,
         asked.traceparent,
-        asked.request_id,
         envelope.budget.time_ms,
         envelope.budget.tokens,
         form.cost,

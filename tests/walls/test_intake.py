@@ -14,7 +14,7 @@ RULES = compiled(())
 NAMES = (
     "c_secret", "c_tenant", "c_principal", "c_roles", "c_change", "c_set", "c_ladder", "m_caller", "m_id", "m_type",
     "m_type_version", "m_own", "m_mode", "m_surface", "m_risk", "m_sensitivity", "m_workspace", "m_contract",
-    "m_labels", "m_trace", "m_request", "m_time", "m_tokens", "m_cost", "m_replay_of", "m_replay_mode",
+    "m_labels", "m_trace", "m_time", "m_tokens", "m_cost", "m_replay_of", "m_replay_mode",
     "d_id", "d_effect", "d_rule", "d_policy_version", "d_reason",
     "d_inputs", "d_obligations", "e_id", "e_bytes", "f_body", "f_request", "k_key", "k_fingerprint", "k_status", "k_headers",
     "k_head", "k_middle", "k_tail",
@@ -39,7 +39,6 @@ def asked(ground: Ground, who: str = "asker", **more: Any) -> dict[str, Any]:
         "c_roles": "submitter", "c_change": 0, "c_set": bytes.fromhex(RULES.version), "c_ladder": None, "m_caller": 1, "m_id": mission,
         "m_type": "oracle_advisory", "m_type_version": 1, "m_own": False, "m_mode": "assisted", "m_surface": "test", "m_risk": "low",
         "m_sensitivity": "internal", "m_workspace": "default", "m_contract": bytes(32), "m_labels": "{}", "m_trace": None,
-        "m_request": None,
         "m_time": 1000, "m_tokens": 1, "m_cost": 1, "m_replay_of": None, "m_replay_mode": None,
         "d_id": uuid4(), "d_effect": "allow", "d_rule": "r",
         "d_policy_version": RULES.version, "d_reason": "because", "d_inputs": b"{}", "d_obligations": "{}", "e_id": uuid4(),

@@ -30,7 +30,6 @@ CREATE TABLE mission (
   contract_hash bytea NOT NULL CHECK (length(contract_hash) = 32),
   labels jsonb NOT NULL DEFAULT '{}',
   traceparent text,
-  request_id text CHECK (length(request_id) <= 128),      -- of the request that asked for it: its answer and the log have the same
   replay_of uuid,                    -- the mission, or the imported recording, that this one repeats
   replay_mode text CHECK (replay_mode IN ('rerun', 'recorded', 'recorded_with_colony')),  -- see app/replay; null for a first run
   attempt int NOT NULL DEFAULT 1 CHECK (attempt >= 1),    -- raised when an attempt is given up; also the fence of callbacks
@@ -64,7 +63,6 @@ CREATE INDEX mission_newest ON mission (tenant, created_at DESC, id DESC);
 CREATE INDEX mission_of_state ON mission (tenant, state, created_at DESC, id DESC);
 CREATE INDEX mission_of_type ON mission (tenant, mission_type, created_at DESC, id DESC);
 CREATE INDEX mission_of_requester ON mission (tenant, requested_by, created_at DESC, id DESC);
-CREATE INDEX mission_of_request ON mission (tenant, request_id) WHERE request_id IS NOT NULL;
 CREATE INDEX mission_of_replay ON mission (tenant, replay_of, created_at DESC, id DESC) WHERE replay_of IS NOT NULL;
 -- What retention goes by: closed missions only, so that taking one in has nothing to do with it.
 CREATE INDEX mission_retained ON mission (tenant, sensitivity_class, closed_at) WHERE closed_at IS NOT NULL AND bytes_removed_at IS NULL;

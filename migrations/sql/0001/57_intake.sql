@@ -13,7 +13,7 @@
 CREATE FUNCTION take_in(
   c_secret text[], c_tenant uuid[], c_principal uuid[], c_roles text[], c_change bigint[], c_set bytea[], c_ladder bigint[],
   m_caller int[], m_id uuid[], m_type text[], m_type_version int[], m_own boolean[], m_mode text[], m_surface text[], m_risk text[],
-  m_sensitivity text[], m_workspace text[], m_contract bytea[], m_labels text[], m_trace text[], m_request text[], m_time bigint[], m_tokens bigint[],
+  m_sensitivity text[], m_workspace text[], m_contract bytea[], m_labels text[], m_trace text[], m_time bigint[], m_tokens bigint[],
   m_cost numeric[], m_replay_of uuid[], m_replay_mode text[],
   d_id uuid[], d_effect text[], d_rule text[], d_policy_version text[], d_reason text[], d_inputs bytea[], d_obligations text[],
   e_id uuid[], e_bytes bytea[], f_body bytea[], f_request uuid[],
@@ -87,18 +87,18 @@ BEGIN
       WITH one AS MATERIALIZED (
         SELECT o.*, c_tenant[o.caller] AS tenant, c_principal[o.caller] AS principal, c_secret[o.caller] AS secret
         FROM unnest(m_caller, m_id, m_type, m_type_version, m_mode, m_surface, m_risk, m_sensitivity, m_workspace, m_contract,
-                    m_labels, m_trace, m_request, m_time, m_tokens, m_cost, m_replay_of, m_replay_mode, d_id, d_effect, d_rule, d_policy_version,
+                    m_labels, m_trace, m_time, m_tokens, m_cost, m_replay_of, m_replay_mode, d_id, d_effect, d_rule, d_policy_version,
                     d_reason, d_inputs, d_obligations, e_id, e_bytes, k_key, k_fingerprint, k_status, k_headers, k_head, k_tail)
              WITH ORDINALITY AS o(caller, id, type, type_version, mode, surface, risk, sensitivity, workspace, contract, labels,
-                    trace, request, time_ms, tokens, cost, replay_of, replay_mode, decision, effect, rule, policy_version, reason, inputs, obligations, artifact,
+                    trace, time_ms, tokens, cost, replay_of, replay_mode, decision, effect, rule, policy_version, reason, inputs, obligations, artifact,
                     bytes, key, fingerprint, status, headers, head, tail, i)
         WHERE o.i = ANY (piece) ORDER BY c_tenant[o.caller], o.i),
       made AS (
         INSERT INTO mission (tenant, id, mission_type, type_version, mode, state, origin_surface, risk_level, sensitivity_class,
-            presented, workspace, contract_hash, labels, traceparent, request_id, budget_time_ms, budget_tokens, budget_cost_usd,
+            presented, workspace, contract_hash, labels, traceparent, budget_time_ms, budget_tokens, budget_cost_usd,
             replay_of, replay_mode, created_at, updated_at)
           SELECT o.tenant, o.id, o.type, o.type_version, o.mode, 'accepted', o.surface, o.risk, o.sensitivity, o.secret, o.workspace,
-            o.contract, o.labels::jsonb, o.trace, o.request, o.time_ms, o.tokens, o.cost, o.replay_of, o.replay_mode, moment, moment
+            o.contract, o.labels::jsonb, o.trace, o.time_ms, o.tokens, o.cost, o.replay_of, o.replay_mode, moment, moment
           FROM one o WHERE o.effect <> 'deny' AND enter_tenant(o.tenant)),
       decided AS (
         INSERT INTO policy_decision (tenant, id, mission, principal, action, resource, effect, rule, policy_version, reason,
