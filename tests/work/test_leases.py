@@ -384,5 +384,6 @@ async def test_the_executor_ends_and_postpones_only_what_it_holds(world: World) 
 
 def test_every_kind_of_work_has_a_queue_and_somebody_who_does_it() -> None:
     by_call = {"dispatch", "replay", "review", "attempt_timer", "colony_cancel", "webhook_send", "anchor", "tool_check"}
+    by_call |= {"liveness", "drills", "drill"}
     assert {kind for kind, queue in KINDS.items() if queue == "worker"} == set(VERBS) | by_call
     assert {kind for kind, queue in KINDS.items() if queue == "executor"} == {"execute", "connector_read"}

@@ -69,5 +69,5 @@ class DrillTarget(Reader):
         receipt = _receipts[idempotency_key] = {"id": payload.record_id, "version": version}
         for kept in (_records, _receipts):
             while len(kept) > MOST:
-                kept.popitem(last=False)  # type: ignore[attr-defined]
+                kept.popitem(last=False)
         return Applied(receipt, False)
