@@ -21,6 +21,7 @@ from app.migrate import upgrade
 from app.policy import SHELF
 from app.tools.api import NEEDS as NEEDED_TOOLS
 from app.tools.layers import LAYERS
+from app.writebacks.book import BREAKERS
 from tests.world import World
 
 PREFIX = "mission_root"
@@ -171,7 +172,7 @@ async def world(cluster: Cluster, demo: dict[str, str]) -> AsyncIterator[World]:
     """The root in this process over a real database, with the demo tenant's people."""
     async with fresh(cluster, DEMO, f"test_{os.getpid()}_{next(numbers)}") as name:
         made = World(lambda role: cluster.url(role, name))
-        for remembered in (SHELF.known, LAYERS, NEEDED_TOOLS):  # by tenant, and every test has the same one
+        for remembered in (SHELF.known, LAYERS, NEEDED_TOOLS, BREAKERS):  # by tenant, and every test has the same one
             remembered.clear()
         await made.open(demo)
         try:

@@ -6,7 +6,6 @@ makes fail fails here alone; the colony of everybody else is not asked, and its 
 
 import asyncio
 import contextlib
-import json
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
@@ -220,5 +219,3 @@ SCRIPTS: dict[str, Callable[[Part], Awaitable[None]]] = {
     "malformed_payload": malformed_payload,
     "replay": read_and_finish,
 }
-
-assert json.loads(WRONG)

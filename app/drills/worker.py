@@ -48,6 +48,7 @@ class Drills:
             colony,
             client=ColonyClient("http://drill-colony", settings.colony_keys(), transport=self.transport),
             component=Component("colony of drills", "Drills wait."),
+            counted=False,
         )
         self.closed_door = refusing()
         port = self.closed_door.getsockname()[1]
@@ -55,6 +56,7 @@ class Drills:
             colony,
             client=ColonyClient(f"http://127.0.0.1:{port}", settings.colony_keys(), timeout_s=1),
             component=Component("colony that is down", "A drill waits.", stays_open=timedelta(seconds=1)),
+            counted=False,
         )
 
     async def close(self) -> None:

@@ -18,6 +18,7 @@ from app.ledger.store import UNREACHABLE, Store
 from app.missions import Ask
 from app.missions.types import MissionType
 from app.operations.liveness import last_look
+from app.writebacks.book import BREAKERS
 from colony_client.client import ColonyClient
 from colony_client.errors import BoundaryError
 
@@ -145,7 +146,7 @@ async def inside(session: ReadSession, state: Any) -> tuple[list[dict[str, objec
         approvals.failed(f"{row.pending} approvals wait, and {settings.approval_queue_limit} may")
     else:
         approvals.succeeded()
-    own = [approvals, *await tool_layers(session), *await halted(session)]
+    own = [approvals, *await tool_layers(session), *connectors(session.tenant), *await halted(session)]
     return [one.view() for one in own], seen
 
 
@@ -171,10 +172,15 @@ async def tool_layers(session: ReadSession) -> list[Component]:
     return found
 
 
+def connectors(tenant: UUID | None) -> list[Component]:
+    """Those that this process has read from."""
+    return [component for (whose, _, _), component in BREAKERS.items() if whose == tenant]
+
+
 async def halted(session: ReadSession) -> list[Component]:
     found = []
     for row in await session.rows(HALTED, {"tenant": session.tenant}):
-        name = "all connectors" if row.connector == "*" else f"connector {row.connector}"
+        name = "writing anywhere" if row.connector == "*" else f"writing to {row.connector}"
         one = Component(name, "Nothing is written through it; what is approved waits.")
         one.switched_off("halted by an operator")
         one.since = row.changed_at

@@ -3,8 +3,9 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -15,6 +16,7 @@ from sqlalchemy import text
 from app import ledger
 from app.caller import Caller
 from app.clock import iso, now
+from app.components import Component
 from app.db import Database, ReadSession, WriteSession
 from app.errors import Problem
 from app.listing import Place
@@ -211,7 +213,66 @@ async def open_reader(source: Source, name: str) -> Reader:
         raise NotConfigured(f"This tenant has no connector {name!r}.")
     if found.usable().read_by_executor:
         return ExecutorReader(source, found)
-    return reader(found.usable(), source.settings)
+    return Guarded(reader(found.usable(), source.settings), breaker(source.tenant, found))
+
+
+# Targets that this process reads, each with its breaker: by tenant, connector and version.
+BREAKERS: OrderedDict[tuple[UUID, str, int], Component] = OrderedDict()
+MOST_BREAKERS = 2000
+COUNTING = ("connector_unreachable", "connector_timed_out", "connector_broke_off")  # what opens one
+
+
+def breaker(tenant: UUID, kept: Kept) -> Component:
+    which = tenant, kept.name, kept.version
+    made = BREAKERS.get(which)
+    if made is None:
+        effect = "Its records cannot be read; missions that need them end, and approvals show no present value."
+        made = BREAKERS[which] = Component(f"connector {kept.name}", effect, opens_after=5)
+        while len(BREAKERS) > MOST_BREAKERS:
+            BREAKERS.popitem(last=False)
+    return made
+
+
+class Guarded(Reader):
+    """A reader that leaves its target alone for a while when that has not answered several times in a row."""
+
+    def __init__(self, inner: Reader, component: Component) -> None:
+        self.name, self._inner, self._component = inner.name, inner, component
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+    async def read(self, kind: str, record_id: str) -> Observed:
+        with self._watched():
+            return await self._inner.read(kind, record_id)
+
+    async def find(self, idempotency_key: str, payload: Payload | None = None) -> dict[str, Any] | None:
+        with self._watched():
+            return await self._inner.find(idempotency_key, payload)
+
+    async def list(
+        self, kind: str, limit: int = 50, cursor: str | None = None, filters: Mapping[str, str] | None = None
+    ) -> Page:
+        with self._watched():
+            return await self._inner.list(kind, limit, cursor, filters)
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        if (until := self._component.retry_at()) is not None:
+            reason = f"{self.name} does not answer, and is left alone until {until:%H:%M:%S} UTC."
+            raise ReadFailed(reason, "connector_unreachable")
+        try:
+            yield
+        except ReadFailed as failed:
+            if failed.code in COUNTING:
+                self._component.failed(failed.code)
+            else:
+                self._component.succeeded()
+            raise
+        except Refused:
+            self._component.succeeded()
+            raise
+        self._component.succeeded()
 
 
 class StillReading(ReadFailed):

@@ -8,6 +8,7 @@ from uuid import UUID
 import asyncpg
 import httpx
 import pytest
+from prometheus_client import REGISTRY
 
 from app import drills
 from app.drills.catalog import CONNECTOR, DRILLS, TENANT
@@ -29,15 +30,27 @@ async def ended(world: World, name: str, run: str | None = None) -> dict[str, An
             await asyncio.sleep(0.05)
 
 
-async def run(world: World, name: str) -> dict[str, Any]:
+async def ask(world: World, name: str) -> str:
     asked = await world.operator.post(f"/v1/drills/{name}/run", json={})
     assert asked.status_code == 202, asked.text
     assert asked.json()["state"] == "running"
-    return await ended(world, name, asked.json()["id"])
+    return str(asked.json()["id"])
+
+
+async def run(world: World, name: str) -> dict[str, Any]:
+    return await ended(world, name, await ask(world, name))
+
+
+SHOWN: dict[str, tuple[str, dict[str, str]]] = {
+    "colony": ("mission_root_component_up", {"component": "colony"}),
+    "quarantined": ("mission_root_quarantined_payloads_total", {"origin": "callback"}),
+}
 
 
 async def test_every_drill_passes_and_leaves_its_fact_and_its_evidence(drilled: World) -> None:
-    found = await asyncio.gather(*(run(drilled, name) for name in DRILLS))
+    before = {name: REGISTRY.get_sample_value(*sample) for name, sample in SHOWN.items()}
+    asked = {name: await ask(drilled, name) for name in DRILLS}  # they run side by side
+    found = [await ended(drilled, name, id) for name, id in asked.items()]
     connection = await inspector(drilled)
     tenant = await connection.fetchval("SELECT id FROM tenant WHERE drills")
     for name, one in zip(DRILLS, found, strict=True):
@@ -53,6 +66,8 @@ async def test_every_drill_passes_and_leaves_its_fact_and_its_evidence(drilled: 
     assert await connection.fetchval("SELECT count(*) FROM mission WHERE tenant <> $1", tenant) == 0
     assert drilled.colony.dispatched == [], "the colony of everybody else was not asked"
     assert drilled.worker.colony.component.state in ("unknown", "up"), "and its breaker knows of nothing"
+    now = {name: REGISTRY.get_sample_value(*sample) for name, sample in SHOWN.items()}
+    assert now == before, "nor does anything that alarms somebody"
     listed = (await drilled.auditor.get("/v1/drills")).json()["items"]
     assert [(one["name"], one["state"], one["last"]["state"]) for one in listed] == [
         (name, "passed", "passed") for name in DRILLS

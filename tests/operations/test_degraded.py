@@ -1,11 +1,12 @@
 """Degraded, never silent: what is accepted and cannot run says so at once, and what would only add to a full queue waits."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
 from app.clock import now
+from app.writebacks.book import BREAKERS
 from tests.boundary.faults import broken
 from tests.operations.test_service_health import component, status
 from tests.world import World
@@ -183,8 +184,34 @@ async def test_what_an_operator_has_halted_is_off_with_its_reason(world: World) 
     halted = await world.operator.post("/v1/connectors/sample_crm/halt", json={"reason": "a test"})
     assert halted.status_code == 200, halted.text
     found = await status(world)
-    said = component(found, "connector sample_crm")
+    said = component(found, "writing to sample_crm")
     assert (said["state"], said["detail"]) == ("off", "halted by an operator") and "what is approved waits" in said[
         "effect"
     ]
     assert found["status"] == "ok", "somebody wanted it so"
+
+
+async def test_a_target_that_does_not_answer_is_left_alone_for_a_while(world: World) -> None:
+    approval = await pending_change(world)
+    crm, world.crm_base_url = world.crm_base_url, "http://127.0.0.1:1"
+    away = world.settings()
+    for app in (world.public, world.internal):
+        app.state.settings = away
+
+    async def current() -> dict[str, Any]:
+        found: dict[str, Any] = (await world.operator.get(f"/v1/approvals/{approval['id']}")).json()["current"]
+        return found
+
+    for _ in range(5):
+        assert "left alone" not in (await current())["problem"]
+    assert "left alone" in (await current())["problem"]
+    said = component(await status(world), "connector sample_crm")
+    assert (said["state"], said["detail"]) == ("down", "connector_unreachable") and said["effect"]
+    world.crm_base_url = crm
+    for app in (world.public, world.internal):
+        app.state.settings = world.settings()
+    assert "left alone" in (await current())["problem"], "until its time is over"
+    for one in BREAKERS.values():
+        one.stays_open = timedelta(0)
+    assert "value" in await current()
+    assert component(await status(world), "connector sample_crm")["state"] == "up"

@@ -395,5 +395,6 @@ def test_every_kind_of_work_has_a_queue_and_somebody_who_does_it() -> None:
         "retention",
         "release_check",
     }
+    by_call |= {"liveness", "drills", "drill"}
     assert {kind for kind, queue in KINDS.items() if queue == "worker"} == set(VERBS) | by_call
     assert {kind for kind, queue in KINDS.items() if queue == "executor"} == {"execute", "connector_read"}
