@@ -44,7 +44,7 @@ DUTIES = {
     "ask": ("policy_asks",), "dispatch": ("dispatch", "refused", "time_budget"),
     "attempt_timer": ("lease_lost", "attempts", "time_budget"), "review": ("reviewed", "proposals", "review"),
     "progress": ("settled", "asked_again"), "approval_timer": CLOSINGS["expired"], "colony_cancel": (), "execute": (),
-    "webhook_send": (), "anchor": (), "connector_read": (), "replay": ("replay",), "tool_check": (),
+    "webhook_send": (), "anchor": (), "connector_read": (), "replay": ("replay",), "tool_check": (), "release_check": (),
 }  # fmt: skip
 VERBS = {"cancelMission": ("operator",), "failMission": ("operator",)}
 COLONY_SPEAKS = ("first_event",)
