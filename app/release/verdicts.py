@@ -31,6 +31,7 @@ from app.settings import Misconfigured, Settings
 PURPOSE = "mission-root verdict 1"
 MOST_BYTES = 262_144
 LIFE = timedelta(days=1)
+LONGEST = 600  # of a reason: twenty of them have to fit into the row of a gate
 KEPT = text("SELECT * FROM keep_verdict(:tenant, :secret, :id, :environment, :file)")
 LIST = """SELECT id, environment, build, result, signed_by, replayed, made_at, expires_at, imported_by, imported_at, sha256
           FROM verdict WHERE tenant = :tenant"""
@@ -50,7 +51,7 @@ class Reference(Part):
 class SaidCheck(Part):
     name: Name
     result: Result
-    reason: StrictStr | None = Field(max_length=2000)
+    reason: StrictStr | None = Field(max_length=LONGEST)
     evidence: list[Reference] = Field(max_length=50)
     seen_at: AwareDatetime | None
     expires_at: AwareDatetime | None
@@ -147,7 +148,7 @@ async def make(
                     {
                         "name": one.check.name,
                         "result": one.result,
-                        "reason": one.reason,
+                        "reason": one.reason and one.reason[:LONGEST],
                         "evidence": [two.view() for two in one.evidence],
                         "seen_at": iso(one.seen_at) if one.seen_at else None,
                         "expires_at": iso(one.expires_at) if one.expires_at else None,

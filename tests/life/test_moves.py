@@ -45,6 +45,7 @@ DUTIES = {
     "attempt_timer": ("lease_lost", "attempts", "time_budget"), "review": ("reviewed", "proposals", "review"),
     "progress": ("settled", "asked_again"), "approval_timer": CLOSINGS["expired"], "colony_cancel": (), "execute": (),
     "webhook_send": (), "anchor": (), "connector_read": (), "replay": ("replay",), "tool_check": (), "retention": (),
+    "release_check": (),
     "liveness": (), "drills": (), "drill": (),
 }  # fmt: skip
 VERBS = {
