@@ -30,15 +30,19 @@ def questions(expression: str) -> list[str]:
     return [COMPARISON.sub("", part) for part in PARTS.split(expression.strip())]
 
 
+NOTHING_RISKY = """@id("operating.a") @reason("As the test says.")
+forbid (principal, action == Action::"mission.create", resource) when { context.risk_level == "high" };
+"""
+
+
 def load(instance: Operated) -> None:
     """What a demo does: an answer, a change that is made, something refused, a ledger that verifies."""
     with instance.client("submitter") as client:
         asked = create(client, "oracle_advisory", "What happens before a writeback is executed?")
         change = create(client, "crm_lead_intelligence", "Which leads deserve a call, and why?")
-        ask = {"mission_type": "oracle_advisory", "user_goal": "What is there?", "tools": ["workspace.outline"]}
-        refused = client.post("/v1/missions", json=ask).raise_for_status().json()["id"]
+        ask = {"mission_type": "oracle_advisory", "user_goal": "What is there?", "risk_level": "high"}
+        assert client.post("/v1/missions", json=ask).status_code == 403
         until(lambda: state(client, asked) == "completed", "the question is answered")
-        until(lambda: state(client, refused) == "failed", "a tool was blocked that the mission does not list")
         until(lambda: state(client, change) in ("awaiting_approval", "completed"), "the changes are proposed")
         approve_all(instance, change)
         until(lambda: state(client, change) == "completed", "the changes are made")
@@ -55,6 +59,8 @@ def loaded(instance: Operated) -> Operated:
     until(
         lambda: seen.query('count(up == 1) == 5 and on() count_over_time(up{job="serve"}[1m]) >= 2'), "all are scraped"
     )
+    with instance.client("policy_owner") as owner:
+        owner.put("/v1/policies/operating", json={"text": NOTHING_RISKY}).raise_for_status()
     for _ in range(2):
         load(instance)
     until(
