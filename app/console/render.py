@@ -74,9 +74,9 @@ def identifier(value: Any, shown: int = 8) -> Markup:
     if not text:
         return Markup("")
     short = f"…{text[-shown:]}" if len(text) > shown + 4 else text
-    return Markup(
-        '<button type="button" class="id" data-copy="{0}" title="{0}">{1}</button>'
-    ).format(foreign(text), foreign(short))
+    return Markup('<button type="button" class="id" data-copy="{0}" title="{0}">{1}</button>').format(
+        foreign(text), foreign(short)
+    )
 
 
 def pill(state: Any) -> Markup:

@@ -10,6 +10,7 @@ from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
 from app.caller import Caller
+from app.clock import iso, now
 from app.console import door
 from app.console.inside import Inside, Refused
 from app.console.render import page
@@ -53,7 +54,7 @@ class Visit:
             "who": self.caller,
             "token": door.token(self.caller.secret),
             "environment": self.environment,
-            "path": self.request.url.path,
+            "at": iso(now()),  # what happened before is on the page already
         }
         if "names" in values:
             values["names"] = defaultdict(str, values["names"])  # whoever is not known by name is "somebody"
