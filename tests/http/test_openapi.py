@@ -168,6 +168,7 @@ async def test_answers_fit_what_is_published(world: World) -> None:
          {"json": {"subject": "writeback", "connector": "sample_crm", "operation": "update", "risk": "low"}}),
         ("operator", "GET", "/v1/notices", {}),
         ("operator", "GET", "/v1/inbox", {}),
+        ("operator", "GET", "/v1/ledger/head", {}),
         ("operator", "GET", f"/v1/approvals/{change['id']}/briefing", {}),
         ("operator", "GET", "/v1/desk", {}),
         ("auditor", "GET", f"/v1/trace?q={change['id']}", {}),
