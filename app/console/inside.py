@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-PASSED_ON = (b"host", b"x-forwarded-for", b"user-agent", b"last-event-id", b"traceparent", b"tracestate")
+PASSED_ON = (b"host", b"x-forwarded-for", b"user-agent", b"traceparent", b"tracestate")
 
 
 class Refused(Exception):
@@ -94,10 +94,10 @@ class Inside:
         return Answer(document, said["headers"].get("etag", ""))
 
     async def hand_on(
-        self, path: str, query: Mapping[str, Any], accept: str, receive: Receive, send: Send, method: str = "GET"
+        self, path: str, query: Mapping[str, Any], headers: Mapping[str, str], receive: Receive, send: Send
     ) -> None:
         """The API's own answer as it comes, for streams and files."""
-        await self.app(self.scope(method, path, query, {"accept": accept}), receive, send)
+        await self.app(self.scope("GET", path, query, headers), receive, send)
 
     def scope(self, method: str, path: str, query: Mapping[str, Any], headers: Mapping[str, str]) -> Scope:
         outer = self.request.scope

@@ -34,7 +34,15 @@ def signed_in(shown: Page) -> Callable[[Request], Awaitable[Response]]:
         except door.SignIn:
             return ask_in(request)
         structlog.contextvars.bind_contextvars(tenant_id=str(caller.tenant))
-        return await shown(Visit(request, caller, Inside(request.app, request, caller.secret)))
+        inside = Inside(request.app, request, caller.secret)
+        after = ""
+        if (
+            request.method == "GET"
+            and (head := await inside.try_get("/v1/ledger/head"))
+            and not isinstance(head, Refused)
+        ):
+            after = head["id"]
+        return await shown(Visit(request, caller, inside, after))
 
     serve.page = shown  # type: ignore[attr-defined]
     return serve
@@ -74,7 +82,9 @@ async def sign_out(visit: Visit) -> Response:
 
 
 async def stream(visit: Visit) -> Response:
-    return visit.handed_on("/v1/events", "text/event-stream")
+    """Facts as they come, from where the page ends; a browser that comes back says itself what it saw last."""
+    after = visit.request.headers.get("last-event-id") or visit.asked("after", 50) or visit.after
+    return visit.handed_on("/v1/events", "text/event-stream", headers={"last-event-id": after})
 
 
 async def static(request: Request) -> Response:

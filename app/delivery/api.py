@@ -17,7 +17,7 @@ from app.errors import Problem
 from app.http import Cursor, Door, Limit, Page, Reply, Routes, reading
 from app.http.pages import bad_cursor
 from app.ledger import Fact, Position, facts, known
-from app.ledger.queries import START, views
+from app.ledger.queries import START, head, views
 
 router = Routes(tags=["events"])
 log = structlog.get_logger("events")
@@ -105,6 +105,26 @@ async def ledger_page(
     """Facts of the tenant, or of one subject, from the beginning or from a cursor."""
     found = await facts(door.session, start(request, cursor), limit + 1, subject)
     return page_of(request, found[:limit], len(found) > limit, start(request, cursor)).response()
+
+
+class HeadView(BaseModel):
+    """Where the record ends now. id is what a stream takes as Last-Event-ID, cursor what a list takes."""
+
+    id: str
+    cursor: str
+
+
+@router.get(
+    "/v1/ledger/head",
+    operation_id="getLedgerHead",
+    response_model=HeadView,
+    summary="Where the record ends",
+    tags=["ledger"],
+)
+async def ledger_head(request: Request, door: Annotated[Door[ReadSession], reading("ledger.read")]) -> Response:
+    """The place of the newest fact: from there on a stream or a list tells only what is new."""
+    place = await head(door.session)
+    return Reply({"id": str(place), "cursor": request.app.state.cursors.seal("facts", [str(place)])}).response()
 
 
 async def answer(

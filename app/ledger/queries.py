@@ -66,6 +66,16 @@ EVERYBODY = text("""SELECT tenant, xid::text AS xid, id, subject, seq, type, act
   FROM read_ledger(CAST(CAST(:xid AS text) AS xid8), :id, :limit)""")
 
 
+NEWEST = text("""SELECT xid::text AS xid, id FROM ledger WHERE tenant = :tenant AND xid < pg_snapshot_xmin(pg_current_snapshot())
+                 ORDER BY ledger.xid DESC, ledger.id DESC LIMIT 1""")
+
+
+async def head(session: ReadSession) -> Position:
+    """The place of the tenant's newest settled fact: whoever reads on from here misses nothing that comes."""
+    row = await session.first(NEWEST, {"tenant": session.tenant})
+    return Position(int(row.xid), row.id) if row else START
+
+
 async def facts(session: ReadSession, after: Position, limit: int, subject: UUID | None = None) -> list[Fact]:
     """The next facts of the session's tenant, of one subject or of all, in reading order."""
     statement = OF_TENANT if subject is None else OF_SUBJECT

@@ -185,6 +185,7 @@ async def test_answers_fit_what_is_published(world: World) -> None:
         ("auditor", "GET", "/v1/legal-holds", {}),
         ("auditor", "GET", "/v1/legal-holds/a-case", {}),
         ("operator", "GET", "/v1/inbox", {}),
+        ("operator", "GET", "/v1/ledger/head", {}),
         ("operator", "GET", f"/v1/approvals/{change['id']}/briefing", {}),
         ("operator", "GET", "/v1/desk", {}),
         ("auditor", "GET", f"/v1/trace?q={change['id']}", {}),

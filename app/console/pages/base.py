@@ -27,6 +27,7 @@ class Visit:
     request: Request
     caller: Caller
     inside: Inside
+    after: str = ""  # where the record ended before the page was put together: what comes later may not be on it
 
     @property
     def id(self) -> UUID:
@@ -53,15 +54,15 @@ class Visit:
             "who": self.caller,
             "token": door.token(self.caller.secret),
             "environment": self.environment,
-            "path": self.request.url.path,
+            "after": self.after,
         }
         if "names" in values:
             values["names"] = defaultdict(str, values["names"])  # whoever is not known by name is "somebody"
         return door.html(page(name, **frame, **values), status)
 
-    def handed_on(self, path: str, accept: str, **query: Any) -> Response:
+    def handed_on(self, path: str, accept: str, headers: dict[str, str] | None = None, **query: Any) -> Response:
         """The API's own answer: a stream, a file, or a page that is inert by itself."""
-        return HandedOn(self.inside, path, accept, query)
+        return HandedOn(self.inside, path, {"accept": accept, **(headers or {})}, query)
 
     async def names(self, *ids: Any) -> dict[str, str]:
         """What people are called: {id: name}."""
@@ -78,12 +79,12 @@ class Visit:
 class HandedOn(Response):
     """An answer that the API itself writes."""
 
-    def __init__(self, inside: Inside, path: str, accept: str, query: dict[str, Any]) -> None:
+    def __init__(self, inside: Inside, path: str, asking: dict[str, str], query: dict[str, Any]) -> None:
         super().__init__()
-        self.inside, self.path, self.accept, self.query = inside, path, accept, query
+        self.inside, self.path, self.asking, self.query = inside, path, asking, query
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self.inside.hand_on(self.path, self.query, self.accept, receive, send)
+        await self.inside.hand_on(self.path, self.query, self.asking, receive, send)
 
 
 def actor(said: str, names: dict[str, str]) -> str:

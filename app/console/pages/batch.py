@@ -13,7 +13,7 @@ from app.console.pages.inbox import kind_of
 from app.console.words import sentence
 from app.errors import Problem
 
-MOST = 20
+MOST = 10  # each is read live: what nobody would look through is not read
 
 
 async def shown(visit: Visit) -> Response:
@@ -57,7 +57,7 @@ def undecidable(first: dict[str, Any]) -> str:
 async def waiting(visit: Visit, first: dict[str, Any]) -> list[dict[str, Any]]:
     """Pending changes of the same kind, under the same version of the same rule, at the same risk."""
     found = await visit.inside.get(
-        "/v1/inbox", limit=100, connector=first["payload"]["connector"], operation=first["payload"]["operation"],
+        "/v1/inbox", limit=40, connector=first["payload"]["connector"], operation=first["payload"]["operation"],
         rule=first["rule"]["id"], rule_version=first["rule"]["version"], risk=first["risk_level"],
     )  # fmt: skip
     same = [

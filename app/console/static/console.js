@@ -72,14 +72,13 @@ const KINDS = ["mission.accepted", "mission.dispatched", "mission.running", "mis
   "stage.completed", "artifact.stored", "writeback.proposed", "writeback.claimed", "writeback.settled", "approval.opened", "approval.decided",
   "approval.closed", "approval.superseded", "approval.escalated", "approval.glass_broken"];
 if ((live || page) && window.EventSource) {
-  const began = Date.now() - 2000, source = new EventSource("/console/stream");
+  const source = new EventSource("/console/stream?after=" + encodeURIComponent($("#main").dataset.after));
   const heard = (event) => {
     const fact = JSON.parse(event.data);
-    if (Date.parse(fact.at) < began) return;
     if (live && live.dataset.live && fact.type.startsWith(live.dataset.live)) soon(live);
     if (live && live.dataset.liveMission === fact.subject) soon(live);
     if (page && fact.type !== "approval.seen" && fact.body.approval === page.dataset.approval) {
-      if (busy() || all("details.panel[open]").length) over(); else location.replace(location.pathname + location.search);
+      if (busy() || all("details.panel[open], form[data-sent]").length) over(); else location.replace(location.pathname + location.search);
     }
   };
   KINDS.forEach((kind) => source.addEventListener(kind, heard));
