@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from app.boundary.dispatch import EFFECTS
 from app.migrate import head
 from tests.conftest import Cluster
 from tests.delivery.streams import SSE
@@ -213,7 +214,7 @@ async def test_the_colony_being_away_degrades_and_no_more(world: World) -> None:
     assert status["status"] == "degraded"
     states = {one["name"]: (one["state"], one["effect"]) for one in status["components"]}
     assert states["database"] == ("up", None)
-    assert states["colony"] == ("degraded", "Missions are accepted and wait.")
+    assert states["colony"] == ("degraded", EFFECTS["colony_unavailable"])
 
 
 async def test_metrics_name_routes_not_ids(world: World) -> None:
