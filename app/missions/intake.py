@@ -217,7 +217,7 @@ class Intake:
         if form.verdict.effect == "deny":
             resource, inputs = kind.name, sha256(form.inputs)
             made = PolicyDecision(decision, "mission.create", resource, inputs, form.verdict)
-            problem = refusal(made) if refused is None else self.refusal(made, refused, form.envelope.mode)
+            problem = refusal(made) if refused is None else self.refusal(made, refused, goes(ask, kind, asked.replay))
             status, headers = problem.kind.status, problem.headers | {"content-type": PROBLEM}
             head = to_json(problem.document(asked.path, asked.request_id))
         else:

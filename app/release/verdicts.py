@@ -127,11 +127,12 @@ async def make(
     stands: Standing,
     at: datetime,
 ) -> bytes:
-    """The file. It ends when the first of its evidence does, and after a day at most."""
+    """The file. It ends when the first evidence does that others read from it, and after a day at most."""
     evidence = [
         [one.check.name, *(f"{two.kind}:{two.id}" for two in one.evidence)] for gate in gates for one in gate.checks
     ]
-    ends = [one.expires_at for gate in gates for one in gate.checks if one.expires_at and one.check.place == "staging"]
+    carried = [one for gate in gates for one in gate.checks if one.check.place == "staging" and one.result == "pass"]
+    ends = [one.expires_at for one in carried if one.expires_at is not None]
     statement: dict[str, Any] = {
         "purpose": PURPOSE,
         "by": signer.kid,

@@ -1,7 +1,7 @@
 """Verdict files: what is believed, and what each other file is refused for."""
 
 import json
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from app.release import Sides
 from app.release.verdicts import CAUSES
 from app.settings import Misconfigured
 from tests.conftest import Cluster
-from tests.release.scene import bring, check, drilled, enable, export, gates, instance, signed
+from tests.release.scene import bring, check, drilled, enable, export, gates, instance, mission, signed
 from tests.world import World
 from tests.world.checks import problem
 from tests.world.world import RELEASE_KEYS
@@ -144,6 +144,24 @@ async def test_what_is_exported_is_what_was_computed(world: World) -> None:
     assert statement["tenant"] == "demo" and statement["by"] == "local-1" and statement["replayed"] == []
     assert len(statement["evidence_sha256"]) == 64 and statement["ladder"] == {}
     problem(await world.submitter.get("/v1/release/verdict"), "forbidden")
+
+
+async def test_a_verdict_ends_with_the_evidence_that_it_carries(world: World) -> None:
+    def life(data: bytes) -> timedelta:
+        said = json.loads(data)["statement"]
+        return datetime.fromisoformat(said["expires_at"]) - datetime.fromisoformat(said["made_at"])
+
+    assert life(await export(world)) == timedelta(days=1)  # there is none yet: what is red is told as long as anything
+    await mission(world, mode="assisted")
+    assert life(await export(world)) == timedelta(days=1)
+    connection = await world.connect("admin")
+    for statement in (
+        "ALTER TABLE mission DISABLE TRIGGER USER",
+        "UPDATE mission SET closed_at = closed_at - interval '6 days 20 hours'",
+        "ALTER TABLE mission ENABLE TRIGGER USER",
+    ):
+        await connection.execute(statement)
+    assert timedelta(hours=3) < life(await export(world)) < timedelta(hours=4)
 
 
 @pytest.mark.parametrize(
