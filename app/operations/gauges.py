@@ -74,7 +74,6 @@ class Gauges(Collector):
 
     async def keep_reading(self, database: Database, period_s: float) -> None:
         """Reads once a period, until cancelled. A database that is away is asked again the next time."""
-        self.period_s = period_s
         while True:
             began = time.monotonic()
             try:
@@ -82,7 +81,8 @@ class Gauges(Collector):
             except Exception as error:
                 log.warning("gauges cannot be read", error=type(error).__name__)
             # a reading that takes long is made less often: it must not become what the database does all day
-            await asyncio.sleep(max(self.period_s, 10 * (time.monotonic() - began)))
+            self.period_s = max(period_s, 10 * (time.monotonic() - began))
+            await asyncio.sleep(self.period_s)
 
 
 GAUGES = Gauges()

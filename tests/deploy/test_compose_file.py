@@ -158,6 +158,8 @@ def test_whoever_watches_brings_nobody_together() -> None:
         "proxy",
         "root",
     }
+    [subnet] = COMPOSE["networks"]["front"]["ipam"]["config"]
+    assert ENVIRONMENTS["root"]["TRUSTED_PROXIES"] == subnet["subnet"], "nobody but the proxy says who asks"
     for watcher in ("prometheus", "collector"):
         assert "database" not in networks[watcher] and "front" not in networks[watcher]
         for scraped in ("root", "worker", "executor", "registrar", "colony"):

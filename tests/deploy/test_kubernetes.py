@@ -162,7 +162,10 @@ def test_selectors_find_what_they_are_meant_for() -> None:
         assert scaler["spec"]["scaleTargetRef"]["name"] in DEPLOYMENTS
     for name, deployment in DEPLOYMENTS.items():
         assert found(deployment["spec"]["selector"]["matchLabels"]) == {name}
-        if deployment["spec"]["replicas"] > 1:
+        scaled = [one["spec"]["minReplicas"] for one in of_kind("HorizontalPodAutoscaler").values()
+                  if one["spec"]["scaleTargetRef"]["name"] == name]  # fmt: skip
+        assert scaled == [] or "replicas" not in deployment["spec"], "each apply would undo what the autoscaler did"
+        if (scaled or [deployment["spec"].get("replicas", 1)])[0] > 1:
             assert name in of_kind("PodDisruptionBudget")
 
 
