@@ -1,6 +1,6 @@
 """A small client of the API in Python: every main call, as a program would make it. Needs httpx; curl.sh is its twin.
 
-    python docs/examples/client.py URL SUBMITTERS_KEY OPERATORS_KEY
+python docs/examples/client.py URL SUBMITTERS_KEY OPERATORS_KEY
 """
 
 import sys

@@ -44,4 +44,6 @@ def test_what_it_says_is_so() -> None:
         for action in actions:
             assert role not in ACTIONS[action], (role, action)
     changing = {action for action, roles in ACTIONS.items() if "auditor" in roles and CHANGES.search(action)}
-    assert changing <= {"keys.write", "sessions.create", "approvals.revise"}, "an auditor changes nothing but their own keys"
+    assert changing <= {"keys.write", "sessions.create", "approvals.revise"}, (
+        "an auditor changes nothing but their own keys"
+    )

@@ -25,7 +25,13 @@ SEED_FAILURES = (
     "colony-unavailable", "colony-authentication", "provider-outage", "malformed-payload", "approval-backlog", "stuck-mission",
 )  # fmt: skip
 SECTIONS = ["Meaning", "Impact", "How to see it", "What to do", "How to know it is over"]
-OUTSIDE = {"PATH", "PYTHON", "ARGS", "SSL_CERT_FILE"}  # variables of the shell, of make and of OpenSSL
+OUTSIDE = {
+    "PATH",
+    "PYTHON",
+    "ARGS",
+    "SSL_CERT_FILE",
+    "NO_COLOR",
+}  # variables of the shell, of make, of OpenSSL and of terminals
 # what a page tells its reader to fill in or export
 FILL_IN = re.compile(
     r"MISSION_ROOT_(URL|API_KEY)|\w+_METRICS_URL|OWNER_URL|CRM_URL|COLONY_URL|URL|ID|PID|NAME|SHA256|HEALTH_URL"

@@ -87,7 +87,7 @@ BREAKS: dict[str, dict[str, Any] | None] = {
     "mission_replay_mode_check": {"replay_of": FRESH, "replay_mode": "backwards"},
     "mission_tenant_fkey": {"id": FRESH, "tenant": FRESH},
     "mission_tenant_requested_by_fkey": {"id": FRESH, "requested_by": FRESH},
-    "artifact_pkey": {"bytes": "\\xab"}, "artifact_tenant_mission_sha256_key": {"id": FRESH},
+    "artifact_pkey": {"bytes": "\\xab"}, "artifact_tenant_sha256_mission_key": {"id": FRESH},
     "artifact_schema_name_check": {"schema_name": "poem"}, "artifact_tenant_mission_fkey": {"id": FRESH, "mission": FRESH},
     "approval_rule_pkey": {}, "approval_rule_tenant_id_version_required_deny_threshold_key": None,
     "approval_rule_version_check": {"version": 0}, "approval_rule_subject_check": {"subject": "x"},

@@ -33,7 +33,12 @@ GRANTS: dict[str, dict[str, str]] = {
     "approver_key": {"registrar": "s", "auditor": "s"},
     "risk_floor": {"api": "s", "worker": "s", "registrar": "s", "auditor": "s"},
     # the record
-    "ledger": {"api": "i(actor body request subject tenant type) s", "worker": f"{FACT} s", "registrar": f"{FACT} s", "auditor": "s"},
+    "ledger": {
+        "api": "i(actor body request subject tenant type) s",
+        "worker": f"{FACT} s",
+        "registrar": f"{FACT} s",
+        "auditor": "s",
+    },
     "ledger_id": {"api": "g", "worker": "g", "registrar": "g"},
     # the wall
     "approval_rule": {"api": "s", "worker": "s", "auditor": "s"},
