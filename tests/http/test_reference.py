@@ -9,6 +9,7 @@ from typing import Any
 from app.errors import KINDS
 from app.reference import CAUSES
 from app.reference.document import EXAMPLES, curl, operations
+from app.reference.pages import page
 from tests.http.test_openapi import SNAPSHOT, schema_of
 from tests.world import World
 from tests.world.checks import problem
@@ -63,6 +64,16 @@ async def test_the_style_is_the_one_that_the_header_allows(world: World) -> None
     [style] = re.findall(r"<style>(.*?)</style>", answer.text, re.S)
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     assert f"'sha256-{digest}'" in answer.headers["content-security-policy"]
+
+
+def test_whatever_is_said_is_text() -> None:
+    made = page(
+        kind="index", title="<b>\u202e", up=None, about=["<i> `<u>`", "a ` b <s>"], first="<a>", groups=[("<q>", [])]
+    )
+    shown = bytes(made.body).decode()
+    for tag in ("<b>", "<i>", "<u>", "<s>", "<a>", "<q>"):
+        assert tag not in shown and html.escape(tag) in shown, tag
+    assert "\u202e" not in shown and "<code>&lt;u&gt;</code>" in shown
 
 
 async def test_a_page_of_an_operation_shows_what_it_takes_and_answers(world: World) -> None:
