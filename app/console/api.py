@@ -79,20 +79,6 @@ class DeskView(BaseModel):
     queues: list[dict[str, Any]]
 
 
-class FoundView(BaseModel):
-    kind: Literal["mission", "approval", "writeback", "artifact", "policy_decision", "record", "request"]
-    id: UUID
-    mission_id: UUID
-    at: str
-    record: str | None
-
-
-class TraceView(BaseModel):
-    """What an id belongs to, newest first; empty when nothing of this tenant has it."""
-
-    items: list[FoundView]
-
-
 class PeopleView(BaseModel):
     """Names by id; ids of nobody in this tenant are left out."""
 
@@ -185,16 +171,6 @@ async def get_desk(request: Request, door: Annotated[Door[ReadSession], reading(
     if not hasattr(state, "desk"):
         state.desk = Remembered()
     return Reply(await state.desk.of(door.session)).response()
-
-
-@router.get("/v1/trace", operation_id="trace", response_model=TraceView, summary="What does an id belong to?")
-async def get_trace(
-    door: Annotated[Door[ReadSession], reading("ledger.read")],
-    q: Annotated[str, Query(min_length=1, max_length=400, description="An id, a hash, a request id, or a record.")],
-) -> Response:
-    """Finds the mission behind any id: of a mission, writeback, approval, artifact or policy decision, the SHA-256 of an artifact or
-    of an approved payload, the id of the request that asked for it, or the record that was to be changed."""
-    return Reply({"items": await queries.trace(door.session, q)}).response()
 
 
 @router.get("/v1/names", operation_id="listNames", response_model=PeopleView, summary="What people are called")

@@ -1,9 +1,7 @@
 """What screens and terminals read beside the rooms' own lists: the queue by urgency, what stands behind one approval, how
-the desk decides, and what any id belongs to."""
+the desk decides."""
 
-import contextlib
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -337,48 +335,3 @@ async def producers(session: ReadSession, mission: UUID) -> dict[str, list[str]]
 def parsed(value: Any) -> Any:
     """jsonb as the driver hands it over, whether it parsed it or not."""
     return json.loads(value) if isinstance(value, str) else value
-
-
-# ------------------------------------------------------------------ any id
-
-HASH = re.compile(r"[0-9a-f]{64}")
-BY_ID = text("""
-  SELECT 'mission' AS kind, m.id, m.id AS mission, m.created_at AS at FROM mission m WHERE m.tenant = :tenant AND m.id = :id
-  UNION ALL SELECT 'approval', a.id, a.mission, a.created_at FROM approval a WHERE a.tenant = :tenant AND a.id = :id
-  UNION ALL SELECT 'writeback', w.id, w.mission, w.created_at FROM writeback w WHERE w.tenant = :tenant AND w.id = :id
-  UNION ALL SELECT 'artifact', f.id, f.mission, f.created_at FROM artifact f WHERE f.tenant = :tenant AND f.id = :id
-  UNION ALL SELECT 'policy_decision', p.id, p.mission, p.at FROM policy_decision p
-    WHERE p.tenant = :tenant AND p.id = :id AND p.mission IS NOT NULL""")
-BY_HASH = text("""
-  SELECT 'artifact' AS kind, f.id, f.mission, f.created_at AS at FROM artifact f
-    WHERE f.tenant = :tenant AND f.sha256 = :hash AND f.schema_name <> 'mission_envelope'
-  UNION ALL SELECT 'writeback', w.id, w.mission, w.created_at FROM writeback w WHERE w.tenant = :tenant AND w.payload_sha256 = :hash
-  ORDER BY at DESC LIMIT 20""")
-BY_RECORD = text("""
-  SELECT 'record' AS kind, w.id, w.mission, w.created_at AS at, w.connector, w.target FROM writeback w
-  WHERE w.tenant = :tenant AND substr(w.target, strpos(w.target, '/') + 1) = CAST(:record AS text)
-    AND (CAST(:whole AS text) IS NULL OR w.target = CAST(:whole AS text))
-  ORDER BY w.created_at DESC LIMIT 20""")
-BY_REQUEST = text("""SELECT 'request' AS kind, m.id, m.id AS mission, m.created_at AS at FROM mission m
-                     WHERE m.tenant = :tenant AND m.request_id = :request ORDER BY m.created_at DESC LIMIT 20""")
-
-
-async def trace(session: ReadSession, said: str) -> list[dict[str, Any]]:
-    """What an id belongs to: of a mission, writeback, approval, artifact or policy decision; a hash of an artifact or an
-    approved payload; a request id; the id of a record, or its kind and id. Newest first."""
-    said, rows = said.strip(), list[Any]()
-    with contextlib.suppress(ValueError):
-        rows += await session.rows(BY_ID, {"tenant": session.tenant, "id": UUID(said)})
-    if HASH.fullmatch(said.lower()):
-        rows += await session.rows(BY_HASH, {"tenant": session.tenant, "hash": bytes.fromhex(said)})
-    if not rows:
-        kind, _, record = said.rpartition("/") if "/" in said else ("", "", said)
-        asked = {"tenant": session.tenant, "record": said.partition("/")[2] or record, "whole": said if kind else None}
-        rows += await session.rows(BY_RECORD, asked)
-    if not rows:
-        rows += await session.rows(BY_REQUEST, {"tenant": session.tenant, "request": said})
-    return [
-        {"kind": row.kind, "id": row.id, "mission_id": row.mission, "at": iso(row.at),
-         "record": f"{row.connector}: {row.target}" if row.kind == "record" else None}
-        for row in rows
-    ]  # fmt: skip

@@ -126,7 +126,6 @@ ROUTES = [
     route("/missions/{id:uuid}/replay", mission.replayed, "POST"),
     route("/audit", audit.shown),
     route("/audit/{id:uuid}", audit.of_mission),
-    route("/audit/{id:uuid}/proof", audit.proved, "POST"),
     route("/release", release.shown),
     route("/health", health.shown),
     route("/policies", policies.shown),

@@ -188,7 +188,6 @@ async def test_answers_fit_what_is_published(world: World) -> None:
         ("operator", "GET", "/v1/ledger/head", {}),
         ("operator", "GET", f"/v1/approvals/{change['id']}/briefing", {}),
         ("operator", "GET", "/v1/desk", {}),
-        ("auditor", "GET", f"/v1/trace?q={change['id']}", {}),
         ("operator", "GET", f"/v1/names?id={change['requested_by']}", {}),
         ("auditor", "GET", "/v1/ledger/anchors", {}),
         ("auditor", "GET", f"/v1/ledger/facts/{fact['id']}/proof", {}),

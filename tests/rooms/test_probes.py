@@ -61,7 +61,6 @@ ASKED: dict[str, Callable[[World, Route, dict[str, Any]], Awaitable[httpx.Respon
     "diffMission": lambda world, route, named: world.auditor.get(
         route.url(**named), params={"against": named["mission_id"]}
     ),
-    "trace": lambda world, route, named: world.auditor.get(route.path, params={"q": str(named["mission_id"])}),
     "listNames": lambda world, route, _: world.auditor.get(route.path, params={"id": str(UUID(int=0))}),
     "explain": lambda world, route, named: world.auditor.get(route.path, params={"id": str(named["mission_id"])}),
     "verifyLedger": lambda world, route, _: world.auditor.post(route.path),
