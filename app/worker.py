@@ -301,10 +301,11 @@ class Worker:
             await work.again(session, item, now() + timedelta(seconds=settings.release_check_interval_s))
 
     async def call(self, item: Item) -> None:
+        colony = self.drills.up if await self.drills.ours([item]) else self.colony
         if item.kind == "attempt_timer":
-            await boundary.watch_attempt(self.database, self.colony, item)
+            await boundary.watch_attempt(self.database, colony, item)
         else:
-            await boundary.cancel_in_colony(self.database, self.colony, item)
+            await boundary.cancel_in_colony(self.database, colony, item)
 
     async def failed(self, item: Item, error: Exception) -> None:
         """Logs and gives the item back, later each time."""

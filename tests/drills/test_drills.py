@@ -64,7 +64,7 @@ async def test_every_drill_passes_and_leaves_its_fact_and_its_evidence(drilled: 
         assert (fact["type"], fact["actor"]) == ("drill.passed", "system:drills")
         assert (body["drill"], body["evidence"]) == (name, one["evidence"])
     assert await connection.fetchval("SELECT count(*) FROM mission WHERE tenant <> $1", tenant) == 0
-    assert drilled.colony.dispatched == [], "the colony of everybody else was not asked"
+    assert drilled.colony.dispatched == drilled.colony.cancelled == [], "the colony of everybody else was not asked"
     assert drilled.worker.colony.component.state in ("unknown", "up"), "and its breaker knows of nothing"
     now = {name: REGISTRY.get_sample_value(*sample) for name, sample in SHOWN.items()}
     assert now == before, "nor does anything that alarms somebody"
