@@ -1,8 +1,6 @@
 """Somebody at the console: a cookie, pages, and the forms on them, sent as a browser would send them."""
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from html.parser import HTMLParser
 from typing import Any
 from urllib.parse import urlsplit
@@ -120,12 +118,3 @@ async def seat(world: World, name: str = "operator", tenant: str = "demo") -> De
 
 def path_of(page: Page) -> str:
     return urlsplit(str(page.answer.url)).path
-
-
-@contextmanager
-def no_time_to_look(monkeypatch: Any) -> Iterator[None]:
-    """Nobody has to wait for a second in a test that is about something else."""
-    from app.console.pages import approval
-
-    monkeypatch.setattr(approval, "DWELL_S", {})
-    yield

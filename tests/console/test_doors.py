@@ -110,37 +110,6 @@ async def test_a_link_works_once_in_time_and_on_this_machine(world: World) -> No
     await named.aclose()
 
 
-async def test_the_wall_refuses_a_link_twice_and_another_persons_session(world: World) -> None:
-    connection = await inspector(world)
-    await link_for(world, "operator")
-    [(tenant, link, who)] = await connection.fetch("SELECT tenant, id, principal FROM console_link")
-    other = await connection.fetchval("SELECT id FROM principal WHERE tenant = $1 AND name = 'auditor'", tenant)
-    sessions = {}
-    for name, principal, origin in (("own", who, "console"), ("other", other, "console"), ("oidc", who, "oidc")):
-        sessions[name] = await connection.fetchval(
-            """INSERT INTO session (tenant, principal, secret_sha256, origin, expires_at)
-               VALUES ($1, $2, sha256($3::bytea), $4, clock_timestamp() + interval '1 h') RETURNING id""",
-            tenant, principal, name.encode(), origin,
-        )  # fmt: skip
-    use = "UPDATE console_link SET session = $2 WHERE id = $1"
-    for name in ("other", "oidc"):
-        with pytest.raises(Exception, match="session of its own person"):
-            await connection.execute(use, link, sessions[name])
-    await connection.execute(use, link, sessions["own"])
-    for change in (use, "UPDATE console_link SET session = $2, used_at = NULL WHERE id = $1"):
-        with pytest.raises(Exception, match="was used"):
-            await connection.execute(change, link, sessions["own"])
-    with pytest.raises(Exception, match="can only be used"):
-        await connection.execute(
-            "UPDATE console_link SET principal = $2, session = $3 WHERE id = $1", link, other, sessions["own"]
-        )
-    with pytest.raises(Exception, match="console_link_short"):
-        await connection.execute(
-            """INSERT INTO console_link (tenant, principal, secret_sha256, expires_at)
-               VALUES ($1, $2, sha256('x'), clock_timestamp() + interval '6 minutes')""", tenant, who
-        )  # fmt: skip
-
-
 async def test_a_form_is_taken_from_our_own_pages_only(world: World) -> None:
     desk, change = await seat(world), await pending_change(world)
     page = await desk.get(f"/console/approvals/{change['id']}")

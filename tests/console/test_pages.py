@@ -240,13 +240,14 @@ async def test_gates_are_shown_as_they_are_served(world: World) -> None:
     async def gates() -> Any:
         return {"items": [{"gate": "G2", "result": "inconclusive", "checks": [check]}]}
 
+    rung = {"rung": "crm", "title": "CRM proposals", "environment": "local", "state": "not_enabled", "autonomy": None,
+            "missing": [{"kind": "gate", "name": "G2", "reason": "inconclusive"}]}  # fmt: skip
+
     @served.get("/v1/release/ladder")
     async def ladder() -> Any:
         return {
-            "items": [
-                {"rung": 1, "name": "oracle", "state": "enabled"},
-                {"rung": 2, "name": "crm", "state": "closed", "missing": ["G2"]},
-            ]
+            "why": "local admits by its own rule",
+            "items": [{**rung, "title": "Oracle", "state": "enabled", "missing": []}, rung],
         }
 
     world.public.router.routes[:] = [
@@ -255,5 +256,5 @@ async def test_gates_are_shown_as_they_are_served(world: World) -> None:
     world.public.include_router(served)
     page = await (await seat(world)).get("/console/release")
     assert page.status == 200, page.text
-    for said in ("G2", "inconclusive", "drills pass", "No drill ran.", "1 min", "oracle", "missing G2"):
+    for said in ("G2", "inconclusive", "drills pass", "No drill ran.", "1 min", "Oracle", "missing G2: inconclusive"):
         assert said in page.text, said
