@@ -47,8 +47,5 @@ CAUSES = {
     "draining": "A rolling update: this process ends, another takes over.",
     "not_configured": "A deployment without the setting that `detail` names.",
     "upstream_unavailable": "A business system, a store or another service behind this one is away.",
-    "bytes_removed": "The mission is older than its class is kept, and nobody had put a legal hold on it.",
-    "artifact_missing": "The store was restored from an older backup than the database, or an object was deleted by hand.",
-    "artifact_damaged": "A disk or a copy has changed bytes, or somebody has.",
     "internal": "A bug of ours.",
 }
