@@ -57,7 +57,7 @@ def harmless(found: Page, own_scripts: int = 1) -> None:
         str(one.get("src", "")).startswith("/console/static/") for one in scripts
     )
     allowed = {"html", "head", "meta", "title", "link", "script", "body", "a", "header", "img", "span", "form", "label", "input", "kbd",
-               "div", "small", "button", "nav", "main", "section", "h1", "h2", "p", "b",
+               "div", "small", "button", "nav", "main", "section", "h1", "h2", "h3", "p", "b",
                "em", "i", "strong", "ol", "ul", "li", "dl", "dt", "dd",
                "table", "caption", "thead", "tbody", "tr", "th", "td", "details", "summary", "pre", "code", "time", "figure", "blockquote",
                "figcaption", "fieldset", "legend", "textarea", "select", "option", "dialog", "svg", "rect", "text", "q"}  # fmt: skip
