@@ -65,7 +65,7 @@ BEGIN
       USING (tenant = NULLIF(current_setting('app.tenant', true), '')::uuid)$p$, t);
     EXECUTE format('CREATE TRIGGER %I BEFORE TRUNCATE ON %I FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()', t || '_whole', t);
     EXECUTE format('ALTER TABLE %I ENABLE ALWAYS TRIGGER %I', t, t || '_whole');
-    EXECUTE format('GRANT SELECT ON %I TO {prefix}_api, {prefix}_auditor', t);
+    EXECUTE format('GRANT SELECT ON %I TO {prefix}_api, {prefix}_worker, {prefix}_auditor', t);
   END LOOP;
 END $$;
 
@@ -411,7 +411,9 @@ BEGIN
       'recording_over', 'forget_tape', 'source_needed_until', 'keep_blob', 'tell_removed', 'remove_bytes', 'put_retention', 'place_hold', 'lift_hold',
       'restore_retention_work', 'tenants_after') LOOP
     EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);
-    IF f ~ '^keep_blob\(' THEN EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO {prefix}_worker', f); END IF;  -- what comes with a recording
+    IF f ~ '^(keep_blob|retention_days|holds_on|shipped_retention)\(' THEN   -- what comes with a recording, and what a packet says
+      EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO {prefix}_worker', f);
+    END IF;
     IF f ~ '^(keep_blob|put_retention|place_hold|lift_hold|retention_days|holds_on|shipped_retention)\(' THEN
       EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO {prefix}_api', f);
     ELSIF f ~ '^(remove_bytes|restore_retention_work)\(' THEN EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO {prefix}_worker', f);
