@@ -64,6 +64,7 @@ RULES: dict[str, tuple[str, dict[str, str]]] = {
             "drill_run.lookup_newest SELECT mission_root_owner": "newest_drills() tells every tenant how the service's drills ended",
             "approval.gauges SELECT mission_root_owner": "gauges() counts what waits, and for how long, whose ever it is",
             "execution.gauges SELECT mission_root_owner": "gauges()",
+            "mission_repair.gauges SELECT mission_root_owner": "gauges()",
             "console_link.lookup SELECT mission_root_owner": "link_of(), before any tenant is known",
             "model_switch.lookup SELECT mission_root_owner": "model_switches() tells every tenant what the operator's has switched off",
             "ledger.read_all SELECT mission_root_owner": "read_ledger() serves every tenant's readers",

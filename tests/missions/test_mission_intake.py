@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from app.missions.normalize import normalized, tidy
 from tests.world import World
-from tests.world.checks import census, fact_types, inspector, pending_change, problem
+from tests.world.checks import as_listed, census, fact_types, inspector, pending_change, problem
 
 ASK: dict[str, Any] = {"mission_type": "oracle_advisory", "user_goal": "What does the release still need?"}
 TOO_MUCH = {"time_ms": 604_800_000, "tokens": 1_000_000_000, "cost_usd": 1_000_000}
@@ -106,7 +106,7 @@ async def test_the_answer_says_where_it_is(world: World) -> None:
     assert answer.headers["location"] == f"/v1/missions/{made['id']}"
     again = await world.submitter.get(answer.headers["location"])
     assert again.headers["etag"] == answer.headers["etag"] == f'"v{made["version"]}"'
-    assert again.json() == made
+    assert as_listed(again.json()) == made
     assert made["state"] == "accepted"
     for name in ("self", "events", "artifacts", "packet"):
         assert (await world.submitter.get(made["links"][name])).status_code == 200, name

@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -13,7 +14,7 @@ from app.telemetry import POOL_EXHAUSTED, POOL_IN_USE, POOL_WAIT
 from app.work import KINDS
 from tests.world import World
 from tests.world.checks import inspector
-from tests.world.life import OPEN, approve_all, demo, in_state, stuck
+from tests.world.life import OPEN, approve_all, demo, in_state
 
 Read = dict[str, dict[str, float]]
 
@@ -49,20 +50,16 @@ async def test_open_missions_are_counted_in_their_states_and_closed_ones_are_not
     assert "open_missions" not in found and "approvals_pending" not in found
 
 
-async def test_a_mission_that_waits_for_nothing_is_seen_as_the_status_page_sees_it(world: World) -> None:
-    connection = await inspector(world)
-    for state in reversed(OPEN):
-        life = await in_state(world, state)
-        await a_moment_ago(world, life.id)
-        before = (await read(world))["invariant_violations"]["liveness"]
-        assert before == len(await stuck(world))
-        await connection.execute(
-            """DELETE FROM work WHERE subject = $1 OR subject IN (SELECT id FROM approval WHERE mission = $1)
-               OR subject IN (SELECT id FROM writeback WHERE mission = $1)""",
-            life.id,
-        )
-        after = (await read(world))["invariant_violations"]["liveness"]
-        assert after == len(await stuck(world)) == before + (state != "awaiting_approval"), state
+async def test_a_mission_that_only_a_person_can_get_going_is_a_violation_until_somebody_does(world: World) -> None:
+    assert (await read(world))["invariant_violations"]["liveness"] == 0
+    mission, connection = (await world.create())["id"], await inspector(world)
+    await connection.execute(
+        """INSERT INTO mission_repair (tenant, mission, state, finding, since)
+           SELECT tenant, id, 'executing', 'no_execution', now() FROM mission WHERE id = $1""", UUID(mission),
+    )  # fmt: skip
+    assert (await read(world))["invariant_violations"]["liveness"] == 1
+    await connection.execute("UPDATE mission_repair SET over_at = clock_timestamp()")
+    assert (await read(world))["invariant_violations"]["liveness"] == 0
 
 
 async def test_ages_of_approvals_and_of_what_nobody_knows(world: World) -> None:
@@ -108,8 +105,9 @@ async def test_of_a_drill_the_newest_run_counts_whose_tenant_it_ever_is(world: W
     connection, tenant = await inspector(world), await demo(world)
     for state, minutes in (("failed", 30), ("passed", 20), ("running", 1)):
         await connection.execute(
-            """INSERT INTO drill_run (tenant, id, drill, state, build, started_at, finished_at)
-               VALUES ($1, $2, 'replay', $3, 'b', $4, CASE WHEN $3 <> 'running' THEN $4::timestamptz END)""",
+            """INSERT INTO drill_run (tenant, id, drill, state, reason, build, started_at, finished_at)
+               VALUES ($1, $2, 'replay', $3, CASE WHEN $3 = 'failed' THEN 'timed_out' END, 'b', $4,
+                 CASE WHEN $3 <> 'running' THEN $4::timestamptz END)""",
             tenant, new_id(), state, now() - timedelta(minutes=minutes),
         )  # fmt: skip
     found = await read(world)

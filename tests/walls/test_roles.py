@@ -167,7 +167,8 @@ CALLS: dict[str, set[str]] = {
         "gauges", "take_worker_work", "next_worker_work", "sweep_expired", "restore_executor_work", "restore_anchor_work",
         "raised_risk", "standing_risk", "close_approval", "choose_rule", "fact_hash", "current_tenant",
         "fitting_rules", "lay_ladder", "climb", "restore_approval_timers",
-        "require_tenant", "require_present", "keep_blob", "retention_days", "shipped_retention", "holds_on", "remove_bytes", "restore_retention_work",
+        "require_tenant", "require_present", "keep_blob",
+        "retention_days", "shipped_retention", "holds_on", "remove_bytes", "restore_retention_work",
         "newest_drills", "ladder_binds", "role_holders", "note_gates", "lower_rung_itself", "restore_release_work",
     },
     "executor": {

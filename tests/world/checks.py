@@ -98,3 +98,8 @@ async def pending_change(world: World, **more: Any) -> dict[str, Any]:
 
 async def fact_types(world: World, subject: Any) -> list[str]:
     return [fact["type"] for fact in await world.facts(UUID(str(subject)))]
+
+
+def as_listed(mission: dict[str, Any]) -> dict[str, Any]:
+    """A mission as lists and answers show it: one that is read alone also says how long it is kept."""
+    return {name: value for name, value in mission.items() if name != "retention"}

@@ -3,6 +3,7 @@
 -- Approvals and executions are each tenant's own; these two see no more of them than when, and in which state.
 CREATE POLICY gauges ON approval FOR SELECT TO {prefix}_owner USING (true);
 CREATE POLICY gauges ON execution FOR SELECT TO {prefix}_owner USING (true);
+CREATE POLICY gauges ON mission_repair FOR SELECT TO {prefix}_owner USING (true);   -- what the worker found, and nobody has put right
 -- How drills ended is anybody's to see (78_release.sql).
 
 -- One row per number: its name, what it is of (from a fixed set; empty when there is but one), and how much. Ages are seconds.
@@ -19,19 +20,13 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_te
   unsettled AS MATERIALIZED (
     SELECT e.state, e.started_at FROM public.execution e WHERE e.state IN ('executing', 'unknown')),
   -- as the liveness invariant has it (app/operations/liveness.py); a test holds the two together
-  waiting_for_nothing AS (
-    SELECT o.id FROM open o, clock WHERE o.updated_at < clock.at - interval '5 seconds'
-      AND NOT EXISTS (SELECT 1 FROM public.work w WHERE w.tenant = o.tenant AND w.subject = o.id)
-      AND NOT EXISTS (SELECT 1 FROM pending p WHERE p.tenant = o.tenant AND p.mission = o.id)
-      AND NOT EXISTS (SELECT 1 FROM public.approval a JOIN public.work w ON w.tenant = a.tenant AND w.subject = a.writeback
-                      WHERE a.tenant = o.tenant AND a.mission = o.id)),
   drills AS (SELECT DISTINCT ON (d.drill) d.drill, d.state, d.finished_at FROM public.drill_run d
              WHERE d.state <> 'running' ORDER BY d.drill, d.finished_at DESC)
   SELECT 'open_missions', o.state, count(*)::float8 FROM open o GROUP BY 2
   UNION ALL
   SELECT 'open_mission_oldest_seconds', o.state, extract(epoch FROM clock.at - min(o.updated_at))::float8 FROM open o, clock GROUP BY 2, clock.at
   UNION ALL
-  SELECT 'invariant_violations', 'liveness', count(*)::float8 FROM waiting_for_nothing
+  SELECT 'invariant_violations', 'liveness', count(*)::float8 FROM public.mission_repair r WHERE r.over_at IS NULL
   UNION ALL
   SELECT 'approvals_pending', p.subject, count(*)::float8 FROM pending p GROUP BY 2
   UNION ALL
