@@ -75,7 +75,12 @@ def auditability(folder: Path, said: str) -> None:
     assert story["proof"]["verified"] and {step["proof"] for step in story["steps"]} <= {"anchored", "chained"}
     run(f"missions packet {mission[1]} --zip packet.zip --verifier verify.py")
     proof = subprocess.run(
-        [sys.executable, "verify.py", "packet.zip", "--without-anchors"], cwd=folder, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "verify.py", "packet.zip", "--without-anchors"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert proof.returncode == 0, proof.stdout + proof.stderr
     assert time.monotonic() - began < 120
