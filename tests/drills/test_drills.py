@@ -200,14 +200,36 @@ async def test_a_run_that_no_worker_comes_to_the_end_of_is_a_failure(drilled: Wo
     assert (found["state"], found["reason"]) == ("failed", "interrupted")
 
 
-async def test_a_root_that_does_not_answer_is_a_failure_with_a_reason(drilled: World) -> None:
+async def test_a_root_that_is_still_starting_is_waited_for(drilled: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused: list[httpx.ConnectError] = []
+    inner = Doors.handle_async_request
+
+    async def starting(self: Doors, request: httpx.Request) -> httpx.Response:
+        if len(refused) < 2:
+            refused.append(nobody_there(request))
+            raise refused[-1]
+        return await inner(self, request)
+
+    monkeypatch.setattr(Doors, "handle_async_request", starting)
+    found = await run(drilled, "blocked_tool")
+    assert (found["state"], found["reason"], len(refused)) == ("passed", None, 2)
+
+
+async def test_a_root_that_does_not_answer_is_a_failure_with_a_reason(
+    drilled: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.drills.run.STARTING_S", 0.3)
     drilled.worker.drills.runner.people[SUBMITTER]._transport = httpx.MockTransport(refuse)  # type: ignore[union-attr]
     found = await run(drilled, "replay")
     assert (found["state"], found["reason"], found["evidence"]) == ("failed", "root_unreachable", [])
 
 
+def nobody_there(request: httpx.Request) -> httpx.ConnectError:
+    return httpx.ConnectError("nobody is there", request=request)
+
+
 def refuse(request: httpx.Request) -> httpx.Response:
-    raise httpx.ConnectError("nobody is there")
+    raise nobody_there(request)
 
 
 # --- the tenant and its people

@@ -19,7 +19,8 @@ def drill(scene: Scene) -> None:
     # while the worker has it in hand it would be given back
     until(
         lambda: scene.sql(
-            "DELETE FROM work WHERE kind = 'dispatch' AND subject = $1::uuid AND lease_until IS NULL RETURNING 1", mission
+            "DELETE FROM work WHERE kind = 'dispatch' AND subject = $1::uuid AND lease_until IS NULL RETURNING 1",
+            mission,
         ),
         "its work is lost",
     )
