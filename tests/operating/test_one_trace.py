@@ -5,7 +5,7 @@ import pytest
 from tests.operating.collector import Span
 from tests.operating.conftest import Operated
 from tests.walks.conftest import until
-from tests.walks.test_kills import approve_all, state
+from tests.walks.test_kills import approve_all, restore_crm, state
 
 pytestmark = pytest.mark.xdist_group("operating")
 CALLER = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -50,6 +50,7 @@ def traced(instance: Operated) -> Operated:
         lambda: all(ancestors(span, spans)[-1] == BEGAN for spans in [instance.collector.of(CALLER)] for span in spans),
         "every span has its parents up to the request",
     )
+    restore_crm(instance)
     return instance
 
 
