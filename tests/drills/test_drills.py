@@ -3,7 +3,7 @@
 import asyncio
 import json
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 import httpx
@@ -14,7 +14,7 @@ from app import drills
 from app.drills.catalog import CONNECTOR, DRILLS, TENANT
 from app.drills.people import OPERATOR, PEOPLE, SUBMITTER, secret_of
 from colony_client.signing import parse_keys
-from tests.drills.conftest import KEY
+from tests.drills.conftest import KEY, Doors
 from tests.world import World
 from tests.world.checks import inspector, problem
 
@@ -72,6 +72,28 @@ async def test_every_drill_passes_and_leaves_its_fact_and_its_evidence(drilled: 
     assert [(one["name"], one["state"], one["last"]["state"]) for one in listed] == [
         (name, "passed", "passed") for name in DRILLS
     ]
+
+
+async def test_drills_that_begin_at_once_make_their_type_of_mission_together(
+    drilled: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names, looked, inner = ("blocked_tool", "blocked_writeback"), asyncio.Barrier(2), Doors.handle_async_request
+    held: list[str] = []
+
+    async def together(self: Doors, request: httpx.Request) -> httpx.Response:
+        answer = await inner(self, request)
+        if request.method == "GET" and request.url.path == "/v1/mission-types/drill" and len(held) < len(names):
+            held.append(str(answer.status_code))
+            async with asyncio.timeout(10):
+                await looked.wait()
+        return answer
+
+    monkeypatch.setattr(Doors, "handle_async_request", together)
+    runner = drilled.worker.drills.runner
+    assert runner is not None
+    found = await asyncio.gather(*(runner.run(name, uuid4(), 15) for name in names))
+    assert held == ["404", "404"], "neither has seen it"
+    assert [(one.state, one.reason) for one in found] == [("passed", None)] * 2
 
 
 # What somebody may have broken, and what the drill that looks at it says.
@@ -178,14 +200,36 @@ async def test_a_run_that_no_worker_comes_to_the_end_of_is_a_failure(drilled: Wo
     assert (found["state"], found["reason"]) == ("failed", "interrupted")
 
 
-async def test_a_root_that_does_not_answer_is_a_failure_with_a_reason(drilled: World) -> None:
+async def test_a_root_that_is_still_starting_is_waited_for(drilled: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused: list[httpx.ConnectError] = []
+    inner = Doors.handle_async_request
+
+    async def starting(self: Doors, request: httpx.Request) -> httpx.Response:
+        if len(refused) < 2:
+            refused.append(nobody_there(request))
+            raise refused[-1]
+        return await inner(self, request)
+
+    monkeypatch.setattr(Doors, "handle_async_request", starting)
+    found = await run(drilled, "blocked_tool")
+    assert (found["state"], found["reason"], len(refused)) == ("passed", None, 2)
+
+
+async def test_a_root_that_does_not_answer_is_a_failure_with_a_reason(
+    drilled: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.drills.run.STARTING_S", 0.3)
     drilled.worker.drills.runner.people[SUBMITTER]._transport = httpx.MockTransport(refuse)  # type: ignore[union-attr]
     found = await run(drilled, "replay")
     assert (found["state"], found["reason"], found["evidence"]) == ("failed", "root_unreachable", [])
 
 
+def nobody_there(request: httpx.Request) -> httpx.ConnectError:
+    return httpx.ConnectError("nobody is there", request=request)
+
+
 def refuse(request: httpx.Request) -> httpx.Response:
-    raise httpx.ConnectError("nobody is there")
+    raise nobody_there(request)
 
 
 # --- the tenant and its people

@@ -82,6 +82,7 @@ def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operated]:
         "COLONY_TIMEOUT_MS": "2000",
         "GAUGES_INTERVAL_S": "0.5",
         "ANCHOR_INTERVAL_S": "0.5",
+        "LIVENESS_INTERVAL_S": "1",
         "DATABASE_POOL_SIZE": "4",
         "DATABASE_POOL_WAIT_MS": "500",
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,

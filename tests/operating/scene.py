@@ -124,6 +124,11 @@ class Scene:
         assert said.code == code, said
         return said.text
 
+    def does(self, containing: str, person: str = "operator", **fill: str) -> None:
+        """Types such a line again until it ends well."""
+        line = self.line(DO, containing)
+        until(lambda: self.type(line, person, fill).code == 0, f"{line} ends well", PATIENCE_S)
+
     def over(self, containing: str = "", person: str = "operator", code: int = 0, **fill: str) -> str:
         """Types a line of the last section."""
         said = self.type(self.line(OVER, containing), person, fill)

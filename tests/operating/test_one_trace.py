@@ -5,11 +5,12 @@ import pytest
 from tests.operating.collector import Span
 from tests.operating.conftest import Operated
 from tests.walks.conftest import until
-from tests.walks.test_kills import approve_all, state
+from tests.walks.test_kills import approve_all, restore_crm, state
 
 pytestmark = pytest.mark.xdist_group("operating")
 CALLER = "4bf92f3577b34da6a3ce929d0e0e4736"
 CANARY = "kanarienvogel"
+BEGAN = "mission-root-api POST /v1/missions"
 PROCESSES = {"mission-root-api", "mission-root-worker", "colony", "mission-root-executor"}
 
 
@@ -23,7 +24,9 @@ def ancestors(span: Span, spans: list[Span]) -> list[str]:
     return names
 
 
-def test_root_colony_tools_and_executor_share_one_trace(instance: Operated) -> None:
+@pytest.fixture(scope="module")
+def traced(instance: Operated) -> Operated:
+    """The instance after a mission to its end, whose trace is the caller's, and whose goal, label and document bear a canary."""
     ask = {
         "mission_type": "crm_lead_intelligence",
         "user_goal": f"Which leads deserve a call, and why? {CANARY}",
@@ -43,16 +46,20 @@ def test_root_colony_tools_and_executor_share_one_trace(instance: Operated) -> N
     )
     until(lambda: any(one.name == "read back" for one in instance.collector.of(CALLER)), "the executor, too")
     # a span leaves when it ends: those around others come later
-    began = "mission-root-api POST /v1/missions"
     until(
-        lambda: all(ancestors(span, spans)[-1] == began for spans in [instance.collector.of(CALLER)] for span in spans),
+        lambda: all(ancestors(span, spans)[-1] == BEGAN for spans in [instance.collector.of(CALLER)] for span in spans),
         "every span has its parents up to the request",
     )
-    spans = instance.collector.of(CALLER)
+    restore_crm(instance)
+    return instance
+
+
+def test_root_colony_tools_and_executor_share_one_trace(traced: Operated) -> None:
+    spans = traced.collector.of(CALLER)
     tools = [span for span in spans if span.name == "tool"]
     assert {span.attributes["tool.name"] for span in tools} >= {"crm.list"}
     way = ancestors(tools[0], spans)
-    assert "colony mission attempt" in way and way[-1] == began
+    assert "colony mission attempt" in way and way[-1] == BEGAN
     assert {span.name for span in spans if span.service == "mission-root-executor"} == {
         "execute",
         "apply",
@@ -62,16 +69,14 @@ def test_root_colony_tools_and_executor_share_one_trace(instance: Operated) -> N
     assert outcomes and set(outcomes) == {"succeeded"}
 
 
-def test_no_secret_and_nothing_that_people_wrote_leaves_with_a_trace(instance: Operated) -> None:
-    """After the mission above, whose goal, label and document bear a word of their own."""
-    assert instance.collector.of(CALLER), "the test above has not run"
-    said = b"".join(instance.collector.raw)
+def test_no_secret_and_nothing_that_people_wrote_leaves_with_a_trace(traced: Operated) -> None:
+    said = b"".join(traced.collector.raw)
     assert CANARY.encode() not in said, [
         (span.service, span.name, found)
-        for span in instance.collector.spans
+        for span in traced.collector.spans
         if (found := [one for one in span.attributes.items() if CANARY in one[1]])
     ]
-    kept = instance.said["keys"].values()
-    passwords = [url.split(":")[2].split("@")[0] for url in instance.said["databases"].values()]
-    for secret in (*kept, *passwords, instance.said["kit_env"]["ROOT_API_KEY"].split(":")[1]):
+    kept = traced.said["keys"].values()
+    passwords = [url.split(":")[2].split("@")[0] for url in traced.said["databases"].values()]
+    for secret in (*kept, *passwords, traced.said["kit_env"]["ROOT_API_KEY"].split(":")[1]):
         assert secret.encode() not in said

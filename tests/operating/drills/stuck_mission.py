@@ -1,4 +1,4 @@
-"""A mission's work row is lost, which only the database's owner can do."""
+"""A mission's work row is lost, which only the database's owner can do, and was given back as often as the worker does that."""
 
 from tests.operating.scene import Scene
 from tests.walks.conftest import until
@@ -10,17 +10,34 @@ def drill(scene: Scene) -> None:
     scene.instance.colony.stop()
     mission = scene.ask()
     scene.degraded(mission, "colony_unavailable")
+    scene.sql(
+        """INSERT INTO mission_repair (tenant, mission, state, finding, repair, since, over_at)
+           SELECT tenant, id, state, 'no_dispatch', 'dispatch_added', updated_at, now()
+           FROM mission, generate_series(1, 3) WHERE id = $1::uuid""",
+        mission,
+    )
     # while the worker has it in hand it would be given back
     until(
-        lambda: (scene.sql("DELETE FROM work WHERE subject = $1::uuid AND lease_until IS NULL", mission), True), "lost"
+        lambda: scene.sql(
+            "DELETE FROM work WHERE kind = 'dispatch' AND subject = $1::uuid AND lease_until IS NULL RETURNING 1",
+            mission,
+        ),
+        "its work is lost",
     )
     scene.instance.colony.start()
-    until(lambda: mission in scene.look("/v1/status"), "the status page names it")
+    until(lambda: open_finding(scene, mission), "the status page names it")
     scene.fires("MissionStuck")
     seen = scene.see(ID=mission)
-    assert mission in seen
+    assert mission in seen and "nothing: it takes a person" in seen
     assert "work_items" in scene.do("grep work_items")
     scene.do("FROM work")
     scene.do("missions cancel", ID=mission)
     assert "cancelled" in scene.over("missions get", ID=mission)
+    until(lambda: not open_finding(scene, mission), "the status page says that it is over")
     scene.rests("MissionStuck")
+
+
+def open_finding(scene: Scene, mission: str) -> bool:
+    with scene.instance.client("operator") as client:
+        found = client.get("/v1/status").raise_for_status().json()["violators"]
+    return any(one["mission_id"] == mission and one["over_at"] is None for one in found)

@@ -20,7 +20,7 @@ def drill(scene: Scene) -> None:
         scene.do("connectors halt")
     finally:
         os.kill(crm, signal.SIGCONT)
-    scene.do("connectors check")
+    scene.does("connectors check")
     scene.do("connectors resume", person="admin")
     # or within a minute: a halted connector, and an outcome that stays unknown, are looked at less and less often
     scene.sql("UPDATE execution SET lease_until = now() WHERE state = 'unknown'")
