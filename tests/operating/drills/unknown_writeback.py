@@ -3,17 +3,22 @@
 import os
 import signal
 
+import httpx
+
 from tests.operating.scene import Scene
-from tests.walks.test_kills import approve_all, restore_crm
+from tests.walks.test_kills import restore_crm
 
 
 def drill(scene: Scene) -> None:
     mission = scene.ask("crm_lead_intelligence")
     scene.becomes(mission, "awaiting_approval")
+    seen_before = shown(
+        scene, mission
+    )  # looking at an approval reads the target: while it is silent, for ten seconds each
     crm = scene.instance.pid("crm")
     os.kill(crm, signal.SIGSTOP)
     try:
-        approve_all(scene.instance, mission)
+        approve(scene, seen_before)
         scene.fires("WritebackUnknown", threshold=0)
         seen = scene.see()
         assert mission in seen and '"unknown"' in seen.replace("state=", '"')
@@ -29,3 +34,17 @@ def drill(scene: Scene) -> None:
     assert '"items":[]' in scene.over("state=unknown").replace(" ", "")
     scene.rests("WritebackUnknown", threshold=0)
     restore_crm(scene.instance)
+
+
+def shown(scene: Scene, mission: str) -> list[httpx.Response]:
+    with scene.instance.client("operator") as client:
+        pending = client.get("/v1/approvals", params={"state": "pending", "mission": mission}).raise_for_status().json()
+        return [client.get(f"/v1/approvals/{one['id']}").raise_for_status() for one in pending["items"]]
+
+
+def approve(scene: Scene, approvals: list[httpx.Response]) -> None:
+    with scene.instance.client("operator") as client:
+        for one in approvals:
+            said = {"decision": "approve", "payload_sha256": one.json()["payload_sha256"]}
+            path = f"/v1/approvals/{one.json()['id']}/decisions"
+            client.post(path, json=said, headers={"If-Match": one.headers["etag"]}).raise_for_status()
