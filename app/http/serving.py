@@ -14,6 +14,8 @@ from prometheus_client import Counter, Histogram, Summary
 from app.process import set_when_told_to_stop
 from app.telemetry import without_query
 
+LATE_S = 0.5  # at the end of a server: who is connected already and has not asked yet is waited for
+
 
 class Held(Protocol):
     """What the apps of a process work with, opened and closed together."""
@@ -147,6 +149,14 @@ class Server(uvicorn.Server):
             if isinstance(leaving.__context__, OSError):
                 raise leaving.__context__ from None
             raise
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Nobody new is heard. Who has connected already may have asked: that is read, and answered as the last."""
+        for listening in self.servers:
+            listening.close()
+        self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
+        await asyncio.sleep(LATE_S)
+        await super().shutdown(sockets)
 
 
 def server(app: Any, host: str, port: int, lifespan: Literal["on", "off"] = "off") -> Server:
