@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 import os
-import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -22,8 +21,10 @@ from app.policy import SHELF
 from app.tools.api import NEEDS as NEEDED_TOOLS
 from app.tools.layers import LAYERS
 from app.writebacks.book import BREAKERS
+from tests.skips import pytest_collection_modifyitems, pytest_sessionfinish, pytest_terminal_summary
 from tests.world import World
 
+__all__ = ["pytest_collection_modifyitems", "pytest_sessionfinish", "pytest_terminal_summary"]
 PREFIX = "mission_root"
 TEMPLATE, DEMO = "template_mission_root", "template_mission_root_demo"
 numbers = itertools.count(1)
@@ -48,40 +49,6 @@ def routes_are_made_once() -> None:
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
-
-
-# What a mark needs beside the lock file, and where Debian puts it.
-NEEDS = {
-    "node": "node",
-    "chromium": "chromium",
-    "prometheus": "prometheus",
-    "pgbouncer": "/usr/sbin/pgbouncer",
-    "nginx": "/usr/sbin/nginx",
-}
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for mark, program in NEEDS.items():
-        if shutil.which(program) is None:
-            for item in items:
-                if item.get_closest_marker(mark):
-                    item.add_marker(pytest.mark.skip(reason=f"needs {mark}: apt-get install {mark}"))
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Says how many tests were left out, and for want of what."""
-    skipped = terminalreporter.stats.get("skipped", [])
-    if skipped:
-        terminalreporter.write_line(f"{len(skipped)} tests skipped; the lines above say what each one needs.")
-        if os.environ.get("CI_NO_SKIPS"):
-            terminalreporter.write_line("CI_NO_SKIPS is set, so the run has failed: install what they need in .ci/run.")
-
-
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Where nothing may be left out, a skipped test is a failed run."""
-    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if os.environ.get("CI_NO_SKIPS") and reporter and reporter.stats.get("skipped") and exitstatus == 0:
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @dataclass(frozen=True)

@@ -12,21 +12,17 @@ from typing import Any
 
 import pytest
 
+from tests.cli.inprocess import Done, command
 from tests.conftest import Cluster
 from tests.delivery.streams import serving
 from tests.ledger.test_ledger_api import PUBLIC, SEED, anchor
 from tests.ledger.test_ledger_api import signed as signed
 from tests.world import World
 
-Done = subprocess.CompletedProcess[str]
-
 
 async def call(*words: str, **environment: str) -> Done:
-    command = [sys.executable, "-m", "app.cli.main", "ledger", *words]
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("ANCHOR_", "MISSION_ROOT_"))}
-    return await asyncio.to_thread(
-        subprocess.run, command, capture_output=True, text=True, timeout=60, check=False, env=kept | environment
-    )
+    return await asyncio.to_thread(command, "ledger", *words, environment=kept | environment)
 
 
 @pytest.fixture

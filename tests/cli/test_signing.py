@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.attacks.test_taken_over import OPERATORS, Tower
-from tests.cli.test_database_commands import command
+from tests.cli.inprocess import command
 from tests.delivery.streams import serving
 from tests.executor.field import Change
 from tests.world import World
@@ -26,7 +26,7 @@ class Desk:
             "REGISTRAR_DATABASE_URL": self.world.url("registrar"), "MISSION_ROOT_API_KEY": self.world.people[who].key,
             "MISSION_ROOT_URL": self.url,
         }  # fmt: skip
-        done = await asyncio.to_thread(command, *words, "--json", **given)
+        done = await asyncio.to_thread(command, *words, "--json", environment=given)
         assert done.returncode == code, (words, done.stdout, done.stderr)
         return json.loads(done.stdout) if code == 0 else json.loads(done.stderr)["title"]
 

@@ -2,17 +2,17 @@
 
 import asyncio
 import json
-import subprocess
-import sys
+import os
 from typing import Any
 
+from tests.cli.inprocess import Done, command
 from tests.delivery.streams import serving
 from tests.world import World
 
 
-async def run(url: str, key: str, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "app.cli.main", "webhooks", *words, "--url", url, "--api-key", key]
-    return await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60, check=False)
+async def run(url: str, key: str, *words: str) -> Done:
+    given = dict(os.environ)
+    return await asyncio.to_thread(command, "webhooks", *words, "--url", url, "--api-key", key, environment=given)
 
 
 async def test_the_whole_life_of_a_webhook(world: World) -> None:

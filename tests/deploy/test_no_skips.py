@@ -23,7 +23,7 @@ def test_a_skipped_test_fails_the_run_only_in_ci(
         "pytest",
         "-q",
         "-p",
-        "tests.conftest",
+        "tests.skips",
         "-p",
         "no:cacheprovider",
         *workers,

@@ -1,14 +1,11 @@
 """An instance as an operator meets it: traces go to a collector, Prometheus scrapes it, and the colony is started by hand."""
 
-import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -17,7 +14,7 @@ import pytest
 from app.embedded import free_port
 from tests.operating.collector import Collector
 from tests.operating.prometheus import Prometheus
-from tests.walks.conftest import COMMAND, Instance, furnish, until
+from tests.walks.conftest import Instance, furnish, reachable, until
 
 
 class Colony:
@@ -71,12 +68,10 @@ class Operated(Instance):
 
 @pytest.fixture(scope="package")
 def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operated]:
-    folder = tmp_path_factory.mktemp("operated")
-    for above in (folder, *list(folder.parents)[:3]):  # an embedded server of root runs as another user
-        above.chmod(above.stat().st_mode | 0o055)
+    folder = reachable(tmp_path_factory.mktemp("operated"))
     collector = Collector()
     colony = Colony(folder, collector.url)
-    environment = os.environ | {
+    environment = {
         "MISSION_LEASE_MS": "3000",
         "EXECUTION_LEASE_MS": "3000",
         "COLONY_TIMEOUT_MS": "2000",
@@ -87,30 +82,21 @@ def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operated]:
         "DATABASE_POOL_WAIT_MS": "500",
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
     }
-    up = subprocess.Popen(
-        [COMMAND, "up", "--json", "--port", str(free_port()), "--data-dir", str(folder / ".data"), "--colony", colony.url],
-        stdout=subprocess.PIPE, stderr=(folder / "up.err").open("w"), text=True, env=environment,
-    )  # fmt: skip
-    made: Any = None
+    made = Operated(folder / ".data", free_port(), environment, "--colony", colony.url)
+    made.collector, made.colony, made.prometheus = collector, colony, None
     try:
-        assert up.stdout is not None
-        line = up.stdout.readline()
-        assert line, (folder / "up.err").read_text()
-        made = Operated(folder / ".data", up, json.loads(line))
-        made.collector, made.colony = collector, colony
         furnish(made)
         colony.know(made)
         colony.start()
         made.prometheus = watching(folder, made) if shutil.which("prometheus") else None
         yield made
     finally:
-        if made is not None and getattr(made, "prometheus", None):
+        if made.prometheus is not None:
             made.prometheus.close()
-        up.send_signal(signal.SIGTERM)
-        ended = up.wait(40)
+        ended = made.stop()
         colony.stop()
         collector.close()
-    assert ended == 0, (folder / "up.err").read_text()
+    assert ended == 0, made.errors.read_text()
 
 
 def watching(folder: Path, instance: Operated) -> Prometheus:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,10 +23,40 @@ PATIENCE_S = 60.0
 
 
 class Instance:
-    """A running instance: its addresses, keys and processes, and clients for them."""
+    """A running instance: its addresses, keys and processes, and clients for them.
 
-    def __init__(self, data_dir: Path, up: subprocess.Popen[str], said: dict[str, Any]) -> None:
-        self.data_dir, self.up, self.said = data_dir, up, said
+    What `up` says on stderr is in up.err beside the data folder.
+    """
+
+    def __init__(self, data_dir: Path, port: int, environment: dict[str, str], *more: str) -> None:
+        self.data_dir, self.port, self.environment = data_dir, port, environment
+        self.errors = data_dir.parent / "up.err"
+        self.command = [COMMAND, "up", "--json", "--port", str(port), "--data-dir", str(data_dir), *more]
+        self.said: dict[str, Any] = {}
+        self.start()
+
+    def start(self) -> None:
+        """Starts it and waits until everything is there; again in the same folder when it has been stopped."""
+        with self.errors.open("a") as errors:
+            self.up = subprocess.Popen(
+                self.command, stdout=subprocess.PIPE, stderr=errors, text=True, env=os.environ | self.environment
+            )
+        assert self.up.stdout is not None
+        line = self.up.stdout.readline()
+        assert line, self.errors.read_text()
+        self.said = json.loads(line)
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
+        """Ends it and answers its exit code."""
+        if self.up.poll() is None:
+            self.up.send_signal(how)
+        return self.up.wait(40)
+
+    def hear(self, pattern: str) -> re.Match[str]:
+        """A line that `up` says on stderr, awaited."""
+        lines = re.compile(pattern, re.MULTILINE)
+        found: re.Match[str] = until(lambda: lines.search(self.errors.read_text()), f"it says {pattern}")
+        return found
 
     def client(self, name: str) -> httpx.Client:
         headers = {"Authorization": f"Bearer {self.said['keys'][name]}"}
@@ -66,34 +97,46 @@ def until(holds: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -
     raise AssertionError(f"it did not happen within {patience_s} s: {what}")
 
 
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url, trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def reachable(folder: Path) -> Path:
+    """An embedded server of root runs as another user and has to get to its folder."""
+    for one in (folder, *list(folder.parents)[:3]):
+        one.chmod(one.stat().st_mode | 0o055)
+    return folder
+
+
+# leases short enough that a test can wait them out
+SHORT = {
+    "MISSION_LEASE_MS": "3000",
+    "EXECUTION_LEASE_MS": "3000",
+    "COLONY_TIMEOUT_MS": "3000",
+    "ANCHOR_INTERVAL_S": "0.5",
+}
+
+
 @pytest.fixture(scope="package")
 def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
-    folder = tmp_path_factory.mktemp("instance")
-    folder.chmod(0o755)
-    for above in list(folder.parents)[:3]:
-        above.chmod(
-            above.stat().st_mode | 0o055
-        )  # an embedded server of root runs as another user and has to get there
-    # leases short enough that a test can wait them out
-    environment = os.environ | {"MISSION_LEASE_MS": "3000", "EXECUTION_LEASE_MS": "3000", "COLONY_TIMEOUT_MS": "3000"}
-    up = subprocess.Popen(
-        [COMMAND, "up", "--json", "--port", str(free_port()), "--data-dir", str(folder / "data")],
-        stdout=subprocess.PIPE,
-        stderr=(folder / "up.err").open("w"),
-        text=True,
-        env=environment,
-    )
+    folder = reachable(tmp_path_factory.mktemp("instance"))
+    made = Instance(folder / "data", free_port(), SHORT)
     try:
-        assert up.stdout is not None
-        line = up.stdout.readline()
-        assert line, (folder / "up.err").read_text()
-        made = Instance(folder / "data", up, json.loads(line))
         furnish(made)
         yield made
     finally:
-        up.send_signal(signal.SIGTERM)
-        ended = up.wait(40)
-    assert ended == 0, (folder / "up.err").read_text()
+        ended = made.stop()
+    assert ended == 0, made.errors.read_text()
 
 
 def furnish(made: Instance) -> None:

@@ -1,4 +1,4 @@
-"""The quickstart as it is written, line by line, against an instance that was started as it says; and both example clients."""
+"""The quickstart as it is written, line by line, against a whole instance; and both example clients."""
 
 import json
 import os
@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_up import Up
+from tests.walks.conftest import Instance
+from tests.walks.test_kills import restore_crm
 
-pytestmark = pytest.mark.xdist_group("instance")  # a whole instance, one at a time
+pytestmark = pytest.mark.xdist_group("instance")
 
 REPOSITORY = Path(__file__).parents[2]
 PAGE = (REPOSITORY / "docs/quickstart.md").read_text()
@@ -21,34 +22,30 @@ CLIENT = (REPOSITORY / "docs/examples/client.py").read_text()
 CURL = (REPOSITORY / "docs/examples/curl.sh").read_text()
 
 
-def test_it_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_runs_as_written(instance: Instance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("ARCHITECTURE.md", "docs"):
         (tmp_path / name).symlink_to(REPOSITORY / name)
     (tmp_path / ".venv").symlink_to(Path(sys.prefix))
+    (tmp_path / ".data").symlink_to(instance.data_dir)
     for name in [name for name in os.environ if name.startswith("MISSION_ROOT_")]:
         monkeypatch.delenv(name)
     blocks = re.findall(r"```sh\n(.*?)```", PAGE, re.S)
     assert len(blocks) == 6
-    up = Up(tmp_path / ".data")
-    try:
-        # an auditor's two minutes, once the change is made: see the last but one block
-        script = "set -eu\n" + "\n".join(f"echo '--- {number}' >&2\n{block}" for number, block in enumerate(blocks, 1))
-        done = subprocess.run(
-            ["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-        said = done.stdout
-        for words in (
-            "submitter (service): submitter", "Workspace guide: 1 added", "✓ ARCHITECTURE.md:", "awaiting_approval", "pending",
-            "Recorded; the approval is approved.", "Recorded; the approval is rejected.", "succeeded",
-            "was written and read back: the target shows exactly what was approved", "every link recomputed", '"kind":"mission"',
-            "policy would allow", "verified: True",
-        ):  # fmt: skip
-            assert words in said, f"{words}\n{said[-4000:]}"
-        assert said.count("claims: 10") == 2, "both clients"
-        auditability(tmp_path, said)
-    finally:
-        up.stop()
+    # an auditor's two minutes, once the change is made: see the last but one block
+    script = "set -eu\n" + "\n".join(f"echo '--- {number}' >&2\n{block}" for number, block in enumerate(blocks, 1))
+    done = subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    said = done.stdout
+    for words in (
+        "submitter (service): submitter", "Workspace guide: 1 added", "✓ ARCHITECTURE.md:", "awaiting_approval", "pending",
+        "Recorded; the approval is approved.", "Recorded; the approval is rejected.", "succeeded",
+        "was written and read back: the target shows exactly what was approved", "every link recomputed", '"kind":"mission"',
+        "policy would allow", "verified: True",
+    ):  # fmt: skip
+        assert words in said, f"{words}\n{said[-4000:]}"
+    assert said.count("claims: 10") == 2, "both clients"
+    auditability(tmp_path, said)
+    restore_crm(instance)
 
 
 def auditability(folder: Path, said: str) -> None:

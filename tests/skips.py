@@ -1,0 +1,39 @@
+"""Tests that need more than the lock file brings are left out where it is missing, and counted; in CI that is a failure."""
+
+import os
+import shutil
+
+import pytest
+
+# What a mark needs beside the lock file, and where Debian puts it.
+NEEDS = {
+    "node": "node",
+    "chromium": "chromium",
+    "prometheus": "prometheus",
+    "pgbouncer": "/usr/sbin/pgbouncer",
+    "nginx": "/usr/sbin/nginx",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for mark, program in NEEDS.items():
+        if shutil.which(program) is None:
+            for item in items:
+                if item.get_closest_marker(mark):
+                    item.add_marker(pytest.mark.skip(reason=f"needs {mark}: apt-get install {mark}"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says how many tests were left out, and for want of what."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    if skipped:
+        terminalreporter.write_line(f"{len(skipped)} tests skipped; the lines above say what each one needs.")
+        if os.environ.get("CI_NO_SKIPS"):
+            terminalreporter.write_line("CI_NO_SKIPS is set, so the run has failed: install what they need in .ci/run.")
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Where nothing may be left out, a skipped test is a failed run."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("CI_NO_SKIPS") and reporter and reporter.stats.get("skipped") and exitstatus == 0:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
