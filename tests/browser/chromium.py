@@ -56,7 +56,19 @@ class Screen:
 
 
 @contextlib.asynccontextmanager
-async def screen(world: World) -> AsyncIterator[Screen]:
+async def chromium() -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
+        )
+        try:
+            yield browser
+        finally:
+            await browser.close()
+
+
+@contextlib.asynccontextmanager
+async def screen(world: World, browser: Browser) -> AsyncIterator[Screen]:
     """The world's root on a port of its own, and a browser before it."""
     config = uvicorn.Config(world.public, host="127.0.0.1", port=0, log_level="error", access_log=False, lifespan="off")
     server = uvicorn.Server(config)
@@ -65,14 +77,10 @@ async def screen(world: World) -> AsyncIterator[Screen]:
         await asyncio.sleep(0.01)
     url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     try:
-        async with async_playwright() as playwright:
-            browser = await playwright.chromium.launch(
-                executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
-            )
-            try:
-                yield Screen(world, browser, url)
-            finally:
-                await browser.close()
+        made = Screen(world, browser, url)
+        yield made
+        for context in browser.contexts:
+            await context.close()
     finally:
         await world.root.tail.stop()  # streams end, so that their connections can close
         server.should_exit = True

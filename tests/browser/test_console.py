@@ -5,10 +5,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from playwright.async_api import Browser
 
 from bench.peers.base import Unavailable, npm_folder
 from tests.approvals.test_interventions import pass_time
-from tests.browser.chromium import Screen, screen
+from tests.browser.chromium import Screen, chromium, screen
 from tests.console.test_hostile import PAYLOADS
 from tests.console.test_pages import EVERY
 from tests.world import World
@@ -18,9 +19,21 @@ AXE = "axe-core@4.14.1"
 pytestmark = [pytest.mark.chromium, pytest.mark.xdist_group("chromium")]
 
 
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    """One loop for the module: the browser is started once and lives in it."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+async def browser(anyio_backend: str) -> AsyncIterator[Browser]:
+    async with chromium() as made:
+        yield made
+
+
 @pytest.fixture
-async def before(world: World) -> AsyncIterator[Screen]:
-    async with screen(world) as made:
+async def before(world: World, browser: Browser) -> AsyncIterator[Screen]:
+    async with screen(world, browser) as made:
         yield made
 
 

@@ -3,9 +3,6 @@
 import asyncio
 import io
 import json
-import os
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import redirect_stdout
 from typing import Any
@@ -14,6 +11,7 @@ import pytest
 
 from app.cli import main
 from app.cli.client import Failed
+from tests.cli import inprocess
 from tests.world import World
 from tests.world.world import served
 
@@ -134,8 +132,11 @@ async def test_the_first_tenant_and_admin_are_made_at_the_database(
 )
 async def test_a_tenant_that_cannot_be_made_is_told_why(world: World, words: tuple[str, ...], said: str) -> None:
     done = await asyncio.to_thread(
-        subprocess.run, [sys.executable, "-m", "app.cli.main", "identity", "create-tenant", *words], capture_output=True,
-        text=True, timeout=60, check=False, env={"PATH": os.environ["PATH"], "REGISTRAR_DATABASE_URL": world.url("registrar")},
-    )  # fmt: skip
+        inprocess.command,
+        "identity",
+        "create-tenant",
+        *words,
+        environment={"REGISTRAR_DATABASE_URL": world.url("registrar")},
+    )
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (5, "", 1), done.stderr
     assert done.stderr.startswith(f"mission-root: {said}")

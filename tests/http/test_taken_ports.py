@@ -2,13 +2,14 @@
 
 import os
 import socket
-import subprocess
-import sys
+from importlib import import_module
 from pathlib import Path
 
-from app.embedded import free_port
+import pytest
 
-REPOSITORY = Path(__file__).parents[2]
+from app.embedded import free_port
+from tests.world.forked import forked
+
 SETTINGS = {
     "DATABASE_URL": "postgresql://a:b@127.0.0.1:1/c", "READER_DATABASE_URL": "postgresql://a:b@127.0.0.1:1/c",
     "REGISTRAR_DATABASE_URL": "postgresql://a:b@127.0.0.1:1/c", "WORKER_DATABASE_URL": "postgresql://a:b@127.0.0.1:1/c",
@@ -27,25 +28,14 @@ ITS_OWN = {
 }  # fmt: skip
 
 
-def start(module: str, taken: str, held: int, folder: Path) -> "subprocess.Popen[str]":
+@pytest.mark.parametrize(("module", "taken"), [(module, port) for module, ports in PORTS.items() for port in ports])
+def test_a_taken_port_is_one_sentence_and_exit_code_1(module: str, taken: str, tmp_path: Path) -> None:
     urls = ITS_OWN[module]
     given = {name: value for name, value in SETTINGS.items() if not name.endswith("DATABASE_URL") or name in urls}
-    ports = {name: str(free_port()) for name in PORTS[module]} | {taken: str(held)}
-    return subprocess.Popen(
-        [sys.executable, "-m", module], cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), "LOG_LEVEL": "warning", **given, **ports},
-    )  # fmt: skip
-
-
-def test_a_taken_port_is_one_sentence_and_exit_code_1(tmp_path: Path) -> None:
-    """All cases at once: starting Python is what takes the time."""
     with socket.create_server(("127.0.0.1", 0)) as holder:
-        held = holder.getsockname()[1]
-        started = {
-            (module, port): start(module, port, held, tmp_path) for module, ports in PORTS.items() for port in ports
-        }
-        ended = {which: (process, *process.communicate(timeout=120)) for which, process in started.items()}
-    for which, (process, out, err) in ended.items():
-        [said] = [line for line in err.splitlines() if line.startswith("mission-root: ")] or [""]
-        assert process.returncode == 1 and said.startswith("mission-root: a port cannot be opened: "), (which, err)
-        assert err.rstrip().endswith("ddress already in use") and "Traceback" not in err + out, (which, err)
+        ports = {name: str(free_port()) for name in PORTS[module]} | {taken: str(holder.getsockname()[1])}
+        given |= {"PATH": os.environ["PATH"], "LOG_LEVEL": "warning", **ports}
+        code, out, err = forked(import_module(module).run, given, tmp_path)
+    [said] = [line for line in err.splitlines() if line.startswith("mission-root: ")] or [""]
+    assert code == 1 and said.startswith("mission-root: a port cannot be opened: "), err
+    assert err.rstrip().endswith("ddress already in use") and "Traceback" not in err + out, err
