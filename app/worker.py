@@ -37,6 +37,7 @@ from app.evidence import Material
 from app.http.serving import uvicorns_loop
 from app.nudge import Nudger, wait
 from app.operations.gauges import GAUGES
+from app.outbound import authorities
 from app.settings import Settings
 from app.telemetry import WORK_DONE, begin
 from app.work import Item
@@ -107,7 +108,7 @@ class Worker:
         self.objects = artifacts.open_objects(settings)
         self.sweeper = retention.Sweeper(self.database, self.objects, timedelta(seconds=settings.retention_interval_s))
         self.drills = drills.Drills(settings, self.database, self.colony)
-        self.root = httpx.AsyncClient(trust_env=False)
+        self.root = httpx.AsyncClient(trust_env=False, verify=authorities())
         self.hands = asyncio.Semaphore(LOOKING)
         self.looking: set[asyncio.Future[None]] = set()  # reviews that ask targets
         self.stopping = asyncio.Event()

@@ -20,6 +20,7 @@ from app.errors import Problem
 from app.http.bodies import read_body
 from app.http.edge import on_problem, request_id
 from app.http.limits import address_of, networks
+from app.outbound import authorities
 from app.telemetry import traceparent
 from colony_client.signing import Keys
 
@@ -51,7 +52,10 @@ class Upstream:
     def __init__(self, base_url: str, keys: Keys, *, timeout_s: float = 10.0) -> None:
         self.url, self.keys, self.timeout_s = httpx.URL(base_url), keys, timeout_s
         self.http = httpx.AsyncClient(
-            timeout=httpx.Timeout(timeout_s, connect=2.0), trust_env=False, follow_redirects=False
+            timeout=httpx.Timeout(timeout_s, connect=2.0),
+            verify=authorities(),
+            trust_env=False,
+            follow_redirects=False,
         )
 
     async def send(
