@@ -31,7 +31,7 @@ def setup(settings: Settings) -> None:
             _with_trace,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            _trace_back,
+            trace_back,
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -57,7 +57,7 @@ def _with_trace(_logger: Any, _method: str, record: MutableMapping[str, Any]) ->
     return record
 
 
-def _trace_back(_logger: Any, _method: str, record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+def trace_back(_logger: Any, _method: str, record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """An exception as its types and frames. Messages stay out: those of clients and parsers quote documents and answers."""
     error = record.pop("exc_info", None)
     told: list[str] = []
