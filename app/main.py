@@ -1,5 +1,6 @@
 """The root API process: the public app, the internal app and the metrics, each on a port of its own. Wiring only."""
 
+import asyncio
 import gc
 from collections.abc import Callable
 from datetime import timedelta
@@ -185,7 +186,7 @@ class Root:
         state.cursors = Cursors(self.signing_keys)
         state.anchor_store, state.anchor_keys = self.anchor_store, self.anchor_keys
         state.transfer_signer, state.transfer_keys = self.transfer_signer, self.transfer_keys
-        state.objects = self.objects
+        state.objects, state.packing = self.objects, asyncio.Semaphore(packet.AT_ONCE)
         state.release = self.release
         state.webhook_keys = self.settings.webhook_keys()
         state.authenticate, state.allow = identity.authenticate, self.allow

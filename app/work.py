@@ -51,7 +51,7 @@ FINISH = text("""
   DELETE FROM work WHERE tenant = :tenant AND kind = :kind AND subject = :subject AND fence = :fence AND wanted = :wanted""")
 # Whoever wanted it while it was held is not put off: next_at then holds the time of that wish.
 AGAIN = text("""
-  UPDATE work SET lease_until = NULL,
+  UPDATE work SET lease_until = NULL, attempts = CASE WHEN CAST(:failed AS boolean) THEN attempts ELSE 0 END,
     next_at = LEAST(COALESCE(CAST(:at AS timestamptz), clock_timestamp()), CASE WHEN wanted > :wanted THEN next_at END)
   WHERE tenant = :tenant AND kind = :kind AND subject = :subject AND fence = :fence""")
 
@@ -64,7 +64,7 @@ EXECUTORS = {
 
 @dataclass(frozen=True)
 class Item:
-    """A leased work row. fence and wanted are what finish() compares; attempts counts claims since it was added."""
+    """A leased work row. fence and wanted are what finish() compares; attempts counts claims since it was added, or last done."""
 
     tenant: UUID
     kind: str
@@ -90,9 +90,9 @@ async def finish(session: WriteSession, item: Item) -> bool:
     return bool(done.rowcount) or await again(session, item, None)
 
 
-async def again(session: WriteSession, item: Item, at: datetime | None) -> bool:
-    """Gives the item back, due at a time. False: the lease was lost."""
-    given = await session.execute(AGAIN, _key(item) | {"at": at})
+async def again(session: WriteSession, item: Item, at: datetime | None, *, failed: bool = False) -> bool:
+    """Gives the item back, due at a time: done for now, or failed, and then its attempts count on. False: the lease was lost."""
+    given = await session.execute(AGAIN, _key(item) | {"at": at, "failed": failed})
     session.nudge(f"work_{KINDS[item.kind]}")
     return bool(given.rowcount)
 

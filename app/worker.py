@@ -316,7 +316,7 @@ class Worker:
         with contextlib.suppress(Exception):
             async with self.database.write() as session:
                 await session.enter(item.tenant)
-                await work.again(session, item, now() + delay)
+                await work.again(session, item, now() + delay, failed=True)
 
     async def sweep(self) -> None:
         """Forgets nonces and idempotency answers that have had their time; puts back work rows that were lost."""

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import traceback
 from collections.abc import MutableMapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from colony.settings import Settings
 
 tracer = trace.get_tracer("colony")
+MOST_CAUSES = 10  # of an exception that are told
 _W3C = TraceContextTextMapPropagator()
 
 
@@ -29,7 +31,7 @@ def setup(settings: Settings) -> None:
             _with_trace,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
+            trace_back,
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -52,6 +54,19 @@ def _with_trace(_logger: Any, _method: str, record: MutableMapping[str, Any]) ->
     span = trace.get_current_span().get_span_context()
     if span.is_valid:
         record["trace_id"] = f"{span.trace_id:032x}"
+    return record
+
+
+def trace_back(_logger: Any, _method: str, record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """An exception as its types and frames. Messages stay out: those of clients and parsers quote documents and answers."""
+    error = record.pop("exc_info", None)
+    told: list[str] = []
+    while isinstance(error, BaseException) and len(told) < MOST_CAUSES:
+        frames = "".join(f"\n  {f.filename}:{f.lineno} {f.name}" for f in traceback.extract_tb(error.__traceback__))
+        told.append(f"{type(error).__name__}{frames}")
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if told:
+        record["exception"] = "\ncaused by ".join(told)
     return record
 
 

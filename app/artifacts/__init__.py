@@ -8,10 +8,10 @@ was shown one.
 from app.artifacts.actions import Made, Stored, keep_blob, made, note_readings, store
 from app.artifacts.api import router
 from app.artifacts.objects import Laid, Located, Objects, component, gone, open_objects, removed
-from app.artifacts.queries import PLACE, Artifact, latest, of_attempt, of_mission, one, places, readings
+from app.artifacts.queries import PLACE_ALONE, Artifact, latest, of_attempt, of_mission, one, places, readings
 
 __all__ = [
-    "PLACE",
+    "PLACE_ALONE",
     "Artifact",
     "Laid",
     "Located",

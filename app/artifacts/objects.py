@@ -76,7 +76,9 @@ class Objects:
 
     def __init__(self, store: Store | None, from_bytes: int) -> None:
         self.store, self.from_bytes = store, from_bytes
-        self.flaws: OrderedDict[str, str] = OrderedDict()  # names of objects that were missing or damaged
+        self.flaws: OrderedDict[str, tuple[int, int]] = (
+            OrderedDict()
+        )  # what was missing or damaged: in which bytes, by name
 
     async def lay_down(self, tenant: UUID, data: bytes) -> Laid:
         """Writes large bytes to the store; no transaction is open meanwhile. Name them in a row within the hour.
@@ -106,6 +108,9 @@ class Objects:
             return whole(found)[start:end]
         first = start // CHUNK
         data = b"".join([piece async for piece in self.pieces(found, first, -(-end // CHUNK))])
+        if len(data) == found.size and sha256(data).digest() != found.sha256:
+            raise self.flawed(found, "artifact_damaged", 0, found.size)
+        self.sound(found, first * CHUNK, first * CHUNK + len(data))
         return data[start - first * CHUNK : end - first * CHUNK]
 
     async def stream(self, found: Located) -> AsyncIterator[bytes]:
@@ -120,7 +125,8 @@ class Objects:
                 yield held
             held = piece
         if running.digest() != found.sha256:
-            raise self.flawed(found, "artifact_damaged")
+            raise self.flawed(found, "artifact_damaged", 0, found.size)
+        self.sound(found, 0, found.size)
         yield held
 
     async def pieces(self, found: Located, first: int, last: int) -> AsyncIterator[bytes]:
@@ -133,9 +139,8 @@ class Objects:
             for number in range(low, high):
                 part = memoryview(data)[(number - low) * CHUNK : (number - low + 1) * CHUNK]
                 if sha256(part).digest() != found.chunks[32 * number : 32 * (number + 1)]:
-                    raise self.flawed(found, "artifact_damaged")
+                    raise self.flawed(found, "artifact_damaged", number * CHUNK, number * CHUNK + len(part))
             yield data
-        self.flaws.pop(found.name, None)
         READS.labels("ok").inc()
 
     async def fetch(self, found: Located, start: int, end: int) -> bytes:
@@ -148,17 +153,19 @@ class Objects:
         except FileNotFoundError as error:
             if self.store.folder and not self.store.folder.is_dir():  # all of it is gone: a disk that is not there
                 raise away(error) from None
-            raise self.flawed(found, "artifact_missing") from None
+            raise self.flawed(
+                found, "artifact_missing", found.size, 0
+            ) from None  # it is back with the first bytes read
         except UNREACHABLE as error:
             if await self.size_of(found.name) not in (
                 None,
                 found.size,
             ):  # a store refuses what is beyond an object's end
-                raise self.flawed(found, "artifact_damaged") from None
+                raise self.flawed(found, "artifact_damaged", start, end) from None
             READS.labels("unreachable").inc()
             raise away(error) from None
         if len(data) != end - start:
-            raise self.flawed(found, "artifact_damaged")
+            raise self.flawed(found, "artifact_damaged", start, end)
         return data
 
     async def size_of(self, name: str) -> int | None:
@@ -200,11 +207,18 @@ class Objects:
         except UNREACHABLE as error:
             raise away(error) from None
 
-    def flawed(self, found: Located, code: str) -> Problem:
-        """Counts an object that is not what it should be, and remembers it until it is read whole."""
+    def sound(self, found: Located, start: int, end: int) -> None:
+        """Forgets what was wrong with an object once all of it that was has been read and is what it should be."""
+        first, last = self.flaws.get(found.name, (-1, 0))
+        if start <= first and last <= end:
+            del self.flaws[found.name]
+
+    def flawed(self, found: Located, code: str, start: int, end: int) -> Problem:
+        """Counts an object that is not what it should be, and remembers which bytes of it."""
         outcome = code.removeprefix("artifact_")
         READS.labels(outcome).inc()
-        self.flaws[found.name] = outcome
+        first, last = self.flaws.get(found.name, (start, end))
+        self.flaws[found.name] = min(first, start), max(last, end)
         while len(self.flaws) > REMEMBERED:
             self.flaws.popitem(last=False)
         log.error(

@@ -26,7 +26,8 @@ ONE = text(f"SELECT {COLUMNS} FROM artifact WHERE tenant = :tenant AND mission =
 LATEST = text(f"""SELECT {COLUMNS} FROM artifact
   WHERE tenant = :tenant AND mission = :mission AND schema_name = :schema AND (:producer = '' OR producer = :producer)
   ORDER BY attempt DESC, created_at DESC, id DESC LIMIT 1""")  # noqa: S608
-PLACE = "b.tenant, b.sha256, b.size, b.bytes AS inline, b.object, b.chunks, b.removed_at"
+PLACE_ALONE = "b.tenant, b.sha256, b.size, b.object, b.chunks, b.removed_at"  # and not the bytes that are in the row
+PLACE = f"{PLACE_ALONE}, b.bytes AS inline"
 PLACES = text(f"SELECT {PLACE} FROM blob b WHERE b.tenant = :tenant AND b.sha256 = ANY(:sources)")  # noqa: S608
 SOURCES = text("""SELECT r.document, r.source_sha256, r.kind, r.version, r.read_at, b.size, b.removed_at
   FROM reading r JOIN blob b ON b.tenant = r.tenant AND b.sha256 = r.source_sha256

@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import text
 
 from app.artifacts.objects import Located, Objects
-from app.artifacts.queries import PLACE
+from app.artifacts.queries import PLACE_ALONE
 from app.db import Database, ReadSession
 from app.errors import Problem
 
@@ -17,7 +17,7 @@ NAMED = 1000  # findings that are named; all are counted
 FOUND = {"artifact_missing": "missing", "artifact_damaged": "damaged"}
 
 # What is in rows is hashed where it is.
-SOURCES = text(f"""SELECT {PLACE.replace("b.bytes", "NULL")}, b.sha256 = sha256(b.bytes) AS whole
+SOURCES = text(f"""SELECT {PLACE_ALONE}, b.sha256 = sha256(b.bytes) AS whole
   FROM blob b WHERE b.tenant = :tenant AND b.sha256 > :after ORDER BY b.sha256 LIMIT :limit""")  # noqa: S608
 ARTIFACTS = text("""SELECT a.id, a.sha256, a.removed_at, a.sha256 = sha256(a.bytes) AS whole, COALESCE(octet_length(a.bytes), 0) AS size
   FROM artifact a WHERE a.tenant = :tenant AND a.id > :after ORDER BY a.id LIMIT :limit""")

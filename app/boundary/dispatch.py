@@ -445,7 +445,7 @@ async def cancel_in_colony(database: Database, colony: Colony, item: Item) -> No
                 async with database.write() as session:
                     await session.enter(item.tenant)
                     delay = max(2.0**item.attempts, asked_for(error))
-                    await work.again(session, item, now() + timedelta(seconds=delay))
+                    await work.again(session, item, now() + timedelta(seconds=delay), failed=True)
                 return
     await settle(database, item)
 

@@ -20,7 +20,7 @@ from app.errors import Problem
 from app.ledger.anchors import AT, UP_TO, Anchor, place, slot, stated, statements, stored
 from app.ledger.keys import Keyring
 from app.ledger.merkle import Tree, leaf_hash
-from app.ledger.queries import START, Position
+from app.ledger.queries import START, Position, head
 from app.ledger.store import Store
 from app.ledger.verify import Reading
 
@@ -40,8 +40,6 @@ FACTS = text("""
 ANCHORED = text("""SELECT body FROM ledger
   WHERE tenant = :tenant AND subject = :tenant AND type = 'ledger.anchored' AND (xid, id) > (CAST(CAST(:xid AS text) AS xid8), :id)
   ORDER BY ledger.xid, ledger.id LIMIT 20""")
-NEWEST = text("""SELECT concat(xid::text, '-', id) FROM ledger
-  WHERE tenant = :tenant AND xid < pg_snapshot_xmin(pg_current_snapshot()) ORDER BY ledger.xid DESC, ledger.id DESC LIMIT 1""")
 
 
 @dataclass
@@ -75,13 +73,21 @@ async def newest(reading: Reading, tenant: UUID, store: Store | None) -> Anchor 
     return found
 
 
+async def first_after(reading: Reading, tenant: UUID, position: Position) -> int | None:
+    """The number of the first anchor that covers a position, as the tenant's own chain says."""
+    async with reading() as session:
+        rows = await session.rows(ANCHORED, {"tenant": tenant, "xid": str(position.xid), "id": position.id})
+    for row in rows:
+        said = json.loads(row.body)
+        if (Position.parse(str(said["last"])) or START) >= position:
+            return int(said["number"])
+    return None
+
+
 async def covering(reading: Reading, tenant: UUID, store: Store, upto: Position | None) -> Anchor | None:
     """The first anchor that covers a position; the newest one where none does, or no position is given."""
     if upto is not None:
-        async with reading() as session:
-            asked = {"tenant": tenant, "xid": str(upto.xid), "id": upto.id}
-            said = [json.loads(row.body) for row in await session.rows(ANCHORED, asked)]
-        number = next((one["number"] for one in said if (Position.parse(one["last"]) or START) >= upto), None)
+        number = await first_after(reading, tenant, upto)
         raw = await store.get(slot(tenant, number)) if number is not None else None
         if raw is not None and (anchor := Anchor.read(raw)) is not None and anchor.last >= upto:
             return anchor
@@ -213,9 +219,8 @@ async def prepare(
             anchors = [newest_]
             found = await proofs(reading, tenant, newest_, subject)
     async with reading() as session:  # after the store: what an anchor covers is then surely there to be told
-        to = str(upto) if upto else await session.scalar(NEWEST, {"tenant": tenant})
-    end = Position.parse(to) if to else None
-    return Export(reading, tenant, subject, end or START, keys, successions, anchors, found)
+        to = upto or await head(session)
+    return Export(reading, tenant, subject, to, keys, successions, anchors, found)
 
 
 __all__ = ["Export", "Proofs", "line_at", "newest", "prepare", "proofs"]

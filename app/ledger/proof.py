@@ -4,7 +4,6 @@ An anchor signs the digest of its entries, one line per fact. So a fact is prove
 long the ledger before it: what is read is the subject's chain and the entries of the anchors along it.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +13,7 @@ from sqlalchemy import text
 
 from app.canonical import sha256
 from app.ledger.anchors import LINES, Anchor, entries_name, place, slot, statements
-from app.ledger.export import ANCHORED
+from app.ledger.export import first_after
 from app.ledger.keys import Keyring
 from app.ledger.queries import START, Position
 from app.ledger.store import UNREACHABLE, Store
@@ -92,6 +91,9 @@ async def look_up(
             proof.anchors, proof.finding = "failed", f"anchor {number}: {wrong}"
             return
         covered = [line for line in waiting if at(line) <= anchor.last]
+        if not covered:
+            proof.anchors, proof.finding = "failed", f"anchor {number}: it covers less than the ledger says"
+            return
         told = set(entries.splitlines())
         for line in covered:
             if line not in told:
@@ -101,17 +103,6 @@ async def look_up(
         proof.anchors = "ok"
         proof.numbers.append(number)
         waiting = waiting[len(covered) :]
-
-
-async def first_after(reading: Reading, tenant: UUID, position: Position) -> int | None:
-    """The number of the first anchor that covers a position, as the tenant's own chain says."""
-    async with reading() as session:
-        rows = await session.rows(ANCHORED, {"tenant": tenant, "xid": str(position.xid), "id": position.id})
-    for row in rows:
-        said = json.loads(row.body)
-        if (Position.parse(str(said["last"])) or START) >= position:
-            return int(said["number"])
-    return None
 
 
 def unfit(anchor: Anchor | None, tenant: UUID, number: int, keys: Keyring) -> str | None:

@@ -137,7 +137,9 @@ async def list_missions(
     replay_of: Annotated[UUID | None, Query(description="Replays of this mission or recording.")] = None,
     created_after: Utc | None = None,
     created_before: Utc | None = None,
-    label: Annotated[str | None, Query(max_length=301, pattern=r"^[^:]{1,100}:.*$", description="name:value")] = None,
+    label: Annotated[
+        str | None, Query(max_length=301, pattern=r"^[^:]{1,100}:.{0,200}$", description="name:value")
+    ] = None,
 ) -> Response:
     """A page of missions; every filter narrows it."""
     filters = {

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 
 class BudgetAsk(BaseModel):
@@ -16,7 +16,13 @@ class BudgetAsk(BaseModel):
     cost_usd: float | None = Field(None, ge=0, le=1e6, allow_inf_nan=False)
 
 
-Label = Annotated[str, StringConstraints(min_length=1, max_length=100)]
+def without_colon(name: str) -> str:
+    if ":" in name:
+        raise ValueError("a label's name has no colon: labels are asked for, and held, as name:value")
+    return name
+
+
+Label = Annotated[str, StringConstraints(min_length=1, max_length=100), AfterValidator(without_colon)]
 
 
 class Ask(BaseModel):

@@ -264,7 +264,7 @@ async def chains(settings: Settings) -> str:
     there = Database(settings.database("database_url"), pool_size=2, wait_ms=5000, name="mission-root doctor")
     try:
         facts = 0
-        tenants = [row["ledger_tenants"] for row in await there.fetch("SELECT ledger_tenants()")]
+        tenants = await every_tenant(there)
         for tenant in tenants:
             verdict, anchors = await ledger.audit(reading(there, tenant), tenant, store, believed)
             facts += verdict.facts
@@ -279,6 +279,14 @@ async def chains(settings: Settings) -> str:
         await there.close()
     with_anchors = "with their anchors" if store is not None else "without anchors: ANCHOR_STORE is not set"
     return f"{facts} facts of {len(tenants)} tenants hold, {with_anchors}"
+
+
+async def every_tenant(there: Database) -> list[UUID]:
+    found: list[UUID] = []
+    page = "SELECT t.id FROM tenants_after($1, 1000) t (id)"
+    while more := [row["id"] for row in await there.fetch(page, found[-1] if found else None)]:
+        found += more
+    return found
 
 
 def reading(database: Database, tenant: UUID) -> Any:

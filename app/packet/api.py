@@ -1,6 +1,5 @@
 """The packet as JSON for programs, as one HTML page for people, and as one zip that proves itself."""
 
-import asyncio
 import json
 import os
 from typing import Annotated, Any, Literal
@@ -16,7 +15,7 @@ from app.db import ReadSession
 from app.errors import Problem
 from app.http import Door, Reply, Routes, reading
 from app.ledger.store import UNREACHABLE
-from app.packet.archive import AT_ONCE, chunks, pack
+from app.packet.archive import chunks, pack
 from app.packet.assemble import assemble
 from app.packet.page import rendered
 from app.retention import RetentionView
@@ -138,8 +137,6 @@ async def zipped(request: Request, door: Door[ReadSession], mission_id: UUID) ->
         raise no_mission()
     await door.session.connection.close()
     state = request.app.state
-    if not hasattr(state, "packing"):
-        state.packing = asyncio.Semaphore(AT_ONCE)
     try:
         async with state.packing:
             file = await pack(

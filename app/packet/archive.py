@@ -7,6 +7,7 @@ same bytes.
 """
 
 import asyncio
+import contextlib
 import json
 import tempfile
 import zipfile
@@ -61,7 +62,8 @@ manifest.json    every file with its hash
 NEWEST_FACT = text("""
   SELECT xid::text AS xid, id, xid < pg_snapshot_xmin(pg_current_snapshot()) AS settled FROM ledger
   WHERE tenant = :tenant AND subject = :mission ORDER BY seq DESC LIMIT 1""")
-ARTIFACTS = text("SELECT id FROM artifact WHERE tenant = :tenant AND mission = :mission")
+KEPT = text("SELECT id FROM artifact WHERE tenant = :tenant AND mission = :mission AND removed_at IS NULL")
+SOURCES = text("SELECT sha256 FROM blob WHERE tenant = :tenant AND sha256 = ANY(:sources) AND removed_at IS NULL")
 WEIGHT = text("""
   SELECT (SELECT COALESCE(sum(octet_length(a.bytes)), 0) FROM artifact a WHERE a.tenant = :tenant AND a.mission = :mission)
        + (SELECT COALESCE(sum(b.size), 0) FROM blob b WHERE b.tenant = :tenant AND b.sha256 = ANY(:sources))""")
@@ -105,11 +107,11 @@ def entry(name: str) -> zipfile.ZipInfo:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What was true at one moment: up to which fact, which artifacts there were, and which sources the mission was shown."""
+    """What was true at one moment: up to which fact, and which artifacts and shown sources had their bytes."""
 
     upto: Position
     artifacts: frozenset[UUID]
-    shown: frozenset[bytes]
+    sources: frozenset[bytes]
 
 
 async def pack(
@@ -117,9 +119,12 @@ async def pack(
 ) -> IO[bytes]:
     """The zip of a mission, as an open file that is gone once closed. Raises Problem."""
     file = tempfile.TemporaryFile()  # noqa: SIM115  # whoever is answered with it closes it
+    made = Pack(file)
     try:
-        await write(Pack(file), ledger.inside_of(database, tenant), database, tenant, mission, store, keys, objects)
+        await write(made, ledger.inside_of(database, tenant), database, tenant, mission, store, keys, objects)
     except BaseException:
+        with contextlib.suppress(ValueError):  # an entry is being written
+            made.zip.close()  # or it would try to when it is collected, and complain of its closed file
         file.close()
         raise
     return file
@@ -140,13 +145,13 @@ async def write(
     seen = await snapshot(made, database, tenant, mission)
     cited: set[bytes] = set()
     async for one in every_artifact(look, mission):
-        if one.id not in seen.artifacts:  # stored since
+        if one.id not in seen.artifacts:  # stored since, or removed under retention before: its hash stays in the facts
             continue
-        if one.removed_at is not None:  # under retention; its hash stays in the facts
-            continue
+        if one.removed_at is not None:
+            raise removed_meanwhile()
         await made.add(f"artifacts/{one.schema_name}.{one.sha256.hex()}.json", one.bytes)
         if one.schema_name in CITING:
-            cited |= {bytes.fromhex(source) for source in sources_of(json.loads(one.bytes))} & seen.shown
+            cited |= {bytes.fromhex(source) for source in sources_of(json.loads(one.bytes))} & seen.sources
     async with look() as session:
         weight = await session.scalar(WEIGHT, {"tenant": tenant, "mission": mission, "sources": list(cited)})
     if weight > MOST_BYTES:
@@ -155,15 +160,31 @@ async def write(
             f"The packet would hold {weight} bytes, at most {MOST_BYTES} go into one file; its parts can be read one by one.",
         )
     for source in sorted(cited):
-        async with look() as session:
-            place = (await artifacts.places(session, [source])).get(source)
-        if place is not None and place.removed_at is None:
+        place = await place_of(look, source)
+        try:
             await made.stream(f"sources/{source.hex()}.txt", objects.stream(place))
+        except Problem:
+            await place_of(look, source)
+            raise
     ready = await prepare(look, tenant, store, keys, mission, seen.upto)
     await made.stream("ledger/facts.jsonl", ready.lines())
     listed = {"format": FORMAT, "mission": str(mission), "tenant": str(tenant), "files": made.listed}
     await made.add("manifest.json", canonical(listed) + b"\n")
     await asyncio.to_thread(made.zip.close)
+
+
+async def place_of(look: Look, source: bytes) -> artifacts.Located:
+    """Where a source is that was there at the snapshot. Raises Problem database_busy when retention has removed it since."""
+    async with look() as session:
+        place = (await artifacts.places(session, [source]))[source]
+    if place.removed_at is not None:
+        raise removed_meanwhile()
+    return place
+
+
+def removed_meanwhile() -> Problem:
+    """The packet as it was cannot be told any more; the next one says that they are removed."""
+    return Problem("database_busy", "Bytes of the mission were removed while its packet was written.", retry_after=1)
 
 
 async def snapshot(made: Pack, database: Database, tenant: UUID, mission: UUID) -> Snapshot:
@@ -185,9 +206,14 @@ async def snapshot(made: Pack, database: Database, tenant: UUID, mission: UUID) 
                 await made.stream("writebacks.jsonl", writeback_lines(session, mission))
                 readings = await artifacts.readings(session, mission)
                 await made.add("shown.jsonl", b"".join(line(reading(one)) for one in readings))
-                rows = await session.rows(ARTIFACTS, {"tenant": tenant, "mission": mission})
-                shown = frozenset(one.source_sha256 for one in readings)
-                return Snapshot(Position(int(newest.xid), newest.id), frozenset(row.id for row in rows), shown)
+                rows = await session.rows(KEPT, {"tenant": tenant, "mission": mission})
+                shown = [one.source_sha256 for one in readings]
+                sources = await session.rows(SOURCES, {"tenant": tenant, "sources": shown})
+                return Snapshot(
+                    Position(int(newest.xid), newest.id),
+                    frozenset(row.id for row in rows),
+                    frozenset(row.sha256 for row in sources),
+                )
         await asyncio.sleep(PAUSE_S)  # an older transaction somewhere keeps the newest fact from being read in order
     raise Problem("database_busy", "The mission's newest facts cannot be read yet.", retry_after=2)
 

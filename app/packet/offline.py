@@ -9,7 +9,8 @@ does not, and the first thing that is wrong is named. 2: the packet cannot be re
 
 What is checked against signed facts: the chain of facts, artifacts, citations against the cited bytes, the review's verdict,
 what was approved by whom against what was executed and read back. What only the manifest holds: packet.html, receipts,
-comments, reasons of policy, and times beside those of the facts; whoever can rewrite the manifest can rewrite those.
+comments, reasons of policy, the public keys of approvers, and times beside those of the facts; whoever can rewrite the
+manifest can rewrite those. A signed decision whose key is not in the packet (it was revoked since) is counted, not checked.
 It shares no code with the service that wrote the packet, on purpose; signatures (Ed25519) are verified in this file, too.
 """
 
@@ -482,7 +483,7 @@ def check_policy(files, facts):
 
 def check_approvals(files, facts, tenant):
     """The approvals by id, each with its decisions, against the facts that opened, decided and closed them."""
-    found, signatures = {}, 0
+    found, signatures = {}, []
     for where, said in files.lines("approvals.jsonl"):
         need(said["id"] not in found, where, "stands twice")
         found[said["id"]] = where, said
@@ -514,14 +515,14 @@ def check_approvals(files, facts, tenant):
         same(where, "the number of decisions", len(said["decisions"]), len(votes.get(id, {})))
         for one in said["decisions"]:
             same(where, "the hash that the approver saw", one["payload_sha256"], said["payload_sha256"])
-            signatures += check_signature(where, tenant, said, one)
+            signatures.append(check_signature(where, tenant, said, one))
     return found, signatures
 
 
 def check_signature(where, tenant, approval, decision):
-    """Whether the approver's own signature, if there is one, is over this decision; 1 when there is one."""
+    """Whether the approver's own signature, if there is one, is over this decision: "checked", "unchecked" without its key, or None."""
     if decision["signature"] is None:
-        return 0
+        return None
     try:
         head, body, mark = decision["signature"].split(".")
         header, statement = (base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)) for part in (head, body))
@@ -532,10 +533,11 @@ def check_signature(where, tenant, approval, decision):
     said = {"approval": approval["id"], "approver": decision["approver"], "decided_for": "mission-root",
             "payload_sha256": approval["payload_sha256"], "tenant": tenant, "verdict": decision["verdict"]}  # fmt: skip
     need(statement == canonical(said).encode(), where, "a signature is over another decision")
-    if kid in decision["keys"]:  # a key that was revoked since is not handed out any more
-        genuine = signed(bytes.fromhex(decision["keys"][kid]), raw, f"{head}.{body}".encode())
-        need(genuine, where, "a signature of a decision is not genuine")
-    return 1
+    if kid not in decision["keys"]:  # a key that was revoked since is not handed out any more
+        return "unchecked"
+    genuine = signed(bytes.fromhex(decision["keys"][kid]), raw, f"{head}.{body}".encode())
+    need(genuine, where, "a signature of a decision is not genuine")
+    return "checked"
 
 
 def check_writebacks(files, facts, approvals):
@@ -723,7 +725,8 @@ def verify(place, given=None, revoked=(), without_anchors=False):
             facts=len(facts.all), covered=facts.covered, anchored_at=facts.anchor["at"] if facts.anchor else None,
             state=packet["mission"]["state"], artifacts=len(artifacts), removed=sum(content is None for _, content in artifacts.values()),
             citations=citations, policy_decisions=len(policy),
-            approvals=len(approvals), signatures=signatures, writebacks=len(writebacks),
+            approvals=len(approvals), signatures=signatures.count("checked"), signatures_unchecked=signatures.count("unchecked"),
+            writebacks=len(writebacks),
         )  # fmt: skip
         if not facts.covered and not without_anchors:
             raise Wrong("ledger/facts.jsonl", "no anchor signs any of it yet (--without-anchors takes the chain alone)")
@@ -752,7 +755,8 @@ def printed(told):
         f"  {told['facts']} facts in one chain; {signed_by}" + (f", {tail} came after it" if told["covered"] and tail else ""),
         f"  {told['artifacts'] - told['removed']} artifacts as they were stored; {told['citations']} citations read again in their sources"
         + (f"; {told['removed']} artifacts were removed under retention, as its facts say" if told["removed"] else ""),
-        f"  {told['policy_decisions']} policy decisions, {told['approvals']} approvals ({told['signatures']} signed decisions)",
+        f"  {told['policy_decisions']} policy decisions, {told['approvals']} approvals ({told['signatures']} decisions signed, and genuine"
+        + (f"; {told['signatures_unchecked']} signed by a key that is not here, and not checked)" if told["signatures_unchecked"] else ")"),
         f"  {told['writebacks']} writebacks: what was approved is what was executed and read back",
         "  the keys are those you gave" if told["keys_given"] else "  the keys are the packet's own word: give yours with --key",
         "HOLDS",

@@ -80,8 +80,8 @@ class Player:
                 await self.model_call(fact)
             elif fact.type == "provider.failed":
                 self.held.tell(self.caller, fact.type, self.mission.id, **fact.body)
-            elif (event := self.event(fact)) is not None:
-                await self.say(event)
+            else:
+                await self.repeat(fact)
             if self.ended:
                 break
         if not self.ended:
@@ -91,6 +91,15 @@ class Player:
         self.session.nudges |= self.held.nudges  # no `committed`: what was counted then is not counted again
 
     # --- what the colony said
+
+    async def repeat(self, fact: Fact) -> None:
+        """What the colony said behind a fact, once more. A file of another environment may hold what cannot be said again."""
+        try:
+            event = self.event(fact)
+        except (ValueError, LookupError, TypeError):
+            return self.give_up("replay_unplayable", f"What the recording says in fact {fact.seq} is not whole.")
+        if event is not None and not await self.say(event):
+            self.give_up("replay_unplayable", f"What the recording says in fact {fact.seq} is refused here.")
 
     def event(self, fact: Fact) -> Event | None:
         """The event behind a fact; None for facts of the root's own."""
@@ -121,7 +130,8 @@ class Player:
     def artifact(self, id: Any) -> Any:
         """A recorded artifact as this mission's own."""
         found = self.recording.artifact(id)
-        assert found is not None, "what the ledger names is kept"
+        if found is None:
+            raise LookupError(id)
         own = {
             "mission_id": str(self.mission.id),
             "tenant_id": str(self.caller.tenant),
@@ -133,16 +143,18 @@ class Player:
         """Why the attempt ended as it did: the ledger keeps no words, the mission does."""
         return (self.recording.reason_note or "recorded") if signal in ("blocked", "escalate") else None
 
-    async def say(self, event: Event) -> None:
-        """One event through the verb that takes a colony's."""
+    async def say(self, event: Event) -> bool:
+        """One event through the verb that takes a colony's; False when that refuses it."""
         batch = EventBatch(attempt=self.mission.attempt, events=[event])
         outcome = await callbacks.judge(self.held, callbacks.call("", "", self.caller, self.mission.id, batch), LEASE)
-        assert isinstance(outcome, callbacks.Taken), outcome
+        if not isinstance(outcome, callbacks.Taken):
+            return False
         self.seq = event.seq
         if isinstance(event, Signal) and event.ends_attempt:
             self.ended = True
             if outcome.asks is not None:  # nobody is asked on behalf of a replay
                 self.give_up("replay_escalated", "The recorded colony put a question before a human here.")
+        return True
 
     def give_up(self, reason: str, note: str) -> None:
         self.ended = True

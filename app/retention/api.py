@@ -74,7 +74,9 @@ class HoldAsk(BaseModel):
     )
     scope: Literal["tenant", "mission", "label"]
     mission_id: UUID | None = None
-    label: Annotated[str | None, Field(max_length=401, pattern=r"^[^:]{1,100}:.*$", description="name:value")] = None
+    label: Annotated[str | None, Field(max_length=301, pattern=r"^[^:]{1,100}:.{0,200}$", description="name:value")] = (
+        None
+    )
     reason: Words
 
     @model_validator(mode="after")

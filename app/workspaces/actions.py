@@ -79,7 +79,8 @@ async def ingest_document(
     read: Reading,
     laid: Laid,
     written: datetime | None = None,
-    may_set_trust: bool = True,
+    *,
+    may_set_trust: bool,
 ) -> Ingested:
     """Makes what was read the current version of a path; the workspace is made when it is new.
 
@@ -90,12 +91,8 @@ async def ingest_document(
     """
     workspace = await _workspace(session, caller, workspace_name)
     await session.execute(ONE_AT_A_TIME, {"workspace": workspace})
-    if not may_set_trust and (await trust_rules(session, workspace)).trust_of("documents", path) == "authoritative":
-        raise Problem(
-            "forbidden",
-            f"What is written to {path} counts as authoritative in this workspace; that takes the action workspaces.trust.",
-            action="workspaces.trust",
-        )
+    if not may_set_trust:
+        await _refuse_authoritative(session, workspace, path)
     known = await current_document(session, workspace, path)
     if known and known.content_sha256 == content_sha256 and known.reader == READER:
         return Ingested("unchanged", workspace, known.id, known.version, known.source_sha256, known.passages)
@@ -140,15 +137,20 @@ async def ingest_document(
     return Ingested("updated" if known else "added", workspace, document, version, digest, len(passages))
 
 
-async def remove_document(session: WriteSession, caller: Caller, workspace_name: str, path: str) -> bool:
+async def remove_document(
+    session: WriteSession, caller: Caller, workspace_name: str, path: str, *, may_set_trust: bool
+) -> bool:
     """Takes a path out of its workspace, with every older version. False: it is not there. Records `document.removed`.
 
-    The stored text stays under its hash for as long as missions cite it; retention, not this verb, erases it.
+    The stored text stays under its hash for as long as missions cite it; retention, not this verb, erases it. Raises Problem
+    forbidden as ingest_document does: what an authoritative folder no longer says counts, too.
     """
     workspace = await find_workspace(session, workspace_name)
     if workspace is None:
         return False
     await session.execute(ONE_AT_A_TIME, {"workspace": workspace})
+    if not may_set_trust:
+        await _refuse_authoritative(session, workspace, path)
     known = await current_document(session, workspace, path)
     if known is None:
         return False
@@ -175,8 +177,18 @@ async def class_sources(
     """
     workspace = await _workspace(session, caller, workspace_name)
     await session.execute(ONE_AT_A_TIME, {"workspace": workspace})
-    seen(await trust_rules(session, workspace))
-    return await put_trust(session, caller, workspace, rules)
+    present = await trust_rules(session, workspace)
+    seen(present)
+    return await put_trust(session, caller, workspace, present.version + 1, rules)
+
+
+async def _refuse_authoritative(session: WriteSession, workspace: UUID, path: str) -> None:
+    if (await trust_rules(session, workspace)).trust_of("documents", path) == "authoritative":
+        raise Problem(
+            "forbidden",
+            f"What stands at {path} counts as authoritative in this workspace; changing it takes the action workspaces.trust.",
+            action="workspaces.trust",
+        )
 
 
 async def _workspace(session: WriteSession, caller: Caller, name: str) -> UUID:

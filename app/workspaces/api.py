@@ -1,5 +1,6 @@
 """Workspaces and their documents."""
 
+import unicodedata
 from functools import partial
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -240,9 +241,14 @@ async def put_trust(
         if present.version or "if-match" in request.headers:
             require_version(request, present.version, version_view(present))
 
-    rules = [Rule(one.of, one.pattern, one.trust) for one in ask.rules]
+    rules = [Rule(one.of, as_kept(one), one.trust) for one in ask.rules]
     made = await class_sources(door.session, door.caller, name, rules, seen)
     return Reply(version_view(made), headers={"ETag": etag(made.version)}).response()
+
+
+def as_kept(rule: TrustRule) -> str:
+    """A pattern in the form of what it is held against: paths of documents are kept in NFC, ids of records as they came."""
+    return unicodedata.normalize("NFC", rule.pattern) if rule.of == "documents" else rule.pattern
 
 
 UPLOAD: dict[str, Any] = {
@@ -288,7 +294,9 @@ async def put_document(
         async with state.database.write() as session:
             await session.enter(caller.tenant)
             owns = state.allow("workspaces.trust", caller)
-            done = await ingest_document(session, caller, name, path, sha256(data), read, laid, written_at, owns)
+            done = await ingest_document(
+                session, caller, name, path, sha256(data), read, laid, written_at, may_set_trust=owns
+            )
     return Reply(
         {
             "outcome": done.outcome,
@@ -320,9 +328,13 @@ async def already_there(session: ReadSession, name: str, path: str, data: bytes)
     summary="Remove a document",
 )
 async def delete_document(
-    name: Name, path: DocumentPath, door: Annotated[Door[WriteSession], writing("workspaces.write")]
+    name: Name, path: DocumentPath, request: Request, door: Annotated[Door[WriteSession], writing("workspaces.write")]
 ) -> Response:
-    """Takes a document and its older versions out of the workspace. Finished missions keep the text they cite."""
-    if not await remove_document(door.session, door.caller, name, document_path(path)):
+    """Takes a document and its older versions out of the workspace. Finished missions keep the text they cite.
+
+    At a path that counts as authoritative that takes the action workspaces.trust, as writing there does.
+    """
+    owns = request.app.state.allow("workspaces.trust", door.caller)
+    if not await remove_document(door.session, door.caller, name, document_path(path), may_set_trust=owns):
         raise Problem("not_found", "There is no such document.")
     return Response(status_code=204)

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from app.artifacts import PLACE, Located, Objects
+from app.artifacts import PLACE_ALONE, Located, Objects
 from app.db import ReadSession
 from app.listing import Place
 
@@ -29,7 +29,7 @@ DOCUMENTS = text(f"""SELECT {COLUMNS} FROM document
   ORDER BY path LIMIT :limit""")  # noqa: S608
 # A version that was replaced while a mission reads it stays readable; one that was removed does not.
 SPAN = text(f"""
-  SELECT substring(b.bytes FROM CAST(:start AS int) + 1 FOR CAST(:length AS int)) AS part, {PLACE.replace("b.bytes", "NULL")}
+  SELECT substring(b.bytes FROM CAST(:start AS int) + 1 FOR CAST(:length AS int)) AS part, {PLACE_ALONE}
   FROM blob b WHERE b.tenant = :tenant AND b.sha256 = :source AND EXISTS (
     SELECT FROM document d WHERE d.tenant = b.tenant AND d.source_sha256 = b.sha256 AND d.workspace = :workspace
       AND d.state <> 'removed')""")  # noqa: S608

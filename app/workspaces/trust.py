@@ -24,7 +24,7 @@ from colony_client.artifacts import Trust
 NEWEST = text("""SELECT version, rules, created_by, created_at FROM workspace_trust
   WHERE tenant = :tenant AND workspace = :workspace ORDER BY version DESC LIMIT :limit""")
 INSERT = text("""INSERT INTO workspace_trust (tenant, workspace, version, rules, created_by)
-  VALUES (:tenant, :workspace, :version, CAST(:rules AS jsonb), :created_by)""")
+  VALUES (:tenant, :workspace, :version, CAST(:rules AS jsonb), :created_by) RETURNING created_at""")
 
 Of = Literal["documents", "records"]
 LEVELS: tuple[Trust, ...] = ("untrusted", "normal", "authoritative")  # least first
@@ -109,13 +109,13 @@ async def trust_rules(session: ReadSession, workspace: UUID) -> Rules:
     return found[0] if found else Rules()
 
 
-async def put_trust(session: WriteSession, caller: Caller, workspace: UUID, rules: Sequence[Rule]) -> Rules:
-    """Keeps the next version and records `workspace.trust_changed`. The caller holds the workspace's lock."""
-    known = await trust_rules(session, workspace)
+async def put_trust(
+    session: WriteSession, caller: Caller, workspace: UUID, version: int, rules: Sequence[Rule]
+) -> Rules:
+    """Keeps a version, the next one, and records `workspace.trust_changed`. The caller holds the workspace's lock."""
     said = [{"of": rule.of, "pattern": rule.pattern, "trust": rule.trust} for rule in rules]
-    version = known.version + 1
     kept = {"version": version, "rules": json.dumps(said), "created_by": caller.principal}
-    await session.execute(INSERT, {"tenant": caller.tenant, "workspace": workspace, **kept})
+    at = await session.scalar(INSERT, {"tenant": caller.tenant, "workspace": workspace, **kept})
     await ledger.record(
         session,
         caller,
@@ -126,4 +126,4 @@ async def put_trust(session: WriteSession, caller: Caller, workspace: UUID, rule
         rules=len(said),
         rules_sha256=fingerprint(said).hex(),
     )
-    return await trust_rules(session, workspace)
+    return Rules(version, tuple(rules), caller.principal, at)

@@ -11,11 +11,13 @@ _FRONT = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.{0,8000}?)^---[ \t]*\r?$", re.S |
 # Of several words the first that is there: when it was last changed says more than when it was begun.
 _FIELDS = ("last_modified_at", "last_modified", "lastmod", "last-modified", "updated", "updated_at", "modified", "date")
 _LINE = re.compile(r"^([A-Za-z_-]{4,20})[ \t]*:[ \t]*[\"']?(\d{4}-\d\d-\d\d[^\"'\r\n#]{0,30})", re.M)
+_HTML = (
+    "article:modified_time", "og:updated_time", "datemodified", "last-modified", "dcterms.modified",
+    "article:published_time", "datepublished", "date", "dc.date",
+)  # fmt: skip
 _META = re.compile(r"<meta\s[^>]{0,500}>", re.I)
 _NAMED = re.compile(
-    r"\b(?:name|property|itemprop|http-equiv)\s*=\s*[\"']?(article:modified_time|og:updated_time|datemodified|last-modified|"
-    r"dcterms\.modified|article:published_time|datepublished|date|dc\.date)[\"'\s/>]",
-    re.I,
+    rf"\b(?:name|property|itemprop|http-equiv)\s*=\s*[\"']?({'|'.join(map(re.escape, _HTML))})[\"'\s/>]", re.I
 )
 _CONTENT = re.compile(r"\bcontent\s*=\s*[\"']?(\d{4}-\d\d-\d\d[^\"'>]{0,30})", re.I)
 _PDF = re.compile(r"D:(\d{4})(\d\d)?(\d\d)?(\d\d)?(\d\d)?(\d\d)?(?:([+-])(\d\d)'?(\d\d)?)?")
@@ -28,12 +30,6 @@ def own_word(kind: Kind, data: bytes) -> datetime | None:
         return _first({name: said for tag in _META.findall(head) for name, said in _meta(tag)}, _HTML)
     front = _FRONT.match(head)
     return _first({name.lower(): said for name, said in _LINE.findall(front[1])}, _FIELDS) if front else None
-
-
-_HTML = (
-    "article:modified_time", "og:updated_time", "datemodified", "last-modified", "dcterms.modified",
-    "article:published_time", "datepublished", "date", "dc.date",
-)  # fmt: skip
 
 
 def _meta(tag: str) -> Iterable[tuple[str, str]]:

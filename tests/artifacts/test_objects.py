@@ -106,6 +106,8 @@ async def test_the_chunks_of_another_source_are_no_proof_of_the_whole(place: str
     lying = replace(found, chunks=digests(other)[1])
     with pytest.raises(Problem):
         _ = [piece async for piece in objects.stream(lying)]
+    assert await refusal(objects, lying) == "artifact_damaged"
+    assert await objects.read(lying, 0, 9) == data[:9] and objects.flaws
 
 
 async def test_the_status_says_what_is_missing_until_it_is_back(place: str) -> None:
@@ -122,6 +124,23 @@ async def test_the_status_says_what_is_missing_until_it_is_back(place: str) -> N
     assert await objects.read(found) == data
     await objects.look(told)
     assert (told.state, told.detail) == ("up", None)
+
+
+async def test_what_is_damaged_stays_so_until_those_bytes_are_read_again(place: str) -> None:
+    objects, found, data = await kept(place, 2 * PIECE)
+    flipped = bytearray(data)
+    flipped[PIECE + 5] ^= 1
+    await overwrite(objects, found, bytes(flipped))
+    assert await refusal(objects, found, PIECE, PIECE + 9) == "artifact_damaged"
+    told = component()
+    for start, end in ((0, 100), (PIECE + CHUNK, 2 * PIECE)):
+        assert await objects.read(found, start, end) == data[start:end]
+        await objects.look(told)
+        assert told.state == "degraded", "another part of it says nothing of the damaged one"
+    await overwrite(objects, found, data)
+    assert await objects.read(found, PIECE + 7, PIECE + 8) == data[PIECE + 7 : PIECE + 8]
+    await objects.look(told)
+    assert told.state == "up"
 
 
 async def test_a_store_that_is_away_is_neither_missing_nor_damaged(

@@ -69,7 +69,6 @@ CALLABLE = {
     "fitting_rules": "reads",
     "full_approval_queues": "says which tenants have many approvals waiting",
     "lay_ladder": "computes",
-    "ledger_tenants": "reads ids, which nobody has a right by",
     "note_tool_layer": "adds to what was seen of a layer: what has drifted can only become more",
     "passage_lexemes": "computes",
     "put_budget_limits": "wants a secret",
@@ -123,6 +122,7 @@ CALLABLE = {
     "take_in": "runs as its caller: whatever it may not do itself",
     "take_tokens": "counts requests",
     "tenant_of_mission": "reads",
+    "tenants_after": "reads ids, which nobody has a right by",
     "tool_account": "says what a variable is called",
     "withdraw": "wants a secret",
 }

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 
 from tests.packet.zips import anchor, with_store, written
@@ -157,18 +158,22 @@ TAMPERED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("how", TAMPERED)
-async def test_what_was_changed_afterwards_is_marked(world: World, life: Life, tmp_path: Path, how: str) -> None:
-    with_store(world, tmp_path / "anchors")
-    await anchor(world)
-    connection = await inspector(world)
+async def tamper(connection: asyncpg.Connection, statement: str, *values: object) -> None:
+    """What the owner of the database could do to it."""
     async with connection.transaction():
         await connection.execute("SET LOCAL session_replication_role = replica")
         for trigger in ("ledger_keep", "ledger_chain"):
             await connection.execute(f"ALTER TABLE ledger DISABLE TRIGGER {trigger}")
-        await connection.execute(TAMPERED[how], life.id)
+        await connection.execute(statement, *values)
         for trigger in ("ledger_keep", "ledger_chain"):
             await connection.execute(f"ALTER TABLE ledger ENABLE ALWAYS TRIGGER {trigger}")
+
+
+@pytest.mark.parametrize("how", TAMPERED)
+async def test_what_was_changed_afterwards_is_marked(world: World, life: Life, tmp_path: Path, how: str) -> None:
+    with_store(world, tmp_path / "anchors")
+    await anchor(world)
+    await tamper(await inspector(world), TAMPERED[how], life.id)
     story = await told(world, life.id, verify=True)
     assert not story["proof"]["verified"]
     broken = [step["proof"] for step in story["steps"]]
@@ -194,6 +199,20 @@ async def test_an_anchor_that_is_gone_or_not_genuine_proves_nothing(world: World
         assert {step["proof"] for step in story["steps"]} == {"broken"}
         file.write_bytes(kept)
     assert (await told(world, life.id, verify=True))["proof"]["anchors"] == "ok"
+
+
+async def test_an_anchor_that_covers_less_than_the_ledger_says_proves_nothing(world: World, tmp_path: Path) -> None:
+    with_store(world, tmp_path / "anchors")
+    await world.create()
+    await anchor(world)
+    late = await world.create()
+    await anchor(world)
+    lying = """UPDATE ledger SET body = convert_to(replace(convert_from(body, 'UTF8'), '"number":2', '"number":1'), 'UTF8')
+               WHERE type = 'ledger.anchored' AND subject = tenant"""
+    await tamper(await inspector(world), lying)
+    proof = (await told(world, late["id"], verify=True))["proof"]
+    assert (proof["anchors"], proof["verified"]) == ("failed", False)
+    assert proof["finding"] == "anchor 1: it covers less than the ledger says"
 
 
 async def test_another_tenants_ids_are_no_ids(world: World, life: Life) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from harbor_docs import harbor
 from pydantic import ValidationError
 
 from colony.settings import one_sentence
+from colony.telemetry import trace_back
 from colony_client.client import ColonyClient
 from colony_client.signing import parse_keys
 
@@ -126,3 +128,15 @@ async def until_healthy(url: str) -> None:
             except httpx.TransportError:
                 await asyncio.sleep(0.05)
     raise AssertionError("the colony did not come up")
+
+
+def test_the_log_tells_where_an_exception_came_from_and_not_what_it_says() -> None:
+    try:
+        try:
+            raise ValueError("Anna Kowalski")
+        except ValueError as cause:
+            raise RuntimeError("Anna Kowalski") from cause
+    except RuntimeError as error:
+        told = trace_back(None, "error", {"event": "a stage failed", "exc_info": error})
+    assert "Anna" not in str(told) and "exc_info" not in told
+    assert re.search(r"^RuntimeError\n  .*test_colony_process\.py:\d+ .*\ncaused by ValueError\n", told["exception"])

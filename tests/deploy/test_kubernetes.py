@@ -53,6 +53,33 @@ def test_kubernetes_would_understand_every_document(name: str) -> None:
         kubernetes_validate.validate(one, VERSION, strict=True)
 
 
+def test_the_database_is_reached_by_those_who_need_it_and_its_instances_by_each_other() -> None:
+    cluster, policy = documents("postgres.example.yaml")
+    kubernetes_validate.validate(policy, VERSION, strict=True)
+    own = {"cnpg.io/cluster": cluster["metadata"]["name"]}
+    assert policy["metadata"]["namespace"] == cluster["metadata"]["namespace"]
+    assert policy["spec"]["podSelector"]["matchLabels"] == own
+    peer = {"podSelector": {"matchLabels": own}}
+    needing = {
+        name for name in pods()
+        for rule in of_kind("NetworkPolicy")[name]["spec"]["egress"] if peer in rule["to"] and rule["ports"] == [{"port": 5432}]
+    }  # fmt: skip
+    callers, others, operator = policy["spec"]["ingress"]
+    [said] = callers["from"][0]["podSelector"]["matchExpressions"]
+    assert needing == set(said["values"]) and said["key"] == COMPONENT and callers["ports"] == [{"port": 5432}]
+    assert needing == {name for name in pods() if any(one.endswith("DATABASE_URL") for one in environment(name))}
+    both = [{"port": 5432}, {"port": 8000}]
+    assert others == {"from": [peer], "ports": both} and operator["ports"] == [{"port": 8000}]
+    assert policy["spec"]["egress"][0] == {"to": [peer], "ports": both}
+    assert all("ipBlock" in to for rule in policy["spec"]["egress"][1:] for to in rule["to"])
+
+
+def test_anchors_lie_where_the_environment_says() -> None:
+    for name in ("root", "worker"):
+        given = environment(name)
+        assert given["ANCHOR_STORE"].rpartition("/")[2] == given["ENVIRONMENT"]
+
+
 def test_the_schema_would_notice() -> None:
     wrong = {**DEPLOYMENTS["root"], "spec": {**DEPLOYMENTS["root"]["spec"], "replica": 2}}
     with pytest.raises(kubernetes_validate.ValidationError):

@@ -100,6 +100,31 @@ async def test_what_is_signed_but_malformed_is_refused_by_name(world: World) -> 
     assert (await taken_in(world.operator, sealed(whole, key))).status_code == 201
 
 
+@pytest.mark.parametrize("what", ["an artifact missing", "another form", "refused"])
+async def test_a_file_that_cannot_be_played_to_its_end_ends_its_replay(world: World, what: str) -> None:
+    _, data = await exported(world)
+    statement = json.loads(data)["statement"]
+    recording = statement["recording"]
+    if what == "an artifact missing":
+        recording["artifacts"] = [one for one in recording["artifacts"] if one["schema_name"] != "aggregation_packet"]
+    elif what == "another form":
+        for fact in recording["facts"]:
+            if fact["type"] == "stage.started":
+                fact["body"] = {}
+    else:
+        for one in recording["artifacts"]:
+            one["content"]["producer"] = "somebody else"
+    other = await world.another_tenant()
+    forged = sealed(statement | {"by": "elsewhere"}, signer(ELSEWHERE).by_kid["elsewhere"])
+    made = (await taken_in(other.http, forged)).json()
+    asked = (await other.http.post(f"/v1/recordings/{made['id']}/replay", json={"mode": "recorded"})).json()
+    await world.run_work("replay")
+    ended = (await other.http.get(f"/v1/missions/{asked['id']}")).json()
+    assert (ended["state"], ended["reason"]) == ("failed", "replay_unplayable"), ended
+    assert "in fact" in ended["reason_note"]
+    assert await (await inspector(world)).fetchval("SELECT count(*) FROM work WHERE kind = 'replay'") == 0
+
+
 async def test_without_a_key_nothing_leaves(world: World) -> None:
     life = await rich(world)
     world.public.state.transfer_signer = None

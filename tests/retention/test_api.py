@@ -8,6 +8,7 @@ import obstore
 import pytest
 
 from app.artifacts import open_objects
+from app.packet import archive, offline
 from app.retention import Sweeper
 from tests.world import World
 from tests.world.checks import hire, inspector, problem
@@ -191,6 +192,46 @@ async def test_what_was_removed_says_so_and_is_never_404(large: World) -> None:
     assert "four minutes" not in packet.text and LARGE[:20] not in page.text
     verdict = (await large.auditor.post("/v1/ledger/verify")).json()
     assert verdict["verified"]
+
+
+@pytest.mark.parametrize("after", ["snapshot", "place_of"])
+async def test_a_packet_that_loses_its_bytes_while_it_is_written_is_asked_for_again(
+    large: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, after: str
+) -> None:
+    life, _ = await answered(large, sensitivity_class="restricted")
+    await large.submitter.delete("/v1/workspaces/default/documents", params={"path": "guide.md"})
+    await (await inspector(large)).execute("UPDATE document SET retired_at = retired_at - interval '31 days'")
+    await grow_old(large, life.id, 91)
+    then = getattr(archive, after)
+
+    async def and_swept(*asked: Any) -> Any:
+        found = await then(*asked)
+        monkeypatch.setattr(archive, after, then)
+        await sweep(large)
+        return found
+
+    monkeypatch.setattr(archive, after, and_swept)
+    busy = await large.submitter.get(f"/v1/missions/{life.id}/packet?format=zip")
+    assert busy.headers["retry-after"] == "1"
+    problem(busy, "database_busy")
+    again = await large.submitter.get(f"/v1/missions/{life.id}/packet?format=zip")
+    (tmp_path / "packet.zip").write_bytes(again.content)
+    verdict = offline.verify(tmp_path / "packet.zip", without_anchors=True)
+    assert verdict["holds"] and verdict["removed"] == verdict["artifacts"], verdict
+
+
+async def test_labels_are_held_as_they_are_given(world: World) -> None:
+    name, value = "n" * 100, "v" * 200
+    life = await begin(world, labels={name: value, "a": "b:c"})
+    for number, label in enumerate((f"{name}:{value}", "a:b:c")):
+        ask = {"scope": "label", "label": label, "reason": "a case"}
+        assert (await world.admin.put(f"/v1/legal-holds/case-{number}", json=ask)).status_code == 201
+    assert (await world.submitter.get(f"/v1/missions/{life.id}")).json()["retention"]["holds"] == ["case-0", "case-1"]
+    for label in (f"{name}n:{value}", f"{name}:{value}v", "a:" + "v" * 299, "a", ":b"):
+        ask = {"scope": "label", "label": label, "reason": "a case"}
+        problem(await world.admin.put("/v1/legal-holds/no", json=ask), "validation")
+    ask = {"mission_type": "oracle_advisory", "user_goal": "What is there?", "labels": {"a:b": "c"}}
+    problem(await world.submitter.post("/v1/missions", json=ask), "validation")
 
 
 async def test_times_are_versions_with_history(world: World) -> None:

@@ -69,6 +69,17 @@ async def test_a_hold_that_is_slower_waits_for_the_removal_and_says_what_is_gone
     assert await house.ground.value("api", "SELECT holds_on($1, $2)", house.tenant, mission) == ["case"]
 
 
+async def test_a_removal_waits_for_nobody_who_brings_a_source_again(house: House) -> None:
+    """Who brings it holds its row, and may wait for a chain that the removal holds."""
+    mission, source = await over(house, b"small")
+    item = await house.item()
+    async with house.ground.within("api", connection=await house.ground.connect("api")) as api:
+        await api.execute("SELECT keep_blob($1, $2, 5, $3, NULL, NULL)", house.tenant, source, b"small")
+        await asyncio.wait_for(house.sweeper.turn(item), 10)
+        assert await house.said(mission) == [False]
+    assert await house.state(source) == "kept"
+
+
 async def test_two_sweeps_remove_once(house: House) -> None:
     for number in range(5):
         await over(house, b"%d" % number)

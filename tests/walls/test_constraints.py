@@ -100,7 +100,7 @@ BREAKS: dict[str, dict[str, Any] | None] = {
     "blob_tenant_fkey": {"tenant": FRESH},
     "legal_hold_pkey": {}, "legal_hold_name_check": {"name": "A case"}, "legal_hold_scope_check": {"name": "b", "scope": "world"},
     "legal_hold_label_name_check": {"name": "b", "scope": "label", "label_name": "", "label_value": "x"},
-    "legal_hold_label_value_check": {"name": "b", "scope": "label", "label_name": "x", "label_value": "x" * 301},
+    "legal_hold_label_value_check": {"name": "b", "scope": "label", "label_name": "x", "label_value": "x" * 201},
     "legal_hold_reason_check": {"name": "b", "reason": ""}, "legal_hold_mission": {"name": "b", "scope": "mission"},
     "legal_hold_label": {"name": "b", "label_name": "x"},
     "legal_hold_lifted": {"name": "b", "lifted_at": "epoch"},

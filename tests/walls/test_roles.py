@@ -154,7 +154,7 @@ CALLS: dict[str, set[str]] = {
         "hold_missions", "keep_missions", "use_nonces", "hold_budgets",
         "keep_blob", "put_retention", "place_hold", "lift_hold", "retention_days", "shipped_retention", "holds_on",
         "reassign", "drill_tenant",
-        "doctor_numbers", "full_approval_queues", "ledger_tenants",
+        "doctor_numbers", "full_approval_queues", "tenants_after",
         "newest_drills", "ladder_binds", "role_holders", "enable_rung", "lower_rung", "release_is_healthy", "tenant_name",
         "attest", "withdraw_attestation", "keep_verdict",
         "note_look", "deciders",

@@ -131,9 +131,20 @@ async def test_work_given_back_is_due_when_its_holder_says(world: World) -> None
     assert found is not None and (found["next_at"], found["lease_until"]) == (later, None)
     await add(world, "review", subject)
     [second] = await take(world)
-    assert (second.fence, second.attempts) == (2, 2)
+    assert (second.fence, second.attempts) == (2, 1), "done for now: what it was tried before counts no more"
     assert await again(world, second, None)
     assert len(await take(world)) == 1, "given back for now: due at once"
+
+
+async def test_attempts_are_those_since_it_was_last_done(world: World) -> None:
+    """So that what is done each minute for months is tried again soon when it first fails."""
+    await add(world, "review", uuid4())
+    for failed, attempts in ((True, 1), (True, 2), (False, 3), (False, 1), (True, 1), (True, 2)):
+        [item] = await take(world)
+        assert item.attempts == attempts
+        async with world.worker.database.write() as session:
+            await session.enter(item.tenant)
+            await work.again(session, item, None, failed=failed)
 
 
 async def test_a_dead_holders_work_goes_to_somebody_else_and_the_dead_changes_nothing(world: World) -> None:

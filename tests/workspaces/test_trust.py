@@ -116,6 +116,26 @@ async def test_whoever_uploads_does_not_say_what_is_authoritative(world: World) 
     assert (await upload(both.http, "policies/more.md")).status_code == 201
 
 
+async def test_an_authoritative_document_is_not_taken_away_by_whoever_uploads(world: World) -> None:
+    for path in ("policies/old.md", "wiki/old.md"):
+        await upload(world.submitter, path)
+    await put(world, OFFICIAL)
+    at = "/v1/workspaces/default/documents"
+    refused = problem(await world.submitter.delete(at, params={"path": "policies/old.md"}), "forbidden")
+    assert refused["action"] == "workspaces.trust" and "policies/old.md" in refused["detail"]
+    assert (await world.submitter.delete(at, params={"path": "wiki/old.md"})).status_code == 204
+    assert (await world.product_owner.delete(at, params={"path": "policies/old.md"})).status_code == 204
+
+
+async def test_a_pattern_means_the_same_however_its_letters_are_composed(world: World) -> None:
+    apart, whole = "a\u0308rzte", "\u00e4rzte"
+    records = {"of": "records", "pattern": f"crm/{apart}", "trust": "untrusted"}
+    made = await put(world, {"of": "documents", "pattern": f"{apart}/**", "trust": "authoritative"}, records)
+    assert [rule["pattern"] for rule in made.json()["rules"]] == [f"{whole}/**", f"crm/{apart}"]
+    for path in (f"{apart}/a.md", f"{whole}/b.md"):
+        problem(await upload(world.submitter, path), "forbidden")
+
+
 @pytest.mark.parametrize(
     ("text", "said", "written"),
     [

@@ -1,9 +1,14 @@
-"""What is cited, held against every other source that the mission was shown. Pure; processor time in proportion to the text."""
+"""What is cited, held against every other source that the mission was shown. Pure; processor time in proportion to the text.
+
+All of it goes by statements and pairs of them up to a number: what a hostile text has more of is not looked at.
+"""
 
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from bisect import bisect_left
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from itertools import islice, zip_longest
 from typing import Literal
 
@@ -15,7 +20,9 @@ from colony_client.artifacts import MAX_CONTRADICTIONS, ContradictingSpan, Contr
 MOST_OTHERS = 50  # sources that were shown and not cited
 MOST_BYTES = 2**19  # of all that are compared, together
 MOST_STATEMENTS = 500  # of the cited passages
-AROUND = 1_000  # characters beside a citation in which its sentences may begin and end
+MOST_HELD = 10_000  # pairs of statements that are held against each other
+
+INSIDE = bytes(range(0x80, 0xC0))  # bytes of UTF-8 that begin no character
 
 Place = tuple[str, str]  # source hash, document
 Kind = Literal["number", "amount", "date", "name", "negation"]
@@ -39,47 +46,95 @@ class Cited:
     claims: tuple[str, ...]
 
 
+@dataclass
+class Differing:
+    """Two statements that contradict each other, each with its place; (kind, why, value here, value there); who stands on it."""
+
+    sides: tuple[tuple[Place, Statement], tuple[Place, Statement]]
+    why: tuple[Kind, str, str, str]
+    claims: set[str] = field(default_factory=set)
+
+
 def find(sources: Mapping[Place, Source]) -> list[Contradiction]:
     """The contradictions between what is cited and any other source, the same for the same input; at most MAX_CONTRADICTIONS."""
-    texts = {place: Text.of(source.data.decode(errors="replace")) for place, source in sources.items()}
+    texts = {place: Text(source.data.decode(errors="replace")) for place, source in sources.items()}
     index: dict[tuple[str, ...], list[Cited]] = defaultdict(list)
     for place, source in sorted(sources.items()):
-        for one in islice(cited(place, source, texts[place]), MOST_STATEMENTS - sum(map(len, index.values()))):
+        for one in cited(place, source, texts[place], MOST_STATEMENTS - sum(map(len, index.values()))):
             index[key(one.said)].append(one)
     if not index:
         return []
-    said_by = {hint for ones in index.values() for one in ones for hint in hints(one.said)}
-    about = re.compile("|".join(sorted(said_by)), re.I)
-    found: dict[tuple[tuple[str, str, int, int], ...], Contradiction] = {}
+    found: dict[tuple[tuple[str, str, int, int], ...], Differing] = {}
+    for one, place, other in islice(alike(sources, texts, index), MOST_HELD):
+        if (why := differ(one.said, other)) is not None:
+            sides = (one.place, one.said), (place, other)
+            name = tuple(sorted((*at, told.start, told.end) for at, told in sides))
+            found.setdefault(name, Differing(sides, why)).claims.update(one.claims)
+    return [made(texts, found[name]) for name in sorted(found)[:MAX_CONTRADICTIONS]]
+
+
+def alike(
+    sources: Mapping[Place, Source], texts: Mapping[Place, Text], index: Mapping[tuple[str, ...], Sequence[Cited]]
+) -> Iterator[tuple[Cited, Place, Statement]]:
+    """What is cited beside what another source states about the same matter, always in the same order."""
+    about = re.compile(
+        "|".join(sorted({hint for ones in index.values() for one in ones for hint in hints(one.said)})), re.I
+    )
     for place, source in sorted(sources.items()):
-        text = texts[place]
-        said = of_record(source.data) if source.kind == "record" else statements(text, about=about)
-        for other in said:
+        for other in stated(source, texts[place], partial(mentions, about, texts[place].text)):
             for one in index.get(key(other), ()):
-                if one.place[0] == place[0] or parallel(one.place[1], place[1]):
-                    continue
-                if (why := differ(one.said, other)) is not None:
-                    sides = (one.place, one.said), (place, other)
-                    name = tuple(sorted((*at, told.start, told.end) for at, told in sides))
-                    if name in found:
-                        claims = sorted({*found[name].claims, *one.claims})
-                        found[name] = found[name].model_copy(update={"claims": claims})
-                    else:
-                        found[name] = made(texts, sides, why, one.claims)
-    return [found[name] for name in sorted(found)][:MAX_CONTRADICTIONS]
+                if one.place[0] != place[0] and not parallel(one.place[1], place[1]):
+                    yield one, place, other
 
 
-def cited(place: Place, source: Source, text: Text) -> Iterable[Cited]:
-    """What the cited passages of a source state: the sentences that a citation has some of."""
-    told: dict[Statement, list[str]] = {}
-    for start, end, claim in source.spans:
-        first, last = len(source.data[:start].decode(errors="replace")), len(source.data[:end].decode(errors="replace"))
-        low, high = max(text.text.rfind("\n\n", 0, first), first - AROUND, 0), text.text.find("\n\n", last)
-        high = min(high if high >= 0 else len(text.text), last + AROUND)
-        for said in of_record(source.data) if source.kind == "record" else statements(text, low, high):
-            if said.start < last and first < said.end:
-                told.setdefault(said, []).extend([claim] if claim else [])
-    return [Cited(place, said, tuple(sorted(set(claims)))) for said, claims in told.items()]
+def cited(place: Place, source: Source, text: Text, most: int) -> list[Cited]:
+    """What the cited passages of a source state: the first sentences that a citation has some of."""
+    spans = in_characters(source)
+    waiting, open_, told = deque(spans), list[tuple[int, int, str | None]](), dict[Statement, set[str]]()
+    for said in stated(source, text, partial(overlaps, merged(spans))):
+        while waiting and waiting[0][0] < said.end:
+            open_.append(waiting.popleft())
+        open_ = [one for one in open_ if said.start < one[1]]
+        if open_ and len(told) == most and said not in told:
+            break
+        if open_:
+            told.setdefault(said, set()).update(claim for _, _, claim in open_ if claim)
+    return [Cited(place, said, tuple(sorted(claims))) for said, claims in told.items()]
+
+
+def stated(source: Source, text: Text, wanted: Callable[[int, int], bool]) -> Iterator[Statement]:
+    """What a source states in the sentences that are wanted; of a record, in all of its fields."""
+    return of_record(source.data) if source.kind == "record" else statements(text, wanted)
+
+
+def in_characters(source: Source) -> list[tuple[int, int, str | None]]:
+    """A source's spans by characters instead of bytes, in order."""
+    at, counted, places = 0, 0, dict[int, int]()
+    for place in sorted({place for start, end, _ in source.spans for place in (start, end)}):
+        counted += len(source.data[at:place].translate(None, INSIDE))
+        at, places[place] = place, counted
+    found = ((places[start], places[end], claim) for start, end, claim in source.spans)
+    return sorted(found, key=lambda one: one[:2])
+
+
+def merged(spans: Iterable[tuple[int, int, str | None]]) -> list[tuple[int, int]]:
+    """What spans in order cover, as spans that do not overlap."""
+    found: list[tuple[int, int]] = []
+    for start, end, _ in spans:
+        if found and start <= found[-1][1]:
+            found[-1] = found[-1][0], max(end, found[-1][1])
+        else:
+            found.append((start, end))
+    return found
+
+
+def overlaps(spans: Sequence[tuple[int, int]], first: int, last: int) -> bool:
+    at = bisect_left(spans, (last,)) - 1
+    return at >= 0 and first < spans[at][1]
+
+
+def mentions(about: re.Pattern[str], text: str, first: int, last: int) -> bool:
+    return about.search(text, first, last) is not None
 
 
 def key(said: Statement) -> tuple[str, ...]:
@@ -139,6 +194,7 @@ def matter(one: Statement, other: Statement, words: int) -> bool:
     return one.weight() >= max(words - together, 1)
 
 
+@lru_cache(maxsize=4096)
 def parallel(one: str, other: str) -> bool:
     """Whether two documents are of one series, where the same sentence is meant to say different things.
 
@@ -161,15 +217,10 @@ def parallel(one: str, other: str) -> bool:
     )
 
 
-def made(
-    texts: Mapping[Place, Text],
-    sides: tuple[tuple[Place, Statement], tuple[Place, Statement]],
-    why: tuple[Kind, str, str, str],
-    claims: tuple[str, ...],
-) -> Contradiction:
-    kind, reason, *values = why
+def made(texts: Mapping[Place, Text], found: Differing) -> Contradiction:
+    kind, reason, *values = found.why
     spans = []
-    for ((source, document), said), value in zip(sides, values, strict=True):
+    for ((source, document), said), value in zip(found.sides, values, strict=True):
         text = texts[source, document].text
         start = len(text[: said.start].encode())
         quote = text[said.start : said.end]
@@ -183,4 +234,4 @@ def made(
                 value=value[:200],
             )
         )
-    return Contradiction(kind=kind, why=reason, one=spans[0], other=spans[1], claims=list(claims))
+    return Contradiction(kind=kind, why=reason, one=spans[0], other=spans[1], claims=sorted(found.claims))

@@ -7,8 +7,9 @@ either a word of the statement or keeps it from being one: a contradiction that 
 
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -37,6 +38,7 @@ from app.evidence.contradictions.vocabulary import (
 )
 
 MOST_CHARACTERS = 600  # of a sentence
+MOST_OF_HEADING = 200  # characters that are read of one
 
 # Where a sentence ends: behind its point, at a semicolon, an empty line, or a line that begins an item, a row or a pair.
 _END = re.compile(
@@ -48,8 +50,10 @@ _VERBS = r"needs|takes|is|has|lasts|costs|requires|runs|uses|holds|keeps|allows|
 _CLAUSES = re.compile(rf",?\s+and\s+(?=(?:{_VERBS})\b)|:\s+|,\s+(?:but|while|and)\s+")
 _SUBJECT = re.compile(rf"(.{{2,60}}?)\s+(?:{_VERBS})\s")
 _VERB = re.compile(rf"(?:{_VERBS})\s")
-_HEADING = re.compile(r"^(#{1,6})\s+(.+?)\s*#*\s*$", re.M)
-_FENCE = re.compile(r"^(```|~~~).*?^\1[ \t]*$", re.M | re.S)
+_HEADING = re.compile(r"^(#{1,6})[ \t]+(\S.*)$", re.M)
+_FENCE = re.compile(r"^(```|~~~)(.*)$", re.M)
+_BLANKS = re.compile(r"[^\S\n]+")
+_NAME = re.compile(r"(?<![.-])[.-]*+\w(?:[\w.-]*\w)?")  # a word with the points and dashes in it
 _PAIR = re.compile(r"^\s*(?:[-*+]\s+)?\**([A-Za-z][\w /-]{1,40}?)\**\s*:\**\s+(\S.{0,200})$")
 _ROW = re.compile(r"^\s*\|\s*([^|\n]{2,40}?)\s*\|\s*([^|\n]{1,200}?)\s*\|\s*$")
 # Programs and commands state nothing: the same line in two of them is two lines.
@@ -93,29 +97,73 @@ class Statement:
         return sum(word not in vague() for word in self.words)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class Above:
+    """The headings that a place stands under. nearest: the words of the last of them; marks, topics: as in a Statement."""
+
+    nearest: tuple[str, ...] = ()
+    marks: frozenset[str] = frozenset()
+    topics: frozenset[str] = frozenset()
+
+
 class Text:
-    """A source as text, with where its headings and code blocks are."""
+    """A source as text, with where its code blocks and headings are. What is worked out of a heading is worked out once."""
 
-    text: str
-    headings: list[tuple[int, int, str]] = field(default_factory=list)
-    fences: list[tuple[int, int]] = field(default_factory=list)
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.fences = fences(text)
+        self.opened = [start for start, _ in self.fences]
+        self.headings: list[tuple[str, int]] = []  # what each says, and the number of the one it stands under, or -1
+        self.starts: list[int] = []
+        over: list[tuple[int, int]] = []  # (depth, number) of those that the next may stand under
+        for found in _HEADING.finditer(text):
+            if self.fenced(found.start()):
+                continue
+            depth = len(found[1])
+            while over and over[-1][0] >= depth:
+                over.pop()
+            said = found[2][:MOST_OF_HEADING].rstrip().rstrip("#").rstrip()
+            self.headings.append((said, over[-1][1] if over else -1))
+            self.starts.append(found.start())
+            over.append((depth, len(self.headings) - 1))
+        self.known = {-1: Above()}
 
-    @classmethod
-    def of(cls, text: str) -> "Text":
-        fences = [found.span() for found in _FENCE.finditer(text)]
-        headings = [(found.start(), len(found[1]), found[2]) for found in _HEADING.finditer(text)]
-        return cls(text, [one for one in headings if not any(a <= one[0] < b for a, b in fences)], fences)
+    def fenced(self, at: int) -> bool:
+        """Whether a place is inside a code block."""
+        number = bisect_right(self.opened, at) - 1
+        return number >= 0 and at < self.fences[number][1]
 
-    def above(self, at: int) -> list[str]:
-        """The headings that a place stands under, nearest first."""
-        found: list[str] = []
-        level = 7
-        for start, deep, said in reversed(self.headings):
-            if start <= at and deep < level:
-                found.append(said)
-                level = deep
+    def above(self, at: int) -> Above:
+        """What the headings say that a place stands under."""
+        return self.under(bisect_right(self.starts, at) - 1)
+
+    def under(self, number: int) -> Above:
+        """The same for what stands right under a heading; -1: under none. It goes as deep as headings do, six times."""
+        if (found := self.known.get(number)) is None:
+            said, outer = self.headings[number]
+            over, words = self.under(outer), heading_words(said)
+            topics = over.topics.union(word for word in words if word not in vague())
+            found = self.known[number] = Above(tuple(words), over.marks | marks_of(said), topics)
         return found
+
+
+def fences(text: str) -> list[tuple[int, int]]:
+    """Where code blocks begin and end, in order; a fence that nothing closes opens none."""
+    marks = [(found.start(), found.end(), found[1], not found[2].strip(" \t")) for found in _FENCE.finditer(text)]
+    closing: dict[str, list[int]] = {"```": [], "~~~": []}  # numbers of the marks that may close
+    for number, (_, _, mark, bare) in enumerate(marks):
+        if bare:
+            closing[mark].append(number)
+    found, number = [], 0
+    while number < len(marks):
+        start, _, mark, _ = marks[number]
+        closers = closing[mark]
+        behind = bisect_right(closers, number)
+        if behind < len(closers):
+            found.append((start, marks[closers[behind]][1]))
+            number = closers[behind]
+        number += 1
+    return found
 
 
 @lru_cache(maxsize=50_000)
@@ -143,51 +191,48 @@ def hints(said: Statement) -> set[str]:
     return {re.escape(word.rstrip("i") or word) for word in (max(said.words, key=len), said.words[-1])}
 
 
-def sentences(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Where the sentences of text[start:end] begin and end."""
-    at = start
-    for found in _END.finditer(text, start, end):
+def sentences(text: str) -> Iterator[tuple[int, int]]:
+    """Where the sentences of a text begin and end."""
+    at = 0
+    for found in _END.finditer(text):
         if _SHORT.search(text, max(at, found.start() - 8), found.start()):
             continue
         yield at, found.start()
         at = found.end()
-    yield at, end
+    yield at, len(text)
 
 
-def statements(
-    source: Text, start: int = 0, end: int | None = None, about: re.Pattern[str] | None = None
-) -> Iterator[Statement]:
-    """What the characters [start, end) of a source state; with `about`, only sentences in which it is found."""
-    for first, last in sentences(source.text, start, len(source.text) if end is None else end):
-        if about is not None and not about.search(source.text, first, last):
-            continue
-        if not any(a <= first < b for a, b in source.fences):
+def statements(source: Text, wanted: Callable[[int, int], bool]) -> Iterator[Statement]:
+    """What those sentences of a source state, in order, whose place is wanted."""
+    for first, last in sentences(source.text):
+        if wanted(first, last) and not source.fenced(first):
             yield from of_sentence(source, first, source.text[first:last])
 
 
 def of_sentence(source: Text, at: int, said: str) -> Iterator[Statement]:
+    """What characters of a source state that begin at a place and are one sentence."""
     if said.lstrip().startswith("#"):  # a heading and what follows it without an empty line
         line, _, rest = said.partition("\n")
         at, said = at + len(line) + 1, rest
     at, said = at + len(said) - len(said.lstrip()), said.strip()
-    if not 8 <= len(said) <= MOST_CHARACTERS or _EXAMPLE.search(said) or _CODE.search(said):
+    if not 8 <= len(said) <= MOST_CHARACTERS:
+        return
+    end, said = at + len(said), _BLANKS.sub(" ", said)  # patterns that skip blanks would try every number of them
+    if _EXAMPLE.search(said) or _CODE.search(said):
         return
     above = source.above(at)
-    marks = marks_of(above)
-    topics = frozenset(word for heading in above for word in heading_words(heading) if word not in vague())
     if found := _PAIR.match(said) or _ROW.match(said):
-        for one in pair(above, marks, at, said, found[1], found[2]):
-            yield replace(one, topics=topics)
+        yield from pair(above, at, end, found[1], found[2])
         return
     body = re.sub(r"^\s*(?:[-*+>]|\d+[.)])\s+", "", said)
     plain = re.sub(r"[*_`]", "", body)
     if (name := named(plain)) is not None:
         words, relation = name
-        yield Statement(at, at + len(said), words, name=relation, marks=marks, topics=topics)
+        yield Statement(at, end, words, name=relation, marks=above.marks, topics=above.topics)
     for clause in clauses(plain):
-        made = sentence(clause, at, at + len(said), marks)
+        made = sentence(clause, at, end, above.marks)
         if made.words:
-            yield replace(made, topics=topics)
+            yield replace(made, topics=above.topics)
 
 
 def clauses(said: str) -> Iterator[str]:
@@ -245,45 +290,41 @@ def subject(words: list[str]) -> tuple[str, ...]:
     return tuple(words)
 
 
+@lru_cache(maxsize=50_000)
 def identifier(word: str) -> bool:
     return bool(re.search(r"\d", word)) and bool(re.search(r"[a-z]", word))
 
 
-def pair(above: list[str], marks: frozenset[str], at: int, said: str, key: str, value: str) -> Iterator[Statement]:
+def pair(above: Above, at: int, end: int, key: str, value: str) -> Iterator[Statement]:
     """`Key: value` under a heading that says of what."""
-    over = next((words for heading in above[:1] if (words := heading_words(heading))), [])
     own = [stem(word.lower()) for word in re.findall(r"[\w-]+", key) if word.lower() not in STOP]
-    yield from keyed([*over, *own], own, marks, at, said, value)
+    for one in keyed([*above.nearest, *own], own, at, end, value):
+        yield replace(one, marks=above.marks, topics=above.topics)
 
 
-def keyed(
-    words: list[str], own: list[str], marks: frozenset[str], at: int, said: str, value: str
-) -> Iterator[Statement]:
+def keyed(words: Sequence[str], own: Sequence[str], at: int, end: int, value: str) -> Iterator[Statement]:
     relation = next((RELATIONS[word] for word in own if word in RELATIONS), None)
-    end = at + len(said)
     if relation is not None:
         if who := who_or_what(value, relation):
             rest = [word for word in words if RELATIONS.get(word) != relation]
-            yield Statement(
-                at, end, subject([*rest, stem(relation)]), name=(relation, who, value.strip()[:100]), marks=marks
-            )
+            yield Statement(at, end, subject([*rest, stem(relation)]), name=(relation, who, value.strip()[:100]))
         return
     told = list(tokens(f": {value}"))
     found = [one.value for one in told if one.value]
     rest = [word for one in told if one.value is None and (word := one.text.lower()) not in STOP | FILLERS]
     if len(found) == 1 and len(rest) <= 1:
         more = [stem(word) for word in rest if stem(word) not in words]
-        yield Statement(at, end, subject([*words, *more]), tuple(found), marks=marks)
+        yield Statement(at, end, subject([*words, *more]), tuple(found))
 
 
 def heading_words(heading: str) -> list[str]:
-    words = [word for word in re.findall(r"[\w.-]*\w", heading.lower()) if word not in STOP]
+    words = [word for word in _NAME.findall(heading.lower()) if word not in STOP]
     return [] if all(word in GENERIC_HEADINGS for word in words) else [stem(word) for word in words]
 
 
-def marks_of(headings: list[str]) -> frozenset[str]:
-    """What in headings makes of two places two matters: years, versions, environments."""
-    found = (word for heading in headings for word in re.findall(r"[\w.-]*\w", heading.lower()))
+def marks_of(heading: str) -> frozenset[str]:
+    """What in a heading makes of two places two matters: years, versions, environments."""
+    found = _NAME.findall(heading.lower())
     return frozenset(word for word in found if re.search(r"\d", word) or word in ENVIRONMENTS)
 
 
@@ -331,14 +372,15 @@ def of_record(data: bytes) -> Iterator[Statement]:
         id, fields = str(said["id"]).lower(), said["fields"]
     except (ValueError, TypeError, KeyError, RecursionError):
         return
-    text = data.decode(errors="replace")
+    text, behind = data.decode(errors="replace"), 0
     if not identifier(id) or not isinstance(fields, dict):
         return
     for key, value in fields.items():
         if not isinstance(value, str | int | float) or isinstance(value, bool) or "\0" in str(value):
             continue
         shown = json.dumps(key, ensure_ascii=False) + ":" + json.dumps(value, ensure_ascii=False)
-        at = text.find(shown)
+        at = text.find(shown, behind)
         own = [stem(word.lower()) for word in re.findall(r"[A-Za-z]+", key)]
+        behind = max(at, behind)
         if at >= 0 and own:
-            yield from keyed([id, *own], own, frozenset(), at, shown, str(value))
+            yield from keyed([id, *own], own, at, at + len(shown), str(value))

@@ -21,7 +21,7 @@ CREATE TABLE legal_hold (            -- while it stands, nothing of what it name
   scope text NOT NULL CHECK (scope IN ('tenant', 'mission', 'label')),
   mission uuid,
   label_name text CHECK (length(label_name) BETWEEN 1 AND 100),
-  label_value text CHECK (length(label_value) <= 300),
+  label_value text CHECK (length(label_value) <= 200),
   reason text NOT NULL CHECK (length(reason) BETWEEN 1 AND 2000),
   placed_by uuid NOT NULL,
   placed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -272,8 +272,11 @@ BEGIN
       taped := forget_tape(p_tenant, m.id);
       hashes := hashes || taped.hashes; bytes := bytes + taped.size;
       UPDATE public.mission x SET bytes_removed_at = clock_timestamp() WHERE x.tenant = p_tenant AND x.id = m.id;
-      UPDATE public.blob x SET look_at = clock_timestamp() WHERE x.tenant = p_tenant AND x.removed_at IS NULL AND x.sha256 IN (
-        SELECT r.source_sha256 FROM public.reading r WHERE r.tenant = p_tenant AND r.mission = m.id);
+      -- One that somebody else holds is looked at in its own time: by now this may hold a chain that they wait for.
+      UPDATE public.blob x SET look_at = clock_timestamp() WHERE x.tenant = p_tenant AND x.sha256 = ANY (ARRAY(
+        SELECT y.sha256 FROM public.blob y WHERE y.tenant = p_tenant AND y.removed_at IS NULL AND y.sha256 IN (
+          SELECT r.source_sha256 FROM public.reading r WHERE r.tenant = p_tenant AND r.mission = m.id)
+        FOR NO KEY UPDATE SKIP LOCKED));
       PERFORM tell_removed(p_tenant, m.id, hashes, jsonb_build_object(
         'sensitivity_class', class, 'days', days, 'artifacts', n, 'quarantined', q, 'calls', taped.calls, 'size', bytes));
       missions := missions + 1; artifacts := artifacts + n + q; size := size + bytes;
@@ -397,7 +400,7 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_
     ON CONFLICT (tenant, kind, subject) DO NOTHING RETURNING 1)
   SELECT count(*)::int FROM restored
 $$;
--- Whose bytes there are to verify: ids, in order, behind one.
+-- Whose bytes and chains of facts there are to verify: ids, in order, behind one.
 CREATE FUNCTION tenants_after(p_after uuid, p_limit int) RETURNS SETOF uuid
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
   SELECT t.id FROM public.tenant t WHERE p_after IS NULL OR t.id > p_after ORDER BY t.id LIMIT LEAST(p_limit, 1000)
@@ -417,6 +420,6 @@ BEGIN
     IF f ~ '^(keep_blob|put_retention|place_hold|lift_hold|retention_days|holds_on|shipped_retention)\(' THEN
       EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO {prefix}_api', f);
     ELSIF f ~ '^(remove_bytes|restore_retention_work)\(' THEN EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO {prefix}_worker', f);
-    ELSIF f ~ '^tenants_after\(' THEN EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO {prefix}_auditor', f); END IF;
+    ELSIF f ~ '^tenants_after\(' THEN EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO {prefix}_api, {prefix}_auditor', f); END IF;
   END LOOP;
 END $$;

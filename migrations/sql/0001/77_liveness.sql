@@ -114,12 +114,6 @@ BEGIN
   RETURN NEXT;
 END $$;
 
--- Whose chains of facts there are to verify.
-CREATE FUNCTION ledger_tenants() RETURNS SETOF uuid LANGUAGE sql STABLE SECURITY DEFINER
-SET search_path = pg_catalog, public, pg_temp AS $$
-  SELECT t.id FROM public.tenant t ORDER BY t.id
-$$;
-
 -- Which tenants have as many approvals waiting as they may: no mission is dispatched there that would add to them.
 CREATE FUNCTION full_approval_queues(p_most int) RETURNS uuid[]
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
@@ -136,7 +130,7 @@ BEGIN
 END $$;
 
 REVOKE ALL ON FUNCTION guard_mission_repair(), restore_liveness_work(), restore_execution_of(uuid, uuid),
-  doctor_numbers(interval, interval), ledger_tenants(), full_approval_queues(int) FROM PUBLIC;
+  doctor_numbers(interval, interval), full_approval_queues(int) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION restore_liveness_work(), restore_execution_of(uuid, uuid) TO {prefix}_worker;
 GRANT EXECUTE ON FUNCTION doctor_numbers(interval, interval) TO {prefix}_api, {prefix}_worker, {prefix}_registrar, {prefix}_auditor;
-GRANT EXECUTE ON FUNCTION ledger_tenants(), full_approval_queues(int) TO {prefix}_api;
+GRANT EXECUTE ON FUNCTION full_approval_queues(int) TO {prefix}_api;
