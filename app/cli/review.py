@@ -63,7 +63,7 @@ class Review:
     # --- what is on the screen
 
     def draw(self) -> None:
-        show.out.clear()
+        show.out.console.clear()
         if self.open and self.facts is not None:
             show.out.print(approval_screen.screen(self.facts, raw=self.raw, evidence=self.evidence))
             show.out.print(self.actions())
