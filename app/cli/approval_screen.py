@@ -86,9 +86,9 @@ def sentence(facts: Facts) -> str:
     if not facts.writes:
         return "Let the mission itself go on."
     payload, now = found["payload"], ((found.get("current") or {}).get("value") or {})
-    told = [f"{name} {short(now[name]) + ' → ' if name in now else ''}{short(value)}"[:120]
+    told = [f"{escape(name)} {short(now[name]) + ' → ' if name in now else ''}{short(value)}"[:120]
             for name, value in payload["changes"].items()]  # fmt: skip
-    where = escape(payload["connector"]) + (f" ({facts.environment})" if facts.environment else "")
+    where = escape(payload["connector"]) + (f" ({escape(facts.environment)})" if facts.environment else "")
     back = "It can be set back." if payload["operation"] == "update" else "It cannot be taken back once it is written."
     verb, what = escape(payload["operation"].capitalize()), escape(target(payload))
     return f"{verb} 1 record, {what}, in {where}: {', '.join(told[:4])}{' …' if len(told) > 4 else ''}. {back}"

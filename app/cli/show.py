@@ -46,7 +46,7 @@ class Screen:
     def console(self) -> "Console":
         from rich.console import Console
 
-        return Console(highlight=False, **self._settings)
+        return Console(highlight=False, emoji=False, **self._settings)
 
     def print(self, *what: Any, **how: Any) -> None:
         self.console.print(*what, **how)
@@ -92,7 +92,7 @@ def marked(words: str) -> "Text":
     """Our own words with markup; what others wrote in them is escaped."""
     from rich.text import Text
 
-    return Text.from_markup(words)
+    return Text.from_markup(words, emoji=False)
 
 
 def boxed(title: str, colour: str, *parts: "RenderableType") -> "Panel":
