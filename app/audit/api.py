@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from app import ledger
 from app.audit.find import LONGEST, find
-from app.audit.story import explain, proved
+from app.audit.story import explain, proved, shown
 from app.db import ReadSession
 from app.errors import Problem
 from app.http import Door, Reply, Routes, reading
@@ -61,7 +61,7 @@ class StoryChange(BaseModel):
 class StoryStep(BaseModel):
     """Facts that belong together, in one sentence of the root's, which may name records as their system does.
 
-    marked: they hold what was asked for.
+    marked: they hold what was asked for. facts: the places of the first hundred.
 
     proof: anchored (signed outside the database), chained (its chain holds, no anchor yet), broken; null when not verified.
     """
@@ -92,7 +92,8 @@ class StoryProof(BaseModel):
 
 
 class Story(BaseModel):
-    """Everything around one id. left_out: facts in the middle of a very long mission that are not told."""
+    """Everything around one id. left_out: facts in the middle of a very long chain that are not told; of the tenant's own
+    chain, that were not looked at."""
 
     asked: str
     kind: str
@@ -135,4 +136,4 @@ async def get_story(
         tenant = door.caller.tenant
         look = ledger.inside_of(state.database, tenant)
         story = await proved(story, look, tenant, state.anchor_store, state.anchor_keys, found.subjects)
-    return Reply(story).response()
+    return Reply(shown(story)).response()

@@ -17,12 +17,13 @@ from app.missions.queries import find as find_mission
 from app.missions.queries import views
 
 MOST_FACTS = 2000  # of one mission: the first and the last half, and how many are left out between
-MOST_POSITIONS = 100  # of one step
+MOST_POSITIONS = 100  # shown of one step; it is judged by all of them
+NEWEST_OF_TENANT = 20  # told of the tenant itself
 SYSTEM = {"executor": "the executor", "worker": "the root", "api": "the root", "registrar": "the registrar"}
 
 
 async def explain(session: ReadSession, said: str, found: Found) -> dict[str, Any]:
-    """Everything that is known, in the session's one transaction; `proof` is left to `proved`."""
+    """Everything that is known, in the session's one transaction; `proof` is left to `proved`, and `shown` is what is answered."""
     told = [await of_subject(session, subject, found) for subject in reversed(found.subjects)]
     facts = [fact for _, more, _, _ in told for fact in more]
     facts.sort(key=lambda fact: (fact.at, fact.position))
@@ -48,7 +49,8 @@ async def of_subject(session: ReadSession, subject: UUID, found: Found) -> Told:
     Of the tenant itself, whose chain is about everything, only the facts that were asked for.
     """
     if subject == session.tenant:
-        return None, await of_tenant(session, subject, found), [], 0
+        facts, left = await of_tenant(session, subject, found)
+        return None, facts, [], left
     facts, left = await ledger.ends_of(session, subject, MOST_FACTS)
     mission = await find_mission(session, subject)
     if mission is None:
@@ -65,14 +67,19 @@ async def of_subject(session: ReadSession, subject: UUID, found: Found) -> Told:
     return shown, facts, [(one, asked.get(one.id)) for one in written], left
 
 
-async def of_tenant(session: ReadSession, tenant: UUID, found: Found) -> list[Fact]:
-    """The facts that were asked for by their places; of what names no place, those among the newest that name it."""
+async def of_tenant(session: ReadSession, tenant: UUID, found: Found) -> tuple[list[Fact], int]:
+    """Its facts at the places that were asked for; of what names no place, those that name it among the first and the last.
+
+    And how many were not looked at between those; of the tenant's own id, how many are not among its newest.
+    """
     places = [place for mark in found.marks if (place := ledger.Position.parse(mark))]
     if places:
-        return await ledger.at_positions(session, places)
-    newest, _ = await ledger.ends_of(session, tenant, MOST_FACTS)
-    named = [fact for fact in newest if marked(fact, found.marks)]
-    return named if named or found.kind != "tenant" else newest[-20:]
+        return [fact for fact in await ledger.at_positions(session, places) if fact.subject == tenant], 0
+    ends, between = await ledger.ends_of(session, tenant, MOST_FACTS)
+    named = [fact for fact in ends if marked(fact, found.marks)]
+    if named or found.kind != "tenant":
+        return named, between
+    return ends[-NEWEST_OF_TENANT:], between + max(0, len(ends) - NEWEST_OF_TENANT)
 
 
 def asked_by(told: Iterable[Told]) -> set[UUID]:
@@ -124,7 +131,7 @@ def view(step: Step, people: dict[UUID, str], marks: frozenset[str]) -> dict[str
         "actor": actor,
         "actor_name": who,
         "mission_id": step.first.subject,
-        "facts": [str(fact.position) for fact in step.facts[:MOST_POSITIONS]],
+        "facts": [str(fact.position) for fact in step.facts],
         "count": len(step.facts),
         "marked": any(marked(fact, marks) for fact in step.facts),
         "proof": None,
@@ -177,6 +184,11 @@ async def proved(
             "finding": next((one.finding for one in proofs.values() if one.finding), None),
         },
     }
+
+
+def shown(story: dict[str, Any]) -> dict[str, Any]:
+    """The story as it is answered: of a very long step, the first places of its facts."""
+    return {**story, "steps": [{**step, "facts": step["facts"][:MOST_POSITIONS]} for step in story["steps"]]}
 
 
 def standing(step: dict[str, Any], proof: Proof) -> str:

@@ -49,16 +49,17 @@ class Step:
 
 
 def steps_of(facts: Sequence[Fact], targets: Mapping[str, str] | None = None) -> list[Step]:
-    """In the order in which they began. A move of the mission ends what was going on before it.
+    """In the order in which they began; each of one subject alone, whose chain is what proves it. A move of a mission ends
+    what was going on in it before.
 
     targets: the record that each writeback would change, by the writeback's id.
     """
     steps: list[Step] = []
     going: dict[tuple[Any, ...], Step] = {}
     for fact in facts:
-        group = group_of(fact)
+        group = (*group_of(fact), fact.subject)
         if fact.type.startswith("mission.") and fact.type not in GOES_ON:
-            going.clear()
+            going = {other: step for other, step in going.items() if step.first.subject != fact.subject}
         if group not in going:
             steps.append(going.setdefault(group, Step(group, targets=targets or {})))
         going[group].facts.append(fact)
@@ -66,17 +67,17 @@ def steps_of(facts: Sequence[Fact], targets: Mapping[str, str] | None = None) ->
 
 
 def group_of(fact: Fact) -> tuple[Any, ...]:
-    """What this fact is told together with: the name of the step, and what has to be the same."""
+    """What facts of one subject are told together: the name of the step, and what has to be the same."""
     body, (room, _, verb) = fact.body, fact.type.partition(".")
     match fact.type:
         case "mission.dispatched" | "mission.running":
-            return "handed_over", fact.subject, body.get("attempt")
+            return "handed_over", body.get("attempt")
         case "mission.reviewed":
-            return "reviewed", fact.subject
+            return ("reviewed",)
         case "artifact.stored" if fact.actor.startswith("system:"):
-            return "reviewed", fact.subject
+            return ("reviewed",)
         case "tool.called" | "writeback.proposed" | "mission.in_review":
-            return "worked", fact.subject, body.get("attempt", 1)
+            return "worked", body.get("attempt", 1)
         case "approval.decided":
             return "decided", body.get("verdict"), fact.actor, body.get("state")
         case "approval.closed":
@@ -88,9 +89,9 @@ def group_of(fact: Fact) -> tuple[Any, ...]:
         case "writeback.denied" | "tool.denied" | "operation.denied" | "model.denied":
             return "policy_denied", fact.type, body.get("rule")
     if room in COLONYS and not fact.actor.startswith("principal:"):
-        return "worked", fact.subject, body.get("attempt", 1)
+        return "worked", body.get("attempt", 1)
     if room == "mission":
-        return verb, fact.subject, fact.position  # each move is a step of its own
+        return verb, fact.position  # each move is a step of its own
     return fact.type, fact.actor
 
 

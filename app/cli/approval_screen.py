@@ -3,16 +3,16 @@
 import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
-
-from rich.console import Group, RenderableType
-from rich.panel import Panel
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, Any
 
 from app.cli import show
 from app.cli.client import Client, Failed, segment
-from app.cli.show import escape, pairs, rows, state
+from app.cli.show import boxed, coloured, escape, marked, pairs, rows, state
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+    from rich.text import Text
 
 STRONGEST = 2  # evidence shown before `e` asks for all
 LONG_VALUE = 400  # characters of a value shown before `d` asks for all
@@ -86,15 +86,15 @@ def sentence(facts: Facts) -> str:
     if not facts.writes:
         return "Let the mission itself go on."
     payload, now = found["payload"], ((found.get("current") or {}).get("value") or {})
-    told = [f"{name} {short(now[name]) + ' → ' if name in now else ''}{short(value)}"[:120]
+    told = [f"{escape(name)} {short(now[name]) + ' → ' if name in now else ''}{short(value)}"[:120]
             for name, value in payload["changes"].items()]  # fmt: skip
-    where = escape(payload["connector"]) + (f" ({facts.environment})" if facts.environment else "")
+    where = escape(payload["connector"]) + (f" ({escape(facts.environment)})" if facts.environment else "")
     back = "It can be set back." if payload["operation"] == "update" else "It cannot be taken back once it is written."
     verb, what = escape(payload["operation"].capitalize()), escape(target(payload))
     return f"{verb} 1 record, {what}, in {where}: {', '.join(told[:4])}{' …' if len(told) > 4 else ''}. {back}"
 
 
-def changes(found: dict[str, Any], whole: bool = True) -> Table:
+def changes(found: dict[str, Any], whole: bool = True) -> "Table":
     """Field by field: what the target holds now, and what it would hold."""
     now = (found.get("current") or {}).get("value") or {}
     say = plain if whole else short
@@ -105,27 +105,27 @@ def changes(found: dict[str, Any], whole: bool = True) -> Table:
     return table
 
 
-def beware(found: dict[str, Any]) -> Text:
+def beware(found: dict[str, Any]) -> "Text":
     """Drift since the proposal, or why the target could not be read."""
     current = found.get("current") or {}
     if current.get("drifted"):
-        return Text(f"the target has moved on to version {escape(str(current.get('version')))}", "red")
-    return Text(escape(str(current.get("problem") or "")), "red")
+        return coloured(f"the target has moved on to version {current.get('version')}", "red")
+    return coloured(str(current.get("problem") or ""), "red")
 
 
-def screen(facts: Facts, *, raw: bool = False, evidence: bool = False) -> RenderableType:
+def screen(facts: Facts, *, raw: bool = False, evidence: bool = False) -> "RenderableType":
     """Parts 1 to 8, in this order."""
     found = facts.approval
-    parts: list[RenderableType] = [Text.from_markup(f"[bold]{sentence(facts)}[/bold]")]
+    parts: list[RenderableType] = [marked(f"[bold]{sentence(facts)}[/bold]")]
     if facts.writes:
         parts += [changes(found, whole=raw)]
         if raw:
-            parts += [Text(show.visible(json.dumps(found["payload"], indent=2, ensure_ascii=False)), "dim")]
+            parts += [coloured(json.dumps(found["payload"], indent=2, ensure_ascii=False), "dim")]
     parts += [pairs({"beware": beware(found), "SHA-256": found["payload_sha256"], **why(facts)})]
     parts += quoted(found, evidence)
     parts += [pairs(who(facts) | clock(found)), *earlier(facts), agent(found)]
     title = f"{found['state']} · {facts.risk} risk · {found['id']}"
-    return Panel(Group(*parts), title=title, title_align="left", border_style="yellow")
+    return boxed(title, "yellow", *parts)
 
 
 def why(facts: Facts) -> dict[str, Any]:
@@ -143,20 +143,20 @@ def why(facts: Facts) -> dict[str, Any]:
     return {"why here": f"{which}{escape(said)}", "policy wants": policy, "automatic if": automatic}
 
 
-def quoted(found: dict[str, Any], every: bool) -> list[RenderableType]:
+def quoted(found: dict[str, Any], every: bool) -> "list[RenderableType]":
     """Part 4: what it stands on, each checked by the root against the bytes it stored."""
     items = found.get("evidence") or []
     lines: list[RenderableType] = [
-        Text.from_markup(
+        marked(
             f"[green]✓[/green] [cyan]{escape(one['document'])}:{one['start']}-{one['end']}[/cyan] "
             f"[dim]“{escape(show.short(one['quote']))}”[/dim]"
         )
         for one in (items if every else items[:STRONGEST])
     ]
     if len(items) > STRONGEST and not every:
-        lines.append(Text(f"and {len(items) - STRONGEST} more: e", "dim"))
+        lines.append(coloured(f"and {len(items) - STRONGEST} more: e", "dim"))
     if not items and found["subject"] == "writeback":
-        lines.append(Text("no evidence is named for it", "red"))
+        lines.append(coloured("no evidence is named for it", "red"))
     return lines
 
 
@@ -186,7 +186,7 @@ def clock(found: dict[str, Any]) -> dict[str, Any]:
         "expires": f"{left(found['expires_at'])} ({found['expires_at'][:16]})",
         "quorum": f"{found['approvals']} of {found['required']}{f': {made}' if made else ''}; may decide: {roles}",
         "signed": "this rule counts signed approvals only: --signing-key" if found.get("signature_required") else "",
-        "glass": Text(f"broken at {glass['broken_at']}", "red") if (glass := found.get("glass")) else "",
+        "glass": coloured(f"broken at {glass['broken_at']}", "red") if (glass := found.get("glass")) else "",
         "replaces": found.get("predecessor"),
         "replaced by": found.get("successor_approval"),
     }
@@ -203,7 +203,7 @@ def left(moment: str) -> str:
     return f"in {seconds:.0f} s"
 
 
-def earlier(facts: Facts) -> list[RenderableType]:
+def earlier(facts: Facts) -> "list[RenderableType]":
     """Part 7: what became of other changes to the same record."""
     if not facts.before:
         return []
@@ -212,14 +212,13 @@ def earlier(facts: Facts) -> list[RenderableType]:
         + (f", read back {one['read_back'].replace('_', ' ')}" if one["read_back"] else "")
         for one in facts.before[-3:]
     ]
-    return [Text("Earlier changes to this record", "dim"), Text(show.visible("\n".join(lines)))]
+    return [coloured("Earlier changes to this record", "dim"), coloured("\n".join(lines))]
 
 
-def agent(found: dict[str, Any]) -> RenderableType:
+def agent(found: dict[str, Any]) -> "RenderableType":
     """Part 8: the agent's own words, which nobody checked."""
     words = "\n".join(str(said) for said in (found.get("summary"), found.get("rationale")) if said)
-    shown = show.visible(words[:4000]) or "nothing"
-    return Panel(Text(shown), title="written by the agent, not verified", title_align="left", border_style="dim")
+    return boxed("written by the agent, not verified", "dim", coloured(words[:4000] or "nothing"))
 
 
 def approval(found: dict[str, Any]) -> None:
@@ -238,16 +237,15 @@ def approval(found: dict[str, Any]) -> None:
         "approvals": f"{found['approvals']} of {found['required']}",
         "may decide": ", ".join(found.get("may_decide") or [])
         + (f" and {extra}" if (extra := found.get("must_hold")) else ""),
-        "glass": Text(f"broken at {glass['broken_at']}" if (glass := found.get("glass")) else "", "red"),
+        "glass": coloured(f"broken at {glass['broken_at']}" if (glass := found.get("glass")) else "", "red"),
         "replaces": found.get("predecessor"),
         "replaced by": found.get("successor_approval"),
         "ladder": "\n".join(step(one) for one in found.get("ladder") or []),
         "expires": found["expires_at"],
         "SHA-256": found["payload_sha256"],
     }
-    shown = Group(pairs(about), "", changes(found)) if writes else Group(pairs(about))
-    title = "Proposed change" if writes else "Question about the mission itself"
-    show.out.print(Panel(shown, title=title, title_align="left", border_style="yellow"))
+    shown: list[RenderableType] = [pairs(about), "", changes(found)] if writes else [pairs(about)]
+    show.out.print(boxed("Proposed change" if writes else "Question about the mission itself", "yellow", *shown))
 
 
 def step(found: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ import typer
 
 from app.cli import show
 from app.cli.client import AsJson, Failed, emit
+from app.cli.databases import opened
 
 app = typer.Typer(help="Stored bytes.", no_args_is_help=True)
 
@@ -42,11 +43,8 @@ def verify(
 
 
 async def over_database(url: str, place: str, tenant: str) -> dict[str, Any]:
-    from sqlalchemy.exc import ArgumentError, SQLAlchemyError
-
     from app.artifacts import Objects
     from app.artifacts.verify import verify as verified
-    from app.db import Database
     from app.errors import Problem
     from app.ledger import open_store
 
@@ -56,17 +54,7 @@ async def over_database(url: str, place: str, tenant: str) -> dict[str, Any]:
     except (ValueError, OSError) as wrong:
         raise Failed(f"--tenant or --artifact-store cannot be used: {wrong}.", 2) from wrong
     try:
-        database = Database(url, pool_size=2, name="mission-root verify")
-    except (ArgumentError, IndexError, ValueError) as wrong:
-        raise Failed("--database-url is no postgresql:// URL.", 2) from wrong
-    try:
-        return vars(await verified(database, objects, of))
+        async with opened(url, 2) as database:
+            return vars(await verified(database, objects, of))
     except Problem as refused:
         raise Failed(refused.detail, 7) from refused
-    except OSError as away:
-        raise Failed(f"The database cannot be reached: {away}.", 7) from away
-    except SQLAlchemyError as refused:
-        said = getattr(getattr(refused, "orig", None), "__cause__", None) or type(refused).__name__
-        raise Failed(f"The database cannot be read as this role: {said}.", 7) from refused
-    finally:
-        await database.close()

@@ -5,15 +5,19 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
 
 import typer
 
 from app.cli import show
 from app.cli.refusals import Failed, refused
+
+if TYPE_CHECKING:
+    import httpx
 
 Url = Annotated[
     str, typer.Option("--url", envvar="MISSION_ROOT_URL", help="The root's address; else the one `up` runs here.")
@@ -30,6 +34,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON, 
 
 JSON = "application/json"
 DEFAULT_URL = "http://127.0.0.1:8080"
+NEEDLESS = ("httpx._main", "h2")  # what httpx loads where it can: its own command line with pygments, and HTTP/2
 LONG_POLL_S = 25
 RESTART_S = 30
 ENDED = ("completed", "failed", "cancelled", "denied")
@@ -48,8 +53,6 @@ class Client:
     """Calls as one person. Raises Failed for everything but 2xx."""
 
     def __init__(self, url: str, api_key: str) -> None:
-        import httpx
-
         here = of_up()
         self.url = (url or str(here.get("base_url") or DEFAULT_URL)).rstrip("/")
         if not api_key:
@@ -61,8 +64,7 @@ class Client:
         if self.url == here.get("base_url"):
             api_key = str(here["keys"].get(api_key, api_key))
         headers = {"Authorization": f"Bearer {api_key}", "Accept": "application/json"}
-        timeout = httpx.Timeout(30, read=LONG_POLL_S + 30)
-        self._http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout, trust_env=False)
+        self._http = connection(self.url, headers)
 
     def __enter__(self) -> "Client":
         return self
@@ -190,6 +192,32 @@ class Client:
         return items
 
 
+def connection(url: str, headers: dict[str, str]) -> "httpx.Client":
+    """What requests go through. Reading the authorities that TLS trusts takes longer than most answers: where the address
+    wants no TLS, none is trusted."""
+    import ssl
+
+    with without(*NEEDLESS):
+        import httpx
+
+        plain = url.startswith("http://")
+        trusted = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if plain else httpx.create_ssl_context(trust_env=False)
+        timeout = httpx.Timeout(30, read=LONG_POLL_S + 30)
+        return httpx.Client(base_url=url, headers=headers, timeout=timeout, verify=trusted, trust_env=False)
+
+
+@contextmanager
+def without(*modules: str) -> Iterator[None]:
+    """Meanwhile these are not there for whoever would import them if they were; those that are imported already stay."""
+    absent: dict[str, Any] = {name: None for name in modules if name not in sys.modules}
+    sys.modules.update(absent)
+    try:
+        yield
+    finally:
+        for name in absent:
+            sys.modules.pop(name, None)
+
+
 def of_up() -> dict[str, Any]:
     """What `up` says of the instance that runs in this folder; empty where none does."""
     try:
@@ -216,5 +244,5 @@ def emit(body: Any) -> None:
 
 
 __all__ = [
-    "ENDED", "Answer", "ApiKey", "AsJson", "Client", "Failed", "Url", "emit", "segment", "url_of_up",
+    "DEFAULT_URL", "ENDED", "JSON", "Answer", "ApiKey", "AsJson", "Client", "Failed", "Url", "emit", "segment", "url_of_up",
 ]  # fmt: skip

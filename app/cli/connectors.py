@@ -4,7 +4,6 @@ import json
 from typing import Annotated, Any
 
 import typer
-from rich.text import Text
 
 from app.cli import declared, show
 from app.cli.client import ApiKey, AsJson, Client, Url, emit, segment
@@ -102,7 +101,7 @@ def show_connectors(items: list[dict[str, Any]]) -> None:
             show.escape(one["name"]),
             one["kind"],
             f"v{one['version']}",
-            Text(halted, "green" if halted == "on" else "red"),
+            show.coloured(halted, "green" if halted == "on" else "red"),
             "yes" if one["readable"] else "no",
             show.escape(", ".join(one["hosts"])),
             show.escape(able),
@@ -127,7 +126,7 @@ def show_connector(found: dict[str, Any]) -> None:
             f"{kind}: {' '.join(verbs) or 'read'}" for kind, verbs in able.get("operations", {}).items()
         ),
         "credentials": "  ".join(found["credentials"].values()),
-        "halted": Text(f"since {switch['halted_at']}: {show.escape(switch['reason'] or '')}", "red")
+        "halted": show.coloured(f"since {switch['halted_at']}: {switch['reason'] or ''}", "red")
         if switch["halted"]
         else "",
         "earlier versions": declared.versions(found["history"]),

@@ -8,10 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from app.cli import show
-from app.cli.client import AsJson, Failed
+from app.cli.client import DEFAULT_URL, AsJson, Failed
 from app.cli.identity import entered, named, run
-
-USUAL = "http://127.0.0.1:8080"
 
 
 def console_link(
@@ -24,7 +22,7 @@ def console_link(
     as_json: AsJson = False,
 ) -> None:
     """Print a one-time link into the console. Needs REGISTRAR_DATABASE_URL, or the data folder of `up`."""
-    place, base = (None, url or USUAL) if os.environ.get("REGISTRAR_DATABASE_URL") else running(data_dir)
+    place, base = (None, url or DEFAULT_URL) if os.environ.get("REGISTRAR_DATABASE_URL") else running(data_dir)
     made = make(place, url or base, tenant, name)
     if as_json:
         print(json.dumps(made))
@@ -50,14 +48,12 @@ async def link_of(session: Any, tenant: str, name: str) -> dict[str, Any]:
 
 def running(data_dir: Path) -> tuple[str, str]:
     """The registrar's database and the public address of the instance that `up` runs over a folder. Raises Failed."""
-    from app.embedded import EmbeddedPostgres, read_private
+    from app.embedded import read_private
+    from app.supervisor.folder import known
 
     told = read_private(data_dir / "up.json")
     if not told:
         raise Failed(
             f"Nothing runs over {data_dir}: start it with `mission-root up`, or set REGISTRAR_DATABASE_URL.", 7
         )
-    server = EmbeddedPostgres(data_dir.absolute())
-    server.use_port(read_private(data_dir / "instance.json")["ports"]["postgres"])
-    password = read_private(data_dir / "secrets.json")["database_passwords"]["registrar"]
-    return server.url("mission_root_registrar", password, "mission_root"), told["base_url"]
+    return known(data_dir).database_url("registrar"), told["base_url"]

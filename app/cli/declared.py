@@ -1,18 +1,30 @@
-"""What is declared in a file under a name, has versions, and can be switched off: connectors and layers of tools."""
+"""What is declared in a file and has versions: rules, types of missions; and by name, with a switch: connectors, layers of tools."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from app.cli.client import Client
+from app.cli.client import JSON, Client, Failed
 
 Definition = Annotated[
     Path, typer.Argument(exists=True, dir_okay=False, readable=True, help="The definition, YAML or JSON.")
 ]
 Reason = Annotated[str, typer.Option("--reason", help="Why; kept with the switch.")]
 YAML = (".yaml", ".yml")
-JSON = "application/json"
+
+
+def body_in(file: Path, answered: Sequence[str]) -> dict[str, Any]:
+    """What a JSON file declares, without what only answers carry."""
+    try:
+        found = json.loads(file.read_text())
+    except (OSError, ValueError) as problem:
+        raise Failed(f"{file} cannot be read as JSON: {problem}", 2) from problem
+    if not isinstance(found, dict):
+        raise Failed(f"{file} holds no JSON object.", 2)
+    return {name: value for name, value in found.items() if name not in answered}
 
 
 def put(client: Client, path: str, file: Path, check_only: bool) -> dict[str, Any]:

@@ -90,10 +90,14 @@ def changes(items: list[dict[str, Any]]) -> list[str]:
 
 
 def picked(steps: list[dict[str, Any]]) -> list[dict[str, Any] | str]:
-    """All of them, or the first and the last, those that were asked for, and how many are left out."""
+    """All of them, or the first and the last, what was asked for or is broken, and how many are left out.
+
+    From where a chain is broken on every step of it is: the first says where, the others come after what was asked for."""
     if len(steps) <= MOST_STEPS:
         return list(steps)
-    wanted = [n for n, one in enumerate(steps) if one["marked"] or one["proof"] == "broken"][:FOUND]
+    broken = [n for n, one in enumerate(steps) if one["proof"] == "broken"]
+    asked = [n for n, one in enumerate(steps) if one["marked"]]
+    wanted = list(dict.fromkeys([*broken[:1], *asked, *broken]))[:FOUND]
     keep = {*range(FIRST), *wanted}
     for n in reversed(range(len(steps))):
         if len(keep) == MOST_STEPS - 1:

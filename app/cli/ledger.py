@@ -10,6 +10,7 @@ import typer
 
 from app.cli import show
 from app.cli.client import ApiKey, AsJson, Client, Failed, Url, emit, segment
+from app.cli.databases import opened
 from app.cli.lists import Limit
 
 if TYPE_CHECKING:
@@ -66,10 +67,7 @@ def verify(
 
 async def over_database(url: str, tenant: str, place: str, public: str, revoked: str) -> dict[str, Any]:
     """The same verdict without the service: a database URL that may read the ledger, the store, and public keys."""
-    from sqlalchemy.exc import ArgumentError, SQLAlchemyError
-
     from app import ledger
-    from app.db import Database
 
     try:
         of = UUID(tenant)
@@ -77,19 +75,8 @@ async def over_database(url: str, tenant: str, place: str, public: str, revoked:
         store = ledger.open_store(place) if place else None
     except (ValueError, OSError) as wrong:
         raise Failed(f"--tenant, --public-keys or --anchor-store cannot be used: {wrong}.", 2) from wrong
-    try:
-        database = Database(url, pool_size=1, name="mission-root verify")
-    except (ArgumentError, IndexError, ValueError) as wrong:
-        raise Failed("--database-url is no postgresql:// URL.", 2) from wrong
-    try:
+    async with opened(url, 1) as database:
         verdict, anchored = await ledger.audit(ledger.inside_of(database, of), of, store, keys)
-    except OSError as away:
-        raise Failed(f"The database cannot be reached: {away}.", 7) from away
-    except SQLAlchemyError as refused:  # the driver's own words; the library's would quote the statement
-        said = getattr(getattr(refused, "orig", None), "__cause__", None) or type(refused).__name__
-        raise Failed(f"The database cannot be read as this role: {said}.", 7) from refused
-    finally:
-        await database.close()
     return {**vars(verdict), "anchors": anchored}
 
 

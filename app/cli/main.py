@@ -6,98 +6,113 @@ Exit codes: 0 ok · 1 failed · 2 usage · 3 not found · 4 refused by policy ·
 import json
 import os
 import sys
-from typing import NoReturn
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_group
 
-from app.cli import (
-    approvals,
-    approvers,
-    artifacts,
-    budgets,
-    connectors,
-    console,
-    demo,
-    drills,
-    explain,
-    identity,
-    keys,
-    kits,
-    ledger,
-    mission_types,
-    missions,
-    models,
-    notices,
-    operations,
-    policies,
-    principals,
-    processes,
-    release,
-    replay,
-    retention,
-    rules,
-    tenants,
-    tool_layers,
-    webhooks,
-    workspace,
-    writebacks,
-)
-from app.cli.client import Failed
+from app.cli.refusals import Failed
 from app.embedded import CannotStart
 
+# What is typed, and the function or group of commands in app/cli behind it, in the order of the help.
+COMMANDS = {
+    "up": "processes.up",
+    "demo": "demo.demo",
+    "console-link": "console.console_link",
+    "explain": "explain.explain",
+    "wait": "missions.wait",
+    "whoami": "principals.whoami",
+    "status": "operations.status",
+    "doctor": "operations.doctor",
+    "colony-kit": "kits.colony_kit",
+    "root-kit": "kits.root_kit",
+    "serve": "processes.serve",
+    "registrar": "processes.registrar",
+    "worker": "processes.worker",
+    "executor": "processes.executor",
+    "colony": "processes.colony",
+    "crm": "processes.crm",
+    "bootstrap": "processes.bootstrap",
+    "migrate": "processes.migrate",
+    "missions": "missions.app",
+    "mission-types": "mission_types.app",
+    "approvals": "approvals.app",
+    "writebacks": "writebacks.app",
+    "notices": "notices.app",
+    "rules": "rules.app",
+    "approvers": "approvers.app",
+    "policies": "policies.app",
+    "connectors": "connectors.app",
+    "tool-layers": "tool_layers.app",
+    "models": "models.app",
+    "workspace": "workspace.app",
+    "budgets": "budgets.app",
+    "webhooks": "webhooks.app",
+    "retention": "retention.app",
+    "holds": "retention.holds",
+    "artifacts": "artifacts.app",
+    "ledger": "ledger.app",
+    "replay": "replay.app",
+    "drills": "drills.app",
+    "release": "release.app",
+    "identity": "identity.app",
+    "tenants": "tenants.app",
+    "principals": "principals.app",
+    "keys": "keys.app",
+}
+PANELS = {
+    **dict.fromkeys(("colony-kit", "root-kit"), "Conformance"),
+    **dict.fromkeys(("serve", "registrar", "worker", "executor", "colony", "crm"), "Single processes"),
+    **dict.fromkeys(("bootstrap", "migrate"), "Database"),
+}
+
+
+class Commands(Mapping[str, Any]):
+    """COMMANDS by name, each imported and built when it is asked for: all of them take longer than most answers."""
+
+    def __getitem__(self, name: str) -> Any:
+        module, _, attribute = COMMANDS[name].partition(".")
+        found = getattr(import_module(f"app.cli.{module}"), attribute)
+        alone = typer.Typer()
+        if isinstance(found, typer.Typer):
+            alone.add_typer(found, name=name)
+        else:
+            alone.command(name, rich_help_panel=PANELS.get(name))(found)
+        return get_group(alone).commands[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    def __len__(self) -> int:
+        return len(COMMANDS)
+
+
+class Group(TyperGroup):
+    """The command `mission-root`."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings | {"commands": Commands()})
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(self.commands)
+
+
 app = typer.Typer(
+    cls=Group,
     name="mission-root",
     help="Missions for an agent colony: evidence checked, changes approved by humans, one ledger.",
     epilog="Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 refused, 5 conflict, 6 timeout, 7 unavailable.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-app.command()(processes.up)
-app.command()(demo.demo)
-app.command()(console.console_link)
-app.command()(explain.explain)
-app.command("wait")(missions.wait)
-app.add_typer(missions.app, name="missions")
-app.add_typer(mission_types.app, name="mission-types")
-app.add_typer(approvals.app, name="approvals")
-app.add_typer(writebacks.app, name="writebacks")
-app.add_typer(notices.app, name="notices")
-app.add_typer(rules.app, name="rules")
-app.add_typer(approvers.app, name="approvers")
-app.add_typer(policies.app, name="policies")
-app.add_typer(connectors.app, name="connectors")
-app.add_typer(tool_layers.app, name="tool-layers")
-app.add_typer(models.app, name="models")
-app.add_typer(workspace.app, name="workspace")
-app.add_typer(budgets.app, name="budgets")
-app.add_typer(webhooks.app, name="webhooks")
-app.add_typer(retention.app, name="retention")
-app.add_typer(retention.holds, name="holds")
-app.add_typer(artifacts.app, name="artifacts")
-app.add_typer(ledger.app, name="ledger")
-app.add_typer(replay.app, name="replay")
-app.add_typer(drills.app, name="drills")
-app.add_typer(release.app, name="release")
-app.add_typer(identity.app, name="identity")
-app.add_typer(tenants.app, name="tenants")
-app.add_typer(principals.app, name="principals")
-app.add_typer(keys.app, name="keys")
-app.command()(principals.whoami)
-app.command()(operations.status)
-app.command()(operations.doctor)
-for kit in (kits.colony_kit, kits.root_kit):
-    app.command(rich_help_panel="Conformance")(kit)
-for process in (
-    processes.serve,
-    processes.registrar,
-    processes.worker,
-    processes.executor,
-    processes.colony,
-    processes.crm,
-):
-    app.command(rich_help_panel="Single processes")(process)
-for step in (processes.bootstrap, processes.migrate):
-    app.command(rich_help_panel="Database")(step)
+
+
+@app.callback()
+def everything() -> None:
+    """Nothing by itself: it makes a group of `app`."""
 
 
 def run() -> None:

@@ -2,12 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from app.cli import show
-from app.cli.client import ApiKey, AsJson, Client, Failed, Url, emit, segment
+from app.cli import declared, show
+from app.cli.client import ApiKey, AsJson, Client, Url, emit, segment
 from app.cli.lists import listed
 
 app = typer.Typer(help="Kinds of missions, as data.", no_args_is_help=True)
@@ -49,15 +49,5 @@ def put(
     """A new type, or the next version of one. Takes the role product_owner."""
     path = f"/v1/mission-types/{segment(name)}"
     with Client(url, api_key) as client:
-        done = client.put(path, read(file), if_match=client.etag_of(path)).body
+        done = client.put(path, declared.body_in(file, ANSWERED), if_match=client.etag_of(path)).body
     emit(done) if as_json else show.line(f"{done['name']} is at version {done['version']}.")
-
-
-def read(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text())
-    except (OSError, ValueError) as problem:
-        raise Failed(f"{file} cannot be read as JSON: {problem}", 2) from problem
-    if not isinstance(found, dict):
-        raise Failed(f"{file} holds no JSON object.", 2)
-    return {name: value for name, value in found.items() if name not in ANSWERED}

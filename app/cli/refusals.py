@@ -44,6 +44,11 @@ HELPS = {
     "tool_halted": "mission-root tool-layers list",
     "tool_drifted": "mission-root tool-layers list",
 }
+# What the id has to be of.
+OF = {
+    "mission-root approvals show {id}": ("approvals",),
+    "mission-root explain {id}": ("missions", "approvals", "writebacks"),
+}
 # Where what there is can be seen, when something was not there: by the list that it would be in.
 LISTS = {
     "missions": "mission-root missions list",
@@ -79,7 +84,8 @@ def refused(status: int, body: Any, asked: str) -> Failed:
     """A problem document as one sentence that ends with what to do next. asked: method and path."""
     if not isinstance(body, dict) or "title" not in body:
         return Failed(f"{asked} was answered {status} without a problem document; is --url the root?", 1)
-    detail = str(body.get("detail") or "")
+    detail = str(body.get("detail") or "").strip()
+    detail += "." if detail and detail[-1] not in ".!?" else ""
     found = [f"{_where(error)}: {error.get('detail', '')}" for error in body.get("errors") or []]
     wrong = "; ".join(one for one in found if one not in detail)  # the first of them often is the detail
     rule = f"rule {body['rule']}" if isinstance(body.get("rule"), str) else ""
@@ -99,6 +105,8 @@ def command_for(code: str, path: str) -> str:
     helps = HELPS.get(code, "")
     if "{id}" not in helps:
         return helps
+    if room not in OF[helps]:
+        return LISTS.get(room, "")
     return helps.replace("{id}", rest[0]) if rest and PLAIN_ID.fullmatch(rest[0]) else ""
 
 

@@ -7,6 +7,7 @@ import typer
 
 from app.cli import show
 from app.cli.client import ApiKey, AsJson, Client, Failed, Url, emit, segment
+from app.cli.lists import Limit, listed
 
 app = typer.Typer(help="Release gates and the rollout ladder.", no_args_is_help=True)
 
@@ -154,7 +155,7 @@ def withdraw(
 
 @app.command()
 def attestations(
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many at most.")] = 50,
+    limit: Limit = 50,
     url: Url = "",
     api_key: ApiKey = "",
     as_json: AsJson = False,
@@ -162,13 +163,11 @@ def attestations(
     """What people attested, newest first."""
     with Client(url, api_key) as client:
         items = client.pages("/v1/release/attestations", limit)
-    if as_json:
-        emit({"items": items})
-        return
-    rows = [(one["id"], one["claim"], one["state"], one["role"], one["expires_at"]) for one in items]
-    show.table(("id", "check", "state", "as", "until"), rows)
-    if not items:
-        show.aside("Nobody has attested anything yet: mission-root release attest CHECK --comment TEXT")
+    listed(
+        items, as_json, ("id", "check", "state", "as", "until"),
+        lambda one: (one["id"], one["claim"], one["state"], one["role"], one["expires_at"]),
+        "Nobody has attested anything yet: mission-root release attest CHECK --comment TEXT",
+    )  # fmt: skip
 
 
 @app.command()
@@ -207,7 +206,7 @@ def import_(
 
 @app.command()
 def verdicts(
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many at most.")] = 50,
+    limit: Limit = 50,
     url: Url = "",
     api_key: ApiKey = "",
     as_json: AsJson = False,
@@ -215,19 +214,17 @@ def verdicts(
     """Verdicts that were imported, newest first."""
     with Client(url, api_key) as client:
         items = client.pages("/v1/release/verdicts", limit)
-    if as_json:
-        emit({"items": items})
-        return
-    rows = [(one["id"], one["environment"], one["build"], one["result"], one["expires_at"]) for one in items]
-    show.table(("id", "environment", "build", "result", "until"), rows)
-    if not items:
-        show.aside("Nothing was imported yet: mission-root release import FILE")
+    listed(
+        items, as_json, ("id", "environment", "build", "result", "until"),
+        lambda one: (one["id"], one["environment"], one["build"], one["result"], one["expires_at"]),
+        "Nothing was imported yet: mission-root release import FILE",
+    )  # fmt: skip
 
 
 @app.command()
 def history(
     gate: Annotated[str, typer.Option(help="Only this gate: technical, governance, operational or sales.")] = "",
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many at most.")] = 50,
+    limit: Limit = 50,
     url: Url = "",
     api_key: ApiKey = "",
     as_json: AsJson = False,

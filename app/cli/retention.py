@@ -4,10 +4,11 @@ import json
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from app.cli import show
-from app.cli.client import ApiKey, AsJson, Client, Failed, Url, emit, segment
+from app.cli.client import JSON, ApiKey, AsJson, Client, Failed, Url, emit, segment
+from app.cli.lists import Limit
+from app.cli.lists import listed as listed_as
 
 app = typer.Typer(help="How long the bytes of closed missions are kept.", no_args_is_help=True)
 holds = typer.Typer(help="Legal holds: while one stands nothing of what it names is removed.", no_args_is_help=True)
@@ -15,7 +16,6 @@ holds = typer.Typer(help="Legal holds: while one stands nothing of what it names
 CLASSES = ("public", "internal", "confidential", "restricted", "unread")
 Days = Annotated[str, typer.Option(help="Days after a mission's end, or none for good; left out: as it is.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why, in words for whoever reads the list.")]
-BODY = {"Content-Type": "application/json"}
 
 
 @app.command("show")
@@ -45,8 +45,7 @@ def changed(
     with Client(url, api_key) as client:
         seen = client.get("/v1/retention")
         body = {f"{name}_days": seen.body[f"{name}_days"] for name in CLASSES} | given
-        headers = {"If-Match": seen.etag, **BODY}
-        made = client.call("PUT", "/v1/retention", json.dumps(body).encode(), headers).body
+        made = client.put("/v1/retention", body, if_match=seen.etag).body
     emit(made) if as_json else times(made)
 
 
@@ -71,21 +70,19 @@ def times(found: dict[str, Any]) -> None:
 @holds.command("list")
 def listed(
     state: Annotated[str, typer.Option("--state", help="standing or lifted; left out: both.")] = "",
-    limit: Annotated[int, typer.Option("--limit", min=1, help="How many at most.")] = 200,
+    limit: Limit = 200,
     url: Url = "",
     api_key: ApiKey = "",
     as_json: AsJson = False,
 ) -> None:
     """Holds by name."""
     with Client(url, api_key) as client:
-        found = client.pages("/v1/legal-holds", limit, state=state)
-    if as_json:
-        emit(found)
-        return
-    table = show.rows("name", "state", "holds", "since", "reason")
-    for one in found:
-        table.add_row(one["name"], one["state"], escape(what(one)), one["placed_at"][:16], escape(one["reason"]))
-    show.out.print(table) if found else show.line("There are no holds.")
+        items = client.pages("/v1/legal-holds", limit, state=state)
+    listed_as(
+        items, as_json, ("name", "state", "holds", "since", "reason"),
+        lambda one: (one["name"], one["state"], what(one), one["placed_at"][:16], one["reason"]),
+        "There are no holds.",
+    )  # fmt: skip
 
 
 @holds.command("place")
@@ -108,7 +105,7 @@ def placed(
     if label:
         body |= {"scope": "label", "label": label}
     with Client(url, api_key) as client:
-        made = client.call("PUT", f"/v1/legal-holds/{segment(name)}", json.dumps(body).encode(), BODY).body
+        made = client.put(f"/v1/legal-holds/{segment(name)}", body).body
     emit(made) if as_json else show.line(f"{made['name']} holds {what(made)}.")
 
 
@@ -123,7 +120,7 @@ def lifted(
     """End a hold; it takes another person than the one who placed it, an admin or a policy owner."""
     with Client(url, api_key) as client:
         body = json.dumps({"reason": reason}).encode()
-        made = client.call("DELETE", f"/v1/legal-holds/{segment(name)}", body, BODY).body
+        made = client.call("DELETE", f"/v1/legal-holds/{segment(name)}", body, {"Content-Type": JSON}).body
     emit(made) if as_json else show.line(f"{made['name']} is lifted.")
 
 

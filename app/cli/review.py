@@ -17,7 +17,6 @@ from app.cli.keys_pressed import Keys, keyboard
 from app.cli.signing import Verdict, sign
 
 DWELL_S = {"low": 0.0, "medium": 1.0, "high": 1.0}  # how long a screen is on before its `a` counts
-WEIGHT = {"low": 1, "medium": 2, "high": 4}  # the queue's order: time left, divided by this
 REASONS = ("The evidence does not show it.", "It is the wrong record or value.", "It is not the time for it.")
 HELP = """j k     next, previous            d       raw bytes of the change
 Enter   open                      e       all evidence
@@ -46,11 +45,12 @@ class Review:
     typed: dict[str, str] = field(default_factory=dict)  # a reason that came too late is offered again
     decided: list[str] = field(default_factory=list)
     last: str = ""
+    undo: bool = False  # whether the last one can still be taken back, though nothing waits any more
     keys: Keys = field(init=False)
 
     def run(self) -> None:
         with keyboard() as self.keys, suppress(KeyboardInterrupt):
-            while self.queue:
+            while self.queue or self.undo:
                 self.draw()
                 if not self.act(self.keys.next()):
                     break
@@ -63,14 +63,17 @@ class Review:
     # --- what is on the screen
 
     def draw(self) -> None:
-        show.out.clear()
+        show.out.console.clear()
         if self.open and self.facts is not None:
             show.out.print(approval_screen.screen(self.facts, raw=self.raw, evidence=self.evidence))
             show.out.print(self.actions())
-        else:
+        elif self.queue:
             self.draw_queue()
         if self.note.plain:
             show.out.print(self.note)
+        if not self.queue:
+            show.out.print(Text("Nothing waits any more.   u takes the last one back  q end", "dim"))
+            return
         place = f"{self.at + 1} of {len(self.queue)}"
         show.out.print(Text(f"{place}   j k Enter  d e  a approve  r reject  l queue  ? help  q end", "dim"))
 
@@ -136,6 +139,8 @@ class Review:
 
     def open_this(self) -> None:
         """Reads everything anew: what the target holds is what it holds now."""
+        if not self.queue:
+            return
         self.raw = self.evidence = False
         try:
             self.facts = approval_screen.read(self.client, self.queue[self.at]["id"], self.environment)
@@ -152,7 +157,7 @@ class Review:
             self.note = Text("That was faster than it can be read; look, then press a again.", "yellow")
             return
         if facts.risk == "high":
-            if self.keys.line(f"Type {facts.record} to approve") != facts.record:
+            if self.keys.line(f"Type {show.visible(facts.record)} to approve") != facts.record:
                 self.note = Text("That is not the record's id; nothing was decided.", "yellow")
                 return
         elif not self.sure("Approve exactly this? [y/N] "):
@@ -191,7 +196,7 @@ class Review:
             self.note = refusal(failed, self.facts, comment)
             return
         self.decided.append(f"{decision} {approval_screen.what(found)}")
-        self.last = found["id"]
+        self.last, self.undo = found["id"], receipt["not_before"] is not None
         self.typed.pop(found["id"], None)
         self.queue = (
             [one for one in self.queue if one["id"] != found["id"]] if receipt["state"] != "pending" else self.queue
@@ -199,8 +204,7 @@ class Review:
         self.at = min(self.at, max(0, len(self.queue) - 1))
         self.note = self.receipt(found, receipt, decision)
         self.open, self.facts = False, None
-        if not self.queue:
-            show.out.print(self.note)
+        self.parting()
 
     def receipt(self, found: dict[str, Any], receipt: dict[str, Any], decision: str) -> Text:
         """What was recorded, where, what runs next, and how long it can be taken back."""
@@ -223,7 +227,7 @@ class Review:
 
     def take_back(self) -> None:
         if not self.last:
-            self.note = Text("Nothing was decided yet.", "yellow")
+            self.note = Text("There is nothing to take back.", "yellow")
             return
         reason = self.keys.line("Why is it taken back")
         if not reason:
@@ -234,7 +238,15 @@ class Review:
         except Failed as failed:
             self.note = Text(show.visible(str(failed)), "red")
             return
+        self.last, self.undo = "", False
+        self.decided.pop()
         self.note = Text(f"Taken back: it is {done['state']}, and nothing of it leaves.", "green")
+        self.parting()
+
+    def parting(self) -> None:
+        """What is said last, where no screen follows on which it would stand."""
+        if not self.queue and not self.undo:
+            show.out.print(self.note)
 
     def summary(self) -> None:
         counted = f"{len(self.decided)} decided"
@@ -242,19 +254,13 @@ class Review:
 
 
 def begin(client: Client, limit: int) -> tuple[list[dict[str, Any]], str]:
-    """What waits, in the order of risk and time left; and which environment this is."""
-    queue = client.pages("/v1/approvals", limit, state="pending")
-    queue.sort(key=urgency)
+    """What waits, in the root's order of risk and time left; and which environment this is."""
+    queue = client.pages("/v1/inbox", limit)
     try:
         environment = str(client.get("/v1/status").body["environment"])
     except Failed:
         environment = ""
     return queue, environment
-
-
-def urgency(one: dict[str, Any]) -> float:
-    until = datetime.fromisoformat(one["expires_at"]) - datetime.now(UTC)
-    return max(until.total_seconds(), 0.0) / WEIGHT.get(one["risk_level"], 1)
 
 
 def happened(facts: Facts) -> str:

@@ -6,12 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
-from app.cli import show
-from app.cli.client import ApiKey, AsJson, Client, Failed, Url, emit, segment
+from app.cli import declared, show
+from app.cli.client import ApiKey, AsJson, Client, Url, emit, segment
 
 app = typer.Typer(help="Approval rules: who must approve what, and the ladder of time.", no_args_is_help=True)
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="The rule's id.")]
+ANSWERED = ("id", "version", "created_by", "created_at", "history")  # what answers carry and `put` does not take
 
 
 @app.command("list")
@@ -63,14 +64,12 @@ def put(
     as_json: AsJson = False,
 ) -> None:
     """Writes a rule, or its next version. Open approvals keep the version they were born under."""
-    body = read(file)
+    body = declared.body_in(file, ANSWERED)
     parameters = {"validate_only": "true"} if validate_only else {}
     with Client(url, api_key) as client:
         if rule:
             path = f"/v1/approval-rules/{segment(rule)}"
-            seen = client.get(path)
-            headers = {"If-Match": seen.etag, "Content-Type": "application/json"}
-            made = client.call("PUT", path, json.dumps(body).encode(), headers, parameters).body
+            made = client.put(path, body, if_match=client.get(path).etag, **parameters).body
         else:
             made = client.post("/v1/approval-rules", body, **parameters).body
     if as_json:
@@ -79,20 +78,6 @@ def put(
         show.line(
             "The rule would be taken." if validate_only else f"Rule {made['id']} is at version {made['version']}."
         )
-
-
-def read(file: Path) -> dict[str, Any]:
-    """The body in a file, without what only answers carry."""
-    try:
-        found = json.loads(file.read_text())
-    except (OSError, ValueError) as problem:
-        raise Failed(f"{file} cannot be read as JSON: {problem}", 2) from problem
-    if not isinstance(found, dict):
-        raise Failed(f"{file} holds no JSON object.", 2)
-    return {name: value for name, value in found.items() if name not in ANSWERED}
-
-
-ANSWERED = ("id", "version", "created_by", "created_at", "history")
 
 
 def show_rules(items: list[dict[str, Any]]) -> None:

@@ -5,21 +5,16 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from typing import Any
-
-from rich.console import Console
-from rich.errors import LiveError
-from rich.markup import escape as without_markup
-from rich.padding import Padding
-from rich.panel import Panel
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from app.visible import visible
 
-out = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
-err = Console(stderr=True, highlight=False)
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.panel import Panel
+    from rich.table import Table
+    from rich.text import Text
 
 COLOURS = {
     "completed": "green",
@@ -41,8 +36,35 @@ SHORT_QUOTE = 160
 SHOWN_CITATIONS = 3  # of one claim; the packet as JSON or HTML has all
 
 
+class Screen:
+    """A terminal, or whatever stands in its place. rich is imported when something is printed: many answers are JSON."""
+
+    def __init__(self, **settings: Any) -> None:
+        self._settings = settings
+
+    @cached_property
+    def console(self) -> "Console":
+        from rich.console import Console
+
+        return Console(highlight=False, emoji=False, **self._settings)
+
+    def print(self, *what: Any, **how: Any) -> None:
+        self.console.print(*what, **how)
+
+
+out = Screen(width=None if sys.stdout.isatty() else 140)
+err = Screen(stderr=True)
+
+
+def watched() -> bool:
+    """Whether somebody sees what moves on stderr."""
+    return sys.stderr.isatty()
+
+
 def escape(words: str) -> str:
     """Text that others wrote, for the terminal: no markup, and whatever would move the cursor or turn the direction by its name."""
+    from rich.markup import escape as without_markup
+
     return without_markup(visible(words))
 
 
@@ -56,15 +78,39 @@ def aside(sentence: str) -> None:
 
 def heading(words: str) -> None:
     out.print()
-    out.rule(escape(words), align="left", style="cyan")
+    out.console.rule(escape(words), align="left", style="cyan")
 
 
-def state(name: str) -> Text:
-    return Text(name, COLOURS.get(name, "cyan"))
+def coloured(words: str, style: str = "") -> "Text":
+    """Text that others wrote, in one style."""
+    from rich.text import Text
+
+    return Text(visible(words), style)
 
 
-def rows(*columns: str) -> Table:
+def marked(words: str) -> "Text":
+    """Our own words with markup; what others wrote in them is escaped."""
+    from rich.text import Text
+
+    return Text.from_markup(words, emoji=False)
+
+
+def boxed(title: str, colour: str, *parts: "RenderableType") -> "Panel":
+    """One below the other, in a box. The title is our own words."""
+    from rich.console import Group
+    from rich.panel import Panel
+
+    return Panel(Group(*parts), title=title, title_align="left", border_style=colour)
+
+
+def state(name: str) -> "Text":
+    return coloured(name, COLOURS.get(name, "cyan"))
+
+
+def rows(*columns: str) -> "Table":
     """A table whose first column, what other commands are given, is never cut."""
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False, header_style="dim")
     for number, name in enumerate(columns):
         table.add_column(name, no_wrap=number == 0, min_width=36 if name == "id" else None, overflow="fold")
@@ -79,7 +125,10 @@ def table(columns: Sequence[str], found: Iterable[Sequence[str]]) -> None:
     out.print(made)
 
 
-def pairs(values: dict[str, Any]) -> Table:
+def pairs(values: dict[str, Any]) -> "Table":
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
@@ -147,9 +196,11 @@ def event(happened: dict[str, Any]) -> None:
 
 def packet(found: dict[str, Any]) -> None:
     """The answer, claim by claim, each with the passages it stands on."""
+    from rich.padding import Padding
+
     told = all(claim["text"] in found["answer"] for claim in found["claims"])  # then the claims are the answer
     if found["answer"] and not (found["claims"] and told):
-        out.print(Panel(escape(found["answer"]), title="Answer", title_align="left", border_style="cyan"))
+        out.print(boxed("Answer", "cyan", coloured(found["answer"])))
     for number, claim in enumerate(found["claims"], 1):
         out.print(f"[bold]{number}.[/bold] {escape(claim['text'])}")
         for citation in claim["citations"][:SHOWN_CITATIONS]:
@@ -191,7 +242,7 @@ def trust(found: dict[str, Any], history: bool) -> None:
 def writeback(found: dict[str, Any]) -> None:
     """What the target answered, and what it holds now."""
     same = found["read_back_sha256"] == found["payload_sha256"]
-    compared = Text("exactly what was approved", "green") if same else Text("not what was approved", "red")
+    compared = coloured("exactly what was approved", "green") if same else coloured("not what was approved", "red")
     told = {
         "writeback": found["id"],
         "target": found["target"],
@@ -228,8 +279,13 @@ def ingested(workspace: str, summary: dict[str, Any]) -> None:
 @contextmanager
 def counting(total: int, what: str, *, quiet: bool) -> Iterator[Callable[[], None]]:
     """A progress bar on stderr; yields what to call for each one done. Nothing when piped or quiet."""
+    if quiet or not watched():
+        yield lambda: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=err, transient=True, disable=quiet or not err.is_terminal) as progress:
+    with Progress(*columns, console=err.console, transient=True) as progress:
         task = progress.add_task(escape(what), total=total)
         yield lambda: progress.advance(task)
 
@@ -238,7 +294,8 @@ def counting(total: int, what: str, *, quiet: bool) -> Iterator[Callable[[], Non
 def progressing(*, quiet: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
     """A line that follows a mission's events: the stage it is in, and the stages behind it with their times."""
     behind: list[str] = []
-    with err.status("accepted", spinner="dots") if not quiet and err.is_terminal else nullcontext() as status:
+    spinning = not quiet and watched()
+    with err.console.status("accepted", spinner="dots") if spinning else nullcontext() as status:
 
         def tell(event: dict[str, Any]) -> None:
             body = event.get("body") or {}
@@ -256,8 +313,13 @@ def progressing(*, quiet: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
 @contextmanager
 def counting_down(seconds: float, *, quiet: bool) -> Iterator[None]:
     """A bar that fills while a window of time passes; it decides nothing."""
+    if quiet or not watched():
+        yield
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True, disable=quiet or not err.is_terminal) as progress:
+    with Progress(*columns, console=err.console, transient=True) as progress:
         task = progress.add_task("undo window", total=max(seconds, 0.1))
         done = threading.Event()
 
@@ -277,10 +339,12 @@ def counting_down(seconds: float, *, quiet: bool) -> Iterator[None]:
 @contextmanager
 def patience(what: str) -> Iterator[None]:
     """Says on stderr what is waited for, once that has taken a second; nothing when piped, or where a bar shows it already."""
-    if not err.is_terminal:
+    if not watched():
         yield
         return
-    status = err.status(f"[dim]{escape(what)}[/dim]", spinner="dots")
+    from rich.errors import LiveError
+
+    status = err.console.status(f"[dim]{escape(what)}[/dim]", spinner="dots")
 
     def begin() -> None:
         with suppress(LiveError):  # something else is shown already

@@ -4,7 +4,6 @@ import json
 from typing import Annotated, Any
 
 import typer
-from rich.text import Text
 
 from app.cli import declared, show
 from app.cli.client import ApiKey, AsJson, Client, Url, emit, segment
@@ -103,7 +102,7 @@ def show_layers(items: list[dict[str, Any]]) -> None:
             show.escape(one["name"]),
             f"v{one['version']}",
             show.escape(one["owner"]),
-            Text(one["state"], STATES[one["state"]]),
+            show.coloured(one["state"], STATES[one["state"]]),
             show.escape(", ".join(tool["name"].partition(".")[2] for tool in one["tools"])),
             str(one["calls"]),
             str(one["refusals"]),
@@ -119,17 +118,17 @@ def show_layer(found: dict[str, Any]) -> None:
         "owner": found["owner"],
         "version": f"v{found['version']}, {found['created_at']}",
         "description": found["description"],
-        "state": Text(found["state"], STATES[found["state"]]),
+        "state": show.coloured(found["state"], STATES[found["state"]]),
         "server": f"{found['place']} ({found['transport']})",
         "key": found["key"],
         "answered": found["answered_at"],
         "last failure": f"{found['failure']} {found['failed_at']}" if found["failure"] else "",
-        "drifted": Text(f"{', '.join(found['drifted'])} since {found['drifted_at']}", "red")
+        "drifted": show.coloured(f"{', '.join(found['drifted'])} since {found['drifted_at']}", "red")
         if found["drifted"]
         else "",
         "breaker": found["breaker"]["state"],
         "used": f"{found['calls']} calls, {found['refusals']} refused",
-        "halted": Text(f"since {switch['halted_at']}: {show.escape(switch['reason'] or '')}", "red")
+        "halted": show.coloured(f"since {switch['halted_at']}: {switch['reason'] or ''}", "red")
         if switch["halted"]
         else "",
         "earlier versions": declared.versions(found["history"]),
@@ -144,7 +143,7 @@ def show_layer(found: dict[str, Any]) -> None:
             tool["reach"],
             tool["sensitivity"],
             f"{becomes['operation']} {becomes['kind']} in {becomes['connector']}" if becomes else "",
-            Text(tool["schema_sha256"][:12], "red" if tool["drifted"] else ""),
+            show.coloured(tool["schema_sha256"][:12], "red" if tool["drifted"] else ""),
             show.escape(tool["description"][:80]),
         )
     show.out.print(table)

@@ -1,6 +1,5 @@
 """`mission-root workspace …`: documents in."""
 
-import json
 import os
 import time
 from collections import Counter
@@ -156,8 +155,7 @@ def trust(
                 raise
             found, seen = {}, ""
         if rules or clear:
-            headers = {"If-Match": seen, "Content-Type": "application/json"}
-            found = client.call("PUT", path, json.dumps(said).encode(), headers).body
+            found = client.put(path, said, if_match=seen).body
     emit(found) if as_json else show.trust(found, history)
 
 

@@ -78,10 +78,24 @@ async def first_after(reading: Reading, tenant: UUID, position: Position) -> int
     async with reading() as session:
         rows = await session.rows(ANCHORED, {"tenant": tenant, "xid": str(position.xid), "id": position.id})
     for row in rows:
-        said = json.loads(row.body)
-        if (Position.parse(str(said["last"])) or START) >= position:
-            return int(said["number"])
+        if (Position.parse(str(stated_in(row.body).get("last"))) or START) >= position:
+            return number_in(row.body)
     return None
+
+
+def stated_in(body: str) -> dict[str, Any]:
+    """What a fact says of its anchor; empty when somebody made it say something else: its chain tells of that."""
+    try:
+        said = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def number_in(body: str) -> int:
+    """The number of the anchor that a fact states; 0 is none."""
+    number = stated_in(body).get("number")
+    return number if isinstance(number, int) else 0
 
 
 async def covering(reading: Reading, tenant: UUID, store: Store, upto: Position | None) -> Anchor | None:

@@ -15,7 +15,7 @@ Row = dict[str, Any]
 
 @lru_cache(maxsize=1)
 def examples() -> dict[str, Any]:
-    """What was really answered, by operation: {request, status, body}. Recorded by tests/http/test_reference.py."""
+    """What was really answered, by operation: {request, status, body}. Recorded by tests/http/test_openapi.py."""
     found: dict[str, Any] = json.loads(EXAMPLES.read_text())
     return found
 

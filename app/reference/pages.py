@@ -27,6 +27,7 @@ curl -H "Authorization: Bearer {reading.KEY}" "{reading.URL}/v1/whoami\""""
 
 def install(app: FastAPI, *, operations: bool) -> None:
     """Adds the pages of the problems, and with `operations` those of the API itself, from its own OpenAPI document."""
+    app.state.above_problems = ("/docs", "All operations") if operations else None
     app.add_api_route("/problems", problems_page, methods=["GET"], include_in_schema=False)
     app.add_api_route("/problems/{code}", problem_page, methods=["GET"], include_in_schema=False)
     if operations:
@@ -83,8 +84,8 @@ def parameter(document: dict[str, Any], one: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-async def problems_page() -> HTMLResponse:
-    return page(kind="problems", title="Problems", up=("/docs", "All operations"), problems=list(KINDS.items()))
+async def problems_page(request: Request) -> HTMLResponse:
+    return page(kind="problems", title="Problems", up=request.app.state.above_problems, problems=list(KINDS.items()))
 
 
 async def problem_page(code: str) -> HTMLResponse:

@@ -4,13 +4,14 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
-import asyncpg
 import pytest
 
+from app import ledger
+from app.caller import system
 from tests.packet.zips import anchor, with_store, written
 from tests.world import World
 from tests.world.checks import hire, impersonal, inspector, problem
-from tests.world.life import Life
+from tests.world.life import Life, in_state
 
 
 async def told(world: World, id: object, **more: Any) -> dict[str, Any]:
@@ -158,8 +159,9 @@ TAMPERED = {
 }  # fmt: skip
 
 
-async def tamper(connection: asyncpg.Connection, statement: str, *values: object) -> None:
-    """What the owner of the database could do to it."""
+async def tampered(world: World, statement: str, *values: Any) -> None:
+    """What only the owner of the database can do."""
+    connection = await inspector(world)
     async with connection.transaction():
         await connection.execute("SET LOCAL session_replication_role = replica")
         for trigger in ("ledger_keep", "ledger_chain"):
@@ -173,7 +175,7 @@ async def tamper(connection: asyncpg.Connection, statement: str, *values: object
 async def test_what_was_changed_afterwards_is_marked(world: World, life: Life, tmp_path: Path, how: str) -> None:
     with_store(world, tmp_path / "anchors")
     await anchor(world)
-    await tamper(await inspector(world), TAMPERED[how], life.id)
+    await tampered(world, TAMPERED[how], life.id)
     story = await told(world, life.id, verify=True)
     assert not story["proof"]["verified"]
     broken = [step["proof"] for step in story["steps"]]
@@ -209,7 +211,7 @@ async def test_an_anchor_that_covers_less_than_the_ledger_says_proves_nothing(wo
     await anchor(world)
     lying = """UPDATE ledger SET body = convert_to(replace(convert_from(body, 'UTF8'), '"number":2', '"number":1'), 'UTF8')
                WHERE type = 'ledger.anchored' AND subject = tenant"""
-    await tamper(await inspector(world), lying)
+    await tampered(world, lying)
     proof = (await told(world, late["id"], verify=True))["proof"]
     assert (proof["anchors"], proof["verified"]) == ("failed", False)
     assert proof["finding"] == "anchor 1: it covers less than the ledger says"
@@ -272,3 +274,108 @@ async def test_a_very_long_mission_is_told_from_both_ends(
     count = sum(step["count"] for step in whole["steps"])
     assert (sum(step["count"] for step in story["steps"]), story["left_out"]) == (10, count - 10)
     assert story["steps"][0]["what"] == "accepted" and story["steps"][-1]["what"] == "completed"
+
+
+async def test_each_step_of_a_story_is_of_one_mission_and_judged_by_its_chain(world: World, tmp_path: Path) -> None:
+    """One person decides on a change of two missions in the same way, under the same Request-Id."""
+    lives = [await in_state(world, "awaiting_approval") for _ in range(2)]
+    for life in lives:
+        one = (await life.approvals())[0]
+        headers = {"Request-Id": "both", "If-Match": '"v1"'}
+        body = {"decision": "approve", "payload_sha256": one["payload_sha256"]}
+        done = await world.operator.post(f"/v1/approvals/{one['id']}/decisions", json=body, headers=headers)
+        assert done.status_code == 201, done.text
+    with_store(world, tmp_path / "anchors")
+    await anchor(world)
+    hidden = (
+        "UPDATE ledger SET hash = sha256('x') WHERE subject = $1 AND type = 'approval.decided'"  # it reads as before
+    )
+    await tampered(world, hidden, lives[1].id)
+    story = await told(world, "both", verify=True)
+    for life in lives:
+        own = (await world.auditor.get(f"/v1/missions/{life.id}/events?limit=200")).json()["items"]
+        steps = [step for step in story["steps"] if step["mission_id"] == str(life.id)]
+        assert sorted(place for step in steps for place in step["facts"]) == sorted(fact["id"] for fact in own)
+        assert {step["proof"] for step in steps if step["marked"]} == {"broken" if life is lives[1] else "anchored"}
+
+
+async def test_a_request_to_the_tenant_and_to_missions_is_told_once(world: World) -> None:
+    headers = {"Request-Id": "all-of-it"}
+    ask = {"mission_type": "oracle_advisory", "user_goal": "What is there?"}
+    for _ in range(6):  # one more than are told of
+        assert (await world.submitter.post("/v1/missions", json=ask, headers=headers)).status_code == 202
+    limits = {"json": {"day_tokens": 5_000_000}, "headers": headers | {"If-Match": '"v0"'}}
+    assert (await world.admin.put("/v1/budgets", **limits)).status_code == 200
+    story = await told(world, "all-of-it", verify=True)
+    places = [place for step in story["steps"] for place in step["facts"]]
+    assert len(places) == len(set(places)) and len(story["missions"]) == 4
+    assert marked(story).count("budget.limits_changed") == 1 and marked(story).count("accepted") == 4
+
+
+async def test_of_a_very_long_step_the_last_fact_counts_too(
+    world: World, life: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from app.audit import story as told_story
+
+    whole = await told(world, life.id)
+    [worked] = [step for step in whole["steps"] if step["what"] == "worked"]
+    await tampered(
+        world, "UPDATE ledger SET body = '{\"n\":1}' WHERE subject = $1 AND id = $2",
+        life.id, int(worked["facts"][-1].partition("-")[2]),
+    )  # fmt: skip
+    monkeypatch.setattr(told_story, "MOST_POSITIONS", 2)
+    story = await told(world, life.id, verify=True)
+    [step] = [step for step in story["steps"] if step["what"] == "worked"]
+    assert (step["facts"], step["count"], step["proof"]) == (worked["facts"][:2], worked["count"], "broken")
+
+
+async def test_a_decision_in_the_middle_of_a_long_chain_is_said_to_be_out_of_sight(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from app.audit import story as told_story
+
+    policy = '@id("own.no") @reason("Not now.") forbid (principal, action == Action::"mission.create", resource);'
+    await world.policy_owner.put("/v1/policies/own", json={"text": policy})
+    ask = {"mission_type": "oracle_advisory", "user_goal": "What is there?"}
+    for _ in range(7):
+        assert (await world.submitter.post("/v1/missions", json=ask)).status_code == 403
+    facts = (await world.auditor.get("/v1/ledger?limit=200")).json()["items"]
+    decision = [fact for fact in facts if "policy_decision" in fact["body"]][3]["body"]["policy_decision"]
+    assert (await told(world, decision))["left_out"] == 0
+    monkeypatch.setattr(told_story, "MOST_FACTS", 4)
+    story = await told(world, decision)
+    tenant = (await world.auditor.get("/v1/whoami")).json()["tenant_id"]
+    count = sum(fact["subject"] == tenant for fact in facts)
+    assert (story["steps"], story["left_out"]) == ([], count - 4)
+    assert (await told(world, tenant))["left_out"] == count - 4
+
+
+async def test_what_was_cut_off_the_end_of_a_chain_is_missed(world: World, life: Life, tmp_path: Path) -> None:
+    """A chain without its last facts is whole in itself: only what anchors signed tells of them."""
+    last = "DELETE FROM ledger WHERE subject = $1 AND seq = (SELECT max(seq) FROM ledger WHERE subject = $1)"
+    with_store(world, tmp_path / "anchors")
+    early, late, again = [await world.create() for _ in range(3)]
+    await anchor(world)
+    for one in (late, again):
+        await world.operator.post(
+            f"/v1/missions/{one['id']}/cancel", json={"reason": "x"}, headers={"If-Match": '"v1"'}
+        )
+    beside = await world.create()
+    await anchor(world)
+    assert (await told(world, late["id"], verify=True))["proof"]["numbers"] == [1, 2]
+    await tampered(world, last, life.id)
+    await tampered(world, last, UUID(late["id"]))
+    await tampered(world, last, UUID(again["id"]))
+    await world.operator.post(f"/v1/missions/{again['id']}/cancel", json={"reason": "x"}, headers={"If-Match": '"v1"'})
+    async with world.worker.database.write() as session:  # something else took the place of what is gone
+        await session.enter(await world.tenant())
+        await ledger.record(session, system(await world.tenant(), "worker"), "mission.degraded", UUID(again["id"]))
+    await anchor(world)
+    for one, by in ((life.id, 1), (late["id"], 2), (again["id"], 2)):
+        proof = (await told(world, one, verify=True))["proof"]
+        assert (proof["verified"], proof["anchors"], proof["first_bad"]) == (False, "failed", None)
+        assert proof["finding"].startswith("the fact ") and proof["finding"].endswith(
+            f"which anchor {by} signed, is gone"
+        )
+    for one in (early, beside):
+        assert (await told(world, one["id"], verify=True))["proof"]["verified"]

@@ -65,8 +65,8 @@ def command(root: Root, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
     def run(*words: str) -> Ended:
         monkeypatch.setattr(sys, "argv", ["mission-root", *words])
-        for console, stream in ((show.out, sys.stdout), (show.err, sys.stderr)):
-            monkeypatch.setattr(console, "_file", stream)
+        for screen, stream in ((show.out, sys.stdout), (show.err, sys.stderr)):
+            monkeypatch.setattr(screen.console, "_file", stream)
         with pytest.raises(SystemExit) as ended:
             main.run()
         said = capsys.readouterr()

@@ -1,6 +1,7 @@
 """The commands by enumeration: each answers JSON, each operation of the API has one, and none speaks past its stream."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from app.cli import main
+from tests.cli.terminal import Terminal
 from tests.cli.test_client import Ended, Root, command, root
 from tests.http.test_openapi import SNAPSHOT
 
@@ -78,6 +80,7 @@ ASKED: dict[str, tuple[str, ...]] = {
     "switchModelProviderOff": ("models", "off", "ID", "--reason", "x"),
     "switchModelProviderOn": ("models", "on", "ID", "--reason", "x"),
     "listApprovals": ("approvals", "list"),
+    "listInbox": ("approvals", "review"),
     "getApproval": ("approvals", "show", "ID"),
     "decide": ("approvals", "decide", "ID", "approve", "--payload-sha256", "ab"),
     "breakGlass": ("approvals", "break-glass", "ID", "--reason", "x", "--payload-sha256", "ab"),
@@ -163,7 +166,7 @@ WITHOUT = {
     "listRetentionVersions": "`ledger list` shows who set which times, and when", "getLegalHold": "`holds list` shows all of each",
     "listSources": "what a mission was shown is in its packet", "getSource": "likewise, in the zip",
     "getLedgerHead": "where the record ends is for pages that follow it",
-    "listInbox": "`approvals review` orders the queue itself", "getBriefing": "`approvals review` shows what stands behind each",
+    "getBriefing": "`approvals review` shows what stands behind each",
     "noteLook": "a screen's", "getDesk": "charts are for screens", "listNames": "the commands show names with what they list",
     "endSession": "see createSession; `principals end-sessions` ends somebody's",
     "livez": "a probe, for whoever runs processes", "healthz": "a probe", "startupz": "a probe", "readyz": "a probe",
@@ -241,15 +244,29 @@ def test_each_command_asks_for_its_operation_and_answers_json(
         json.loads(line)
 
 
-def test_nothing_is_coloured_where_nobody_wants_it(
-    root: Root, command: Callable[..., Ended], anything: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in (("NO_COLOR", "1"), ("TERM", "dumb")):
-        monkeypatch.setenv(name, value)
-        for words in (("missions", "list"), ("approvals", "list"), ("--help",), ("status",)):
-            _, out, err = command(*words)
-            assert "\x1b" not in out + err, (name, words)
-        monkeypatch.delenv(name)
+def test_nothing_is_coloured_where_nobody_wants_it(root: Root) -> None:
+    """At a terminal, where it is coloured otherwise."""
+    mission = {
+        "id": "1",
+        "mission_type": "oracle_advisory",
+        "state": "failed",
+        "created_at": "2030-01-01T00:00",
+        "user_goal": "What?",
+    }
+    root.answers["GET /v1/missions"] = (200, {}, {"items": [mission], "next_cursor": None, "has_more": False})
+    known = {"MISSION_ROOT_URL": root.url, "MISSION_ROOT_API_KEY": "mr_test"}
+    for words in (("missions", "list"), ("--help",)):
+        for asked in ({}, {"NO_COLOR": "1"}, {"TERM": "dumb"}):
+            with Terminal(*words, environment=known | asked) as at:
+                assert at.ended() == 0
+                assert ("failed" if words[0] == "missions" else "approvals") in at.screen
+                colours = re.findall(rb"\x1b\[[0-9;]*m", at.raw)
+            assert any(has_colour(one) for one in colours) == (not asked), (words, asked, set(colours))
+
+
+def has_colour(escape: bytes) -> bool:
+    """Whether it is more than bold, dim or back to plain."""
+    return any(30 <= int(number) <= 107 for number in re.findall(rb"\d+", escape))
 
 
 def test_the_shell_completes_commands(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""`bootstrap` and `migrate` on a server of one's own, and how quickly the command answers `--help`."""
+"""`bootstrap` and `migrate` on a server of one's own, and what a command loads before it answers."""
 
 import asyncio
 import json
@@ -9,6 +9,9 @@ import sys
 import asyncpg
 
 from app.embedded import SUPERUSER, ephemeral, free_port
+from tests.cli.test_client import Root, root
+
+__all__ = ["root"]
 
 
 def command(*words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -58,8 +61,28 @@ def test_a_server_that_is_not_there_is_unavailable() -> None:
         assert refused.stderr.count("\n") == 1
 
 
-def test_help_loads_nothing_heavy() -> None:
-    heavy = ["httpx", "sqlalchemy", "fastapi", "pydantic", "asyncpg", "alembic"]
-    program = f"import sys, app.cli.main; print([name for name in {heavy} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+HEAVY = {
+    "httpx", "h2", "rich", "pygments", "click", "asyncio", "sqlalchemy", "fastapi", "pydantic", "asyncpg", "alembic",
+}  # fmt: skip
+LOADED = """
+import sys
+from app.cli import main
+try:
+    main.run()
+finally:
+    print(*sys.modules, file=sys.stderr)
+"""
+
+
+def test_a_command_loads_what_it_needs(root: Root) -> None:
+    """Each of the others takes longer to load than most answers take to come."""
+    root.answers["GET /v1/missions"] = (200, {}, {"items": [], "next_cursor": None, "has_more": False})
+    known = os.environ | {"MISSION_ROOT_URL": root.url, "MISSION_ROOT_API_KEY": "mr_test"}
+    for words, needed in ((("--help",), {"rich", "pygments", "asyncio"}), (("missions", "list", "--json"), {"httpx"})):
+        done = subprocess.run([sys.executable, "-c", LOADED, *words], capture_output=True, text=True, env=known)
+        assert done.returncode == 0, done.stderr
+        loaded = set(done.stderr.split())
+        assert HEAVY & loaded <= needed, words
+    assert {name for name in loaded if name.startswith("app.cli.")} == {
+        f"app.cli.{name}" for name in ("main", "client", "lists", "missions", "refusals", "show")
+    }

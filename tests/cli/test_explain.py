@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.cli.explain import MOST_STEPS
-from tests.cli.test_client import Ended, Root, command, problem, root
+from tests.cli.test_client import Answer, Ended, Root, command, problem, root
 
 __all__ = ["command", "root"]
 
@@ -74,6 +74,19 @@ def test_what_was_asked_for_and_what_is_broken_is_never_left_out(root: Root, com
     assert "Not what it was: 61-61 does not follow its predecessor" in out and len(out.splitlines()) <= 25
 
 
+def test_however_many_steps_hold_what_was_asked_for_the_first_broken_one_is_shown(
+    root: Root, command: Callable[..., Ended]
+) -> None:
+    steps = [step(n, sentence=f"step {n}.", marked=20 <= n < 30) for n in range(100)]
+    for one in steps[60:]:
+        one["proof"] = "broken"
+    bad = {"position": "61-61", "finding": "does not follow its predecessor"}
+    proof = story([])["proof"] | {"verified": False, "first_bad": bad}
+    root.answers["GET /v1/explain"] = (200, {}, story(steps, proof=proof))
+    _, out, _ = command("explain", ID)
+    assert "step 60." in out and "step 20." in out and len(out.splitlines()) <= 25
+
+
 def test_an_id_that_names_nothing_is_not_found(root: Root, command: Callable[..., Ended]) -> None:
     root.answers["GET /v1/explain"] = (404, {}, problem("not_found"))
     assert command("explain", "lead/L-1")[0] == 3
@@ -87,6 +100,10 @@ def test_an_id_that_names_nothing_is_not_found(root: Root, command: Callable[...
         ("unauthenticated", ("missions", "get", "1"), "Try: mission-root whoami"),
         ("wrong_state", ("missions", "get", "m-1"), "Try: mission-root explain m-1"),
         ("wrong_state", ("missions", "get", "$(reboot)"), None),  # what is pasted into a shell is an id or nothing
+        ("wrong_state", ("connectors", "show", "c-1"), "Try: mission-root connectors list"),
+        ("stale", ("principals", "suspend", "p-1"), "Try: mission-root principals list"),
+        ("wrong_state", ("release", "lower", "beta", "--reason", "x"), None),
+        ("own_request", ("missions", "get", "m-1"), "Try: mission-root missions list"),
         ("own_request", ("approvals", "show", "a-1"), "Try: mission-root approvals show a-1"),
         ("budget_exhausted", ("missions", "get", "1"), "Try: mission-root budgets show"),
         ("rate_limited", ("missions", "get", "1"), None),
@@ -97,10 +114,12 @@ def test_a_refusal_names_the_command_that_helps_on(
 ) -> None:
     from app.errors import KINDS
 
-    room = {"missions": "missions", "connectors": "connectors", "approvals": "approvals"}[words[0]]
     segment = words[2].replace("$", "%24").replace("(", "%28").replace(")", "%29")
-    root.answers[f"GET /v1/{room}/{segment}"] = (KINDS[code].status, {}, problem(code))
+    refused: Answer = (KINDS[code].status, {}, problem(code) | {"detail": "No full stop at its end"})
+    root.answers[f"GET /v1/{words[0]}/{segment}"] = refused
+    root.answers[f"POST /v1/release/ladder/{segment}/lower"] = refused
     _, _, err = command(*words)
+    assert "No full stop at its end. Next: " in err
     assert (helps in err) if helps else ("Try:" not in err), err
     assert err.count("\n") == 1
 

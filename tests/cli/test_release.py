@@ -110,8 +110,8 @@ def test_attesting(root: Root, command: Command) -> None:
     root.answers["POST /v1/release/attestations/a-1/withdraw"] = (200, {}, made | {"state": "withdrawn"})
     assert command("release", "withdraw", "a-1")[1] == "a-1 is withdrawn.\n"
     root.answers["GET /v1/release/attestations"] = (200, {}, {"items": [], "next_cursor": None, "has_more": False})
-    code, _, err = command("release", "attestations")
-    assert code == 0 and "mission-root release attest" in err
+    code, out, _ = command("release", "attestations")
+    assert code == 0 and "mission-root release attest" in out
 
 
 def test_verdicts_leave_and_come(root: Root, command: Command, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ TIMES = {
     "counted": DAYS | {"restricted_days": 90},
 }
 HOLD: dict[str, Any] = {
-    "name": "case-17", "state": "standing", "scope": "label", "mission_id": None, "label": "case:17", "reason": "[red]a case",
+    "name": "case-17", "state": "standing", "scope": "label", "mission_id": None, "label": "case:17", "reason": "[red]a case\x1b[2J",
     "placed_by": "0", "placed_at": "2026-01-02T03:04:05Z", "lift_reason": None, "lifted_by": None, "lifted_at": None,
 }  # fmt: skip
 
@@ -59,7 +59,7 @@ def test_times_are_shown_and_set(root: Root, command: Callable[..., Ended]) -> N
 @pytest.mark.usefixtures("answers")
 def test_holds_are_listed_placed_and_lifted(root: Root, command: Callable[..., Ended]) -> None:
     _, out, _ = command("holds", "list", "--state", "standing")
-    assert "case-17" in out and "case:17" in out and "[red]a case" in out
+    assert "case-17" in out and "case:17" in out and "[red]a case" in out and "⟨U+001B⟩[2J" in out and "\x1b" not in out
     code, out, _ = command("holds", "place", "case-17", "--label", "case:17", "--reason", "a case")
     assert (code, out) == (0, "case-17 holds case:17.\n")
     assert json.loads(root.asked[-1][3]) == {"scope": "label", "label": "case:17", "reason": "a case"}

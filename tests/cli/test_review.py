@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 
 from tests.cli.terminal import Terminal
+from tests.cli.test_client import Root, root
 from tests.delivery.streams import serving
 from tests.world import World
 from tests.world.checks import hire
 from tests.world.colony import proposal
+
+__all__ = ["root"]
 
 FREEZE = """@id("own.freeze") @reason("No decisions today.")
 forbid (principal, action == Action::"operate.approval.decide", resource);"""
@@ -149,14 +152,44 @@ async def test_what_the_agent_wrote_stays_in_its_box(world: World, review: Calla
     assert await state(world, one) == "pending"
 
 
+def test_names_and_ids_that_the_agent_chose_are_shown_as_what_they_are(root: Root) -> None:
+    record = "L-1\x1b]0;owned\x07[/bold]"
+    approval = {
+        "id": "a1", "subject": "writeback", "mission_id": "m1", "mission_type": "t", "state": "pending", "risk_level": "high",
+        "payload_sha256": "ab" * 32, "approvals": 0, "required": 1, "expires_at": "2040-01-01T00:00:00Z", "requested_by": "p1",
+        "rule": {"id": "r1", "version": 1, "comment_required": False}, "summary": "x", "rationale": "y", "may_decide": ["operator"],
+        "payload": {"connector": "crm", "operation": "update", "target": {"kind": "lead", "id": record}, "expected_version": "4",
+                    "changes": {"[/x]": ":warning:", "\x1b[2J[green]approved by root": 2}},
+    }  # fmt: skip
+    root.answers["GET /v1/inbox"] = (200, {}, {"items": [approval], "next_cursor": None, "has_more": False})
+    root.answers["GET /v1/approvals/a1"] = (200, {"ETag": '"v1"'}, approval)
+    known = {"MISSION_ROOT_URL": root.url, "MISSION_ROOT_API_KEY": "mr_test"}
+    with Terminal("approvals", "review", environment=known) as at:
+        at.until("1 of 1")
+        shown = at.press("\r", "written by the agent, not verified", "q end")
+        shown_name = "L-1⟨U+001B⟩]0;owned⟨U+0007⟩[/bold]"
+        for words in (
+            "[/x]",
+            "⟨U+001B⟩[2J[green]approved by root",
+            ":warning:",
+            f"Update 1 record, lead {shown_name}, in crm",
+        ):
+            assert words in shown, words
+        time.sleep(1.1)
+        at.press("a", f"Type {shown_name} to approve")
+        assert b"\x1b]0;owned" not in at.raw
+        at.press("\r", "That is not the record's id")
+        at.press("q", "0 decided, 1 left.")
+
+
 async def test_raw_bytes_evidence_help_and_taking_back(world: World, review: Callable[..., Terminal]) -> None:
-    [one] = await waiting(world, "low")
+    both = await waiting(world, "low", "low")
 
     def play() -> None:
         with review() as at:
-            at.until("1 of 1")
+            at.until("1 of 2")
             at.press("a", "Open it first: Enter.")
-            at.press("u", "Nothing was decided yet.")
+            at.press("u", "There is nothing to take back.")
             at.press("\r", "0 of 1")
             assert "expected_version" not in at.screen
             at.press("d", '"expected_version"')
@@ -164,12 +197,19 @@ async def test_raw_bytes_evidence_help_and_taking_back(world: World, review: Cal
             at.press("?", "next, previous", "approvals revise ID")
             at.press("a", "Approve exactly this?")
             at.press("n", "Nothing was decided.")
-            at.press("a", "Approve exactly this?")
-            at.press("y", "nothing waits any more")
+            for last in (False, True):
+                at.press("\r", "0 of 1")
+                at.press("a", "Approve exactly this?")
+                at.press("y", "until then u takes it back.", "Nothing waits any more." if last else "1 of 1")
+                if last:
+                    at.press("j\ra", "Open it first: Enter.", "Nothing waits any more.")
+                at.press("u", "Why is it taken back")
+                at.press("A slip.\r", "Taken back: it is cancelled, and nothing of it leaves.")
+            at.until("0 decided; nothing waits any more.")
             assert at.ended() == 0
 
     await asyncio.to_thread(play)
-    assert await state(world, one) == "approved"
+    assert [await state(world, one) for one in both] == ["cancelled", "cancelled"]
 
 
 async def test_the_requester_is_refused_in_place(world: World, review: Callable[..., Terminal]) -> None:

@@ -6,6 +6,8 @@ import re
 from html.parser import HTMLParser
 from typing import Any
 
+import httpx
+
 from app.errors import KINDS
 from app.reference import CAUSES
 from app.reference.document import EXAMPLES, curl, operations
@@ -39,11 +41,22 @@ class Page(HTMLParser):
 
 
 async def test_every_page_is_self_contained_and_every_link_leads_somewhere(world: World) -> None:
-    waiting, seen = ["/docs", "/problems"], set()
+    seen = await walked(world.anybody, "/docs", "/problems")
+    assert {f"/docs/{name}" for name in EVERY} | {f"/problems/{code}" for code in KINDS} <= seen
+
+
+async def test_the_internal_port_shows_problems_and_leads_to_nothing_that_it_has_not(world: World) -> None:
+    seen = await walked(world.inside, "/problems")
+    assert seen == {"/problems"} | {f"/problems/{code}" for code in KINDS}
+
+
+async def walked(client: httpx.AsyncClient, *begin: str) -> set[str]:
+    """Every page that links lead to from here, each looked at."""
+    waiting, seen = list(begin), set()
     while waiting:
         path = waiting.pop()
         seen.add(path)
-        answer = await world.anybody.get(path)
+        answer = await client.get(path)
         assert answer.status_code == 200, path
         if path.endswith(".json"):
             continue
@@ -53,7 +66,7 @@ async def test_every_page_is_self_contained_and_every_link_leads_somewhere(world
         assert not page.loads and not page.tags & {"script", "iframe", "img", "link", "form", "object", "base"}, path
         assert len(answer.content) < 60_000, (path, len(answer.content))
         waiting += [link for link in page.links if link not in seen and link not in waiting]
-    assert {f"/docs/{name}" for name in EVERY} | {f"/problems/{code}" for code in KINDS} <= seen
+    return seen
 
 
 async def test_the_style_is_the_one_that_the_header_allows(world: World) -> None:
