@@ -2,7 +2,7 @@
 # Installation speaks on stderr, so that stdout carries only what a target answers.
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-once up test lint format types lock mutate-schema races budget-races chaos-boundary callback-sequences nightly bench bench-quick bench-growth bench-long bench-scale clean
+.PHONY: help install demo demo-once up test lint format types lock mutate-schema races budget-races chaos-boundary callback-sequences nightly bench bench-quick bench-growth bench-long bench-scale bench-console clean
 
 UV_VERSION := 0.13.8
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 python3; do \
@@ -90,6 +90,9 @@ bench-long: install  ## 200,000 missions at full speed with ten streams: do all 
 
 bench-scale: install  ## one, two and four root processes on one PostgreSQL: what they wait for
 	@$(BIN)/python -m bench.scale_out $(ARGS)
+
+bench-console: install  ## every page of the console behind 10,000 pending approvals and 100,000 missions: p50, p95, bytes
+	@$(BIN)/python -m bench.console $(ARGS)
 
 clean:  ## remove the environment and the caches; data in .data stays
 	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis dist

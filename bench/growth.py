@@ -42,10 +42,13 @@ Ask = Callable[[], Awaitable[None]]
 
 
 class Grown(Instance):
-    """An instance with a history. Loaded once; where its folder is kept, found again."""
+    """An instance with a history. Loaded once; where its folder is kept, found again. pending: how many missions wait for a human."""
 
-    def __init__(self, place: Path, missions: int, trace_sink: str) -> None:
+    afterwards: tuple[str, ...] = ("serve",)  # the processes that answer
+
+    def __init__(self, place: Path, missions: int, trace_sink: str, pending: int | None = None) -> None:
         self.marker, self.missions = place / "grown.json", missions
+        self.pending = pending or max(PAGE, missions // PENDING_SHARE)
         super().__init__(place, EVERYTHING, trace_sink)
 
     def __enter__(self) -> "Grown":
@@ -59,10 +62,11 @@ class Grown(Instance):
             self.marker.write_text(json.dumps(self.samples))
         self.folder.let_go()
         for process in processes(self.folder, self.surroundings):
-            if process.name == "serve":
-                self.running = [Child(self.dressed(process), self.folder.logs / "serve.log")]
-                self.running[0].start()
-                await_ready(self.running[0])
+            if process.name in self.afterwards:
+                self.running.append(Child(self.dressed(process), self.folder.logs / f"{process.name}.log"))
+                self.running[-1].start()
+        for child in self.running:
+            await_ready(child)
         return self
 
     async def grow(self) -> dict[str, Any]:
@@ -70,7 +74,7 @@ class Grown(Instance):
         submitter, operator = Desk(self, "submitter"), Desk(self, "operator")
         done = [await self.completed(submitter) for _ in range(4)]
         waiting = (await operator.ask("GET", f"/v1/approvals/{await asked(submitter, operator)}"))[0]["mission_id"]
-        pending = max(PAGE, self.missions // PENDING_SHARE)
+        more = await self.more(submitter, operator)
         for child in self.running:  # nobody works on what is copied
             if child.process.name in ("worker", "executor") and child.running is not None:
                 child.running.terminate()
@@ -79,11 +83,18 @@ class Grown(Instance):
         await operator.ask("POST", f"/v1/missions/{rare['id']}/cancel", {"reason": "benchmark"}, If_Match=said["etag"])
         for desk in (submitter, operator):
             desk.client.close()
-        await multiply(
-            self.superuser(),
-            [Sample(one, (self.missions - pending) // len(done)) for one in done] + [Sample(waiting, pending)],
-        )
-        return {"done": done, "waiting": waiting, "rare": rare["id"]}
+        rest = self.missions - self.pending - sum(one.copies for one in more)
+        samples = [Sample(one, rest // len(done)) for one in done]
+        await multiply(self.superuser(), [*samples, *more, Sample(waiting, self.pending)])
+        return {"done": done, "waiting": waiting, "rare": rare["id"], **await self.told()}
+
+    async def more(self, submitter: Desk, operator: Desk) -> list[Sample]:
+        """Further missions to be multiplied, for who asks about more."""
+        return []
+
+    async def told(self) -> dict[str, Any]:
+        """What else the questions need to know."""
+        return {}
 
     async def completed(self, submitter: Desk) -> str:
         mission, _ = await submitter.ask("POST", "/v1/missions", json.loads(BODY))

@@ -17,7 +17,7 @@ HANDS = 2
 DAYS = 30.0  # how far back the copies lie
 TABLES = (
     "mission", "mission_label", "artifact", "policy_decision", "budget_account", "budget_reservation",
-    "reading", "approval", "writeback", "notice", "work",
+    "reading", "approval", "writeback", "decision", "execution", "notice", "work",
 )  # fmt: skip
 OF_MISSION = {"mission": "id", "work": "subject"}
 
@@ -103,7 +103,7 @@ async def copies_of(connection: asyncpg.Connection, sample: Sample) -> list[str]
         names = {one["name"] for one in columns}
         if table == "budget_account":
             where = "key = $1::uuid::text"
-        elif table == "notice" and "mission" not in names:
+        elif "approval" in names and "mission" not in names:
             where = "approval IN (SELECT id FROM approval WHERE mission = $1)"
         elif table == "work":
             where = "subject = $1 OR subject IN (SELECT id FROM approval WHERE mission = $1)"

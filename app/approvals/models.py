@@ -22,7 +22,7 @@ class RuleRef(BaseModel):
 
 
 class ApprovalSummary(BaseModel):
-    """An approval in a list."""
+    """An approval in a list. withdrawn_by: who took it back; null for one that was replaced, or whose mission or connector ended."""
 
     id: UUID
     subject: Literal["writeback", "mission"]
@@ -49,6 +49,7 @@ class ApprovalSummary(BaseModel):
     successor_approval: UUID | None
     glass: dict[str, Any] | None
     note: str | None
+    withdrawn_by: UUID | None
     summary: str | None
     rationale: str | None
     evidence: list[dict[str, Any]]

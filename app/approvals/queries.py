@@ -17,7 +17,7 @@ SELECT = """
   SELECT a.id, a.mission, a.subject, a.writeback, a.requested_by, a.payload_sha256, a.required, a.deny_threshold, a.state, a.version,
     a.created_at, a.expires_at, a.not_before, a.closed_at, a.rule, a.rule_version, a.signature_required,
     a.obligations, a.must_hold, a.may_decide, a.ladder, a.climbed, a.glass_broken_at, a.glass_broken_by, a.was_rule, a.was_rule_version,
-    a.note, r.approver_role, r.comment_required, r.life, r.undo_window, r.risk AS rule_risk,
+    a.note, a.withdrawn_by, r.approver_role, r.comment_required, r.life, r.undo_window, r.risk AS rule_risk,
     m.mission_type, m.risk_level AS mission_risk, w.payload, w.risk, w.predecessor, w.connector, w.revision, w.edited_by,
     n.id AS successor, na.id AS successor_approval,
     COALESCE(p.bytes, q.bytes) AS proposal,
@@ -67,6 +67,7 @@ class Approval:
     was_rule: UUID | None
     was_rule_version: int | None
     note: str | None
+    withdrawn_by: UUID | None
     comment_required: bool
     life: Any
     rule: UUID
@@ -173,6 +174,7 @@ def view(found: Approval) -> dict[str, Any]:
         "successor_approval": found.successor_approval,
         "glass": glass(found),
         "note": found.note,
+        "withdrawn_by": found.withdrawn_by,
         "summary": said.get("summary") or said.get("reason"),
         "rationale": said.get("rationale"),
         "evidence": said.get("evidence", []),

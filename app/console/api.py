@@ -1,5 +1,5 @@
 """What the console adds to the API, for it and for every other door: the queue, what stands behind an approval, that it was
-looked at, how the desk does, and what an id belongs to."""
+looked at, how the desk does, and what people are called."""
 
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -38,9 +38,12 @@ class InboxView(Page[QueuedView]):
 
 
 class StandingView(BaseModel):
+    """Whether the caller may decide, and why not; why_not_edit: why they cannot ask about other values instead."""
+
     may_decide: bool
     standing: Literal["may", "own_request", "decided", "not_entitled"]
     why_not: str | None
+    why_not_edit: str | None
     opened_at: str | None
 
 
@@ -68,7 +71,7 @@ class LookView(BaseModel):
 
 
 class DeskView(BaseModel):
-    """The desk's figures of the last days. Reverted: taken back before it left, or overwritten later."""
+    """The desk's figures of the last days. Reverted: taken back by a person before it left, or overwritten later."""
 
     days: int
     outcomes: list[dict[str, Any]]

@@ -5,6 +5,7 @@ API key is, so a decision made here is proved to the wall as any other.
 """
 
 import hmac
+from collections.abc import Mapping
 from hashlib import sha256
 from urllib.parse import parse_qsl, urlsplit
 
@@ -15,6 +16,7 @@ from app.caller import Caller
 from app.errors import Problem
 from app.http.bodies import read_body
 from app.http.doors import bad_key, judged, look_up
+from app.http.limits import client_of, networks, plain
 
 COOKIE, LOGIN_COOKIE = "mission_root_console", "mission_root_login"
 FIELDS = 300
@@ -30,9 +32,9 @@ HEADERS = {
 }
 
 
-def html(content: str, status: int = 200) -> Response:
-    """A page: never stored, and with what a browser may do on it."""
-    return HTMLResponse(content, status, {**HEADERS, "Cache-Control": "no-store"})
+def html(content: str, status: int = 200, more: Mapping[str, str] | None = None) -> Response:
+    """A page: never stored, and with what a browser may do on it. more: headers of the answer that it tells of."""
+    return HTMLResponse(content, status, {**(more or {}), **HEADERS, "Cache-Control": "no-store"})
 
 
 class SignIn(Exception):
@@ -103,20 +105,40 @@ class Form:
         return {key.removeprefix(prefix): value for key, value in self.pairs if key.startswith(prefix)}
 
 
+def loopback(request: Request) -> bool:
+    """Whether the request comes from this machine, and was meant for it: a foreign name that leads here is none of ours."""
+    address = client_of(request, networks(request.app.state.settings.trusted_proxies))
+    try:
+        host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+    except ValueError:  # a bracket without its other half
+        return False
+    named = plain(host)
+    return bool(address is not None and address.is_loopback) and (
+        host == "localhost" or bool(named is not None and named.is_loopback)
+    )
+
+
 def own_origin(request: Request) -> bool:
-    """Whether a form comes from a page of ours: by its Origin, or, where a browser sends none, by what it says of the site."""
+    """Whether a form comes from a page of ours: by its Origin, or, where a browser sends none, by what it says of the site.
+
+    Ours is CONSOLE_BASE_URL where that is set, and this machine's own address for who sits at it: links work there whether the
+    identity provider does or not.
+    """
     origin = request.headers.get("origin")
-    if origin is not None:
-        place = urlsplit(origin)
-        own = request.app.state.settings.console_base_url
-        allowed = {urlsplit(own).netloc.lower()} if own else {request.headers.get("host", "").lower()}
-        return place.scheme in ("http", "https") and place.netloc.lower() in allowed
-    return request.headers.get("sec-fetch-site", "same-origin") in ("same-origin", "none")
+    if origin is None:
+        return request.headers.get("sec-fetch-site", "same-origin") in ("same-origin", "none")
+    own = request.app.state.settings.console_base_url
+    allowed = {urlsplit(own).netloc.lower()} if own else set()
+    if own is None or loopback(request):
+        allowed.add(request.headers.get("host", "").lower())
+    scheme, _, place = origin.lower().partition("://")
+    return scheme in ("http", "https") and place in allowed
 
 
 def secure(request: Request) -> bool:
+    """Whether the browser came by TLS, as far as can be known: in front of a named console something ends it."""
     own = request.app.state.settings.console_base_url
-    return urlsplit(own).scheme == "https" if own else request.url.scheme == "https"
+    return urlsplit(own).scheme == "https" if own and not loopback(request) else request.url.scheme == "https"
 
 
 def keep(response: Response, request: Request, name: str, value: str, seconds: int) -> None:

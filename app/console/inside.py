@@ -103,7 +103,7 @@ class Inside:
         outer = self.request.scope
         asked = {name: value for name, value in query.items() if value not in (None, "")}
         given = [(name, value) for name, value in outer["headers"] if name in PASSED_ON]
-        given += [(name.encode(), value.encode("latin-1")) for name, value in headers.items() if value]
+        given += [(name.encode(), value.encode()) for name, value in headers.items() if value]
         given += [
             (b"authorization", f"Bearer {self.secret}".encode()),
             (b"request-id", outer.get("state", {}).get("request_id", "").encode()),
@@ -121,7 +121,7 @@ class Inside:
             "headers": given,
             "client": outer.get("client"),
             "server": outer.get("server"),
-            "state": dict(self.request.scope.get("lifespan_state", {})),
+            "state": {},
         }
 
 

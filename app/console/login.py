@@ -21,7 +21,7 @@ from app.console import door
 from app.console.render import page
 from app.errors import Problem
 from app.http.edge import request_id
-from app.http.limits import address_of, networks, plain
+from app.http.limits import client_of, networks
 from app.identity.oidc import place
 
 SCOPE = "console-login"
@@ -53,20 +53,10 @@ def shown(request: Request, status: int = 200, problem: str = "", onward: str = 
         problem=problem,
         onward=inside_only(onward or request.url.path),
         oidc=settings.oidc_client_id is not None,
-        local=loopback(request),
+        local=door.loopback(request),
         issuer=urlsplit(settings.oidc_issuer or "").hostname or "",
     )
     return door.html(content, status)
-
-
-def loopback(request: Request) -> bool:
-    """Whether the request comes from this machine, and was meant for it: a foreign name that leads here is none of ours."""
-    address = plain(address_of(request, networks(request.app.state.settings.trusted_proxies)))
-    host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
-    named = plain(host)
-    return bool(address is not None and address.is_loopback) and (
-        host == "localhost" or bool(named is not None and named.is_loopback)
-    )
 
 
 def begin(request: Request, session: Session, onward: str) -> Response:
@@ -79,7 +69,7 @@ def begin(request: Request, session: Session, onward: str) -> Response:
 
 async def by_link(request: Request, link: str, onward: str) -> Response:
     """Uses a one-time link, or says why it cannot be."""
-    if not loopback(request):
+    if not door.loopback(request):
         return shown(
             request, 403, "A one-time link works on the machine where it was made, at 127.0.0.1 or localhost.", onward
         )
@@ -90,7 +80,7 @@ async def by_link(request: Request, link: str, onward: str) -> Response:
         "POST",
         identity.LINK_PATH.encode(),
         {"authorization": f"Bearer {link}", "host": "registrar"},
-        client=address_of(request, networks(request.app.state.settings.trusted_proxies)),
+        client=str(client_of(request, networks(request.app.state.settings.trusted_proxies))),
         request_id=request_id(request),
     )
     if answer.status == 429:

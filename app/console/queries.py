@@ -19,6 +19,7 @@ from app.db import ReadSession
 from app.evidence.stored import Stored
 from app.identity.queries import NAMES
 from app.listing import Place
+from app.writebacks.book import switches
 from colony_client.artifacts import Citation
 
 # Less time left comes first, and risk shortens it: an hour at high risk weighs like nine at low.
@@ -91,8 +92,6 @@ async def people(session: ReadSession, ids: Iterable[Any]) -> dict[str, dict[str
 
 
 DECIDERS = text("SELECT id, name, standing FROM deciders(:tenant, :approval)")
-HALTED = text("""SELECT 1 FROM connector_switch WHERE tenant = :tenant AND connector IN (:connector, '*') AND halted_at IS NOT NULL
-                 LIMIT 1""")
 EARLIER = text("""
   SELECT w.id AS writeback, a.id AS approval, a.state, a.closed_at, a.note, s.state AS writeback_state,
     (SELECT jsonb_agg(jsonb_build_object('approver', d.approver, 'verdict', d.verdict, 'comment', d.comment) ORDER BY d.decided_at)
@@ -106,6 +105,7 @@ JUDGED = text("""
 # Of the newest decided changes of the same kind: what became of each, and which later change touched the same record.
 SIMILAR = text("""
   SELECT a.id AS approval, w.id AS writeback, w.target, w.payload, a.state, a.closed_at, s.state AS writeback_state,
+    a.withdrawn_by IS NOT NULL AS withdrawn,
     EXISTS (SELECT 1 FROM decision d WHERE d.tenant = a.tenant AND d.approval = a.id AND d.verdict = 'approve') AS approved,
     (SELECT d.approver FROM decision d WHERE d.tenant = a.tenant AND d.approval = a.id ORDER BY d.decided_at DESC LIMIT 1) AS by,
     ARRAY(SELECT l.payload FROM writeback l JOIN execution e ON e.tenant = l.tenant AND e.writeback = l.id AND e.state = 'succeeded'
@@ -120,13 +120,7 @@ LOOKED = text(
     "SELECT opened_at FROM approval_look WHERE tenant = :tenant AND approval = :approval AND principal = :who"
 )
 
-# What the wall would say to a decision now, in the words of a button that cannot be pressed.
-STANDINGS = {
-    "may": None,
-    "own_request": "You asked for this, changed it, or answer for whoever did. Nobody approves their own request.",
-    "decided": "You have decided already. Each person decides once.",
-    "not_entitled": "You hold none of the roles that decide this.",
-}
+MOST_NAMED = 200  # of those who may decide
 
 
 @dataclass
@@ -155,6 +149,7 @@ async def briefing(session: ReadSession, who: UUID, id: UUID) -> tuple[dict[str,
     payload = json.loads(found.payload) if found.payload else {}
     may = await session.rows(DECIDERS, {"tenant": session.tenant, "approval": id})
     standing = next((row.standing for row in may if row.id == who), "not_entitled")
+    why_not = await open_to(session, found, mission, standing)
     earlier = await before(session, found.predecessor)
     similar = await alike(session, found, payload)
     looked = await session.scalar(LOOKED, {"tenant": session.tenant, "approval": id, "who": who})
@@ -162,9 +157,9 @@ async def briefing(session: ReadSession, who: UUID, id: UUID) -> tuple[dict[str,
     named += [vote["approver"] for vote in (earlier or {}).get("votes", [])] + [one["by"] for one in similar["items"]]
     return {
         "approval_id": id,
-        "you": {"may_decide": await open_to(session, found, mission, standing) is None, "standing": standing,
-                "why_not": await open_to(session, found, mission, standing), "opened_at": iso(looked) if looked else None},
-        "may_decide": [{"id": row.id, "name": row.name} for row in may if row.standing == "may"],
+        "you": {"may_decide": why_not is None, "standing": standing, "why_not": why_not,
+                "why_not_edit": closed_to_edits(found, mission, standing), "opened_at": iso(looked) if looked else None},
+        "may_decide": [{"id": row.id, "name": row.name} for row in may if row.standing == "may"][:MOST_NAMED],
         "people": await people(session, named),
         "policy": await judgement(session, found, mission),
         "earlier": earlier,
@@ -178,21 +173,46 @@ async def briefing(session: ReadSession, who: UUID, id: UUID) -> tuple[dict[str,
 
 
 async def open_to(session: ReadSession, found: Approval, mission: missions.Mission, standing: str) -> str | None:
-    """Why somebody of this standing cannot decide now; None when they can."""
+    """What the wall would say to a decision now, in the words of a button that cannot be pressed; None when it can."""
     if found.state != "pending":
         return f"It is {found.state} already."
-    if found.expires_at <= now():
-        return "The time to decide is over. What expires is not executed; it can be asked for again."
-    if standing == "not_entitled":
-        more = f", and {found.must_hold}" if found.must_hold else ""
-        return f"{STANDINGS[standing]} It takes {' or '.join(found.may_decide)}{more}."
-    if STANDINGS[standing] is not None:
-        return STANDINGS[standing]
+    if why := over(found) or excluded(found, standing):
+        return why
+    if standing == "decided":
+        return "You have decided already. Each person decides once."
     if mission.closed:
         return f"The mission is {mission.state}: nothing of it is decided any more."
-    halted = {"tenant": session.tenant, "connector": found.connector or "*"}
-    if found.writeback and await session.scalar(HALTED, halted):
-        return "Changes to this system are halted. An admin resumes them under Connectors."
+    if found.connector:
+        stops = await switches(session, [found.connector])
+        if any(one.halted_at for one in stops.values()):
+            return "Changes to this system are halted. An admin resumes them under Connectors."
+    return None
+
+
+def closed_to_edits(found: Approval, mission: missions.Mission, standing: str) -> str | None:
+    """Why somebody of this standing cannot ask about other values instead; None when they can, until the change is claimed."""
+    if found.writeback is None:
+        return "This asks about the mission itself: there is nothing to edit."
+    if found.state not in ("pending", "approved"):
+        return f"It is {found.state} already."
+    if why := over(found) or excluded(found, standing):
+        return why
+    return f"The mission is {mission.state}: nothing of it is changed any more." if mission.closed else None
+
+
+def over(found: Approval) -> str | None:
+    """That its time is over, when it is."""
+    late = found.expires_at <= now()
+    return "The time to decide is over. What expires is not executed; it can be asked for again." if late else None
+
+
+def excluded(found: Approval, standing: str) -> str | None:
+    """Why somebody of this standing has no say in it at all; None when they have one."""
+    if standing == "own_request":
+        return "You asked for this, changed it, or answer for whoever did. Nobody approves their own request."
+    if standing == "not_entitled":
+        more = f", and {found.must_hold}" if found.must_hold else ""
+        return f"You hold none of the roles that decide this. It takes {' or '.join(found.may_decide)}{more}."
     return None
 
 
@@ -296,7 +316,7 @@ async def alike(session: ReadSession, found: Approval, payload: dict[str, Any]) 
     items = []
     for row in await session.rows(SIMILAR, asked):
         was = json.loads(row.payload)
-        taken_back = row.approved and row.state == "cancelled"
+        taken_back = row.approved and row.withdrawn
         over = row.writeback_state == "succeeded" and undone(was["changes"], row.later)
         items.append(
             {

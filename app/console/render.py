@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import jinja2
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from app.clock import now
 from app.console import charts, words
@@ -108,9 +108,9 @@ def environment() -> jinja2.Environment:
     )
     made.filters |= {
         "when": instant, "id": identifier, "pill": pill, "left": words.left, "span": words.span, "count": words.count,
-        "spelled": spelled, "usd": words.usd, "money": words.usd, "fact": words.fact, "share": words.share,
+        "spelled": spelled, "usd": words.usd, "share": words.share,
     }  # fmt: skip
-    made.globals |= {"address": address, "static": static, "charts": charts, "escape": escape}
+    made.globals |= {"address": address, "static": static, "charts": charts}
     return made
 
 

@@ -1,6 +1,6 @@
 """The console's pages and where they are: who is asked first, then the page, then the headers that keep it harmless."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +34,8 @@ def signed_in(shown: Page) -> Callable[[Request], Awaitable[Response]]:
         except door.SignIn:
             return ask_in(request)
         structlog.contextvars.bind_contextvars(tenant_id=str(caller.tenant))
-        inside = Inside(request.app, request, caller.secret)
-        after = ""
-        if (
-            request.method == "GET"
-            and (head := await inside.try_get("/v1/ledger/head"))
-            and not isinstance(head, Refused)
-        ):
-            after = head["id"]
-        return await shown(Visit(request, caller, inside, after))
+        return await shown(Visit(request, caller, Inside(request.app, request, caller.secret)))
 
-    serve.page = shown  # type: ignore[attr-defined]
     return serve
 
 
@@ -83,7 +74,7 @@ async def sign_out(visit: Visit) -> Response:
 
 async def stream(visit: Visit) -> Response:
     """Facts as they come, from where the page ends; a browser that comes back says itself what it saw last."""
-    after = visit.request.headers.get("last-event-id") or visit.asked("after", 50) or visit.after
+    after = visit.request.headers.get("last-event-id") or visit.asked("after", 50) or await visit.end()
     return visit.handed_on("/v1/events", "text/event-stream", headers={"last-event-id": after})
 
 
@@ -93,12 +84,12 @@ async def static(request: Request) -> Response:
         raise HTTPException(404)
     fresh = request.query_params.get("v") == versions()[name]
     kept = "public, max-age=31536000, immutable" if fresh else "no-cache"
-    headers = {"Cache-Control": kept, "X-Content-Type-Options": "nosniff", "ETag": f'"{versions()[name]}"'}
+    headers = {"Cache-Control": kept, "X-Content-Type-Options": "nosniff"}
     return Response((STATIC / name).read_bytes(), 200, headers, KINDS_OF_FILE[Path(name).suffix])
 
 
-def route(path: str, shown: Page, *methods: str) -> Route:
-    return Route(f"/console{path}", signed_in(shown), methods=list(methods or ("GET",)))
+def route(path: str, shown: Page, method: str = "GET") -> Route:
+    return Route(f"/console{path}", signed_in(shown), methods=[method])
 
 
 ROUTES = [
@@ -175,12 +166,13 @@ class Sending:
 
 def failed(request: Request, error: Exception) -> Response:
     """The page of what could not be done. Bugs and lost databases are the edge's: they are logged and answered there."""
+    later: Mapping[str, str] = {}
     if isinstance(error, Refused):
         if error.code == "unauthenticated":
             return ask_in(request)
-        document = {**error.document}
+        document, later = {**error.document}, error.headers
     elif isinstance(error, Problem):
-        document = error.document(request.url.path, request_id(request))
+        document, later = error.document(request.url.path, request_id(request)), error.headers
     elif isinstance(error, HTTPException):
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "validation")
         document = Problem(code, "There is no such page." if code == "not_found" else str(error.detail)).document(
@@ -190,4 +182,5 @@ def failed(request: Request, error: Exception) -> Response:
         raise error
     kind = KINDS.get(document.get("code", ""), KINDS["internal"])
     content = page("problem.html", problem=document, kind=kind, at=now())
-    return door.html(content, int(document.get("status", 500)))
+    wait = {name: value for name, value in later.items() if name.lower() == "retry-after"}
+    return door.html(content, int(document.get("status", 500)), wait)

@@ -314,12 +314,20 @@ def networks(said: str) -> tuple[Network, ...]:
 
 
 def address_of(request: Request, trusted: Sequence[Network]) -> str:
-    """Where a request comes from. X-Forwarded-For is believed only from a trusted proxy, and read from its right end: the
-    last address that no trusted proxy has. Addresses of one IPv6 subnet are one, because one machine has them all."""
-    found = plain(request.client.host if request.client else "")
+    """Where a request comes from, for counting. Addresses of one IPv6 subnet are one, because one machine has them all."""
+    found = client_of(request, trusted)
     if found is None:
         return "unknown"
-    if within(found, trusted):
+    if isinstance(found, IPv6Address):
+        return str(ip_network((int(found) >> 64 << 64, 64)))
+    return str(found)
+
+
+def client_of(request: Request, trusted: Sequence[Network]) -> Any:
+    """The address that a request comes from, None when it has none. X-Forwarded-For is believed only from a trusted proxy, and
+    read from its right end: the last address that no trusted proxy has."""
+    found = plain(request.client.host if request.client else "")
+    if found is not None and within(found, trusted):
         # a proxy may append its word as a line of its own, below the one that the client wrote
         for said in reversed(",".join(request.headers.getlist("x-forwarded-for")).split(",")):
             hop = plain(said.strip())
@@ -328,9 +336,7 @@ def address_of(request: Request, trusted: Sequence[Network]) -> str:
             found = hop
             if not within(hop, trusted):
                 break
-    if isinstance(found, IPv6Address):
-        return str(ip_network((int(found) >> 64 << 64, 64)))
-    return str(found)
+    return found
 
 
 def plain(said: str) -> Any:

@@ -137,6 +137,33 @@ async def test_two_people_race_and_a_page_hears_of_it(before: Screen, world: Wor
     await mine.get_by_text("second_operator was faster: rejected").wait_for()
 
 
+async def test_a_page_whose_form_was_not_taken_still_finds_itself(before: Screen, world: World) -> None:
+    """It stands at the form's address, which only takes forms: what it reloads and links is its own address."""
+    change = await pending_change(world)
+    mine = await before.page(path=f"/approvals/{change['id']}")
+    await mine.keyboard.press("r")
+    await mine.locator("#panel-reject [data-confirm]").click()
+    await mine.wait_for_url("**/decision")
+    await mine.locator("#panel-reject").wait_for()
+    body = {"decision": "reject", "payload_sha256": change["payload_sha256"], "comment": "not this one"}
+    done = await world.people["second_operator"].http.post(
+        f"/v1/approvals/{change['id']}/decisions", json=body, headers={"If-Match": change["etag"]}
+    )
+    assert done.status_code == 201, done.text
+    await mine.get_by_text("look again").click()
+    await mine.get_by_text("Rejected: nothing leaves").wait_for()
+    made = await world.create()
+    page = await before.page(path=f"/missions/{made['id']}")
+    await page.evaluate("document.querySelector('[name=etag]').value = '\"v99\"'")
+    await page.locator("#reason").fill("typed")
+    await page.get_by_role("button", name="Cancel it").click()
+    await page.wait_for_url("**/end")
+    await page.locator("h1").click()  # nothing is being typed: the live part may be fetched again
+    await world.run_work("dispatch")
+    await page.locator("#live").get_by_text("Handed to the colony").wait_for()
+    assert [one for one in before.complaints if "409" not in one and "412" not in one and "422" not in one] == []
+
+
 async def test_expired_while_open(before: Screen, world: World) -> None:
     change = await pending_change(world)
     page = await before.page(path=f"/approvals/{change['id']}")

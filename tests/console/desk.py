@@ -27,6 +27,7 @@ class Page(HTMLParser):
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.form: dict[str, Any] | None = None
         self.area: str | None = None
+        self.written = ""
         self.feed(self.source)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -42,18 +43,19 @@ class Page(HTMLParser):
                 return
             self.form["fields"].append((said["name"], said.get("value") or ""))
         elif tag == "textarea" and said.get("name"):
-            self.area = said["name"]
+            self.area, self.written = said["name"], ""
 
     def handle_endtag(self, tag: str) -> None:
         if tag == "form":
             self.form = None
         elif tag == "textarea":
+            if self.area is not None and self.form is not None:
+                self.form["fields"].append((self.area, self.written.removeprefix("\n")))
             self.area = None
 
     def handle_data(self, data: str) -> None:
         self.words.append(data)
-        if self.area is not None and self.form is not None:
-            self.form["fields"].append((self.area, data))
+        self.written += data
 
     @property
     def text(self) -> str:
@@ -84,7 +86,7 @@ class Desk:
 
     async def send(self, form: dict[str, Any], headers: dict[str, str] | None = None, **typed: str) -> Page:
         """Sends a form as it stands on its page, with these fields as typed; follows to where it leads."""
-        fields = dict(form["fields"]) | typed
+        fields = {name: re.sub(r"\r?\n", "\r\n", said) for name, said in (dict(form["fields"]) | typed).items()}
         return Page(
             await self.http.post(
                 form["action"], data=fields, headers={"Origin": HERE, **(headers or {})}, follow_redirects=True

@@ -6,8 +6,11 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.console.pages import approval as screen
+from app.console.pages import edits
 from tests.approvals.test_interventions import pass_time
 from tests.console.desk import Desk, Page, path_of, seat
 from tests.world import World
@@ -63,13 +66,23 @@ async def test_approve_receipt_undo_and_the_whole_story(world: World, quick: Non
     done = await desk.send(form, comment="as the evidence says")
     assert done.status == 200 and path_of(done).endswith(change["id"])
     assert "operator approved" in done.text and "as the evidence says" in done.text
-    assert "ledger row" in done.text and "Next: the executor calls sample_crm once" in done.text
+    assert "Next: the executor calls sample_crm once" in done.text
+    facts = (await world.auditor.get(f"/v1/missions/{change['mission_id']}/events", params={"limit": 200})).json()
+    [row] = [one for one in facts["items"] if one["type"] == "approval.decided"]
+    assert f'data-copy="{row["id"]}"' in done.source and "ledger row" in done.text
+    [whole] = [link for link in done.links if "/console/audit?" in link]
+    story = await desk.get(whole)
+    assert story.status == 200 and "The story of this approval" in story.text and "sought" in story.source
     assert await state(world, change) == "approved"
     # the same form again is the same decision, not another
     again = await desk.send(form, comment="as the evidence says")
     assert "operator approved" in again.text
     back = await desk.send(done.form_to("/take-back"), reason="the customer called")
-    assert "Taken back: nothing leaves" in back.text and await state(world, change) == "cancelled"
+    assert (
+        "Taken back: nothing leaves" in back.text
+        and "operator: “the customer called”" in back.text
+        and await state(world, change) == "cancelled"
+    )
 
 
 async def test_a_rejection_needs_a_reason_and_takes_a_preset(world: World) -> None:
@@ -120,8 +133,10 @@ async def test_the_requester_and_passers_by_are_told_why(world: World) -> None:
         page = await opened(await seat(world, name), change)
         assert why in page.text, page.text
         off = [said for tag, said in page.tags if tag == "button" and "disabled" in said]
-        assert {"why-approve", "why-reject"} <= {said.get("aria-describedby") for said in off}
-        assert not [form for form in page.forms if str(form["action"]).endswith("/decision")]
+        assert {"why-approve", "why-reject", "why-edit"} <= {said.get("aria-describedby") for said in off}
+        assert not [form for form in page.forms if str(form["action"]).endswith(("/decision", "/revision"))]
+        you = (await world.people[name].http.get(f"/v1/approvals/{change['id']}/briefing")).json()["you"]
+        assert not you["may_decide"] and why in you["why_not"] and why in you["why_not_edit"]
 
 
 async def test_medium_risk_wants_a_second_and_high_risk_the_name(world: World) -> None:
@@ -189,6 +204,67 @@ async def test_edit_asks_anew_and_says_what_it_follows(world: World) -> None:
     assert "This follows one that is" in edited.text and "changed by operator" in edited.text
     assert "Nobody approves their own request" in edited.text
     assert "the next revision" in (await opened(desk, change)).text
+
+
+async def test_what_was_not_touched_stays_as_it_is(world: World) -> None:
+    """Fields come back as they are printed, and mean what they were."""
+    was: dict[str, Any] = {
+        "priority": "42", "seen": "heart \u2764\ufe0f,\u00a0here", "next_action": "\nfirst line\n\nlast line\t\r\n ", "score": 42,
+        "open": True, "owner": None, "tags": ["a", "\u200b"], "story": "x" * 2500, "named": "he wrote ⟨U+200B⟩",
+    }  # fmt: skip
+    desk, change = await seat(world), await pending_change(world, changes=was)
+    page = await opened(desk, change)
+    form = page.form_to("/revision")
+    assert {name for name, _ in form["fields"] if name.startswith("field:")} == {
+        f"field:{name}" for name in was if name not in ("story", "named")
+    }
+    assert "2,500 characters, more than a form shows" in page.text and "for characters that cannot be seen" in page.text
+
+    async def asked(edited: Page) -> dict[str, Any]:
+        assert edited.status == 200, edited.text
+        made = (await world.auditor.get(path_of(edited).replace("/console", "/v1"))).json()
+        changes: dict[str, Any] = made["payload"]["changes"]
+        return changes
+
+    wrong = await desk.send(form, reason="why", once="a", **{"field:score": "many", "field:seen": "y" * 2001})
+    assert wrong.status == 422 and "was 42: write JSON" in wrong.text and "takes at most 2,000 characters" in wrong.text
+    assert 'value="many"' in wrong.source and await state(world, change) == "pending"
+    same = await desk.send(form, reason="why", once="b")
+    assert same.status == 422 and "asked about already" in same.text and await state(world, change) == "pending"
+    typed = {"field:priority": "43", "field:open": "false", "field:seen": "heart ❤⟨U+FE0F⟩, there"}
+    told = await asked(await desk.send(form, reason="a slip", once="c", **typed))
+    assert told == was | {"priority": "43", "open": False, "seen": "heart \u2764\ufe0f, there"}
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(JSON)
+def test_a_value_comes_back_from_its_field_as_it_was(value: Any) -> None:
+    made = edits.field("f", value)
+    for sent in (made.printed, made.printed.replace("\n", "\r\n")):
+        assert edits.merged({"f": value, "g": 1}, {"f": sent, "h": "2"}) == ({"f": value, "g": 1}, [])
+
+
+async def test_one_of_many_approvers_is_one(world: World) -> None:
+    """More may decide than a page names; whoever is not among the named ones may all the same."""
+    change = await pending_change(world)
+    connection = await inspector(world)
+    for table in ("principal", "role_grant"):
+        await connection.execute(f"ALTER TABLE {table} DISABLE TRIGGER ALL")
+    await connection.execute("""
+        WITH made AS (INSERT INTO principal (tenant, id, name, kind)
+          SELECT id, gen_random_uuid(), 'a colleague ' || n, 'human' FROM tenant, generate_series(1, 210) n WHERE name = 'demo'
+          RETURNING tenant, id)
+        INSERT INTO role_grant (tenant, id, principal, role) SELECT tenant, gen_random_uuid(), id, 'operator' FROM made""")
+    for table in ("principal", "role_grant"):
+        await connection.execute(f"ALTER TABLE {table} ENABLE TRIGGER ALL")
+    page = await opened(await seat(world), change)
+    assert page.form_to("/decision", decision="approve") and "and 194 more" in page.text
 
 
 async def test_the_glass_is_broken_by_who_may(world: World) -> None:

@@ -81,6 +81,11 @@ async def test_a_link_works_once_in_time_and_on_this_machine(world: World) -> No
     assert (await away.get("/console/login", params={"link": link})).status_code == 403
     named = httpx.AsyncClient(transport=httpx.ASGITransport(world.public), base_url="http://rebound.example")
     assert (await named.get("/console/login", params={"link": link})).status_code == 403
+    six = httpx.AsyncClient(
+        transport=httpx.ASGITransport(world.public, client=("::1", 1)), base_url="http://[::1]:8080"
+    )
+    sixth = await six.get("/console/login", params={"link": await link_for(world, "operator")})
+    assert sixth.status_code == 303, sixth.text
     first = await desk.http.get("/console/login", params={"link": link})
     assert (first.status_code, first.headers["location"]) == (303, "/console")
     cookie = first.headers["set-cookie"]
@@ -107,6 +112,7 @@ async def test_a_link_works_once_in_time_and_on_this_machine(world: World) -> No
     for one in (desk, other):
         await one.http.aclose()
     await away.aclose()
+    await six.aclose()
     await named.aclose()
 
 
@@ -147,6 +153,35 @@ async def test_a_form_is_taken_from_our_own_pages_only(world: World) -> None:
     done = await sent(fields, Origin=HERE)
     assert done.status_code == 303
     assert (await world.auditor.get(f"/v1/approvals/{change['id']}")).json()["state"] == "rejected"
+
+
+async def test_what_is_no_header_is_refused_and_not_a_fault(world: World) -> None:
+    desk, change = await seat(world), await pending_change(world)
+    assert (await desk.get("/console/stream?after=€")).status == 422
+    form = (await desk.get(f"/console/approvals/{change['id']}")).form_to("/decision", decision="reject")
+    assert (await desk.send(form, comment="no", once="€")).status == 422
+    assert (await desk.send(form, comment="no", etag='"€"')).status == 412
+    for broken in ({"Origin": "http://[127.0.0.1"}, {"Origin": HERE, "Host": "[127.0.0.1"}):
+        answer = await desk.http.post(form["action"], data=dict(form["fields"]), headers=broken)
+        assert answer.status_code == 403, broken
+    assert (await desk.get("/console/login", headers={"Host": "[127.0.0.1"})).status == 200
+
+
+async def test_only_a_page_that_goes_on_by_itself_asks_where_the_record_ends(world: World) -> None:
+    desk, change = await seat(world), await pending_change(world)
+    mission = f"/missions/{change['mission_id']}"
+    for path, live in {
+        "": 1,
+        "/missions": 1,
+        mission: 1,
+        f"/approvals/{change['id']}": 1,
+        "/health": 0,
+        "/audit": 0,
+    }.items():
+        source = (await desk.get(f"/console{path}")).source
+        assert bool(re.search(r'data-after="\d+[^"]*"', source)) == bool(live), path
+    form = (await desk.get(f"/console/approvals/{change['id']}")).form_to("/decision", decision="reject")
+    assert 'data-after="' in (refused := await desk.send(form)).source and refused.status == 422
 
 
 async def test_signing_out_and_losing_ones_rights_end_it_everywhere(world: World) -> None:
@@ -200,9 +235,10 @@ async def test_guessed_sessions_are_counted_like_guessed_keys(world: World) -> N
     limits: Any = world.root.limits
     limits.failures = 3
     desk = Desk(world)
-    statuses = []
-    for n in range(20):
-        answer = await desk.http.get("/console/missions", headers={"Cookie": f"{COOKIE}=ms_0000000{n:02}_{'x' * 40}"})
-        statuses.append(answer.status_code)
-    assert 429 in statuses
+    answers = [
+        await desk.http.get("/console/missions", headers={"Cookie": f"{COOKIE}=ms_0000000{n:02}_{'x' * 40}"})
+        for n in range(20)
+    ]
+    [*_, held] = [answer for answer in answers if answer.status_code == 429]
+    assert int(held.headers["retry-after"]) >= 1
     await desk.http.aclose()

@@ -2,17 +2,20 @@
 seen is named."""
 
 import re
+import unicodedata
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
 from app.console import render
 from app.console.render import MOST, foreign, page
-from tests.console.desk import Page, seat
+from colony_client.artifacts import Citation, Claim
+from tests.console.desk import Page, path_of, seat
 from tests.world import World
-from tests.world.checks import pending_change
-from tests.world.life import give_guide
+from tests.world.colony import proposal
+from tests.world.life import cited, give_guide
 
 PAYLOADS = [
     "<script>alert(1)</script>",
@@ -99,55 +102,98 @@ def test_no_template_prints_anything_but_through_it() -> None:
             assert module.name in ("render.py", "charts.py"), module
 
 
+def named(payload: str) -> str:
+    """What of it can be in a name."""
+    return unicodedata.normalize("NFC", re.sub(r"[\x00-\x1f\x7f-\x9f/\\\\]", "_", payload)[:60].strip())
+
+
+async def hostile_change(world: World, payloads: list[str]) -> tuple[dict[str, Any], list[Citation]]:
+    """An approval behind which everything that somebody else can write says them: goal, labels, the cited documents and their
+    names, quotes, claims, summary, reason, fields and values; and what it cites."""
+    for payload in payloads:
+        await give_guide(world, f"rollback {payload}", quote(f"{named(payload)}.txt", safe=""))
+    everything = "\n".join(payloads)
+    dispatch = await world.dispatch(
+        mission_type="crm_lead_intelligence",
+        user_goal=everything[:2000],
+        labels={named(one): one[:60] for one in payloads},
+    )
+    listed = await world.colony.tool(dispatch, "crm.list", kind="lead", limit=1)
+    found = await world.colony.tool(dispatch, "workspace.search", query="rollback", limit=20)
+    said = [cited(passage) for passage in found["passages"]]
+    assert {one.document for one in said} == {f"{named(one)}.txt" for one in payloads}
+    made = proposal(
+        dispatch.envelope,
+        listed["records"][0],
+        {"priority": everything[:1900], **{named(one)[:40]: one[:1000] for one in payloads}},
+        summary=everything[:2000],
+        rationale=everything[:2000],
+        evidence=said,
+    )
+    claims = [Claim(id=f"c{n}", text=one[:2000], citations=said[:1]) for n, one in enumerate(payloads)]
+    await world.colony.complete(dispatch, claims=claims, proposals=[made])
+    await world.run_work("review")
+    [approval] = (await world.operator.get(f"/v1/approvals?mission={dispatch.mission_id}")).json()["items"]
+    return approval, said
+
+
 @pytest.mark.parametrize("number", range(0, len(PAYLOADS), 8))
-async def test_hostile_evidence_in_every_place(world: World, number: int) -> None:
-    """Goal, label, document, quote, rationale, summary, value, reason, comment, search, filter."""
-    desk = await seat(world)
-    for payload in PAYLOADS[number : number + 8]:
-        plain = payload.replace("\x1b", "").replace("\x07", "")
-        change = await pending_change(
-            world,
-            summary=plain[:400],
-            rationale=payload[:1900],
-            changes={"priority": payload[:1900], "next_action": plain[:50]},
-        )
-        pages = [
-            await desk.get("/console"),
-            await desk.get(f"/console/approvals/{change['id']}"),
-            await desk.get(f"/console/missions/{change['mission_id']}"),
-            await desk.get(f"/console/batch?like={change['id']}"),
-            await desk.get("/console/audit", params={"q": payload[:399]}),
-            await desk.get("/console/missions", params={"label": payload[:199], "state": payload[:20]}),
-            await desk.get("/console/missions", params={"created_after": payload[:39]}),
+async def test_hostile_words_in_every_place(world: World, number: int) -> None:
+    """What `hostile_change` lists, and besides: reason of an edit, edited value, comment, why a switch was thrown, search, filter,
+    where to go after signing in."""
+    await world.with_crm()
+    desk, other = await seat(world), await seat(world, "second_operator")
+    payloads = sorted(PAYLOADS[number : number + 8], key=len)
+    change, said = await hostile_change(world, payloads)
+    mission, words = change["mission_id"], "\n".join(payloads)[:1700]
+    shown = await desk.get(f"/console/approvals/{change['id']}")
+    assert shown.text.count("✓ checked") == len(said) == len(payloads), "each quote is what the stored document says"
+    for one in said:
+        assert squeezed(foreign(one.quote)) in shown.text and squeezed(foreign(one.document)) in shown.text
+    assert squeezed(foreign(words)) in shown.text
+    approve, reject = (shown.form_to("/decision", decision=one) for one in ("approve", "reject"))
+    edit = shown.form_to("/revision")
+    pages = [
+        shown,
+        await desk.get("/console"),
+        await desk.get(f"/console/audit/{mission}"),
+        await desk.get("/console/missions"),
+        await desk.get(f"/console/batch?like={change['id']}"),
+        await desk.send(approve, comment=words, name=words, sha256="0" * 64, once="a"),
+        await desk.send(edit, reason=words, sha256="0" * 64, once="b", **{"field:priority": words}),
+        await desk.send(reject, comment=words, sha256="0" * 64, once="c"),
+    ]
+    assert squeezed(foreign(words)) in pages[-1].text and pages[-1].status == 409
+    for payload in payloads:
+        pages += [
+            await desk.get("/console/audit", params={"q": payload[:299]}),
+            await desk.get(
+                "/console/missions",
+                params={"label": payload[:199], "state": payload[:20], "created_after": payload[:39]},
+            ),
             await desk.get("/console/login", params={"next": payload[:200]}),
         ]
-        form = pages[1].form_to("/decision", decision="approve")
-        pages.append(await desk.send(form, comment=payload[:1700], name=payload[:100], opened="x", once="k"))
-        pages.append(
-            await desk.send(pages[1].form_to("/decision", decision="reject"), comment=payload[:1700], once="r")
-        )
-        packet = (await world.auditor.get(f"/v1/missions/{change['mission_id']}/artifacts")).json()["items"]
-        for one in packet:
-            pages.append(await desk.get(f"/console/missions/{change['mission_id']}/artifacts/{one['id']}"))
-        for found in pages:
-            assert found.status < 500, found.text[:300]
-            harmless(found)
-            assert not RUNS.search(found.source.partition("<body")[2]), payload
-            assert len(found.answer.content) < 150_000
-
-
-async def test_a_goal_and_a_document_of_hostile_words(world: World) -> None:
-    await give_guide(
-        world,
-        "# <script>alert(1)</script>\n\n" + "\n\n".join(PAYLOADS[:23]),
-        path="<img src=x onerror=1>.md".replace("/", "_"),
+    edited = await desk.send(edit, reason=words, once="d", **{"field:priority": f"{words}!"})
+    assert edited.status == 200 and "This follows one that is" in edited.text, edited.text
+    decided = await other.send(
+        (await other.get(path_of(edited))).form_to("/decision", decision="reject"), comment=words, once="e"
     )
-    desk = await seat(world)
-    for payload in PAYLOADS[:23]:
-        made = await world.create(user_goal=payload[:300], labels={"x": payload[:60]})
-        harmless(await desk.get(f"/console/missions/{made['id']}"))
-        harmless(await desk.get(f"/console/audit/{made['id']}"))
-    harmless(await desk.get("/console/missions"))
+    assert "Rejected: nothing leaves" in decided.text and squeezed(foreign(words)) in decided.text
+    await world.operator.post("/v1/connectors/sample_crm/halt", json={"reason": words})
+    pages += [edited, decided, await desk.get("/console/connectors"), await desk.get(f"/console/missions/{mission}")]
+    assert squeezed(foreign(words)) in pages[-2].text
+    for one in (await world.auditor.get(f"/v1/missions/{mission}/artifacts")).json()["items"]:
+        pages.append(await desk.get(f"/console/missions/{mission}/artifacts/{one['id']}"))
+    for found in pages:
+        assert found.status < 500, found.text[:300]
+        harmless(found)
+        assert not RUNS.search(found.source.partition("<body")[2]), found.answer.url
+        assert len(found.answer.content) < 150_000
+
+
+def squeezed(words: str) -> str:
+    """As Page.text is: what is between words counts for nothing."""
+    return re.sub(r"\s+", " ", words).strip()
 
 
 def test_a_value_of_five_megabytes_is_one_short_line() -> None:

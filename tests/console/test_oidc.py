@@ -15,10 +15,10 @@ from app.console import oidc
 from app.console.door import COOKIE
 from app.embedded import free_port
 from app.settings import Misconfigured, Settings, check_console
-from tests.console.desk import HERE, Desk
+from tests.console.desk import HERE, Desk, seat
 from tests.identity.provider import PASSWORD, SECRET
 from tests.world import World
-from tests.world.checks import hire, inspector
+from tests.world.checks import hire, inspector, pending_change
 
 
 @pytest.fixture(scope="module")
@@ -150,16 +150,48 @@ async def test_no_provider_no_way_there(world: World) -> None:
 
 
 async def test_cookies_are_secure_where_the_console_is(world: World) -> None:
-    from tests.console.desk import link_for
+    """And a one-time link goes on working on the machine itself, forms and all: a provider that is down locks nobody out there."""
+    change, own = await pending_change(world), {"Origin": "https://root.example.com"}
+    world.public.state.settings = world.settings(
+        oidc_issuer="http://127.0.0.1:9", oidc_client_id="console", console_base_url="https://root.example.com"
+    )
+    there = httpx.AsyncClient(transport=httpx.ASGITransport(world.public), base_url="https://root.example.com")
+    assert (await there.post("/console/login", data={"link": "x"}, headers=own)).status_code == 403
+    assert (await there.get("/console/login/oidc")).status_code == 503
+    desk = await seat(world)
+    form = (await desk.get(f"/console/approvals/{change['id']}")).form_to("/decision", decision="reject")
+    fields = dict(form["fields"]) | {"comment": "no"}
+    for foreign in ("http://rebound.example", "http://127.0.0.1:9999", "null"):
+        assert (await desk.http.post(form["action"], data=fields, headers={"Origin": foreign})).status_code == 403
+    rebound = {"Host": "rebound.example", "Origin": "http://rebound.example"}
+    assert (await desk.http.post(form["action"], data=fields, headers=rebound)).status_code == 403
+    away = httpx.AsyncClient(
+        transport=httpx.ASGITransport(world.public, client=("192.0.2.7", 1)), base_url=HERE, cookies=desk.http.cookies
+    )
+    assert (await away.post(form["action"], data=fields, headers={"Origin": HERE})).status_code == 403
+    assert (await away.post(form["action"], data=fields, headers=own)).status_code == 303
+    another = await pending_change(world)
+    page = await desk.get(f"/console/approvals/{another['id']}")
+    done = await desk.send(page.form_to("/decision", decision="reject"), comment="no")
+    assert "Rejected: nothing leaves" in done.text
+    for one in (there, away):
+        await one.aclose()
 
-    world.public.state.settings = world.settings(console_base_url="https://root.example.com")
-    desk = Desk(world)
-    answer = await desk.http.get("/console/login", params={"link": await link_for(world, "operator")})
-    assert "Secure" in answer.headers["set-cookie"]
-    assert (await desk.http.post("/console/login", data={"link": "x"}, headers={"Origin": HERE})).status_code == 403
-    own = {"Origin": "https://root.example.com"}
-    assert (await desk.http.post("/console/login", data={"link": "x"}, headers=own)).status_code == 401
-    await desk.http.aclose()
+
+async def test_a_session_of_a_named_console_travels_by_tls_only(world: World, issuer: str) -> None:
+    await ready(world, issuer)
+    world.public.state.settings = world.settings(
+        oidc_issuer=issuer,
+        oidc_client_id="console",
+        oidc_client_secret=SECRET,
+        console_base_url="https://root.example.com",
+    )
+    proxied = httpx.AsyncClient(transport=httpx.ASGITransport(world.public), base_url="http://root.example.com")
+    assert "Secure" in (await proxied.get("/console/login/oidc")).headers["set-cookie"]
+    local = Desk(world)
+    assert "Secure" not in (await local.http.get("/console/login/oidc")).headers["set-cookie"]
+    await proxied.aclose()
+    await local.http.aclose()
 
 
 @pytest.mark.parametrize(

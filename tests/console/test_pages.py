@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from app.console.desk import Remembered
 from tests.console.desk import seat
 from tests.world import World
 from tests.world.checks import hire, inspector, pending_change
@@ -198,34 +199,74 @@ async def test_a_connector_is_halted_and_only_an_admin_resumes(world: World) -> 
     assert "Halt changes" in resumed.text
 
 
+async def approved(world: World, **more: Any) -> dict[str, Any]:
+    change = await pending_change(world, **more)
+    body = {"decision": "approve", "payload_sha256": change["payload_sha256"]}
+    done = await world.operator.post(
+        f"/v1/approvals/{change['id']}/decisions", json=body, headers={"If-Match": change["etag"]}
+    )
+    assert done.status_code == 201, done.text
+    return change
+
+
 async def test_how_people_decide_is_measured(world: World) -> None:
-    """Dwell from the first look to the decision; reverted when a later change overwrites it, or it is taken back."""
-    desk = await seat(world)
+    """Dwell from the first look to the decision; reverted when a person takes it back, or a later change overwrites it."""
+    desk, second = await seat(world), {"If-Match": '"v2"'}
+
+    async def figures() -> tuple[int, int, int]:
+        world.public.state.desk = Remembered()
+        [operator] = (await world.operator.get("/v1/desk")).json()["operators"]
+        assert operator["name"] == "operator"
+        return operator["decisions"], operator["approved"], operator["reverted"]
+
     change = await pending_change(world)
     await desk.get(f"/console/approvals/{change['id']}")
-    await world.no_undo_window()
     body = {"decision": "approve", "payload_sha256": change["payload_sha256"]}
     await world.operator.post(
         f"/v1/approvals/{change['id']}/decisions", json=body, headers={"If-Match": change["etag"]}
     )
-    await world.operator.post(
-        f"/v1/approvals/{change['id']}/cancel", json={"reason": "oh"}, headers={"If-Match": '"v2"'}
-    )
-    said = (await world.operator.get("/v1/desk")).json()
-    [operator] = said["operators"]
-    assert (operator["name"], operator["decisions"], operator["approved"], operator["reverted"]) == (
-        "operator",
-        1,
-        1,
-        1,
-    )
+    await world.operator.post(f"/v1/approvals/{change['id']}/cancel", json={"reason": "oh"}, headers=second)
+    assert await figures() == (1, 1, 1)
+    [operator] = (await world.operator.get("/v1/desk")).json()["operators"]
     assert operator["median_dwell_s"] is not None and 0 <= operator["median_dwell_s"] < 60
     page = await desk.get("/console/health")
     assert "1 (100 %)" in page.text and page.source.count("<svg") >= 2
+
+    # replaced by another revision, or ended with its mission: closed too, and nobody took it back
+    edited = await approved(world)
+    asked = {"payload_sha256": edited["payload_sha256"], "changes": {"priority": "low"}, "reason": "a slip"}
+    done = await world.operator.post(f"/v1/approvals/{edited['id']}/revisions", json=asked, headers=second)
+    assert done.status_code == 201, done.text
+    ended = await approved(world)
+    seen = (await world.operator.get(f"/v1/missions/{ended['mission_id']}")).headers["etag"]
+    done = await world.operator.post(
+        f"/v1/missions/{ended['mission_id']}/cancel", json={"reason": "not now"}, headers={"If-Match": seen}
+    )
+    assert done.status_code == 200, done.text
+    assert await figures() == (3, 3, 1)
+    assert "Replaced: nothing of this one leaves" in (await desk.get(f"/console/approvals/{edited['id']}")).text
+    assert "Cancelled: nothing leaves" in (await desk.get(f"/console/approvals/{ended['id']}")).text
     similar = await pending_change(world)
     shown = (await world.operator.get(f"/v1/approvals/{similar['id']}/briefing")).json()["similar"]
-    assert shown["reverted"] == 1 and shown["items"][0]["reverted"] == "taken back"
+    assert {one["approval_id"]: one["reverted"] for one in shown["items"]} == {
+        change["id"]: "taken back", edited["id"]: None, ended["id"]: None,
+    }  # fmt: skip
+    assert shown["reverted"] == 1
     assert "1 reverted" in (await desk.get(f"/console/approvals/{similar['id']}")).text
+
+    # written, and then another change of the same field is written over it
+    await world.no_undo_window()
+    first = await approved(world, changes={"priority": "high"})
+    await world.run_executor()
+    await world.run_work()
+    assert await figures() == (4, 4, 1)
+    await approved(world, changes={"priority": "low"})
+    assert await figures() == (5, 5, 1), "asked for is not written"
+    await world.run_executor()
+    await world.run_work()
+    assert await figures() == (5, 5, 2)
+    shown = (await world.operator.get(f"/v1/approvals/{similar['id']}/briefing")).json()["similar"]
+    assert {one["approval_id"]: one["reverted"] for one in shown["items"]}[first["id"]] == "overwritten later"
 
 
 async def test_gates_and_ladder_are_shown_as_the_api_says_them(world: World) -> None:

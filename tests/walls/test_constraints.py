@@ -160,7 +160,9 @@ BREAKS: dict[str, dict[str, Any] | None] = {
     "approval_tenant_glass_broken_by_fkey":
         {"id": FRESH, "writeback": "@spare_writeback", "glass_broken_by": FRESH, "glass_broken_at": "epoch", "was_rule": "@rule",
          "was_rule_version": 1},
-    "approval_reassigned": {"reassignments": 1},
+    "approval_reassigned": {"reassignments": 1}, "approval_withdrawn": {"withdrawn_by": "@anna"},
+    "approval_tenant_withdrawn_by_fkey":
+        {"id": FRESH, "writeback": "@spare_writeback", "state": "cancelled", "withdrawn_by": FRESH},
     "approval_tenant_reassigned_by_fkey":
         {"id": FRESH, "writeback": "@spare_writeback", "reassigned_by": FRESH, "reassigned_to": "admin", "reassignments": 1},
     "approval_tenant_was_rule_was_rule_version_fkey":

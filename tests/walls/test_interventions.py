@@ -298,7 +298,10 @@ async def test_what_is_not_claimed_can_be_taken_back(ground: Ground) -> None:
             assert await withdraw(ground, asked, who) == outcome
         assert await withdraw(ground, asked, "anna", " a slip ") == "cancelled"
         row = await approval(ground, asked)
-        assert (row["state"], row["note"]) == ("cancelled", "a slip")
+        assert (row["state"], row["note"], row["withdrawn_by"]) == ("cancelled", "a slip", ground.ids["anna"])
+        await ground.refused(
+            "RX001", "owner", "UPDATE approval SET withdrawn_by = $2 WHERE id = $1", asked.approval, ground.ids["ben"]
+        )
         [(_, said)] = await facts(ground, asked, "approval.closed")
         assert (said["state"], said["was"]) == ("cancelled", was) and "slip" not in str(said)
         assert await withdraw(ground, asked, "anna") == "not_pending"
@@ -350,7 +353,7 @@ async def test_a_revision_is_a_new_writeback_that_its_editor_does_not_approve(gr
         )
         assert json.loads(new.payload)["changes"] == {"priority": "low"} and new.approval == made["new_approval"]
         old = await approval(ground, asked)
-        assert (old["state"], old["note"]) == ("cancelled", "better so")
+        assert (old["state"], old["note"], old["withdrawn_by"]) == ("cancelled", "better so", None)
         [(_, said)] = await facts(ground, asked, "approval.superseded")
         assert (said["approval"], said["new_approval"], said["was"]) == (
             str(asked.approval), str(new.approval), {"awaiting_approval": "pending"}.get(state, state),

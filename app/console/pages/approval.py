@@ -1,10 +1,11 @@
 """One approval: facts by the root first, the agent's words last, and the decision."""
 
-import json
 import secrets
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
+from uuid import UUID
 
 from fastapi import Response
 from fastapi.responses import RedirectResponse
@@ -12,11 +13,13 @@ from fastapi.responses import RedirectResponse
 from app.canonical import canonical
 from app.console.door import Form
 from app.console.inside import Refused
+from app.console.pages import edits
 from app.console.pages.base import Visit
 from app.console.pages.mission import pieces
-from app.console.render import address
+from app.console.render import MOST, address
 from app.console.words import sentence
 from app.errors import Problem
+from app.identity import allow
 
 DWELL_S = {"low": 0.0, "medium": 1.0, "high": 1.0}
 OPENED = "console-opened"
@@ -40,16 +43,13 @@ async def render(
     panel: str = "",
 ) -> Response:
     """The page; typed is what a form held that was not taken, and panel which of them is open."""
-    path = f"/v1/approvals/{visit.id}"
+    path, after = f"/v1/approvals/{visit.id}", await visit.end()
     seen, briefing = await visit.gather(visit.inside.seen(path), visit.inside.get(f"{path}/briefing"))
     found: dict[str, Any] = seen.body
     if found["state"] == "pending" and briefing["you"]["may_decide"]:
         await visit.inside.try_post(f"{path}/looks")
-    writeback = None
-    if found["writeback_id"] and found["state"] != "pending":
-        writeback = await visit.inside.get(f"/v1/writebacks/{found['writeback_id']}")
-    receipt = await receipt_of(visit, found) if found["decisions"] else None
-    more = [one["approver"] for one in found["decisions"]]
+    writeback, rows = await visit.gather(writeback_of(visit, found), rows_of(visit, found))
+    more = [found["withdrawn_by"], *(one["approver"] for one in found["decisions"])]
     if conflict:
         more += [one["approver"] for one in conflict.get("current", {}).get("decisions", [])]
     names = {key: one["name"] for key, one in briefing["people"].items()} | await visit.names(*more)
@@ -59,28 +59,56 @@ async def render(
         "approval.html",
         "",
         status,
+        after,
         found=found,
         etag=seen.etag,
         briefing=briefing,
         names=names,
         says=says,
-        diff=differences(says, found["payload"] or {}),
+        diff=differences(says),
         raw=pieces(canonical(found["payload"]).decode() if found["payload"] else ""),
         buttons=buttons(visit, found, briefing, writeback),
         writeback=writeback,
-        receipt=receipt,
+        rows=rows,
         conflict=conflict,
         typed=defaultdict(str, typed or {}),
         panel=panel,
         presets=PRESETS,
         dwell=DWELL_S.get(found["risk_level"], 1.0),
-        opened=opened(visit),
+        opened=opened(visit, visit.id),
         once=secrets.token_hex(16),
-        command=command(visit, found),
+        command=command(found),
+        longest_value=MOST,
+        editable=[edits.field(name, value) for name, value in sorted(changes_of(found).items())],
     )
 
 
-def differences(says: dict[str, Any], payload: dict[str, Any]) -> list[dict[str, Any]]:
+def changes_of(found: dict[str, Any]) -> dict[str, Any]:
+    """What the change would set; nothing for a question about a mission."""
+    changes: dict[str, Any] = found["payload"]["changes"] if found["subject"] == "writeback" else {}
+    return changes
+
+
+async def writeback_of(visit: Visit, found: dict[str, Any]) -> dict[str, Any] | None:
+    """What became of the change since the approval closed; None before."""
+    if not found["writeback_id"] or found["state"] == "pending":
+        return None
+    became: dict[str, Any] = await visit.inside.get(f"/v1/writebacks/{found['writeback_id']}")
+    return became
+
+
+async def rows_of(visit: Visit, found: dict[str, Any]) -> dict[str, str]:
+    """Where each decision stands on the ledger, by who made it: everybody decides once."""
+    if not found["decisions"]:
+        return {}
+    story = await visit.inside.try_get("/v1/explain", id=found["id"])
+    steps = [] if isinstance(story, Refused) else story["steps"]
+    # several in one step are of several approvals, and which is this one's cannot be told
+    told = [one for one in steps if one["what"] == "decided" and one["marked"] and one["count"] == 1]
+    return {one["actor"].partition(":")[2]: one["facts"][0] for one in told}
+
+
+def differences(says: dict[str, Any]) -> list[dict[str, Any]]:
     """Each field as it is now and as it would be. A value that is the same already is said to be."""
     return [{**one, "same": one["known"] and one["before"] == one["after"]} for one in says["changes"]]
 
@@ -97,60 +125,42 @@ def buttons(
         else None
     )
     moving = found["state"] in ("pending", "approved") and (writeback is None or writeback["started_at"] is None)
-    edit = None if moving else "What was claimed or closed is not edited any more."
-    if found["subject"] != "writeback":
-        edit = "This asks about the mission itself: there is nothing to edit."
+    edit = briefing["you"]["why_not_edit"] or (None if moving else "What was claimed is not edited any more.")
     glass = closed or (
         None
-        if "break_glass" in visit.caller.roles
+        if allow("approvals.break_glass", visit.caller)
         else "The ladder escalates it; a holder of break_glass can break the glass."
     )
     if found["glass"]:
         glass = "The glass is broken already."
     back = (
         None
-        if moving and "operator" in visit.caller.roles
+        if moving and allow("approvals.cancel", visit.caller)
         else "Taking back is an operator's, until the executor has claimed it."
     )
     return {"approve": why or signed, "reject": why, "edit": edit, "escalate": glass, "ask": closed, "back": back}
 
 
-def command(visit: Visit, found: dict[str, Any]) -> str:
+def command(found: dict[str, Any]) -> str:
     """What completes a decision that has to be signed: the key never comes near this page."""
     return f"mission-root approvals decide {found['id']} approve --payload-sha256 {found['payload_sha256']} --signing-key KEY.pem"
 
 
-def opened(visit: Visit) -> str:
-    """When this page was made, sealed: a decision comes back with it."""
+def opened(visit: Visit, approval: UUID) -> str:
+    """When the page about this approval was made, sealed: a decision comes back with it."""
     sealed: str = visit.request.app.state.cursors.seal(
-        OPENED, [str(visit.id), str(visit.caller.principal), time.time()]
+        OPENED, [str(approval), str(visit.caller.principal), time.time()]
     )
     return sealed
 
 
-def looked_s(visit: Visit, sent: Form) -> float:
-    """How long the page of this approval was open. 0 for a form that no page of ours made."""
+def looked_s(visit: Visit, sent: Form, approval: UUID) -> float:
+    """How long the page about this approval was open. 0 for a form that no page of ours made."""
     try:
         said = visit.request.app.state.cursors.open(OPENED, sent.get("opened"), 3)
     except Problem:
         return 0.0
-    return time.time() - said[2] if said and said[:2] == [str(visit.id), str(visit.caller.principal)] else 0.0
-
-
-async def receipt_of(visit: Visit, found: dict[str, Any]) -> dict[str, Any]:
-    """The ledger rows of its decisions, newest last."""
-    cursor, rows = "", []
-    for _ in range(5):
-        page = await visit.inside.get(f"/v1/missions/{found['mission_id']}/events", limit=200, cursor=cursor)
-        rows += [
-            one
-            for one in page["items"]
-            if one["type"] == "approval.decided" and one["body"].get("approval") == found["id"]
-        ]
-        if not page["has_more"]:
-            break
-        cursor = page["next_cursor"]
-    return {"rows": rows}
+    return time.time() - said[2] if said and said[:2] == [str(approval), str(visit.caller.principal)] else 0.0
 
 
 async def decided(visit: Visit) -> Response:
@@ -168,15 +178,15 @@ async def decided(visit: Visit) -> Response:
 
 async def held_back(visit: Visit, sent: Form, risk: str) -> dict[str, Any] | None:
     """Why an approval is not passed on yet: it came too fast to have been read, or the record's name is not typed."""
-    if looked_s(visit, sent) < DWELL_S.get(risk, 1.0):
+    if looked_s(visit, sent, visit.id) < DWELL_S.get(risk, 1.0):
         return said("Look at it for a second first. Nothing was decided.")
     if risk == "high" and sent.get("name").strip() != sent.get("record"):
         return said("Type the record's name exactly as it is shown to approve at high risk. Nothing was decided.")
     return None
 
 
-def said(detail: str) -> dict[str, Any]:
-    return {"title": "Not sent", "detail": detail, "code": "held", "errors": [], "current": {}}
+def said(detail: str, errors: Sequence[dict[str, str]] = ()) -> dict[str, Any]:
+    return {"title": "Not sent", "detail": detail, "code": "held", "errors": errors, "current": {}}
 
 
 async def take(
@@ -191,7 +201,7 @@ async def take(
         if refused.code in ("unauthenticated", "not_found", "rate_limited") or refused.status >= 500:
             raise
         return await render(visit, refused.status, refused.document, typed, panel)
-    return RedirectResponse(address("approvals", visit.id, done=panel), 303)
+    return RedirectResponse(address("approvals", visit.id), 303)
 
 
 async def revised(visit: Visit) -> Response:
@@ -199,7 +209,10 @@ async def revised(visit: Visit) -> Response:
     sent = await visit.form()
     fields = sent.under("field:")
     typed = {"reason": sent.get("reason"), **{f"field:{name}": value for name, value in fields.items()}}
-    changes = {name: value_of(value) for name, value in fields.items()}
+    old = changes_of(await visit.inside.get(f"/v1/approvals/{visit.id}"))
+    changes, errors = edits.merged(old, fields)
+    if errors:
+        return await render(visit, 422, said("A value cannot be taken. Nothing was asked for.", errors), typed, "edit")
     body = {"payload_sha256": sent.get("sha256"), "changes": changes, "reason": sent.get("reason")}
     try:
         made = await visit.inside.post(
@@ -209,15 +222,7 @@ async def revised(visit: Visit) -> Response:
         if refused.code in ("unauthenticated", "not_found", "rate_limited") or refused.status >= 500:
             raise
         return await render(visit, refused.status, refused.document, typed, "edit")
-    return RedirectResponse(address("approvals", made["approval_id"], done="edit"), 303)
-
-
-def value_of(text: str) -> Any:
-    """A field's value as the form holds it: JSON, and what is no JSON is a text."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+    return RedirectResponse(address("approvals", made["approval_id"]), 303)
 
 
 async def taken_back(visit: Visit) -> Response:

@@ -4,10 +4,10 @@ from typing import Any
 
 from fastapi import Response
 
+from app.audit.find import LONGEST
 from app.console.inside import Refused
 from app.console.pages.base import Visit
 
-LONGEST = 300  # characters of an id, whatever it is
 MARKS = {"anchored": "good", "chained": "chain", "broken": "bad"}
 NOTHING: dict[str, Any] = {"story": None, "missing": False, "verdict": None}
 

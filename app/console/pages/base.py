@@ -9,6 +9,7 @@ from uuid import UUID
 from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
+from app.audit.find import LONGEST
 from app.caller import Caller
 from app.console import door
 from app.console.inside import Inside, Refused
@@ -27,7 +28,6 @@ class Visit:
     request: Request
     caller: Caller
     inside: Inside
-    after: str = ""  # where the record ended before the page was put together: what comes later may not be on it
 
     @property
     def id(self) -> UUID:
@@ -46,15 +46,22 @@ class Visit:
         """The fields of a form of this session. Raises Problem."""
         return await door.form(self.request, self.caller.secret)
 
-    def page(self, name: str, here: str, status: int = 200, **values: Any) -> Response:
-        """A page in its frame; here is the entry of the menu that it belongs to."""
+    async def end(self) -> str:
+        """Where the record ends now; empty when that is not to be had. A page that goes on by itself asks before it reads anything:
+        what comes later may not be on it."""
+        head = await self.inside.try_get("/v1/ledger/head")
+        return "" if isinstance(head, Refused) else str(head["id"])
+
+    def page(self, name: str, here: str, status: int = 200, after: str = "", **values: Any) -> Response:
+        """A page in its frame; here is the entry of the menu that it belongs to, after where its live part begins."""
         frame = {
             "here": here,
             "pages": PAGES,
             "who": self.caller,
             "token": door.token(self.caller.secret),
             "environment": self.environment,
-            "after": self.after,
+            "after": after,
+            "longest_id": LONGEST,
         }
         if "names" in values:
             values["names"] = defaultdict(str, values["names"])  # whoever is not known by name is "somebody"

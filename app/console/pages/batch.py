@@ -7,7 +7,7 @@ from uuid import UUID
 from fastapi import Response
 
 from app.console.inside import Refused
-from app.console.pages.approval import PRESETS, differences, looked_s, opened
+from app.console.pages.approval import differences, looked_s, opened
 from app.console.pages.base import Visit
 from app.console.pages.inbox import kind_of
 from app.console.words import sentence
@@ -21,18 +21,21 @@ async def shown(visit: Visit) -> Response:
 
 
 async def render(visit: Visit, results: list[dict[str, Any]], status: int = 200, held: str = "") -> Response:
-    first = await visit.inside.get(f"/v1/approvals/{like(visit)}")
+    whole = await visit.inside.seen(f"/v1/approvals/{like(visit)}")
+    first = whole.body
     why = undecidable(first)
-    alike = [] if why else await waiting(visit, first)
-    seen = await visit.gather(*(visit.inside.seen(f"/v1/approvals/{one['id']}") for one in alike))
+    alike = [] if why else [one["id"] for one in await waiting(visit, first)]
+    others = [id for id in alike if id != first["id"]]
+    read = await visit.gather(*(visit.inside.seen(f"/v1/approvals/{id}") for id in others))
+    seen = dict(zip(others, read, strict=True)) | {first["id"]: whole}
     items = []
-    for answer in seen:
+    for answer in (seen[id] for id in alike):
         found = answer.body
         says = sentence(found, visit.environment, (found["current"] or {}).get("value"))
-        items.append({"found": found, "etag": answer.etag, "says": says, "diff": differences(says, found["payload"])})
+        items.append({"found": found, "etag": answer.etag, "says": says, "diff": differences(says)})
     return visit.page(
-        "batch.html", "", status, first=first, why=why, items=items, results=results, held=held, presets=PRESETS,
-        opened=opened_batch(visit), once=secrets.token_hex(12), dwell=len(items),
+        "batch.html", "", status, first=first, why=why, items=items, results=results, held=held,
+        opened=opened(visit, like(visit)), once=secrets.token_hex(12), dwell=len(items),
     )  # fmt: skip
 
 
@@ -66,21 +69,15 @@ async def waiting(visit: Visit, first: dict[str, Any]) -> list[dict[str, Any]]:
     return [one for one in same if not one["you_decided"]][:MOST]
 
 
-def opened_batch(visit: Visit) -> str:
-    visit.request.path_params["id"] = like(visit)
-    return opened(visit)
-
-
 async def decided(visit: Visit) -> Response:
     """Each by itself, with its own hash and version: what cannot be taken does not hold up the others."""
-    sent = await visit.form()
-    visit.request.path_params["id"] = like(visit)
+    sent, about = await visit.form(), like(visit)
     chosen = sent.all("approval")[:MOST]
     verdict = sent.get("decision")
-    comment = " ".join(filter(None, (sent.get("preset"), sent.get("comment").strip()))) or None
+    comment = sent.get("comment").strip() or None
     if not chosen:
         return await render(visit, [], 422, "Choose at least one change.")
-    if verdict == "approve" and looked_s(visit, sent) < len(chosen):
+    if verdict == "approve" and looked_s(visit, sent, about) < len(chosen):
         return await render(
             visit, [], 422, f"Look at them first: {len(chosen)} changes take {len(chosen)} seconds at least."
         )

@@ -9,6 +9,7 @@ from fastapi.responses import RedirectResponse
 from app.console.inside import Refused
 from app.console.pages.base import Visit
 from app.console.pages.policies import quoted
+from app.identity import allow
 
 
 async def shown(visit: Visit) -> Response:
@@ -25,7 +26,7 @@ async def render(
     return visit.page(
         "connectors.html", "connectors", status, connectors=found["items"], layers=layers["items"], names=names, problem=problem,
         typed=typed, which=which, once=secrets.token_hex(16),
-        may_halt=bool(visit.caller.roles & {"operator", "admin"}), may_resume="admin" in visit.caller.roles,
+        may_halt=allow("connectors.halt", visit.caller), may_resume=allow("connectors.resume", visit.caller),
     )  # fmt: skip
 
 

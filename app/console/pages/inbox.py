@@ -11,6 +11,7 @@ PAGE = 50
 
 
 async def shown(visit: Visit) -> Response:
+    after = await visit.end()
     risk, cursor = visit.asked("risk"), visit.asked("cursor", 1000)
     asked = {"limit": PAGE, "cursor": cursor, "risk": risk if risk in ("low", "medium", "high") else ""}
     found = await visit.inside.get("/v1/inbox", **asked)
@@ -18,7 +19,7 @@ async def shown(visit: Visit) -> Response:
     alike = Counter(kind_of(one) for one in items if one["subject"] == "writeback")
     for one in items:  # said once, at the first of its kind
         one["alike"] = alike.pop(kind_of(one), 0) if one["subject"] == "writeback" else 0
-    return visit.page("inbox.html", "", found=found, items=items, risk=risk, cursor=cursor)
+    return visit.page("inbox.html", "", after=after, found=found, items=items, risk=risk, cursor=cursor)
 
 
 def kind_of(one: dict[str, object]) -> tuple[object, ...]:

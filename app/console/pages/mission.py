@@ -6,14 +6,15 @@ from typing import Any
 from fastapi import Response
 from fastapi.responses import RedirectResponse
 
+from app import missions
 from app.console.inside import Refused
 from app.console.pages.base import Visit, actor
 from app.console.render import address
 from app.console.words import TURNS, between, fact, hashes, pretty, said
+from app.identity import allow
 
 PAGE = 100
 PIECE, MOST_TEXT = 1_900, 38_000  # what a page shows of a long text, and in what portions
-CLOSED = ("completed", "failed", "cancelled", "denied")
 
 
 async def shown(visit: Visit) -> Response:
@@ -21,6 +22,7 @@ async def shown(visit: Visit) -> Response:
 
 
 async def render(visit: Visit, status: int = 200, problem: dict[str, Any] | None = None, typed: str = "") -> Response:
+    after = await visit.end()
     own, cursor = f"/v1/missions/{visit.id}", visit.asked("cursor", 1000)
     seen, events, made, asked, changes = await visit.gather(
         visit.inside.seen(own),
@@ -30,26 +32,27 @@ async def render(visit: Visit, status: int = 200, problem: dict[str, Any] | None
         visit.inside.get("/v1/writebacks", mission=visit.id, limit=100),
     )
     found = seen.body
-    steps = timeline(events["items"])
     names = await visit.names(found["requested_by"], *people_of(events["items"]))
+    mine = found["requested_by"] == str(visit.caller.principal)
+    may_fail = allow("missions.fail", visit.caller)
     return visit.page(
         "mission.html",
         "missions",
         status,
+        after,
         found=found,
         etag=seen.etag,
-        story=told([{**one, "by": actor(one["actor"], names), "sought": False, "proof": None} for one in steps]),
+        story=told(timeline(events["items"], names)),
         became={one["approval_id"]: one["state"] for one in changes["items"]},
         events=events,
         artifacts=made["items"],
         approvals=asked["items"],
         stages=stages_of(events["items"]),
         names=names,
-        closed=found["state"] in CLOSED,
-        may_end=may(visit, ("operator",))
-        or (may(visit, ("submitter",)) and found["requested_by"] == str(visit.caller.principal)),
-        may_fail=may(visit, ("operator",)),
-        may_replay=may(visit, ("submitter", "operator", "product_owner")),
+        closed=found["state"] in missions.CLOSED,
+        may_end=may_fail or (mine and allow("missions.cancel", visit.caller)),
+        may_fail=may_fail,
+        may_replay=allow("missions.replay", visit.caller),
         problem=problem,
         typed=typed,
         once=secrets.token_hex(16),
@@ -57,22 +60,17 @@ async def render(visit: Visit, status: int = 200, problem: dict[str, Any] | None
     )
 
 
-def may(visit: Visit, roles: tuple[str, ...]) -> bool:
-    """Whether a button is worth showing. Whether it works is the API's business."""
-    return bool(visit.caller.roles & set(roles))
-
-
-def timeline(facts: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Facts as steps: what it was in words, whether the story turned there, and what is worth reading of it."""
+def timeline(facts: list[dict[str, Any]], names: dict[str, str]) -> list[dict[str, Any]]:
+    """Facts as steps: what it was in words and by whom, whether the story turned there, and what is worth reading of it."""
     return [
-        {**one, "title": fact(one["type"]), "turn": one["type"] in TURNS, "said": said(one["body"]),
-         "hashes": hashes(one["body"])}
+        {"at": one["at"], "title": fact(one["type"]), "by": actor(one["actor"], names), "type": one["type"],
+         "turn": one["type"] in TURNS, "said": said(one["body"]), "hashes": hashes(one["body"])}
         for one in facts
     ]  # fmt: skip
 
 
 def told(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Steps as a story: each turn by itself, what lies between two turns together. open: something in it is looked for."""
+    """Steps as a story: each turn by itself, what lies between two turns together."""
     found: list[dict[str, Any]] = []
     for one in steps:
         if one["turn"] or not found or found[-1]["turn"]:
@@ -80,9 +78,6 @@ def told(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
         found[-1]["steps"].append(one)
     for part in found:
         part["summary"] = "" if part["turn"] else between(part["steps"])
-        part["open"] = any(
-            one.get("sought") or (one.get("proof") or {}).get("mark") in ("bad", "warn") for one in part["steps"]
-        )
     return found
 
 

@@ -4,24 +4,13 @@ from fastapi import Response
 
 from app.console.inside import Refused
 from app.console.pages.base import Visit
+from app.missions.moves import STATES
 
-STATES = (
-    "accepted",
-    "dispatched",
-    "running",
-    "in_review",
-    "awaiting_approval",
-    "executing",
-    "completed",
-    "failed",
-    "cancelled",
-    "denied",
-)
 PAGE = 50
-DAYS = {"1": 1, "7": 7, "30": 30}
 
 
 async def shown(visit: Visit) -> Response:
+    after = await visit.end()
     asked = {
         "state": visit.asked("state"),
         "mission_type": visit.asked("mission_type"),
@@ -43,6 +32,7 @@ async def shown(visit: Visit) -> Response:
         "missions.html",
         "missions",
         422 if wrong else 200,
+        after,
         found=found,
         asked=asked,
         names=names,

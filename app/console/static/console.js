@@ -3,6 +3,12 @@
 document.documentElement.classList.add("scripted");
 const $ = (s, of = document) => of.querySelector(s), all = (s, of = document) => [...of.querySelectorAll(s)];
 
+// The page's own address. A form that was not taken shows its page at the form's address, which cannot be asked for.
+const live = $("#live"), page = $(".approval");
+const own = page ? "/console/approvals/" + page.dataset.approval
+  : live && live.dataset.liveMission ? "/console/missions/" + live.dataset.liveMission : location.pathname;
+const here = own === location.pathname ? own + location.search : own;
+
 // --- said, copied, and how long ago
 
 const told = $("#said");
@@ -40,8 +46,7 @@ function tick() {
   }
 }
 function over() {
-  const page = $(".approval");
-  if (page && !page.dataset.moved) { page.dataset.moved = "1"; say("Its time has moved on: look again", location.pathname); }
+  if (page && !page.dataset.moved) { page.dataset.moved = "1"; say("Its time has moved on: look again", own); }
 }
 setInterval(tick, 1000);
 
@@ -54,7 +59,7 @@ function busy() {
 async function refresh(part) {
   if (busy()) return;
   const at = document.activeElement && document.activeElement.getAttribute("href");
-  const answer = await fetch(location.href, { headers: { Accept: "text/html" }, redirect: "manual" });
+  const answer = await fetch(here, { headers: { Accept: "text/html" }, redirect: "manual" });
   if (!answer.ok) return;
   const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").getElementById(part.id);
   if (!fresh || busy()) return;
@@ -66,7 +71,6 @@ function soon(part) {
   clearTimeout(due);
   due = setTimeout(() => refresh(part).catch(() => {}), 400);
 }
-const live = $("#live"), page = $(".approval");
 const KINDS = ["mission.accepted", "mission.dispatched", "mission.running", "mission.in_review", "mission.reviewed", "mission.awaiting_approval",
   "mission.executing", "mission.completed", "mission.failed", "mission.denied", "mission.cancelled", "mission.degraded", "stage.started",
   "stage.completed", "artifact.stored", "writeback.proposed", "writeback.claimed", "writeback.settled", "approval.opened", "approval.decided",
@@ -78,7 +82,7 @@ if ((live || page) && window.EventSource) {
     if (live && live.dataset.live && fact.type.startsWith(live.dataset.live)) soon(live);
     if (live && live.dataset.liveMission === fact.subject) soon(live);
     if (page && fact.type !== "approval.seen" && fact.body.approval === page.dataset.approval) {
-      if (busy() || all("details.panel[open], form[data-sent]").length) over(); else location.replace(location.pathname + location.search);
+      if (busy() || all("details.panel[open], form[data-sent]").length) over(); else location.replace(here);
     }
   };
   KINDS.forEach((kind) => source.addEventListener(kind, heard));

@@ -6,7 +6,7 @@ from app.clock import iso
 from app.errors import Problem
 from app.http import Reply, Routes
 from app.http.doors import Bearer, before_lookup, judged, no_key
-from app.http.limits import address_of, networks, plain
+from app.http.limits import client_of, networks
 from app.identity.links import Used, use_link
 
 router = Routes()
@@ -20,7 +20,7 @@ async def use(request: Request, bearer: Bearer) -> Response:
     state = request.app.state
     if bearer is None or not bearer.credentials:
         raise no_key()
-    here = plain(address_of(request, networks(state.settings.trusted_proxies)))
+    here = client_of(request, networks(state.settings.trusted_proxies))
     if here is None or not here.is_loopback:
         raise Problem("unauthenticated", "A link is used on the machine where it was made.")
     await before_lookup(request, bearer)

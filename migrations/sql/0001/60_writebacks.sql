@@ -253,6 +253,7 @@ CREATE TABLE approval (
   was_rule uuid,                     -- the rule it was born under then
   was_rule_version int,
   note text CHECK (length(note) <= 2000),                    -- a person's words on why it was withdrawn or replaced
+  withdrawn_by uuid,                 -- who took it back; nobody, where it was replaced or what it belongs to ended
   signature_required boolean NOT NULL,                       -- approvals count at the executor only when signed; never lowered
   state text NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'approved', 'rejected', 'expired', 'cancelled')),
   version int NOT NULL DEFAULT 1,
@@ -271,12 +272,14 @@ CREATE TABLE approval (
     REFERENCES approval_rule (tenant, id, version, required, deny_threshold),
   FOREIGN KEY (tenant, glass_broken_by) REFERENCES principal (tenant, id),
   FOREIGN KEY (tenant, reassigned_by) REFERENCES principal (tenant, id),
+  FOREIGN KEY (tenant, withdrawn_by) REFERENCES principal (tenant, id),
   FOREIGN KEY (tenant, was_rule, was_rule_version) REFERENCES approval_rule (tenant, id, version),
   CONSTRAINT approval_tightened CHECK (required >= rule_required),   -- policy may want more than the rule, never less
   CONSTRAINT approval_glass CHECK ((glass_broken_by IS NULL) = (glass_broken_at IS NULL)
     AND (glass_broken_by IS NULL) = (was_rule IS NULL) AND (was_rule IS NULL) = (was_rule_version IS NULL)),
   CONSTRAINT approval_reassigned CHECK ((reassignments > 0) = (reassigned_by IS NOT NULL)
     AND (reassigned_by IS NULL) = (reassigned_to IS NULL) AND reassignments <= 100),
+  CONSTRAINT approval_withdrawn CHECK (withdrawn_by IS NULL OR state = 'cancelled'),
   CHECK ((subject = 'writeback') = (writeback IS NOT NULL)),
   CHECK ((subject = 'mission') = (question_sha256 IS NOT NULL)),
   CHECK (question_sha256 IS NULL OR question_sha256 = payload_sha256)
@@ -398,6 +401,7 @@ BEGIN
       NEW.signature_required := false;
     END IF;
     NEW.state := 'pending'; NEW.version := 1; NEW.not_before := NULL; NEW.closed_at := NULL; NEW.note := NULL;
+    NEW.withdrawn_by := NULL;
     NEW.created_at := clock_timestamp();
     NEW.expires_at := NEW.created_at + life;
     NEW.may_decide := ARRAY[r.approver_role]; NEW.climbed := '{}';
@@ -414,7 +418,8 @@ BEGIN
      OR NEW.signature_required <> OLD.signature_required
      OR NEW.must_hold IS DISTINCT FROM OLD.must_hold OR NEW.was_rule IS DISTINCT FROM OLD.was_rule
      OR NEW.was_rule_version IS DISTINCT FROM OLD.was_rule_version OR NEW.glass_broken_at IS DISTINCT FROM OLD.glass_broken_at
-     OR (NEW.state = OLD.state AND (NEW.not_before IS DISTINCT FROM OLD.not_before OR NEW.note IS DISTINCT FROM OLD.note)) THEN
+     OR (NEW.state = OLD.state AND (NEW.not_before IS DISTINCT FROM OLD.not_before OR NEW.note IS DISTINCT FROM OLD.note
+         OR NEW.withdrawn_by IS DISTINCT FROM OLD.withdrawn_by)) THEN
     RAISE EXCEPTION 'wall: an approval is immutable except for its state' USING ERRCODE = 'RX001';
   END IF;
   NEW.version := OLD.version + 1;

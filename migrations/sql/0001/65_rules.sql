@@ -231,8 +231,8 @@ BEGIN
     END;
   IF say IS NOT NULL THEN RETURN QUERY SELECT say, a.state, a.version, actor; RETURN; END IF;
   was := a.state;
-  UPDATE public.approval x SET state = 'cancelled', note = btrim(p_reason) WHERE x.tenant = p_tenant AND x.id = p_approval
-    RETURNING * INTO a;
+  UPDATE public.approval x SET state = 'cancelled', note = btrim(p_reason), withdrawn_by = actor
+    WHERE x.tenant = p_tenant AND x.id = p_approval RETURNING * INTO a;
   PERFORM wall_fact(p_tenant, a.mission, 'approval.closed', 'principal:' || actor, jsonb_build_object(
     'approval', a.id, 'subject', a.subject, 'writeback', a.writeback, 'state', a.state, 'was', was));
   RETURN QUERY SELECT 'cancelled', a.state, a.version, actor;

@@ -1,5 +1,5 @@
--- What the console needs beside what the API has: one-time links, who has looked at an approval and when, people's names,
--- and who might decide.
+-- What the console needs beside what the API has: one-time links, who has looked at an approval and when, and who might
+-- decide.
 
 CREATE TABLE console_link (          -- a way into the console as somebody, once; only the hash of its secret is kept
   tenant uuid NOT NULL,
@@ -129,7 +129,7 @@ BEGIN
     WHERE a.tenant = p_tenant AND a.id = p_approval
       AND EXISTS (SELECT 1 FROM unnest(a.may_decide) role WHERE holds(p_tenant, p.id, role))
       AND (a.must_hold IS NULL OR holds(p_tenant, p.id, a.must_hold))
-    ORDER BY p.name LIMIT 200;
+    ORDER BY p.name;
 END $$;
 
 -- How people decide is read from the newest decisions.
