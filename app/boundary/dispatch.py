@@ -25,6 +25,7 @@ from app.db import Database, ReadSession, WriteSession
 from app.http.probes import PROBE_S
 from app.missions import Held, Mission
 from app.missions.queries import from_row
+from app.missions.tools import beyond_workspace
 from app.telemetry import COLONY_FAILURES, COMPONENT_UP, QUARANTINED, begin, continuing, span, traceparent
 from app.work import Item
 from colony_client import tokens
@@ -212,7 +213,7 @@ def could_ask(mission: Mission, envelope: bytes) -> bool:
     beyond the workspace, without which it knows no record that could be changed."""
     if mission.mode == "dry_run" or mission.played:
         return False
-    return any(not tool.startswith("workspace.") for tool in MissionEnvelope.model_validate_json(envelope).tools)
+    return beyond_workspace(MissionEnvelope.model_validate_json(envelope).tools)
 
 
 def decisions(said: Sequence[Any], mission: UUID) -> list[HumanDecision]:

@@ -150,17 +150,17 @@ async def get_status(request: Request, door: Annotated[Door[ReadSession], readin
     """
     state = request.app.state
     stuck = await violators(door.session)
-    own, seen = await inside(door.session, state)
+    own = await inside(door.session, state)
     await door.session.connection.close()  # nothing outside Postgres is asked while a transaction is open
     await look(state)
-    models = [one.component.view() for one in state.models.health.values()]
-    found = [*(one.view() for one in state.components.values()), *models, *own]
+    shared = [one.view(own.for_colony if name == "colony" else None) for name, one in state.components.items()]
+    found = [*shared, *(one.component.view() for one in state.models.health.values()), *own.views]
     ill = any(one["over_at"] is None for one in stuck) or any(one["state"] in ("down", "degraded") for one in found)
     body = {
         "environment": state.settings.environment,
         "status": "degraded" if ill else "ok",
         "components": found,
         "violators": stuck,
-        "liveness": seen,
+        "liveness": own.liveness,
     }
     return Reply(body).response()

@@ -115,7 +115,9 @@ async def test_tenants_share_a_statement_and_a_budget_refuses_its_own_rows_only(
             {**ASK, "user_goal": f"Question {number}?", "budget": {"tokens": 100}, "labels": {"n": "1"}}
         )
         kind = await world.root.intake.kind(caller.tenant, "oracle_advisory")
-        judged.append(world.root.intake.judge(Asked(caller, wanted, key=f"k{number}", fingerprint=b"f" * 32), kind))
+        asked = Asked(caller, wanted, key=f"k{number}", fingerprint=b"f" * 32)
+        stands = await world.root.intake.standings.get(caller.tenant)
+        judged.append(world.root.intake.judge(asked, kind, public=False, stands=stands, refused=None))
     kept = await world.root.intake.keep(await world.connect("api"), judged)
     assert [one.outcome for one in kept] == [
         "accepted", "accepted", "accepted", "exhausted", "accepted", "exhausted", "exhausted", "accepted"
@@ -176,7 +178,11 @@ async def test_requests_of_one_key_that_were_judged_differently_are_confirmed_ap
     after = await world.root.callers.look_up(key)
     assert after is not None and "operator" not in after.roles
     kind = await intake.kind(before.tenant, "oracle_advisory")
-    judged = [intake.judge(Asked(one, Ask.model_validate(ASK)), kind) for one in (after, before, after)]
+    stands = await intake.standings.get(before.tenant)
+    judged = [
+        intake.judge(Asked(one, Ask.model_validate(ASK)), kind, public=False, stands=stands, refused=None)
+        for one in (after, before, after)
+    ]
     kept = await intake.keep(await world.connect("api"), judged)
     assert [one.outcome for one in kept] == ["accepted", "caller_changed", "accepted"]
 

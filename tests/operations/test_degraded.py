@@ -134,12 +134,44 @@ async def test_a_full_queue_is_said_when_the_mission_is_asked_for(full: World) -
     assert made["degraded"]["code"] == "approval_queue_full"
     assert (await asked(full))["degraded"] is None
     assert (await full.submitter.post("/v1/missions", json=LEADS | {"mode": "dry_run"})).json()["degraded"] is None
+    kind = (await full.product_owner.get("/v1/mission-types/crm_lead_intelligence")).json()
+    tame = {
+        name: kind[name]
+        for name in ("title", "description", "inputs_schema", "tools", "limits", "review")
+        if name in kind
+    }
+    tame |= {"defaults": kind["defaults"] | {"mode": "dry_run"}}
+    put = await full.product_owner.put("/v1/mission-types/tame_leads", json=tame)
+    assert put.status_code == 201, put.text
+    made = (await full.submitter.post("/v1/missions", json=LEADS | {"mission_type": "tame_leads"})).json()
+    assert (made["mode"], made["degraded"]) == ("dry_run", None), "the mode that it will have counts, whoever said it"
     only_reads = LEADS | {"tools": ["workspace.search"]}
     assert (await full.submitter.post("/v1/missions", json=only_reads)).json()["degraded"] is None
     other = await full.another_tenant()
     assert (await other.http.post("/v1/missions", json=LEADS)).json()["degraded"] is None, (
         "another tenant's queue is its own"
     )
+
+
+async def test_a_replay_from_a_tape_adds_to_no_queue(full: World) -> None:
+    [approval] = (await full.operator.get("/v1/approvals?state=pending")).json()["items"]
+    await looked(full, 1)
+    found = []
+    for said in ({"mode": "recorded", "colony": "live"}, {"mode": "rerun"}):
+        answer = await full.submitter.post(f"/v1/missions/{approval['mission_id']}/replay", json=said)
+        assert answer.status_code == 202, answer.text
+        found.append(answer.json()["degraded"])
+    assert found[0] is None and found[1]["code"] == "approval_queue_full"
+
+
+async def test_a_queue_that_shrinks_is_no_longer_said_to_be_full(full: World) -> None:
+    await looked(full, 1)
+    full.public.state.settings = full.root.settings = full.settings(approval_queue_limit=2)
+    await looked(full, 1)
+    assert (await full.submitter.post("/v1/missions", json=LEADS)).json()["degraded"] is None
+    full.public.state.settings = full.root.settings = full.settings(approval_queue_limit=1)
+    await status(full)  # whoever looks sees it: there is one truth
+    assert (await full.submitter.post("/v1/missions", json=LEADS)).json()["degraded"]["code"] == "approval_queue_full"
 
 
 async def test_no_limit_is_no_limit(full: World) -> None:
