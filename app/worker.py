@@ -133,9 +133,8 @@ class Worker:
         await self.stopping.wait()
         for task in loops:
             task.cancel()
-        await asyncio.gather(*loops, return_exceptions=True)
-        if self.courier:
-            await self.courier.stop()
+        ends = [self.courier.stop()] if self.courier else []  # beside the others: all have the same seconds
+        await asyncio.gather(*loops, *ends, return_exceptions=True)
         if self.bus:
             await self.bus.close()
         await self.tools.stop()
@@ -189,7 +188,8 @@ class Worker:
                     if not items:
                         await wait(woken, await self.pause(free) if free else POLL_S)
             finally:
-                if not (await process.finished({*busy.values()}, 5) and await process.finished(self.looking, 2)):
+                in_time = [await process.finished({*busy.values()}, 5), await process.finished(self.looking, 2)]
+                if not all(in_time):
                     log.warning("what is in hand is left to the next worker")
 
     async def pause(self, kinds: list[str]) -> float:
