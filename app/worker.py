@@ -26,7 +26,7 @@ from app import (
     tools,
     work,
 )
-from app.boundary.dispatch import Colony
+from app.boundary.dispatch import EFFECTS, Colony
 from app.build import name_of
 from app.caller import system
 from app.clock import now
@@ -89,7 +89,7 @@ class Worker:
             callback_base_url=settings.callback_base_url,
             lease=timedelta(milliseconds=settings.mission_lease_ms),
             max_attempts=settings.mission_max_attempts,
-            component=Component("colony", "Missions are accepted and wait."),
+            component=Component("colony", EFFECTS["colony_unavailable"]),
             queue_limit=settings.approval_queue_limit,
         )
         keys = settings.webhook_keys()

@@ -335,15 +335,20 @@ def answered(colony: Colony) -> None:
 async def keep_looking(colony: Colony, period_s: float) -> None:
     """Asks the colony whether it is there, until cancelled: nobody else finds out while no mission has to be offered.
 
-    An open breaker is closed by this only where silence had opened it; the probe is not signed and proves nothing else.
+    An open breaker is closed by this only where silence had opened it, and the colony says that it is ready; the probe is not
+    signed and proves nothing else.
     """
     while True:
         try:
-            await colony.client.ready(timeout_s=min(PROBE_S, colony.client.timeout_s))
+            said = await colony.client.ready(timeout_s=min(PROBE_S, colony.client.timeout_s))
         except BoundaryError:
             COMPONENT_UP.labels("colony").set(0)
         else:
-            if colony.component.opened_at is None or colony.trouble == "colony_unavailable":
+            if not said.ready:
+                COMPONENT_UP.labels("colony").set(0)
+            elif colony.component.opened_at is None:
+                colony.show()  # failures that are counted stay: whether the keys agree, only a signed call finds out
+            elif colony.trouble == "colony_unavailable":
                 answered(colony)
         await asyncio.sleep(period_s)
 
