@@ -24,7 +24,7 @@ from app.budgets.actions import refusal as too_little_left
 from app.caller import Caller
 from app.canonical import sha256
 from app.clock import iso, new_id
-from app.db import Database, ReadSession
+from app.db import Database, ReadSession, after_commit
 from app.errors import Problem
 from app.http.idempotency import in_flight, mismatch, stored_answer
 from app.http.replies import JSON, PROBLEM, etag
@@ -255,6 +255,12 @@ class Intake:
         kept: list[Kept] = [None] * len(together)  # type: ignore[list-item]
         for n, outcome, at, status, headers, body in rows:
             kept[n - 1] = Kept(outcome, at, status, json.loads(headers) if headers else None, body)
+        with after_commit():
+            self.tell(together, kept)
+        return kept
+
+    def tell(self, together: Sequence[Judged], kept: Sequence[Kept]) -> None:
+        """Counts what was kept, and wakes whoever waits for it."""
         wakes: set[str] = set()
         for one, said in zip(together, kept, strict=True):
             if said.outcome in ("accepted", "refused"):

@@ -100,6 +100,24 @@ async def test_a_tenant_without_budget_takes_nobody_elses_commit_apart(world: Wo
     assert await connection.fetchval("SELECT count(*) FROM mission") == 17
 
 
+async def test_what_fails_after_the_commit_fails_nobody_and_nothing_is_done_twice(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deaf(channels: Any) -> None:
+        raise RuntimeError(f"nobody hears {channels}")
+
+    monkeypatch.setattr(world.root.intake, "nudge", deaf)
+    answers = await asyncio.gather(*(ask(world.submitter, {**ASK, "user_goal": f"Question {n}?"}) for n in range(5)))
+    assert [one.status_code for one in answers] == [202] * 5
+    assert await (await inspector(world)).fetchval("SELECT count(*) FROM mission") == 5
+    monkeypatch.setattr(world.root.database, "on_commit", deaf)
+    made = answers[0].json()
+    ended = await world.operator.post(
+        f"/v1/missions/{made['id']}/cancel", json={"reason": "enough"}, headers={"If-Match": answers[0].headers["etag"]}
+    )
+    assert (ended.status_code, ended.json()["state"]) == (200, "cancelled")
+
+
 async def test_tenants_share_a_statement_and_a_budget_refuses_its_own_rows_only(world: World) -> None:
     """Whatever the order of the tenants: the one without means is in front, in the middle or at the end."""
     people = [world.people["submitter"], *[await world.another_tenant(name) for name in ("second", "third")]]
