@@ -62,7 +62,7 @@ RULES: dict[str, tuple[str, dict[str, str]]] = {
             "gate_state.lookup SELECT mission_root_owner": "release_is_healthy() says yes or no to whoever asks",
             "rung_change.lookup SELECT mission_root_owner": "restore_release_work() looks after every tenant that has a ladder",
             "drill_run.lookup_newest SELECT mission_root_owner": "newest_drills() tells every tenant how the service's drills ended",
-            "approval.gauges SELECT mission_root_owner": "gauges() counts what waits, and for how long, whose ever it is",
+            "approval.gauges SELECT mission_root_owner": "gauges() and full_approval_queues() count what waits, whose ever it is",
             "execution.gauges SELECT mission_root_owner": "gauges()",
             "mission_repair.gauges SELECT mission_root_owner": "gauges()",
             "console_link.lookup SELECT mission_root_owner": "link_of(), before any tenant is known",
