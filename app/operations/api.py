@@ -95,7 +95,11 @@ async def redispatch_mission(
 async def extend_mission(
     mission_id: UUID, ask: Extension, request: Request, door: Annotated[Door[WriteSession], writing("missions.extend")]
 ) -> Response:
-    """Moves the deadline of a mission that a colony works on, or that is to be offered again. If-Match required."""
+    """Moves the deadline of a mission that has been dispatched: the one that the root keeps, and that the next dispatch names.
+
+    The attempt under way was told its time when it was dispatched, and does not hear of more: redispatch the mission for a colony
+    to use the new time. If-Match required.
+    """
     verb = partial(extend, reason=ask.reason, time_ms=ask.time_ms)
     return await operate(mission_id, request, door, verb, "missions.extend")
 
