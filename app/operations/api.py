@@ -121,7 +121,7 @@ async def operate(mission_id: UUID, request: Request, door: Door[WriteSession], 
         if own_only(door.caller) and found.requested_by != door.caller.principal:
             raise Problem("forbidden", "A submitter ends only missions of their own.", action=route)
         environment = request.app.state.settings.environment
-        if denied := await verb(door.session, door.caller, mission_id, environment=environment):
+        if denied := await verb(door.session, door.caller, found, environment=environment):
             return problem_reply(request, refusal(denied))
         after = await find(door.session, mission_id)
         assert after is not None
