@@ -40,7 +40,8 @@ class Pending(Generic[Item, Result]):
 
 
 class Batches(Generic[Item, Result]):
-    """run does the items of a batch over one connection, in a transaction of its own, and answers each in turn.
+    """run does the items of a batch over one connection, in a transaction of its own, and answers each in turn. What it does once
+    that is committed is done inside `app.db.after_commit`: a batch whose run raises is done again.
 
     size says of an item how many bytes it brings.
     """

@@ -22,7 +22,6 @@ class Component:
     detail: str | None = None
     failures: int = 0
     opened_at: datetime | None = None
-    queued: dict[str, int] = field(default_factory=dict)  # what waits for it, of the tenant that was last asked about
 
     def succeeded(self) -> None:
         self.failures, self.opened_at = 0, None
@@ -51,14 +50,15 @@ class Component:
             return None
         return {"code": code, "effect": self.effect, "since": iso(self.since)}
 
-    def view(self) -> dict[str, object]:
+    def view(self, queued: dict[str, int] | None = None) -> dict[str, object]:
+        """queued: what waits for it, of whoever asks; a component that several tenants share remembers nobody's."""
         return {
             "name": self.name,
             "state": self.state,
             "since": iso(self.since),
             "detail": self.detail,
             "effect": self.effect if self.state in ("down", "degraded", "off") else None,
-            "queued": self.queued or None,
+            "queued": queued or None,
         }
 
     def _move(self, state: State, detail: str | None) -> None:

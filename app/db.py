@@ -7,12 +7,13 @@ go that its verbs asked for. Nothing else in the code commits.
 import asyncio
 import time
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 from uuid import UUID
 
 import asyncpg
+import structlog
 from sqlalchemy import MetaData, event, text
 from sqlalchemy.engine import CursorResult, Row
 from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError
@@ -24,6 +25,7 @@ from app.errors import Problem
 from app.settings import Address
 from app.telemetry import POOL_EXHAUSTED, POOL_IN_USE, POOL_WAIT
 
+log = structlog.get_logger("database")
 metadata = MetaData()
 Fetch = Callable[..., Awaitable[Sequence[Mapping[str, Any]]]]  # (statement, *values) in the transaction at hand
 
@@ -162,13 +164,24 @@ class Database:
             async with connection.begin():
                 yield session
         if session.nudges:
-            self.on_commit(session.nudges)
+            with after_commit():
+                self.on_commit(session.nudges)
 
     async def close(self) -> None:
         for connection in self._plain:
             connection.terminate()
         self._plain = []
         await self.engine.dispose()
+
+
+@contextmanager
+def after_commit() -> Iterator[None]:
+    """Around what is counted and told once a transaction is committed: what fails there is logged and fails nobody, who would
+    otherwise do what has been done once more."""
+    try:
+        yield
+    except Exception as error:
+        log.error("what follows a commit has failed", exc_info=error)
 
 
 def _nobody(channels: set[str]) -> None:

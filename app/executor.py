@@ -110,8 +110,9 @@ class Executor:
         for loop in loops:
             loop.cancel()
         await asyncio.gather(*loops, return_exceptions=True)
+        batches = len(self.in_hand)
         if not await process.finished(self.in_hand):
-            log.warning("what is in hand is left to the next executor", executions=len(self.in_hand))
+            log.warning("of what was in hand, some is left to the next executor", batches=batches)
         await self.nudger.stop()
         await self.database.close()
 

@@ -27,6 +27,7 @@ def run(
             otlp_endpoint=settings.otel_exporter_otlp_endpoint,
             sample=settings.trace_sample_ratio,
             environment=settings.environment,
+            build=settings.build,
         )
         if not executes:
             from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor

@@ -185,7 +185,6 @@ class Settings(BaseSettings):
     drill_interval_s: Annotated[float, Field(ge=0, le=604_800)] = (
         21_600  # between two runs of a drill; 0: only when asked
     )
-    public_base_url: HttpUrl = "http://127.0.0.1:8080"  # where the worker's drills reach PORT
     liveness_interval_s: Annotated[float, Field(ge=1, le=3600)] = 15  # how often open missions are looked at
     mission_lease_ms: Annotated[int, Field(ge=1000, le=3_600_000)] = 15_000
     mission_max_attempts: Annotated[int, Field(ge=1, le=20)] = 4
@@ -221,7 +220,8 @@ class Settings(BaseSettings):
     release_signing_key: SecretStr | None = None  # kid:base64 seed[,kid:base64 seed]; the first signs; serve alone
     release_trusted_keys: str = ""  # kid:base64[,kid:base64]
     release_check_interval_s: Annotated[float, Field(ge=1, le=600)] = 60  # how often the worker computes the gates
-    root_base_url: HttpUrl = "http://127.0.0.1:8080"  # where the worker finds the public API, to see whether it is well
+    # where the worker finds the public API (PORT of serve): its drills go there, and it looks whether it is well
+    root_base_url: HttpUrl = "http://127.0.0.1:8080"
     # Tool layers (docs/tools.md). serve and worker.
     tool_servers_file: Annotated[str, Field(max_length=1000)] | None = (
         None  # JSON: the stdio servers run here; unset: none

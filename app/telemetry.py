@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
-from importlib.metadata import version
 from itertools import product
 from typing import Any, ClassVar
 
@@ -23,6 +22,8 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased, SamplingResult, TraceIdRatioBased
 from prometheus_client import Counter, Gauge, Histogram
 from pydantic_core import to_json
+
+from app.build import name_of
 
 tracer = trace.get_tracer("mission_root")
 
@@ -114,8 +115,9 @@ def setup(
     otlp_endpoint: str | None = None,
     sample: float = 1.0,
     environment: str = "local",
+    build: str | None = None,
 ) -> None:
-    """Configures logging and tracing of this process. Call once, before anything logs."""
+    """Configures logging and tracing of this process. Call once, before anything logs. build: what it was made from."""
     structlog.configure(
         processors=PROCESSORS,
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
@@ -144,7 +146,7 @@ def setup(
             )
         )
     trace.set_tracer_provider(provider)
-    BUILD.labels(process, version("mission-root"), environment).set(1)
+    BUILD.labels(process, name_of(build), environment).set(1)
 
 
 def without_query(span: Any, _scope: Any = None) -> None:

@@ -26,7 +26,7 @@ from app import (
     tools,
     work,
 )
-from app.boundary.dispatch import Colony
+from app.boundary.dispatch import EFFECTS, Colony
 from app.build import name_of
 from app.caller import system
 from app.clock import now
@@ -90,7 +90,7 @@ class Worker:
             callback_base_url=settings.callback_base_url,
             lease=timedelta(milliseconds=settings.mission_lease_ms),
             max_attempts=settings.mission_max_attempts,
-            component=Component("colony", "Missions are accepted and wait."),
+            component=Component("colony", EFFECTS["colony_unavailable"]),
             queue_limit=settings.approval_queue_limit,
         )
         keys = settings.webhook_keys()
@@ -134,9 +134,8 @@ class Worker:
         await self.stopping.wait()
         for task in loops:
             task.cancel()
-        await asyncio.gather(*loops, return_exceptions=True)
-        if self.courier:
-            await self.courier.stop()
+        ends = [self.courier.stop()] if self.courier else []  # beside the others: all have the same seconds
+        await asyncio.gather(*loops, *ends, return_exceptions=True)
         if self.bus:
             await self.bus.close()
         await self.tools.stop()
@@ -190,7 +189,8 @@ class Worker:
                     if not items:
                         await wait(woken, await self.pause(free) if free else POLL_S)
             finally:
-                if not (await process.finished({*busy.values()}, 5) and await process.finished(self.looking, 2)):
+                in_time = [await process.finished({*busy.values()}, 5), await process.finished(self.looking, 2)]
+                if not all(in_time):
                     log.warning("what is in hand is left to the next worker")
 
     async def pause(self, kinds: list[str]) -> float:

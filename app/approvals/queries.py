@@ -166,7 +166,7 @@ def view(found: Approval) -> dict[str, Any]:
         },
         "may_decide": found.may_decide if found.state == "pending" else [],
         "must_hold": found.must_hold,
-        "obligations": parsed(found.obligations),
+        "obligations": found.obligations,
         "revision": found.revision,
         "edited_by": found.edited_by,
         "predecessor": found.predecessor,
@@ -184,11 +184,6 @@ def view(found: Approval) -> dict[str, Any]:
         "closed_at": iso(found.closed_at) if found.closed_at else None,
         "signature_required": found.signature_required,
     }
-
-
-def parsed(value: Any) -> Any:
-    """jsonb as the driver hands it over, whether it parsed it or not."""
-    return json.loads(value) if isinstance(value, str) else value
 
 
 def glass(found: Approval) -> dict[str, Any] | None:
@@ -210,7 +205,7 @@ def ladder(found: Approval) -> list[dict[str, Any]]:
     """
     alive = found.state == "pending" and found.glass_broken_at is None
     told = []
-    for number, step in enumerate(parsed(found.ladder)):
+    for number, step in enumerate(found.ladder):
         done = found.climbed[number] if number < len(found.climbed) else None
         if done is not None or alive:
             told.append(

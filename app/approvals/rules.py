@@ -8,7 +8,6 @@ from uuid import UUID
 from sqlalchemy import text
 
 from app import ledger
-from app.approvals.queries import parsed
 from app.caller import Caller
 from app.clock import iso
 from app.db import ReadSession, WriteSession
@@ -114,7 +113,7 @@ def view(rule: Any) -> dict[str, Any]:
 
 def steps(hops: Any) -> list[dict[str, Any]]:
     """The steps of a ladder; a reminder names no role."""
-    return [{"after_s": hop["after_s"], "kind": hop["kind"], "role": hop.get("role")} for hop in parsed(hops)]
+    return [{"after_s": hop["after_s"], "kind": hop["kind"], "role": hop.get("role")} for hop in hops]
 
 
 def why(rule: Any) -> str:

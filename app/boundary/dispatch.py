@@ -6,7 +6,7 @@ fence of its work item; a crash in between repeats the call, which the contract 
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -25,6 +25,7 @@ from app.db import Database, ReadSession, WriteSession
 from app.http.probes import PROBE_S
 from app.missions import Held, Mission
 from app.missions.queries import from_row
+from app.missions.tools import beyond_workspace
 from app.telemetry import COLONY_FAILURES, COMPONENT_UP, QUARANTINED, begin, continuing, span, traceparent
 from app.work import Item
 from colony_client import tokens
@@ -121,14 +122,18 @@ async def dispatch(database: Database, colony: Colony, items: Sequence[Item], un
     ready, rest, held_back = await prepare(database, colony, items)
     if rest:
         await let_go(database, rest)
-    for item in held_back:  # each for itself: the longer one has waited, the later it is looked at again
-        at = now() + min(QUEUE_LOOK * 2 ** min(item.attempts - 1, 4), LONGEST_QUEUE_LOOK)
-        await wait_all(database, [item], "approval_queue_full", at)
+    if held_back:
+        await wait_all(database, held_back, "approval_queue_full", next_queue_look)
     for call in calls(ready):
         if until is not None and time.monotonic() > until:
             await missions.hold_each(database, [one.item for one in call], lambda held, item: held.again(item, None))
         else:
             await offer(database, colony, call)
+
+
+def next_queue_look(item: Item) -> datetime:
+    """The longer a mission has waited for a full queue, the later that is looked at again."""
+    return now() + min(QUEUE_LOOK * 2 ** min(item.attempts - 1, 4), LONGEST_QUEUE_LOOK)
 
 
 def calls(ready: Sequence[Offer]) -> Iterator[list[Offer]]:
@@ -150,7 +155,7 @@ async def offer(database: Database, colony: Colony, ready: Sequence[Offer]) -> N
     items = [one.item for one in ready]
     trial = colony.component.retry_at()
     if trial is not None:
-        await wait_all(database, items, colony.trouble, trial)
+        await wait_all(database, items, colony.trouble, lambda _: trial)
         return
     first = ready[0].mission
     with span("dispatch", context=continuing(first.traceparent), kind=SpanKind.CLIENT):
@@ -212,7 +217,7 @@ def could_ask(mission: Mission, envelope: bytes) -> bool:
     beyond the workspace, without which it knows no record that could be changed."""
     if mission.mode == "dry_run" or mission.played:
         return False
-    return any(not tool.startswith("workspace.") for tool in MissionEnvelope.model_validate_json(envelope).tools)
+    return beyond_workspace(MissionEnvelope.model_validate_json(envelope).tools)
 
 
 def decisions(said: Sequence[Any], mission: UUID) -> list[HumanDecision]:
@@ -308,7 +313,8 @@ async def dispatch_failed(database: Database, colony: Colony, items: Sequence[It
     log.warning("dispatch failed", missions=len(items), error=type(error).__name__, detail=str(error)[:300])
     code = await faulted(database, colony, items[0], "dispatch_answer", error)
     delay = min(0.25 * 2 ** min(max(item.attempts for item in items), 7), 30)
-    await wait_all(database, items, code, now() + timedelta(seconds=max(delay, asked_for(error))))
+    again = now() + timedelta(seconds=max(delay, asked_for(error)))
+    await wait_all(database, items, code, lambda _: again)
 
 
 async def faulted(database: Database, colony: Colony, item: Item, origin: str, error: BoundaryError) -> str:
@@ -334,15 +340,20 @@ def answered(colony: Colony) -> None:
 async def keep_looking(colony: Colony, period_s: float) -> None:
     """Asks the colony whether it is there, until cancelled: nobody else finds out while no mission has to be offered.
 
-    An open breaker is closed by this only where silence had opened it; the probe is not signed and proves nothing else.
+    An open breaker is closed by this only where silence had opened it, and the colony says that it is ready; the probe is not
+    signed and proves nothing else.
     """
     while True:
         try:
-            await colony.client.ready(timeout_s=min(PROBE_S, colony.client.timeout_s))
+            said = await colony.client.ready(timeout_s=min(PROBE_S, colony.client.timeout_s))
         except BoundaryError:
             COMPONENT_UP.labels("colony").set(0)
         else:
-            if colony.component.opened_at is None or colony.trouble == "colony_unavailable":
+            if not said.ready:
+                COMPONENT_UP.labels("colony").set(0)
+            elif colony.component.opened_at is None:
+                colony.show()  # failures that are counted stay: whether the keys agree, only a signed call finds out
+            elif colony.trouble == "colony_unavailable":
                 answered(colony)
         await asyncio.sleep(period_s)
 
@@ -352,11 +363,13 @@ def asked_for(error: BoundaryError) -> float:
     return min(error.retry_after or 0.0, MOST_PATIENCE_S) if isinstance(error, Refused) else 0.0
 
 
-async def wait_all(database: Database, items: Sequence[Item], code: str, at: datetime) -> None:
+async def wait_all(database: Database, items: Sequence[Item], code: str, at: Callable[[Item], datetime]) -> None:
+    """They are given back until then, and their missions say why they wait."""
+
     def become(held: Held, item: Item) -> None:
         if item.subject in held.missions:
             held.degrade(system(item.tenant, "worker"), item.subject, code, EFFECTS[code])
-        held.again(item, at)
+        held.again(item, at(item))
 
     await missions.hold_each(database, items, become)
 

@@ -194,7 +194,7 @@ def extend(
     api_key: ApiKey = "",
     as_json: AsJson = False,
 ) -> None:
-    """Give a mission more time than it asked for."""
+    """Give a mission more time than it asked for; the attempt under way keeps the time it has, the next one is told of more."""
     _stop("extend", mission, reason, url, api_key, as_json, time_ms=round(minutes * 60_000))
 
 

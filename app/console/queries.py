@@ -229,7 +229,7 @@ async def before(session: ReadSession, writeback: UUID | None) -> dict[str, Any]
         "state": row.writeback_state,
         "closed_at": iso(row.closed_at) if row.closed_at else None,
         "note": row.note,
-        "votes": parsed(row.votes) or [],
+        "votes": row.votes or [],
     }
 
 
@@ -249,7 +249,7 @@ async def judgement(session: ReadSession, found: Approval, mission: missions.Mis
         "rule": row.rule,
         "reason": row.reason,
         "policy_version": row.policy_version,
-        "obligations": parsed(row.obligations),
+        "obligations": row.obligations,
         "text": rule.text if rule else None,
         "change": rule.change if rule else None,
         "policy": rule.policy if rule else None,
@@ -350,8 +350,3 @@ async def producers(session: ReadSession, mission: UUID) -> dict[str, list[str]]
     made = [row.producer for row in await session.rows(PRODUCERS, asked)]
     models = [row.model for row in await session.rows(MODELS, asked) if row.model]
     return {"made_by": sorted(made), "models": sorted(models)}
-
-
-def parsed(value: Any) -> Any:
-    """jsonb as the driver hands it over, whether it parsed it or not."""
-    return json.loads(value) if isinstance(value, str) else value

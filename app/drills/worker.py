@@ -42,7 +42,7 @@ class Drills:
         self.tenant: UUID | None = None
         self.look_at = 0.0
         keys = settings.drill_keys()
-        self.runner = Runner(settings.public_base_url, keys, door) if keys else None
+        self.runner = Runner(settings.root_base_url, keys, door) if keys else None
         self.transport = DrillColony(settings.colony_keys(), settings.callback_base_url, door)
         self.up = replace(
             colony,

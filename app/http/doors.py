@@ -17,6 +17,7 @@ from app.caller import Caller
 from app.canonical import mark_of
 from app.db import ReadSession, WriteSession
 from app.errors import Problem
+from app.http.edge import request_id
 
 BEARER = HTTPBearer(auto_error=False, description="An API key.", scheme_name="api_key")
 Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)]
@@ -114,7 +115,7 @@ def writing(action: str) -> Any:
     async def enter(request: Request, bearer: Bearer) -> AsyncIterator[Door[WriteSession]]:
         bearer = await presented(request, bearer)
         async with request.app.state.database.write() as session:
-            session.request = mark_of(request.scope.get("state", {}).get("request_id"))
+            session.request = mark_of(request_id(request))
             yield await admit(session, request, bearer, action)
 
     return mark(enter, action)

@@ -9,6 +9,7 @@ from fastapi import Request, Response
 from pydantic_core import to_json
 
 from app.errors import Problem
+from app.http.edge import request_id
 
 JSON = "application/json"
 PROBLEM = "application/problem+json"
@@ -40,8 +41,7 @@ class Reply:
 
 def problem_reply(request: Request, problem: Problem) -> Reply:
     """A problem as an answer that commits: for refusals whose traces are to be kept."""
-    request_id = request.scope.get("state", {}).get("request_id")
-    return Reply(problem.document(request.url.path, request_id), problem.kind.status, problem.headers, PROBLEM)
+    return Reply(problem.document(request.url.path, request_id(request)), problem.kind.status, problem.headers, PROBLEM)
 
 
 def etag(version: int) -> str:

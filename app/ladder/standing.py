@@ -1,8 +1,7 @@
 """How far a tenant's missions may go here: the newest change of each rung, remembered, and confirmed by whoever uses it."""
 
-import json
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -162,7 +161,7 @@ def said(result: str) -> str:
 async def last_results(session: ReadSession, environment: str) -> dict[str, dict[str, Any]]:
     """The gates as they were computed last."""
     rows = await session.rows(GATES, {"tenant": session.tenant, "environment": environment})
-    return {row.gate: {"result": row.result, "checks": unpacked(row.checks)} for row in rows}
+    return {row.gate: {"result": row.result, "checks": row.checks} for row in rows}
 
 
 async def why_not(session: ReadSession, found: Standing, mission_type: str, mode: str) -> "Refused":
@@ -182,12 +181,7 @@ VERDICTS = text("""
 async def elsewhere(session: ReadSession) -> dict[str, dict[str, str]]:
     """The rungs of other environments, as the newest verdict of each says, as long as it is in force."""
     rows = await session.rows(VERDICTS, {"tenant": session.tenant})
-    return {row.environment: unpacked(row.ladder) for row in rows if row.live}
-
-
-def unpacked(value: Any) -> Any:
-    """jsonb, which the driver leaves as text where nobody declared its type."""
-    return json.loads(value) if isinstance(value, str) else value
+    return {row.environment: row.ladder for row in rows if row.live}
 
 
 @dataclass(frozen=True)
@@ -214,7 +208,3 @@ class Refused:
             "autonomy": self.autonomy,
             "missing": [one.view() for one in self.missing],
         }
-
-
-def names(found: Iterable[Missing]) -> list[str]:
-    return [f"{one.kind}:{one.name}" for one in found]

@@ -121,7 +121,8 @@ async def redispatch(session: WriteSession, caller: Caller, mission: Mission) ->
 
 
 async def prolong(session: WriteSession, caller: Caller, mission: Mission, time_ms: int) -> None:
-    """More time until the deadline, from now when it has passed. Raises Problem wrong_state before the first dispatch."""
+    """More time until the deadline, from now when it has passed. An attempt under way keeps the time that it was dispatched with;
+    the next one has the new time. Raises Problem wrong_state before the first dispatch."""
     if mission.state not in AT_COLONY or mission.deadline_at is None:
         raise Problem(
             "wrong_state",

@@ -42,10 +42,11 @@ class Form:
         change: int,
         policies: PolicySet,
         defaults: Defaults,
-        public: bool = False,
-        replay: Replay | None = None,
-        degraded: Degraded | None = None,
-        on_ladder: bool = True,
+        *,
+        public: bool,
+        replay: Replay | None,
+        degraded: Degraded | None,
+        on_ladder: bool,
     ) -> None:
         """public: one of its tools reaches the public web. degraded: why it could not run now. on_ladder: the rollout ladder lets it
         go so far."""
@@ -119,10 +120,11 @@ class Forms:
         change: int,
         policies: PolicySet,
         defaults: Defaults,
-        public: bool = False,
-        replay: Replay | None = None,
-        degraded: Degraded | None = None,
-        on_ladder: bool = True,
+        *,
+        public: bool,
+        replay: Replay | None,
+        degraded: Degraded | None,
+        on_ladder: bool,
     ) -> Form:
         """The form that a request is judged by. Raises Problem validation."""
         name = (
@@ -136,7 +138,10 @@ class Forms:
             self.known.move_to_end(name)
             return form
         self.known.pop(name, None)
-        form = Form(caller, ask, kind, change, policies, defaults, public, replay, degraded, on_ladder)
+        form = Form(
+            caller, ask, kind, change, policies, defaults,
+            public=public, replay=replay, degraded=degraded, on_ladder=on_ladder,
+        )  # fmt: skip
         self.known[name] = form
         while len(self.known) > MOST:
             self.known.popitem(last=False)
@@ -148,10 +153,10 @@ def accepted(
     kind: MissionType,
     caller: Caller,
     envelope: MissionEnvelope,
-    replay: Replay | None = None,
-    degraded: Degraded | None = None,
+    replay: Replay | None,
+    degraded: Degraded | None,
 ) -> Mission:
-    """The mission's row as it will be, but for the time."""
+    """The mission as it is answered when it is taken in, with a time that stands for the commit's."""
     return Mission(
         id=mission,
         mission_type=kind.name,

@@ -17,7 +17,7 @@ from app import ledger
 from app.artifacts import Made, Stored
 from app.caller import Caller
 from app.clock import iso, new_id, now
-from app.db import Database, Fetch
+from app.db import Database, Fetch, after_commit
 from app.errors import Problem
 from app.missions.moves import CLOSED, FROM, State
 from app.missions.queries import Mission, from_row
@@ -225,7 +225,8 @@ class Held:
     def committed(self) -> None:
         """Whoever has committed the transaction says so."""
         for say in self._afterwards:
-            say()
+            with after_commit():
+                say()
         self._afterwards.clear()
 
 

@@ -24,7 +24,7 @@ from app.budgets.actions import refusal as too_little_left
 from app.caller import Caller
 from app.canonical import sha256
 from app.clock import iso, new_id
-from app.db import Database, ReadSession
+from app.db import Database, ReadSession, after_commit
 from app.errors import Problem
 from app.http.idempotency import in_flight, mismatch, stored_answer
 from app.http.replies import JSON, PROBLEM, etag
@@ -74,7 +74,7 @@ class Intake:
         self.standings = Standings(database, defaults.environment)
         self.types = Known()
         self.forms = Forms()
-        self.degraded: Callable[[UUID, MissionType, Ask], Degraded | None] = nothing_degraded
+        self.degraded: Callable[[UUID, str, Sequence[str]], Degraded | None] = nothing_degraded
         self.asking: Together[UUID, None] = Together()
         self.asking_type: Together[tuple[UUID, str], MissionType | None] = Together()
         self.in_flight: set[tuple[UUID, UUID, str]] = set()
@@ -106,7 +106,8 @@ class Intake:
             stands = await self.standings.get(tenant)
             try:
                 refused = await self.beyond(tenant, stands, kind, asked)
-                judged = self.judge(asked, kind, await self.public(asked, kind), stands, refused)
+                public = await self.public(asked, kind)
+                judged = self.judge(asked, kind, public=public, stands=stands, refused=refused)
             except Problem:
                 await self.authenticate(asked.caller.secret)  # nothing is told to whom nothing is told any more
                 if asked.key is not None and (given := await self.given(asked)) is not None:
@@ -153,8 +154,7 @@ class Intake:
 
         What a layer says is looked up each time, and once more when a tool is called. Raises Problem validation.
         """
-        named = kind.tools if asked.ask.tools is None else asked.ask.tools
-        if self.tools.built_in.issuperset(named):
+        if self.tools.built_in.issuperset(may_call(asked.ask, kind)):
             return False
         async with self.database.read() as session:
             await session.enter(asked.caller.tenant)
@@ -198,18 +198,17 @@ class Intake:
         return replay(known.status, known.headers, known.body)
 
     def judge(
-        self,
-        asked: Asked,
-        kind: MissionType,
-        public: bool = False,
-        stands: Standing | None = None,
-        refused: Refused | None = None,
+        self, asked: Asked, kind: MissionType, *, public: bool, stands: Standing, refused: Refused | None
     ) -> Judged:
-        """The request as it will be kept. refused: why the ladder that stands so does not admit it. Raises Problem validation."""
+        """The request as it will be kept. public: a tool of it reaches the public web. stands: what the ladder says now. refused:
+        why it does not admit the mission. Raises Problem validation."""
         caller, ask = asked.caller, asked.ask
         said = understood(ask, kind)
-        rules, degraded = SHELF.get(caller.tenant), self.degraded(caller.tenant, kind, ask)
-        form = self.forms.get(caller, ask, kind, *rules, self.defaults, public, asked.replay, degraded, refused is None)
+        degraded = self.degraded(caller.tenant, goes(ask, kind, asked.replay), may_call(ask, kind))
+        form = self.forms.get(
+            caller, ask, kind, *SHELF.get(caller.tenant), self.defaults,
+            public=public, replay=asked.replay, degraded=degraded, on_ladder=refused is None,
+        )  # fmt: skip
         mission, decision, artifact = new_id(), new_id(), new_id()
         envelope, contract = form.envelopes.seal(mission, said)
         labels, tail = to_json(said.labels), None
@@ -242,7 +241,7 @@ class Intake:
             head=head,
             tail=tail,
             labels=labels.decode(),
-            ladder=stands.change if stands else None,
+            ladder=stands.change,
         )
 
     def refusal(self, made: PolicyDecision, refused: Refused, mode: str) -> Problem:
@@ -256,6 +255,12 @@ class Intake:
         kept: list[Kept] = [None] * len(together)  # type: ignore[list-item]
         for n, outcome, at, status, headers, body in rows:
             kept[n - 1] = Kept(outcome, at, status, json.loads(headers) if headers else None, body)
+        with after_commit():
+            self.tell(together, kept)
+        return kept
+
+    def tell(self, together: Sequence[Judged], kept: Sequence[Kept]) -> None:
+        """Counts what was kept, and wakes whoever waits for it."""
         wakes: set[str] = set()
         for one, said in zip(together, kept, strict=True):
             if said.outcome in ("accepted", "refused"):
@@ -266,7 +271,6 @@ class Intake:
                 wakes.add("work_worker")
         if wakes:
             self.nudge(wakes)
-        return kept
 
     async def too_much(self, caller: Caller, kept: Kept) -> Problem:
         """The refusal of a mission that does not fit into its tenant's budget, which is a fact."""
@@ -277,7 +281,7 @@ class Intake:
         return refused
 
 
-def nothing_degraded(_tenant: UUID, _kind: MissionType, _ask: Ask) -> Degraded | None:
+def nothing_degraded(_tenant: UUID, _mode: str, _tools: Sequence[str]) -> Degraded | None:
     """Until main says what a process sees of those it depends on, all is well."""
     return None
 
@@ -303,9 +307,14 @@ async def reaching(session: ReadSession, tools: Tools, ask: Ask, kind: MissionTy
 
     A type may outlive one of its tools: its missions begin, and go on or block when they call it.
     """
-    known = await tools.reaches(session, kind.tools if ask.tools is None else ask.tools)
+    known = await tools.reaches(session, may_call(ask, kind))
     refuse_tools(unknown_tools(ask.tools or [], known))
     return "public" in known.values()
+
+
+def may_call(ask: Ask, kind: MissionType) -> Sequence[str]:
+    """The tools that a mission would have."""
+    return kind.tools if ask.tools is None else ask.tools
 
 
 def goes(ask: Ask, kind: MissionType, replay: Replay | None = None) -> str:

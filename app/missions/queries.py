@@ -63,13 +63,12 @@ class Mission:
     closed_at: datetime | None
     replay_of: UUID | None = None
     replay_mode: str | None = None
+    bytes_removed_at: datetime | None = None
 
     @property
     def played(self) -> bool:
         """Whether tools answer it from the tape of what it repeats: then it neither spends nor changes anything."""
         return self.replay_mode in ("recorded", "recorded_with_colony")
-
-    bytes_removed_at: datetime | None = None
 
     @property
     def closed(self) -> bool:

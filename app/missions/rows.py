@@ -48,7 +48,7 @@ class Judged:
     head: bytes
     tail: bytes | None
     labels: str
-    ladder: int | None = None  # the change of the ladder that was looked at; None where none binds
+    ladder: int | None  # the change of the ladder that was looked at; None where none binds
 
     @property
     def size(self) -> int:

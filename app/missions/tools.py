@@ -20,6 +20,11 @@ class Tools(Protocol):
         ...
 
 
+def beyond_workspace(tools: Collection[str]) -> bool:
+    """Whether there is a tool among them that knows records outside: without one a mission finds nothing that could be changed."""
+    return any(not tool.startswith("workspace.") for tool in tools)
+
+
 def unknown_tools(names: Sequence[str], known: Mapping[str, Reach]) -> list[dict[str, str]]:
     return [
         {"pointer": f"/tools/{number}", "detail": "there is no such tool; see GET /v1/tool-layers"}

@@ -19,6 +19,7 @@ from app.canonical import sha256
 from app.db import unavailable
 from app.errors import Problem
 from app.http import Reply, read_body
+from app.http.edge import request_id
 from app.model_gateway.actions import Opened, colony_of, ended, facts, open_call
 from app.model_gateway.gateway import Answer, Gateway, NoAnswer, Try, without_usage
 from app.model_gateway.health import LONGEST_REST_S
@@ -58,11 +59,11 @@ async def create_chat_completion(mission_id: UUID, request: Request) -> Response
     state = request.app.state
     gateway: Gateway = state.models
     wanted = tape.Call("model", asked.model, arguments)
-    request_id = request.scope.get("state", {}).get("request_id")
+    named = request_id(request)
     opened = await open_call(state.database, gateway, state.settings.environment, said, asked, wanted)
     if isinstance(opened, Heard):
-        return again(opened, asked, request_id)
-    call = Call(state.model_records, gateway, opened, request_id)
+        return again(opened, asked, named)
+    call = Call(state.model_records, gateway, opened, named)
     try:
         answer = await gateway.ask(opened.asked, opened.targets)
     except NoAnswer as nobody:

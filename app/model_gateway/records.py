@@ -13,7 +13,7 @@ import asyncpg
 
 from app import budgets, ledger, tape
 from app.batch import Batches
-from app.db import Database
+from app.db import Database, after_commit
 from app.ledger.actions import Told
 
 CLOSE = f"SELECT close_model_calls({', '.join(f'${n}' for n in range(1, 18))})"  # $1, $2, ...
@@ -85,5 +85,6 @@ class Records:
             [one.said.outcome if one.said else None for one in ended],
             [one.said.answer if one.said else None for one in ended],
         )
-        self.nudge({ledger.FACTS})
+        with after_commit():
+            self.nudge({ledger.FACTS})
         return [None] * len(ended)

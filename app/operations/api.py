@@ -95,7 +95,11 @@ async def redispatch_mission(
 async def extend_mission(
     mission_id: UUID, ask: Extension, request: Request, door: Annotated[Door[WriteSession], writing("missions.extend")]
 ) -> Response:
-    """Moves the deadline of a mission that a colony works on, or that is to be offered again. If-Match required."""
+    """Moves the deadline of a mission that has been dispatched: the one that the root keeps, and that the next dispatch names.
+
+    The attempt under way was told its time when it was dispatched, and does not hear of more: redispatch the mission for a colony
+    to use the new time. If-Match required.
+    """
     verb = partial(extend, reason=ask.reason, time_ms=ask.time_ms)
     return await operate(mission_id, request, door, verb, "missions.extend")
 
@@ -117,7 +121,7 @@ async def operate(mission_id: UUID, request: Request, door: Door[WriteSession], 
         if own_only(door.caller) and found.requested_by != door.caller.principal:
             raise Problem("forbidden", "A submitter ends only missions of their own.", action=route)
         environment = request.app.state.settings.environment
-        if denied := await verb(door.session, door.caller, mission_id, environment=environment):
+        if denied := await verb(door.session, door.caller, found, environment=environment):
             return problem_reply(request, refusal(denied))
         after = await find(door.session, mission_id)
         assert after is not None
@@ -150,17 +154,17 @@ async def get_status(request: Request, door: Annotated[Door[ReadSession], readin
     """
     state = request.app.state
     stuck = await violators(door.session)
-    own, seen = await inside(door.session, state)
+    own = await inside(door.session, state)
     await door.session.connection.close()  # nothing outside Postgres is asked while a transaction is open
     await look(state)
-    models = [one.component.view() for one in state.models.health.values()]
-    found = [*(one.view() for one in state.components.values()), *models, *own]
+    shared = [one.view(own.for_colony if name == "colony" else None) for name, one in state.components.items()]
+    found = [*shared, *(one.component.view() for one in state.models.health.values()), *own.views]
     ill = any(one["over_at"] is None for one in stuck) or any(one["state"] in ("down", "degraded") for one in found)
     body = {
         "environment": state.settings.environment,
         "status": "degraded" if ill else "ok",
         "components": found,
         "violators": stuck,
-        "liveness": seen,
+        "liveness": own.liveness,
     }
     return Reply(body).response()

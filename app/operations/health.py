@@ -2,6 +2,9 @@
 
 import asyncio
 import contextlib
+from collections import OrderedDict
+from collections.abc import Collection
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -15,8 +18,7 @@ from app.components import Component
 from app.db import ReadSession
 from app.http.probes import PROBE_S, schema_is_current
 from app.ledger.store import UNREACHABLE, Store
-from app.missions import Ask
-from app.missions.types import MissionType
+from app.missions.tools import beyond_workspace
 from app.operations.liveness import last_look
 from app.writebacks.book import BREAKERS
 from colony_client.client import ColonyClient
@@ -38,22 +40,39 @@ LAYERS = text("""
 HALTED = text("""
   SELECT connector, changed_at FROM connector_switch WHERE tenant = :tenant AND halted_at IS NOT NULL ORDER BY connector LIMIT 200""")
 LATE_S = 60.0  # that an approved change is overdue until the executor counts as away
+MOST_TENANTS = 10_000  # whose own components are remembered
 FULL = "SELECT full_approval_queues($1) AS tenants"
 
 
 def registry(anchor_store: Store | None) -> dict[str, Component]:
-    """The dependencies of a serving process, each with what its absence means to users."""
+    """The dependencies of a serving process that are the same for every tenant, each with what its absence means to users."""
     return {
         "database": Component("database", "No request can be answered."),
         "colony": Component("colony", EFFECTS["colony_unavailable"]),
         "registrar": Component("registrar", "Nobody's rights or keys can be changed, and no new JWT is taken."),
-        "worker": Component("worker", "Missions are accepted and wait: none is dispatched, reviewed or concluded.", 1),
-        "executor": Component("executor", "Approved changes wait; they expire with their approvals.", 1),
-        "anchors": ledger.component(anchor_store),
         "artifacts": artifacts.component(),
         "object_store": store_component(anchor_store),
         "bus": delivery.bus.component(),
     }
+
+
+@dataclass(frozen=True)
+class Own:
+    """What is a tenant's own, and shown to nobody else."""
+
+    worker: Component
+    executor: Component
+    anchors: Component
+    approvals: Component
+
+
+def own(anchor_store: Store | None) -> Own:
+    return Own(
+        Component("worker", "Missions are accepted and wait: none is dispatched, reviewed or concluded.", 1),
+        Component("executor", "Approved changes wait; they expire with their approvals.", 1),
+        ledger.component(anchor_store),
+        Component("approvals", EFFECTS["approval_queue_full"], 1),
+    )
 
 
 def store_component(store: Store | None) -> Component:
@@ -117,37 +136,45 @@ async def look_at_store(store: Store | None, component: Component) -> None:
         component.failed(f"it cannot be read ({type(away).__name__})")
 
 
-async def inside(session: ReadSession, state: Any) -> tuple[list[dict[str, object]], dict[str, Any] | None]:
-    """What the database knows, for the session's tenant: what waits for what, who has been seen working, tools and connectors.
+@dataclass(frozen=True)
+class Inside:
+    """What the database knows, for one tenant: views of components, what waits for the colony, the last look at its missions."""
 
-    Answers the views of tools and connectors, which are the tenant's own, and the last look at its missions.
-    """
-    components, settings = state.components, state.settings
-    await ledger.look(session, settings, components["anchors"])
-    await delivery.bus.look(session, components["bus"])
+    views: list[dict[str, object]]
+    for_colony: dict[str, int]
+    liveness: dict[str, Any] | None
+
+
+async def inside(session: ReadSession, state: Any) -> Inside:
+    """What waits for what, who has been seen working, tools and connectors: for the session's tenant alone."""
+    settings = state.settings
+    theirs: Own = state.root.watch.own(session.tenant)
+    await ledger.look(session, settings, theirs.anchors)
+    await delivery.bus.look(session, state.components["bus"])
     row = await session.first(QUEUES, {"tenant": session.tenant, "most": MOST_COUNTED})
     assert row is not None
-    components["colony"].queued = waiting(missions=row.accepted)
-    components["worker"].queued = waiting(missions=row.accepted + row.in_review, deliveries=row.to_deliver)
-    components["executor"].queued = waiting(changes=row.to_execute)
     if row.overdue_s is not None and row.overdue_s > LATE_S:
-        components["executor"].failed(f"a change has been due for {row.overdue_s:.0f} s")
+        theirs.executor.failed(f"a change has been due for {row.overdue_s:.0f} s")
     else:
-        components["executor"].succeeded()
+        theirs.executor.succeeded()
     seen = await last_look(session)
     if seen is not None:  # a tenant that is new has not been looked at yet, and that says nothing
         if seen["age_s"] > 3 * settings.liveness_interval_s + 10:
-            components["worker"].failed(f"it has looked at nothing for {seen['age_s']:.0f} s")
+            theirs.worker.failed(f"it has looked at nothing for {seen['age_s']:.0f} s")
         else:
-            components["worker"].succeeded()
-    approvals = state.root.watch.approvals(session.tenant)
-    approvals.queued = waiting(approvals=row.pending)
+            theirs.worker.succeeded()
     if 0 < settings.approval_queue_limit <= row.pending:
-        approvals.failed(f"{row.pending} approvals wait, and {settings.approval_queue_limit} may")
+        theirs.approvals.failed(f"{row.pending} approvals wait, and {settings.approval_queue_limit} may")
     else:
-        approvals.succeeded()
-    own = [approvals, *await tool_layers(session), *connectors(session.tenant), *await halted(session)]
-    return [one.view() for one in own], seen
+        theirs.approvals.succeeded()
+    views = [
+        theirs.worker.view(waiting(missions=row.accepted + row.in_review, deliveries=row.to_deliver)),
+        theirs.executor.view(waiting(changes=row.to_execute)),
+        theirs.anchors.view(),
+        theirs.approvals.view(waiting(approvals=row.pending)),
+    ]
+    more = [*await tool_layers(session), *connectors(session.tenant), *await halted(session)]
+    return Inside(views + [one.view() for one in more], waiting(missions=row.accepted), seen)
 
 
 def waiting(**counts: int) -> dict[str, int]:
@@ -193,16 +220,18 @@ class Watch:
 
     def __init__(self, state: Any, interval: timedelta) -> None:
         self.state, self.interval = state, interval
-        self.full: frozenset[UUID] = frozenset()  # tenants with as many approvals waiting as may
-        self.full_since: dict[UUID, dict[str, Any]] = {}
-        self.desks: dict[UUID | None, Component] = {}
+        self.tenants: OrderedDict[UUID | None, Own] = OrderedDict()
         self.task: asyncio.Task[None] | None = None
 
-    def approvals(self, tenant: UUID | None) -> Component:
-        """How full a tenant's queue of approvals is, as it was last seen here."""
-        if len(self.desks) > MOST_COUNTED:
-            self.desks.clear()
-        return self.desks.setdefault(tenant, Component("approvals", EFFECTS["approval_queue_full"], 1))
+    def own(self, tenant: UUID | None) -> Own:
+        """What is a tenant's own, as it was last seen here."""
+        found = self.tenants.get(tenant)
+        if found is None:
+            found = self.tenants[tenant] = own(self.state.anchor_store)
+        self.tenants.move_to_end(tenant)
+        while len(self.tenants) > MOST_TENANTS:
+            self.tenants.popitem(last=False)
+        return found
 
     def start(self) -> None:
         self.task = asyncio.create_task(self._run(), name="components")
@@ -225,22 +254,19 @@ class Watch:
         limit = self.state.settings.approval_queue_limit
         with contextlib.suppress(OSError, TimeoutError):
             rows = await self.state.database.fetch(FULL, limit) if limit else []
-            full = frozenset(rows[0]["tenants"]) if rows else frozenset()
-            self.full_since = {one: self.full_since.get(one) or self.queue_full() for one in full}
-            self.full = full
+            full: set[UUID] = set(rows[0]["tenants"]) if rows else set()
+            for tenant in [one for one in self.tenants if one not in full]:
+                self.tenants[tenant].approvals.succeeded()
+            for tenant in full:
+                self.own(tenant).approvals.failed(f"{limit} approvals wait or more, and {limit} may")
 
-    @staticmethod
-    def queue_full() -> dict[str, Any]:
-        made = Component("approvals", EFFECTS["approval_queue_full"], 1)
-        made.failed("full")
-        return made.degraded("approval_queue_full") or {}
+    def degraded(self, tenant: UUID, mode: str, tools: Collection[str]) -> dict[str, Any] | None:
+        """Why a mission that is accepted now could not run now; None when nothing is known to be in its way.
 
-    def degraded(self, tenant: UUID, kind: MissionType, ask: Ask) -> dict[str, Any] | None:
-        """Why a mission that is accepted now could not run now; None when nothing is known to be in its way."""
+        mode: how far it would go. tools: all that it may call.
+        """
         colony: Component = self.state.components["colony"]
-        said: dict[str, Any] | None = colony.degraded("colony_unavailable")
-        if said is None and tenant in self.full and ask.mode != "dry_run":
-            tools = kind.tools if ask.tools is None else ask.tools
-            if any(not tool.startswith("workspace.") for tool in tools):
-                return self.full_since[tenant]
+        said, own = colony.degraded("colony_unavailable"), self.tenants.get(tenant)
+        if said is None and own is not None and mode != "dry_run" and beyond_workspace(tools):
+            return own.approvals.degraded("approval_queue_full")
         return said

@@ -14,7 +14,6 @@ from sqlalchemy import text
 from app.clock import now
 from app.db import Database, ReadSession
 from app.http.probes import PROBE_S, schema_is_current
-from app.ladder.standing import unpacked
 from colony_client.client import ColonyClient
 from colony_client.errors import BoundaryError
 
@@ -97,7 +96,7 @@ async def verdicts(session: ReadSession) -> dict[str, Told]:
             row.environment,
             row.build,
             row.result,
-            unpacked(row.ladder),
+            row.ladder,
             row.made_at,
             row.expires_at,
             row.imported_at,

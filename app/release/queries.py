@@ -9,7 +9,6 @@ from uuid import UUID
 from app.clock import iso, now
 from app.db import ReadSession
 from app.ladder import Rung, ladder
-from app.ladder.standing import unpacked
 from app.listing import Place, behind
 from app.release.actions import Picture, missing
 from app.release.gates import GATES
@@ -97,7 +96,7 @@ class GateChange:
     at: datetime
 
     def view(self) -> dict[str, Any]:
-        return vars(self) | {"id": str(self.id), "at": iso(self.at), "checks": unpacked(self.checks)}
+        return vars(self) | {"id": str(self.id), "at": iso(self.at), "checks": self.checks}
 
 
 async def history(session: ReadSession, after: Place, limit: int, gate: str | None) -> list[GateChange]:

@@ -93,7 +93,6 @@ def processes(
         "ROOT_BASE_URL": f"http://127.0.0.1:{ports['public']}",
         "ANCHOR_SIGNING_KEY": secrets["anchor_signing_key"],
         "DRILL_KEY": secrets["drill_key"],
-        "PUBLIC_BASE_URL": f"http://127.0.0.1:{ports['public']}",
     }
     registrar = _given(surroundings, *_root_tuning(), "OIDC_JWKS_URL") | {
         "HOST": "127.0.0.1",

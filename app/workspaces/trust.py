@@ -55,10 +55,8 @@ class Rules:
         return next((rule.trust for rule in self.rules if rule.of == of and fits(rule.pattern, place)), UNNAMED)
 
 
-def read_rules(said: Any) -> tuple[Rule, ...]:
-    """Rules as jsonb, whether the driver parsed it or not."""
-    found: list[Mapping[str, Any]] = json.loads(said) if isinstance(said, str) else said
-    return tuple(Rule(one["of"], one["pattern"], one["trust"]) for one in found)
+def read_rules(said: Sequence[Mapping[str, Any]]) -> tuple[Rule, ...]:
+    return tuple(Rule(one["of"], one["pattern"], one["trust"]) for one in said)
 
 
 def lowest(levels: Iterable[Trust]) -> Trust | None:

@@ -244,8 +244,9 @@ def test_who_may_call_whom() -> None:
                 found.setdefault(port["port"], set()).update(who)
         return found
 
-    assert callers("root") == {8080: {"ingress-nginx"}, 8081: {"colony"}, 9400: {"observability"}}
+    assert callers("root") == {8080: {"ingress-nginx", "worker"}, 8081: {"colony"}, 9400: {"observability"}}
     assert callers("registrar") == {8082: {"root"}, 9403: {"observability"}}
     assert callers("colony") == {8090: {"root", "worker", "observability"}}
     assert callers("worker") == {9401: {"observability"}} and callers("executor") == {9402: {"observability"}}
     assert callers("schema") == {}
+    assert environment("worker")["ROOT_BASE_URL"] == "http://root:8080" and "root" in reach("worker")

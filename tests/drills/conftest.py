@@ -29,7 +29,7 @@ async def drilled(world: World) -> AsyncIterator[World]:
     await drills.prepare(world.url("registrar"), parse_keys(KEY, "DRILL_KEY"))
     worker, settings = (
         world.worker,
-        world.settings(drill_key=KEY, public_base_url="http://root.test", drill_interval_s=0),
+        world.settings(drill_key=KEY, root_base_url="http://root.test", drill_interval_s=0),
     )
     await worker.drills.close()
     worker.drills = drills.Drills(settings, worker.database, worker.colony, Doors(world))

@@ -3,13 +3,25 @@
 import asyncio
 import contextlib
 import json
+import subprocess
+import sys
 import threading
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
+from app.build import name_of
 from app.caller import Caller
 from app.telemetry import Lines, render
+
+REPOSITORY = Path(__file__).parents[2]
+SAY = """
+from prometheus_client import generate_latest
+from app.telemetry import setup
+setup("worker", environment="staging", build="3f2c9e1")
+print(generate_latest().decode())
+"""
 
 
 def test_a_log_line_shows_nothing_that_its_value_keeps_to_itself(capsys: pytest.CaptureFixture[str]) -> None:
@@ -20,6 +32,14 @@ def test_a_log_line_shows_nothing_that_its_value_keeps_to_itself(capsys: pytest.
     said = {"event": "e", "n": 1, "f": 1.5, "none": None, "words": "\u202e \n\x1b é", "half": "\ud800"}
     line = render(None, "info", dict(said))
     assert line.isascii() and "\n" not in line and "\x1b" not in line and json.loads(line) == said
+
+
+def test_a_process_says_what_it_was_made_from() -> None:
+    said = subprocess.run(
+        [sys.executable, "-c", SAY], capture_output=True, text=True, check=True, timeout=60, cwd=REPOSITORY
+    ).stdout
+    [line] = [one for one in said.splitlines() if one.startswith("mission_root_build_info{")]
+    assert f'process="worker",version="{name_of("3f2c9e1")}"' in line and "+3f2c9e1" in line
 
 
 async def test_lines_of_one_turn_come_in_order_and_none_is_left(capsys: pytest.CaptureFixture[str]) -> None:

@@ -105,7 +105,7 @@ WRONG: dict[str, dict[str, Any]] = {
     "COMPONENT_LOOK_S": {"COMPONENT_LOOK_S": "0"},
     "DRILL_KEY": {"DRILL_KEY": "s3cret-s3cret-s3cret"},
     "DRILL_INTERVAL_S": {"DRILL_INTERVAL_S": "-1"},
-    "PUBLIC_BASE_URL": {"PUBLIC_BASE_URL": "root"},
+    "ROOT_BASE_URL": {"ROOT_BASE_URL": "root"},
     "LIVENESS_INTERVAL_S": {"LIVENESS_INTERVAL_S": "0"},
     "MISSION_MAX_ATTEMPTS": {"MISSION_MAX_ATTEMPTS": "0"},
     "MAX_BODY_BYTES": {"MAX_BODY_BYTES": "1"},

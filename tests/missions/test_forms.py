@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -12,7 +13,7 @@ from pydantic_core import to_json
 from app.caller import Caller
 from app.clock import new_id
 from app.errors import Problem
-from app.missions.ask import Ask, BudgetAsk
+from app.missions.ask import Ask, BudgetAsk, Replay
 from app.missions.forms import STAMP, UNKNOWN_TIME, Form, Forms, accepted
 from app.missions.normalize import Defaults, Said, understood
 from app.missions.queries import view
@@ -24,6 +25,7 @@ from colony_client.artifacts import MissionEnvelope, canonical, contract_hash
 KIND = shipped()["oracle_advisory"]
 CALLER = Caller(uuid4(), uuid4(), f"principal:{uuid4()}", kind="service", roles=frozenset({"submitter"}))
 DEFAULTS = Defaults("local", 60_000, 1_000)
+ALL_WELL: dict[str, Any] = {"public": False, "replay": None, "degraded": None, "on_ladder": True}
 WORDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=60)
 LABELS = st.dictionaries(WORDS.filter(bool), WORDS, max_size=4)
 SCALARS = st.none() | st.booleans() | st.integers(-(2**53) + 1, 2**53 - 1) | st.floats(-1e15, 1e15) | WORDS
@@ -34,7 +36,7 @@ INPUTS = st.dictionaries(
 
 def form(**asked: object) -> Form:
     ask = Ask.model_validate({"mission_type": KIND.name, "user_goal": "What?", **asked})
-    return Forms().get(CALLER, ask, KIND, *SHELF.get(CALLER.tenant), DEFAULTS)
+    return Forms().get(CALLER, ask, KIND, *SHELF.get(CALLER.tenant), DEFAULTS, **ALL_WELL)
 
 
 PLAIN = form()
@@ -88,7 +90,7 @@ def test_an_answer_that_was_filled_in_is_the_missions_view(
     said = cut.envelope.model_copy(update={"labels": labels, "inputs": {"workspace": workspace}})
     middle = b'","updated_at":"'
     assert cut.head.fill(places) + STAMP + middle + STAMP + cut.tail.fill(places) == to_json(
-        view(accepted(mission, KIND, CALLER, said), goal)
+        view(accepted(mission, KIND, CALLER, said, None, None), goal)
     )
     assert datetime(2000, 1, 1, tzinfo=UTC) == UNKNOWN_TIME
 
@@ -96,9 +98,9 @@ def test_an_answer_that_was_filled_in_is_the_missions_view(
 def test_what_asks_alike_shares_a_form_and_nothing_else_does() -> None:
     forms, shelf = Forms(), SHELF.get(CALLER.tenant)
     base = Ask(mission_type=KIND.name, user_goal="One?")  # type: ignore[call-arg]
-    one = forms.get(CALLER, base, KIND, *shelf, DEFAULTS)
+    one = forms.get(CALLER, base, KIND, *shelf, DEFAULTS, **ALL_WELL)
     alike = base.model_copy(update={"user_goal": "Two?", "inputs": {"workspace": "other"}, "labels": {"a": "b"}})
-    assert forms.get(CALLER, alike, KIND, *shelf, DEFAULTS) is one
+    assert forms.get(CALLER, alike, KIND, *shelf, DEFAULTS, **ALL_WELL) is one
     other: dict[str, object] = {
         "origin_surface": "cli", "mode": "dry_run", "risk_level": "high", "sensitivity_class": "public", "tools": [],
         "budget": BudgetAsk(time_ms=5, tokens=None, cost_usd=None),
@@ -107,15 +109,23 @@ def test_what_asks_alike_shares_a_form_and_nothing_else_does() -> None:
         "another field: is it in the form?"
     )
     for name, value in other.items():
-        assert forms.get(CALLER, base.model_copy(update={name: value}), KIND, *shelf, DEFAULTS) is not one, name
+        asked = base.model_copy(update={name: value})
+        assert forms.get(CALLER, asked, KIND, *shelf, DEFAULTS, **ALL_WELL) is not one, name
+    for differs in (
+        {"public": True},
+        {"replay": Replay(uuid4(), "rerun")},
+        {"degraded": {"code": "colony_unavailable", "effect": "It waits.", "since": "now"}},
+        {"on_ladder": False},
+    ):
+        assert forms.get(CALLER, base, KIND, *shelf, DEFAULTS, **ALL_WELL | differs) is not one, differs
     for caller in (
         Caller(uuid4(), CALLER.principal, "", kind="service", roles=CALLER.roles),
         Caller(CALLER.tenant, uuid4(), "", kind="service", roles=CALLER.roles),
         Caller(CALLER.tenant, CALLER.principal, "", kind="human", roles=CALLER.roles),
         Caller(CALLER.tenant, CALLER.principal, "", kind="service", roles=frozenset({"operator"})),
     ):
-        assert forms.get(caller, base, KIND, *shelf, DEFAULTS) is not one
-    assert forms.get(CALLER, base, KIND, shelf[0] + 1, shelf[1], DEFAULTS) is not one
+        assert forms.get(caller, base, KIND, *shelf, DEFAULTS, **ALL_WELL) is not one
+    assert forms.get(CALLER, base, KIND, shelf[0] + 1, shelf[1], DEFAULTS, **ALL_WELL) is not one
 
 
 @pytest.mark.parametrize("said", [{"inputs": {"deep": [[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]}}, {"inputs": {"n": 2**53}}])

@@ -100,6 +100,24 @@ async def test_a_tenant_without_budget_takes_nobody_elses_commit_apart(world: Wo
     assert await connection.fetchval("SELECT count(*) FROM mission") == 17
 
 
+async def test_what_fails_after_the_commit_fails_nobody_and_nothing_is_done_twice(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deaf(channels: Any) -> None:
+        raise RuntimeError(f"nobody hears {channels}")
+
+    monkeypatch.setattr(world.root.intake, "nudge", deaf)
+    answers = await asyncio.gather(*(ask(world.submitter, {**ASK, "user_goal": f"Question {n}?"}) for n in range(5)))
+    assert [one.status_code for one in answers] == [202] * 5
+    assert await (await inspector(world)).fetchval("SELECT count(*) FROM mission") == 5
+    monkeypatch.setattr(world.root.database, "on_commit", deaf)
+    made = answers[0].json()
+    ended = await world.operator.post(
+        f"/v1/missions/{made['id']}/cancel", json={"reason": "enough"}, headers={"If-Match": answers[0].headers["etag"]}
+    )
+    assert (ended.status_code, ended.json()["state"]) == (200, "cancelled")
+
+
 async def test_tenants_share_a_statement_and_a_budget_refuses_its_own_rows_only(world: World) -> None:
     """Whatever the order of the tenants: the one without means is in front, in the middle or at the end."""
     people = [world.people["submitter"], *[await world.another_tenant(name) for name in ("second", "third")]]
@@ -115,7 +133,9 @@ async def test_tenants_share_a_statement_and_a_budget_refuses_its_own_rows_only(
             {**ASK, "user_goal": f"Question {number}?", "budget": {"tokens": 100}, "labels": {"n": "1"}}
         )
         kind = await world.root.intake.kind(caller.tenant, "oracle_advisory")
-        judged.append(world.root.intake.judge(Asked(caller, wanted, key=f"k{number}", fingerprint=b"f" * 32), kind))
+        asked = Asked(caller, wanted, key=f"k{number}", fingerprint=b"f" * 32)
+        stands = await world.root.intake.standings.get(caller.tenant)
+        judged.append(world.root.intake.judge(asked, kind, public=False, stands=stands, refused=None))
     kept = await world.root.intake.keep(await world.connect("api"), judged)
     assert [one.outcome for one in kept] == [
         "accepted", "accepted", "accepted", "exhausted", "accepted", "exhausted", "exhausted", "accepted"
@@ -176,7 +196,11 @@ async def test_requests_of_one_key_that_were_judged_differently_are_confirmed_ap
     after = await world.root.callers.look_up(key)
     assert after is not None and "operator" not in after.roles
     kind = await intake.kind(before.tenant, "oracle_advisory")
-    judged = [intake.judge(Asked(one, Ask.model_validate(ASK)), kind) for one in (after, before, after)]
+    stands = await intake.standings.get(before.tenant)
+    judged = [
+        intake.judge(Asked(one, Ask.model_validate(ASK)), kind, public=False, stands=stands, refused=None)
+        for one in (after, before, after)
+    ]
     kept = await intake.keep(await world.connect("api"), judged)
     assert [one.outcome for one in kept] == ["accepted", "caller_changed", "accepted"]
 

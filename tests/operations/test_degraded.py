@@ -1,13 +1,18 @@
 """Degraded, never silent: what is accepted and cannot run says so at once, and what would only add to a full queue waits."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
+from app import boundary
 from app.clock import now
+from app.telemetry import COMPONENT_UP
 from app.writebacks.book import BREAKERS
-from tests.boundary.faults import broken
+from tests.boundary.faults import BrokenColony, broken
 from tests.operations.test_service_health import component, status
 from tests.world import World
 from tests.world.checks import inspector, pending_change, problem
@@ -134,12 +139,44 @@ async def test_a_full_queue_is_said_when_the_mission_is_asked_for(full: World) -
     assert made["degraded"]["code"] == "approval_queue_full"
     assert (await asked(full))["degraded"] is None
     assert (await full.submitter.post("/v1/missions", json=LEADS | {"mode": "dry_run"})).json()["degraded"] is None
+    kind = (await full.product_owner.get("/v1/mission-types/crm_lead_intelligence")).json()
+    tame = {
+        name: kind[name]
+        for name in ("title", "description", "inputs_schema", "tools", "limits", "review")
+        if name in kind
+    }
+    tame |= {"defaults": kind["defaults"] | {"mode": "dry_run"}}
+    put = await full.product_owner.put("/v1/mission-types/tame_leads", json=tame)
+    assert put.status_code == 201, put.text
+    made = (await full.submitter.post("/v1/missions", json=LEADS | {"mission_type": "tame_leads"})).json()
+    assert (made["mode"], made["degraded"]) == ("dry_run", None), "the mode that it will have counts, whoever said it"
     only_reads = LEADS | {"tools": ["workspace.search"]}
     assert (await full.submitter.post("/v1/missions", json=only_reads)).json()["degraded"] is None
     other = await full.another_tenant()
     assert (await other.http.post("/v1/missions", json=LEADS)).json()["degraded"] is None, (
         "another tenant's queue is its own"
     )
+
+
+async def test_a_replay_from_a_tape_adds_to_no_queue(full: World) -> None:
+    [approval] = (await full.operator.get("/v1/approvals?state=pending")).json()["items"]
+    await looked(full, 1)
+    found = []
+    for said in ({"mode": "recorded", "colony": "live"}, {"mode": "rerun"}):
+        answer = await full.submitter.post(f"/v1/missions/{approval['mission_id']}/replay", json=said)
+        assert answer.status_code == 202, answer.text
+        found.append(answer.json()["degraded"])
+    assert found[0] is None and found[1]["code"] == "approval_queue_full"
+
+
+async def test_a_queue_that_shrinks_is_no_longer_said_to_be_full(full: World) -> None:
+    await looked(full, 1)
+    full.public.state.settings = full.root.settings = full.settings(approval_queue_limit=2)
+    await looked(full, 1)
+    assert (await full.submitter.post("/v1/missions", json=LEADS)).json()["degraded"] is None
+    full.public.state.settings = full.root.settings = full.settings(approval_queue_limit=1)
+    await status(full)  # whoever looks sees it: there is one truth
+    assert (await full.submitter.post("/v1/missions", json=LEADS)).json()["degraded"]["code"] == "approval_queue_full"
 
 
 async def test_no_limit_is_no_limit(full: World) -> None:
@@ -150,6 +187,61 @@ async def test_no_limit_is_no_limit(full: World) -> None:
     assert made["degraded"] is None
     await full.run_work("dispatch", rounds=1)
     assert (await full.mission(made["id"]))["state"] == "dispatched"
+
+
+# --- whether the colony is there
+
+
+@asynccontextmanager
+async def looked_at(world: World) -> AsyncIterator[None]:
+    """The worker asks its colony again and again while the block runs."""
+    looking = asyncio.create_task(boundary.keep_looking(world.worker.colony, 0.01))
+    try:
+        yield
+    finally:
+        looking.cancel()
+        await asyncio.gather(looking, return_exceptions=True)
+
+
+async def asked_again(colony: BrokenColony) -> None:
+    """Until a question that begins after this one was answered."""
+    since = len(colony.calls)
+    async with asyncio.timeout(5):
+        while len(colony.calls) < since + 3:
+            await asyncio.sleep(0.005)
+
+
+async def test_a_colony_that_is_not_ready_is_not_up(world: World) -> None:
+    ours, shown = world.worker.colony, COMPONENT_UP.labels("colony")
+    async with broken(world, "honest") as colony, looked_at(world):
+        await asked_again(colony)
+        assert shown._value.get() == 1
+        colony.manner = "not_ready_503"
+        await asked_again(colony)
+        assert shown._value.get() == 0
+        for _ in range(3):
+            ours.component.failed("it was silent")
+        await asked_again(colony)
+        assert ours.component.opened_at is not None, "what is not ready does not close a breaker"
+        colony.manner = "honest"
+        await asked_again(colony)
+        assert ours.component.opened_at is None and shown._value.get() == 1
+
+
+async def test_a_probe_forgives_no_failure_of_signed_calls(world: World) -> None:
+    component = world.worker.colony.component
+    life = await begin(world)
+    async with broken(world) as colony, looked_at(world):
+        for _ in range(3):
+            colony.manner = "unauthorized_401"
+            await due(world, "dispatch", life.id)
+            await world.run_work("dispatch", rounds=1)
+            colony.manner = "honest"
+            await asked_again(colony)
+        assert (component.state, component.opened_at is None) == ("down", False), (
+            "the keys do not agree, whoever answers"
+        )
+    assert (await world.mission(life.id))["degraded"]["code"] == "colony_unauthorized"
 
 
 # --- what waits for whom

@@ -80,6 +80,19 @@ async def test_a_deadline_moves_and_the_mission_lives_on(world: World) -> None:
     assert await life.state() == "running"
 
 
+async def test_more_time_is_the_next_attempts(world: World) -> None:
+    """The colony keeps to the time it was dispatched with; nobody tells it of more."""
+    life = await in_state(world, "running")
+    had, told = life.dispatch.budgets.time_ms, len(world.colony.dispatched)
+    assert (await act(life, "extend", time_ms=600_000)).status_code == 200
+    await due(world, "attempt_timer", life.id)
+    await world.run_work()
+    assert len(world.colony.dispatched) == told
+    assert (await act(life, "redispatch")).status_code == 200
+    await life.take()
+    assert life.dispatch.attempt == 2 and had + 500_000 < life.dispatch.budgets.time_ms <= had + 600_000
+
+
 async def test_a_deadline_that_has_passed_moves_from_now(world: World) -> None:
     life = await in_state(world, "running")
     await life.past("deadline_at")

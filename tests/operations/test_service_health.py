@@ -12,6 +12,7 @@ from app.boundary.dispatch import EFFECTS
 from app.clock import now
 from app.http.serving import lifespan_of
 from app.main import Root, public_app
+from colony_client.client import ColonyClient
 from tests.boundary.faults import broken
 from tests.world import World
 from tests.world.checks import inspector, problem
@@ -92,6 +93,39 @@ async def test_the_status_is_for_those_who_may_read_it(world: World) -> None:
     problem(await world.anybody.get("/v1/status"), "unauthenticated")
     for who in ("submitter", "operator", "auditor", "admin"):
         assert (await status(world, who))["status"] == "ok"
+
+
+class Gate(httpx.AsyncBaseTransport):
+    """The way to the colony; the first who comes waits there until it is opened."""
+
+    def __init__(self, colony: Any) -> None:
+        self.behind = httpx.ASGITransport(colony)
+        self.come, self.opened = asyncio.Event(), asyncio.Event()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if not self.come.is_set():
+            self.come.set()
+            await self.opened.wait()
+        return await self.behind.handle_async_request(request)
+
+
+async def test_two_tenants_who_ask_at_once_are_each_told_their_own(world: World) -> None:
+    for _ in range(2):
+        await begin(world)
+    await reconcile(world)
+    await world.another_tenant()
+    for name in ("worker", "executor"):
+        assert component(await status(world), name)["state"] == "up"
+    gate = Gate(world.colony.app)
+    world.public.state.colony = ColonyClient("http://colony", world.root.colony_keys, transport=gate)
+    own = asyncio.create_task(status(world))
+    await gate.come.wait()  # its numbers are counted, and it asks the colony
+    theirs = await status(world, "other")
+    gate.opened.set()
+    mine = await own
+    assert component(mine, "worker")["queued"] == component(mine, "colony")["queued"] == {"missions": 2}
+    assert [one["name"] for one in theirs["components"] if one["queued"]] == []
+    assert component(theirs, "worker")["state"] == "unknown", "nobody has looked at their missions yet"
 
 
 # --- stuck missions: what is done about them is in test_liveness.py

@@ -11,7 +11,7 @@ import httpx
 import structlog
 from opentelemetry.instrumentation.utils import suppress_http_instrumentation
 
-from app import ledger, outbound
+from app import ledger, outbound, process
 from app.clock import now
 from app.db import Database, unavailable
 from app.delivery.webhooks import deliver, signatures
@@ -75,7 +75,7 @@ class Courier:
             return False
 
     async def send_loop(self) -> None:
-        """Runs until cancelled; what is under way is then finished by `stop`."""
+        """Runs until cancelled; what is under way is then `stop`'s to end."""
         with self.nudger.listening("work_worker") as woken:
             self.woken = woken
             while True:
@@ -127,7 +127,9 @@ class Courier:
             await asyncio.wait(self.sending)
 
     async def stop(self) -> None:
-        await self.idle()
+        """After its loops were cancelled: what is being sent is waited for as long as a process that ends may wait."""
+        if not await process.finished(set(self.sending)):
+            log.warning("webhooks that were being sent are left to the next worker")
         await self.client.aclose()
 
 

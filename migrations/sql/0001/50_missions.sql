@@ -232,14 +232,9 @@ BEGIN
     EXECUTE format('GRANT SELECT ON %I TO {prefix}_api, {prefix}_worker, {prefix}_auditor', t);
     IF t NOT IN ('artifact', 'quarantine') THEN EXECUTE format('GRANT INSERT ON %I TO {prefix}_api', t); END IF;
   END LOOP;
-  FOREACH t IN ARRAY ARRAY['artifact', 'quarantine'] LOOP
-    EXECUTE format('CREATE TRIGGER %I BEFORE UPDATE OR DELETE ON %I FOR EACH ROW EXECUTE FUNCTION guard_bytes()', t || '_keep', t);
-    EXECUTE format('CREATE TRIGGER %I BEFORE TRUNCATE ON %I FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()', t || '_whole', t);
-    EXECUTE format('ALTER TABLE %I ENABLE ALWAYS TRIGGER %I', t, t || '_keep');
-    EXECUTE format('ALTER TABLE %I ENABLE ALWAYS TRIGGER %I', t, t || '_whole');
-  END LOOP;
-  FOREACH t IN ARRAY ARRAY['mission_type', 'policy_decision'] LOOP
-    EXECUTE format('CREATE TRIGGER %I BEFORE UPDATE OR DELETE ON %I FOR EACH ROW EXECUTE FUNCTION refuse_change()', t || '_keep', t);
+  FOREACH t IN ARRAY ARRAY['artifact', 'quarantine', 'mission_type', 'policy_decision'] LOOP
+    EXECUTE format('CREATE TRIGGER %I BEFORE UPDATE OR DELETE ON %I FOR EACH ROW EXECUTE FUNCTION %I()', t || '_keep', t,
+      CASE WHEN t IN ('artifact', 'quarantine') THEN 'guard_bytes' ELSE 'refuse_change' END);
     EXECUTE format('CREATE TRIGGER %I BEFORE TRUNCATE ON %I FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()', t || '_whole', t);
     EXECUTE format('ALTER TABLE %I ENABLE ALWAYS TRIGGER %I', t, t || '_keep');
     EXECUTE format('ALTER TABLE %I ENABLE ALWAYS TRIGGER %I', t, t || '_whole');

@@ -116,18 +116,10 @@ END $$;
 
 -- Which tenants have as many approvals waiting as they may: no mission is dispatched there that would add to them.
 CREATE FUNCTION full_approval_queues(p_most int) RETURNS uuid[]
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
-DECLARE t uuid; entered text := current_setting('app.tenant', true); found uuid[] := '{}';
-BEGIN
-  FOR t IN SELECT x.id FROM public.tenant x WHERE x.suspended_at IS NULL LOOP
-    PERFORM set_config('app.tenant', t::text, true);
-    IF (SELECT count(*) FROM (SELECT 1 FROM public.approval a WHERE a.tenant = t AND a.state = 'pending' LIMIT p_most) q) >= p_most THEN
-      found := found || t;
-    END IF;
-  END LOOP;
-  PERFORM set_config('app.tenant', COALESCE(entered, ''), true);
-  RETURN found;
-END $$;
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+  SELECT array(SELECT a.tenant FROM public.approval a JOIN public.tenant t ON t.id = a.tenant AND t.suspended_at IS NULL
+    WHERE a.state = 'pending' GROUP BY a.tenant HAVING count(*) >= p_most)
+$$;
 
 REVOKE ALL ON FUNCTION guard_mission_repair(), restore_liveness_work(), restore_execution_of(uuid, uuid),
   doctor_numbers(interval, interval), full_approval_queues(int) FROM PUBLIC;

@@ -327,11 +327,6 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_te
     AND s.looked_at > clock_timestamp() - interval '15 minutes'
 $$;
 
--- Whose URL leaks from the api must not put off what lowers a rung.
-CREATE POLICY release_in ON work AS RESTRICTIVE FOR INSERT TO {prefix}_api WITH CHECK (kind <> 'release_check');
-CREATE POLICY release_up ON work AS RESTRICTIVE FOR UPDATE TO {prefix}_api USING (kind <> 'release_check') WITH CHECK (kind <> 'release_check');
-CREATE POLICY release_out ON work AS RESTRICTIVE FOR DELETE TO {prefix}_api USING (kind <> 'release_check');
-
 -- How many live people hold a role: whether there is anybody to see a queue.
 CREATE FUNCTION role_holders(p_tenant uuid, p_role text) RETURNS int
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$

@@ -1,6 +1,7 @@
 -- What is going on in the whole installation, in numbers alone: no id, no name of a tenant's, no text ever leaves this way.
 
--- Approvals and executions are each tenant's own; these two see no more of them than when, and in which state.
+-- Approvals and executions are each tenant's own; these two see no more of them than when, and in which state, and
+-- full_approval_queues() (77_liveness.sql) how many of a tenant's approvals wait.
 CREATE POLICY gauges ON approval FOR SELECT TO {prefix}_owner USING (true);
 CREATE POLICY gauges ON execution FOR SELECT TO {prefix}_owner USING (true);
 CREATE POLICY gauges ON mission_repair FOR SELECT TO {prefix}_owner USING (true);   -- what the worker found, and nobody has put right
