@@ -10,6 +10,7 @@ import structlog
 from sqlalchemy import text
 
 from app import artifacts, delivery, ledger
+from app.boundary import colony_trouble
 from app.boundary.dispatch import EFFECTS
 from app.components import Component
 from app.db import ReadSession
@@ -18,9 +19,8 @@ from app.ledger.store import UNREACHABLE, Store
 from app.missions import Ask
 from app.missions.types import MissionType
 from app.operations.liveness import last_look
-from app.writebacks.book import BREAKERS
+from app.writebacks import book
 from colony_client.client import ColonyClient
-from colony_client.errors import BoundaryError
 
 log = structlog.get_logger("health")
 MOST_COUNTED = 10_000  # that many wait, or more
@@ -94,15 +94,10 @@ async def look_at_colony(client: ColonyClient, component: Component, enabled: bo
     if not enabled:
         component.failed("COLONY_ENABLED is false")
         return
-    try:
-        ready = await client.ready(timeout_s=min(PROBE_S, client.timeout_s))
-    except BoundaryError as error:
-        component.failed(str(error)[:200])
-        return
-    if ready.ready:
-        component.succeeded()
+    if trouble := await colony_trouble(client):
+        component.failed(trouble)
     else:
-        component.failed("the colony says it is not ready")
+        component.succeeded()
 
 
 async def look_at_store(store: Store | None, component: Component) -> None:
@@ -146,7 +141,7 @@ async def inside(session: ReadSession, state: Any) -> tuple[list[dict[str, objec
         approvals.failed(f"{row.pending} approvals wait, and {settings.approval_queue_limit} may")
     else:
         approvals.succeeded()
-    own = [approvals, *await tool_layers(session), *connectors(session.tenant), *await halted(session)]
+    own = [approvals, *await tool_layers(session), *await book.met(session), *await halted(session)]
     return [one.view() for one in own], seen
 
 
@@ -170,11 +165,6 @@ async def tool_layers(session: ReadSession) -> list[Component]:
         one.since = (row.failed_at if failed else row.answered_at) or one.since
         found.append(one)
     return found
-
-
-def connectors(tenant: UUID | None) -> list[Component]:
-    """Those that this process has read from."""
-    return [component for (whose, _, _), component in BREAKERS.items() if whose == tenant]
 
 
 async def halted(session: ReadSession) -> list[Component]:
