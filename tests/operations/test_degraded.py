@@ -218,29 +218,30 @@ async def test_a_target_that_does_not_answer_is_left_alone_for_a_while(world: Wo
 
 
 async def test_of_a_connector_that_was_mended_or_retired_the_status_tells_no_old_story(world: World) -> None:
-    async def put(place: str, **headers: str) -> str:
-        body = {"kind": "sample_crm", "definition": {"base_url": place}}
+    world.public.state.settings = world.settings(connector_credentials={"CONNECTOR_DEMO__MENDED_READ": "a-token"})
+
+    async def put(place: str, **headers: str) -> dict[str, str]:
+        body = {"kind": "sample_crm", "base_url": place}
         answer = await world.admin.put("/v1/connectors/mended", json=body, headers=headers)
         assert answer.status_code in (200, 201), answer.text
-        return answer.headers["etag"]
+        return {"If-Match": answer.headers["etag"]}
 
     async def said() -> list[str]:
         found = await status(world)
         return [one["state"] for one in found["components"] if one["name"] == "connector mended"]
 
     async def read() -> None:
-        async with reading(world.root.database, world.settings(), await world.tenant(), "mended") as reader:
-            with pytest.raises(ReadFailed):
-                await reader.read("lead", "1")
+        answer = await world.admin.post("/v1/connectors/mended/check", json={"kind": "lead", "id": "lead-1"})
+        assert answer.status_code == 200 and "left alone" not in answer.json()["problem"], answer.text
 
-    seen = await put("http://127.0.0.1:1")
+    version = await put("http://127.0.0.1:1")
     for _ in range(5):
         await read()
     assert await said() == ["down"]
-    seen = await put("http://127.0.0.1:2", **{"If-Match": seen})
+    version = await put("http://127.0.0.1:2", **version)
     assert await said() == [], "nobody has read through what it is now"
     await read()
-    assert await said() == ["degraded"], "and what was before does not count"
-    gone = await world.admin.delete("/v1/connectors/mended", headers={"If-Match": seen})
-    assert gone.status_code in (200, 204), gone.text
+    assert await said() == ["degraded"], "what was met before does not count"
+    gone = await world.admin.delete("/v1/connectors/mended", headers=version)
+    assert gone.json()["outcome"] == "retired", gone.text
     assert await said() == []
