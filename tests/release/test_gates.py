@@ -249,6 +249,9 @@ async def test_what_retention_has_removed_is_asked_for_anew(world: World) -> Non
     seen = {"If-Match": (await world.admin.get("/v1/retention")).headers["etag"]}
     answer = await world.admin.put("/v1/retention", json=TIMES | {"public_days": 0}, headers=seen)
     assert answer.status_code == 200, answer.text
+    await run_sql(  # a shorter time waits for a week
+        world, *unguarded("retention_schedule", f"UPDATE retention_schedule SET {aged('set_at', 8)}")
+    )
     await sweep(world)
     found = {one["name"]: one for gate in (await gates(world))["items"] for one in gate["checks"]}
     for name, said in (("packet_explains", "ask anew."), ("evidence_at_hand", "run one anew.")):
