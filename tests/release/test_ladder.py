@@ -217,9 +217,12 @@ async def test_lowering_waits_for_no_look_and_fails_with_none(ready: World, monk
     for place in ("app.release.judge.judge", "app.release.actions.judge", "app.release.api.probe_from_inside"):
         monkeypatch.setattr(place, broken)
     assert (await ready.auditor.get("/v1/release/ladder")).status_code == 500
-    key = {"Idempotency-Key": "brake"}
-    ask = {"json": {"reason": "Odd answers."}, "headers": key}
-    first, again = [await ready.operator.post("/v1/release/ladder/oracle_staging/lower", **ask) for _ in range(2)]
+    path, reason, key = (
+        "/v1/release/ladder/oracle_staging/lower",
+        {"reason": "Odd answers."},
+        {"Idempotency-Key": "brake"},
+    )
+    first, again = [await ready.operator.post(path, json=reason, headers=key) for _ in range(2)]
     said = first.json()
     assert (said["outcome"], said["lowered"], said["rung"]["state"]) == ("lowered", 1, "not_enabled")
     assert (said["rung"]["ready"], said["rung"]["missing"]) == (None, []), "nobody has looked"
