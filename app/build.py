@@ -1,4 +1,7 @@
-"""Which build of the product this process is: evidence about another one says nothing about it."""
+"""Which build of the product this process is. Drills, attestations and verdicts name theirs, and say nothing about another one.
+
+Missions and their replays name none: what they show counts by its age alone.
+"""
 
 from functools import cache
 from importlib.metadata import version

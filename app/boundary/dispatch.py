@@ -337,6 +337,15 @@ def answered(colony: Colony) -> None:
     colony.show()
 
 
+async def colony_trouble(client: ColonyClient) -> str:
+    """What is wrong with the colony, in a sentence; empty when it says that it is ready. No transaction is open meanwhile."""
+    try:
+        ready = await client.ready(timeout_s=min(PROBE_S, client.timeout_s))
+    except BoundaryError as error:
+        return f"The colony's /ready gives no answer ({type(error).__name__})."
+    return "" if ready.ready else "The colony says that it is not ready."
+
+
 async def keep_looking(colony: Colony, period_s: float) -> None:
     """Asks the colony whether it is there, until cancelled: nobody else finds out while no mission has to be offered.
 

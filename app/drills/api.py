@@ -1,7 +1,7 @@
 """Drills: which there are, how they ended, and running one now."""
 
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import Request, Response
@@ -93,7 +93,7 @@ async def run_drill(
     async def run() -> Reply:
         made, new = await actions.ask(door.session, door.caller, name, name_of(request.app.state.settings.build))
         await door.session.enter(await actions.tenant_of_drills(door.session))
-        row: Any = next(one for one in await queries.runs(door.session, name, None, 200) if one.id == made)
+        row = await queries.one(door.session, made)
         await door.session.enter(door.caller.tenant)
         return Reply(queries.view(row), 202 if new else 200, {"Location": f"/v1/drills/{name}/runs"})
 

@@ -55,7 +55,8 @@ async def prepare(registrar_url: str, keys: Keys) -> bool:
                 elif tenant is None:
                     key = await identity.issue_key(session, principal)
                     put = {"tenant": session.tenant, "secret": key.secret, "name": CONNECTOR}
-                    assert await session.scalar(PUT, put) == "created"
+                    outcome = await session.scalar(PUT, put)
+                    assert outcome == "created", outcome
                     await revoke_key(session, key.id)
             return tenant is None
     finally:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import text
 
@@ -13,8 +14,14 @@ from app.listing import Place, behind
 
 COLUMNS = "id, drill, asked_by, state, reason, evidence, build, started_at, finished_at"
 EVERY = f"SELECT {COLUMNS} FROM drill_run WHERE tenant = :tenant AND drill = :drill"  # noqa: S608
+ONE = text(f"SELECT {COLUMNS} FROM drill_run WHERE tenant = :tenant AND id = :id")  # noqa: S608
 NEWEST = text(f"""SELECT DISTINCT ON (drill) {COLUMNS} FROM drill_run WHERE tenant = :tenant AND (:ended IS FALSE OR state <> 'running')
   ORDER BY drill, started_at DESC, id DESC""")  # noqa: S608
+
+
+async def one(session: ReadSession, id: UUID) -> Any:
+    """The row of a run; None when there is no such run."""
+    return await session.first(ONE, {"tenant": session.tenant, "id": id})
 
 
 async def runs(session: ReadSession, drill: str, before: Place, limit: int) -> Sequence[Any]:

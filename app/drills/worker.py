@@ -23,7 +23,7 @@ from app.work import Item
 from colony_client.client import ColonyClient
 
 MOST_TRIES = 3  # of a run that workers did not come to the end of
-LOOK_S = 5.0  # how often it is asked whether there is a tenant for drills by now
+LOOK_S = 5.0  # for which a tenant is remembered as not the drills'
 SHARE = 0.9  # of a lease that a run may take
 RUN = text("SELECT drill, state FROM drill_run WHERE tenant = :tenant AND id = :id")
 DOWN = text("""
@@ -40,6 +40,7 @@ class Drills:
         self.database, self.interval = database, timedelta(seconds=settings.drill_interval_s)
         self.build = name_of(settings.build)
         self.tenant: UUID | None = None
+        self.others: set[UUID] = set()  # tenants that were not the drills' a moment ago
         self.look_at = 0.0
         keys = settings.drill_keys()
         self.runner = Runner(settings.root_base_url, keys, door) if keys else None
@@ -68,11 +69,19 @@ class Drills:
         self.closed_door.close()
 
     async def ours(self, items: Iterable[Item]) -> bool:
-        """Whether any of the items could be a drill's. Which tenant is theirs is looked up until it is known."""
-        if self.tenant is None and time.monotonic() >= self.look_at:
+        """Whether any of the items could be a drill's.
+
+        Which tenant is theirs is looked up until it is known: for one that was not met lately at once, for it may have been
+        prepared since, and a drill that went to everybody's colony would show nothing.
+        """
+        whose = {item.tenant for item in items}
+        if self.tenant is None and (time.monotonic() >= self.look_at or not whose <= self.others):
             [row] = await self.database.fetch("SELECT drill_tenant() AS tenant")
-            self.tenant, self.look_at = row["tenant"], time.monotonic() + LOOK_S
-        return self.tenant is not None and any(item.tenant == self.tenant for item in items)
+            if time.monotonic() >= self.look_at:
+                self.others, self.look_at = set(), time.monotonic() + LOOK_S
+            self.tenant = row["tenant"]
+            self.others |= whose
+        return self.tenant in whose
 
     async def dispatch(self, items: Sequence[Item], until: float) -> None:
         """Drills' missions go to their own colony, or for a while to one that is down; nobody else's meet either."""

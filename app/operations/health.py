@@ -13,6 +13,7 @@ import structlog
 from sqlalchemy import text
 
 from app import artifacts, delivery, ledger
+from app.boundary import colony_trouble
 from app.boundary.dispatch import EFFECTS
 from app.components import Component
 from app.db import ReadSession
@@ -20,9 +21,8 @@ from app.http.probes import PROBE_S, schema_is_current
 from app.ledger.store import UNREACHABLE, Store
 from app.missions.tools import beyond_workspace
 from app.operations.liveness import last_look
-from app.writebacks.book import BREAKERS
+from app.writebacks import book
 from colony_client.client import ColonyClient
-from colony_client.errors import BoundaryError
 
 log = structlog.get_logger("health")
 MOST_COUNTED = 10_000  # that many wait, or more
@@ -113,15 +113,10 @@ async def look_at_colony(client: ColonyClient, component: Component, enabled: bo
     if not enabled:
         component.failed("COLONY_ENABLED is false")
         return
-    try:
-        ready = await client.ready(timeout_s=min(PROBE_S, client.timeout_s))
-    except BoundaryError as error:
-        component.failed(str(error)[:200])
-        return
-    if ready.ready:
-        component.succeeded()
+    if trouble := await colony_trouble(client):
+        component.failed(trouble)
     else:
-        component.failed("the colony says it is not ready")
+        component.succeeded()
 
 
 async def look_at_store(store: Store | None, component: Component) -> None:
@@ -173,7 +168,7 @@ async def inside(session: ReadSession, state: Any) -> Inside:
         theirs.anchors.view(),
         theirs.approvals.view(waiting(approvals=row.pending)),
     ]
-    more = [*await tool_layers(session), *connectors(session.tenant), *await halted(session)]
+    more = [*await tool_layers(session), *await book.met(session), *await halted(session)]
     return Inside(views + [one.view() for one in more], waiting(missions=row.accepted), seen)
 
 
@@ -197,11 +192,6 @@ async def tool_layers(session: ReadSession) -> list[Component]:
         one.since = (row.failed_at if failed else row.answered_at) or one.since
         found.append(one)
     return found
-
-
-def connectors(tenant: UUID | None) -> list[Component]:
-    """Those that this process has read from."""
-    return [component for (whose, _, _), component in BREAKERS.items() if whose == tenant]
 
 
 async def halted(session: ReadSession) -> list[Component]:

@@ -1,7 +1,7 @@
 """Moving the ladder and attesting: by people who present their secrets, and by the service itself, which only lowers."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -24,12 +24,10 @@ from app.release.judge import GateResult, as_results, judge
 from app.release.looks import Budget, error_budget
 
 log = structlog.get_logger("release")
-ENABLE = text(
-    "SELECT * FROM enable_rung(:tenant, :secret, :environment, :rung, :type, :autonomy, CAST(:evidence AS jsonb))"
-)
+ENABLE = text("SELECT enable_rung(:tenant, :secret, :environment, :rung, :type, :autonomy, CAST(:evidence AS jsonb))")
 LOWER = text("SELECT * FROM lower_rung(:tenant, :secret, :environment, :rung, CAST(:evidence AS jsonb))")
 LOWER_ITSELF = text("SELECT lower_rung_itself(:tenant, :environment, :rung, :cause, CAST(:evidence AS jsonb))")
-ATTEST = text("SELECT outcome FROM attest(:tenant, :secret, :id, :environment, :claim, :role, :statement, :life)")
+ATTEST = text("SELECT attest(:tenant, :secret, :id, :environment, :claim, :role, :statement, :life)")
 WITHDRAW = text("SELECT withdraw_attestation(:tenant, :secret, :id)")
 
 # What no evidence and nobody's right replaces: the wall's answer -> what a person is told.
@@ -108,14 +106,13 @@ async def enable(session: WriteSession, caller: Caller, seen: Picture, rung: Run
         "autonomy": autonomy,
         "evidence": json.dumps(evidence(seen)),
     }
-    said = await session.first(ENABLE, asked)
-    assert said is not None
-    if said.outcome in RULES:
-        raise not_ready(rung, [Missing("rule", said.outcome, RULES[said.outcome])])
-    refuse(said.outcome, "A rung is enabled by a person who is release_owner.")
+    outcome: str = await session.scalar(ENABLE, asked)
+    if outcome in RULES:
+        raise not_ready(rung, [Missing("rule", outcome, RULES[outcome])])
+    refuse(outcome, "A rung is enabled by a person who is release_owner.")
     session.nudge(ledger.FACTS)
     session.nudge("work_worker")
-    return str(said.outcome)
+    return outcome
 
 
 async def lower(
@@ -171,11 +168,11 @@ async def review(session: WriteSession, caller: Caller, environment: str, build:
     """Computes and keeps the gates, and lowers what their evidence no longer carries. Answers the rungs that were lowered."""
     seen = await picture(session, environment, build, probes)
     await judging.note(session, environment, seen.gates, seen.around.at)
+    failed = sorted(name for name, drill in seen.around.drills.items() if not drill.passed)
     lowered = []
     for rung in ladder().of(environment):
         if not rung.gates or not seen.stands.enabled(rung.name):
             continue
-        failed = sorted(name for name, drill in seen.around.drills.items() if not drill.passed)
         budget = await error_budget(session, rung.mission_type, seen.around.at)
         if failed:
             cause, why = "drill_failed", drills_said(failed, seen.around.drills)
@@ -192,9 +189,8 @@ async def review(session: WriteSession, caller: Caller, environment: str, build:
     return lowered
 
 
-def drills_said(failed: Sequence[str], drills: Any) -> dict[str, Any]:
-    found: dict[str, Drill] = drills
-    return {"drills": {name: {"run": str(found[name].id), "reason": found[name].reason} for name in failed}}
+def drills_said(failed: Sequence[str], drills: Mapping[str, Drill]) -> dict[str, Any]:
+    return {"drills": {name: {"run": str(drills[name].id), "reason": drills[name].reason} for name in failed}}
 
 
 def budget_said(budget: Budget) -> dict[str, Any]:
@@ -259,8 +255,8 @@ async def attest(
     return id
 
 
-async def withdraw(session: WriteSession, caller: Caller, id: UUID) -> str:
-    """Takes an attestation back. Answers withdrawn or already_withdrawn. Raises Problem."""
+async def withdraw(session: WriteSession, caller: Caller, id: UUID) -> None:
+    """Takes an attestation back; one that was taken back already stays so. Raises Problem."""
     asked = {"tenant": caller.tenant, "secret": caller.secret, "id": id}
     outcome: str = await session.scalar(WITHDRAW, asked)
     if outcome == "not_found":
@@ -268,4 +264,3 @@ async def withdraw(session: WriteSession, caller: Caller, id: UUID) -> str:
     refuse(outcome, "An attestation is withdrawn by who holds the role it was signed in, or by a release owner.")
     session.nudge(ledger.FACTS)
     session.nudge("work_worker")
-    return outcome

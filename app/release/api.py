@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -13,20 +14,21 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.build import name_of
 from app.caller import Caller
 from app.clock import iso
-from app.db import ReadSession, WriteSession
+from app.db import ReadSession
 from app.http import Cursor, Door, Limit, Page, Reply, Routes, once, paged, reading
 from app.http.doors import admitting
 from app.http.probes import PROBE_S, plain
+from app.ladder import standing
 from app.release.actions import Picture, enable, lower, picture, rung_here
 from app.release.around import Probes, probe_from_inside
+from app.release.gates import Gate
 from app.release.judge import GateResult, elsewhere, together
-from app.release.queries import healthy, history, ladder_view
+from app.release.looks import Result
+from app.release.queries import healthy, history, ladder_view, rung_view, where_it_stands
 
 router = Routes(tags=["release"])
 Environment = Literal["local", "staging", "production"]
-Result = Literal["pass", "fail", "inconclusive"]
 Autonomy = Literal["nothing", "dry_run", "assisted", "autonomous"]
-Gate = Literal["technical", "governance", "operational", "sales"]
 RungName = Annotated[str, Path(pattern=r"^[a-z][a-z0-9_]{1,62}$", description="The rung's name, as in getLadder.")]
 
 
@@ -97,7 +99,10 @@ class MissingView(BaseModel):
 
 
 class RungView(BaseModel):
-    """A rung in one environment. Of other environments only what their verdicts say: ready is null there, and state may be unknown."""
+    """A rung in one environment. Of other environments only what their verdicts say: state may be unknown there.
+
+    ready is null, and missing empty, where nobody has looked: of other environments, and when it was just lowered.
+    """
 
     rung: str
     title: str
@@ -268,7 +273,8 @@ async def enable_rung(
         async def run() -> Reply:
             seen = await picture_of(session, state, probes)
             outcome = await enable(session, caller, seen, found, ask.autonomy)
-            return Reply(await moved(session, state, probes, rung, outcome))
+            seen = replace(seen, stands=await standing(session, state.settings.environment))
+            return Reply({"outcome": outcome, "lowered": 0, "rung": await rung_view(session, seen, found)})
 
         return await once(Door(session, caller, request), "release.enable", run)
 
@@ -279,27 +285,22 @@ async def enable_rung(
 async def lower_rung(
     rung: RungName, ask: LowerAsk, request: Request, caller: Annotated[Caller, admitting("release.lower")]
 ) -> Response:
-    """By a release owner or an operator. New missions beyond it are refused from now on; those under way go on."""
+    """By a release owner or an operator. New missions beyond it are refused from now on; those under way go on.
+
+    It looks at nothing that could keep it from lowering: the rung is answered as it stands, without what it wants.
+    """
     state = request.app.state
-    found = rung_here(rung, state.settings.environment)
-    probes = await probes_of(state)
+    environment = state.settings.environment
+    found = rung_here(rung, environment)
     async with state.database.write() as session:
         await session.enter(caller.tenant)
 
         async def run() -> Reply:
-            outcome, lowered = await lower(session, caller, state.settings.environment, found, ask.reason)
-            return Reply(await moved(session, state, probes, rung, outcome, lowered))
+            outcome, lowered = await lower(session, caller, environment, found, ask.reason)
+            stands = await standing(session, environment)
+            return Reply({"outcome": outcome, "lowered": lowered, "rung": where_it_stands(found, stands)})
 
         return await once(Door(session, caller, request), "release.lower", run)
-
-
-async def moved(
-    session: WriteSession, state: Any, probes: Probes, rung: str, outcome: str, lowered: int = 0
-) -> dict[str, Any]:
-    seen = await picture_of(session, state, probes)
-    shown = await ladder_view(session, seen)
-    here = next(one for one in shown["items"] if one["rung"] == rung and one["environment"] == seen.around.environment)
-    return {"outcome": outcome, "lowered": lowered, "rung": here}
 
 
 probe = Routes(tags=["probes"])

@@ -11,16 +11,16 @@ from uuid import UUID
 import httpx
 from sqlalchemy import text
 
+from app.boundary import colony_trouble
 from app.clock import now
 from app.db import Database, ReadSession
 from app.http.probes import PROBE_S, schema_is_current
 from colony_client.client import ColonyClient
-from colony_client.errors import BoundaryError
 
 DRILLS = text("SELECT drill, id, state, reason, build, finished_at FROM newest_drills()")
 VERDICTS = text("""
-  SELECT DISTINCT ON (environment) id, environment, build, result, ladder, replayed, made_at, expires_at, imported_at, signed_by,
-    convert_from(file, 'UTF8') AS file FROM verdict WHERE tenant = :tenant ORDER BY environment, made_at DESC""")
+  SELECT DISTINCT ON (environment) id, environment, build, ladder, made_at, expires_at, convert_from(file, 'UTF8') AS file
+  FROM verdict WHERE tenant = :tenant ORDER BY environment, made_at DESC""")
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,10 @@ class Told:
     """The newest verdict of another environment."""
 
     id: UUID
-    environment: str
     build: str
-    result: str
     ladder: Mapping[str, str]
     made_at: datetime
     expires_at: datetime
-    imported_at: datetime
     gates: list[dict[str, Any]]
 
     def live(self, at: datetime) -> bool:
@@ -93,13 +90,10 @@ async def verdicts(session: ReadSession) -> dict[str, Told]:
     return {
         row.environment: Told(
             row.id,
-            row.environment,
             row.build,
-            row.result,
             row.ladder,
             row.made_at,
             row.expires_at,
-            row.imported_at,
             json.loads(row.file)["statement"]["gates"],
         )
         for row in await session.rows(VERDICTS, {"tenant": session.tenant})
@@ -108,14 +102,14 @@ async def verdicts(session: ReadSession) -> dict[str, Told]:
 
 async def probe_from_inside(database: Database, colony: ColonyClient, draining: bool) -> Probes:
     """As the root sees itself and the colony. Before any transaction: nothing outside is asked while one is open."""
-    root, other = await asyncio.gather(schema_is_current(database), probe_colony(colony))
+    root, other = await asyncio.gather(schema_is_current(database), probed(colony_trouble(colony)))
     detail = "The root is shutting down." if draining else "The root's database does not answer, or has another schema."
     return Probes(Probe(True, now()) if root and not draining else Probe(False, now(), detail), other)
 
 
 async def probe_from_outside(root: httpx.AsyncClient, base_url: str, colony: ColonyClient) -> Probes:
     """As somebody sees them who asks both."""
-    return Probes(*await asyncio.gather(probe_root(root, base_url), probe_colony(colony)))
+    return Probes(*await asyncio.gather(probe_root(root, base_url), probed(colony_trouble(colony))))
 
 
 async def probe_root(root: httpx.AsyncClient, base_url: str) -> Probe:
@@ -125,17 +119,6 @@ async def probe_root(root: httpx.AsyncClient, base_url: str) -> Probe:
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             return f"The root at ROOT_BASE_URL does not answer ({type(error).__name__})."
         return "" if answer.status_code == 200 else f"The root's /readyz answers {answer.status_code}."
-
-    return await probed(ask())
-
-
-async def probe_colony(colony: ColonyClient) -> Probe:
-    async def ask() -> str:
-        try:
-            ready = await colony.ready(timeout_s=min(PROBE_S, colony.timeout_s))
-        except BoundaryError as error:
-            return f"The colony's /ready gives no answer ({type(error).__name__})."
-        return "" if ready.ready else "The colony says that it is not ready."
 
     return await probed(ask())
 

@@ -5,18 +5,14 @@ which a person of `role` signs and which ends by itself. In production the check
 of staging; everywhere else by a look at this environment.
 """
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
 
-from app.db import ReadSession
 from app.release import looks
-from app.release.around import Around
-from app.release.looks import Seen
+from app.release.looks import Look
 
 Gate = Literal["technical", "governance", "operational", "sales"]
-Look = Callable[[ReadSession, Around], Awaitable[Seen]]
 GATES: dict[str, str] = {
     "technical": "Technical integrity",
     "governance": "Governance integrity",

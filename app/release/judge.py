@@ -179,12 +179,10 @@ def as_results(gates: Sequence[GateResult]) -> dict[str, dict[str, Any]]:
     }
 
 
-async def note(session: WriteSession, environment: str, gates: Sequence[GateResult], at: datetime) -> list[str]:
-    """Keeps the gates as computed; the wall records a fact for each that came out differently. Answers which did."""
+async def note(session: WriteSession, environment: str, gates: Sequence[GateResult], at: datetime) -> None:
+    """Keeps the gates as computed; the wall records a fact for each that came out differently."""
     results = as_results(gates)
     kept = [{"gate": one.gate, **results[one.gate], "expires_at": iso(one.expires_at or at)} for one in gates]
     asked = {"tenant": session.tenant, "environment": environment, "gates": json.dumps(kept)}
-    changed: list[str] = await session.scalar(NOTE, asked)
-    if changed:
+    if await session.scalar(NOTE, asked):
         session.nudge(ledger.FACTS)
-    return changed

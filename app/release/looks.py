@@ -46,7 +46,7 @@ OVERDUE = text("""
   SELECT id, expires_at FROM approval WHERE tenant = :tenant AND state = 'pending' AND expires_at < :before
   ORDER BY expires_at LIMIT 1""")
 ATTESTED = text("""
-  SELECT id, role, signed_at, expires_at, withdrawn_at FROM attestation
+  SELECT id, role, convert_from(statement, 'UTF8')::jsonb ->> 'build' AS build, signed_at, expires_at, withdrawn_at FROM attestation
   WHERE tenant = :tenant AND environment = :environment AND claim = :claim ORDER BY signed_at DESC LIMIT 1""")
 ANSWERED = text("""
   SELECT id, closed_at FROM mission
@@ -221,6 +221,9 @@ def attested(claim: str, role: str) -> Look:
             return Seen(
                 "inconclusive", f"The newest attestation was signed as {row.role}: {how}.", evidence, row.signed_at
             )
+        if row.build != around.build:
+            reason = f"The newest attestation is of build {row.build}, and this is {around.build}: {how}."
+            return Seen("inconclusive", reason, evidence, row.signed_at)
         return Seen("pass", None, evidence, row.signed_at, row.expires_at)
 
     return look
@@ -239,6 +242,9 @@ async def explained(session: ReadSession, around: Around) -> Seen:
             "fail", f"The mission {row.id} has an answer and no review.", of("mission", [row.id]), row.closed_at
         )
     evidence = (*of("mission", [row.id]), *of("artifact", [stored.id]))
+    if stored.removed_at is not None:
+        reason = f"The review of mission {row.id} was {artifacts.removed(stored.removed_at)}: ask anew."
+        return Seen("inconclusive", reason, evidence, row.closed_at)
     review = ReviewPacket.model_validate_json(stored.bytes)
     held = [claim for claim in review.claims if claim.supported and any(one.verified for one in claim.citations)]
     if not held or review.verdict != "passed":
@@ -258,6 +264,9 @@ async def at_hand(session: ReadSession, around: Around) -> Seen:
     packet = await assemble(session, row.id)
     took = time.perf_counter() - began
     assert packet is not None
+    if any(one["removed_at"] for one in packet["artifacts"]):
+        reason = f"What mission {row.id} has left was removed under retention: run one anew."
+        return Seen("inconclusive", reason, evidence, row.closed_at)
     lacks = [part for part in ("review", "artifacts", "timeline") if not packet[part]]
     if lacks:
         return Seen("fail", f"The packet of mission {row.id} has no {' and no '.join(lacks)}.", evidence, row.closed_at)

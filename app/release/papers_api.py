@@ -16,7 +16,8 @@ from app.errors import Problem
 from app.http import Cursor, Door, Limit, Page, Reply, Routes, once, paged, read_body, reading, writing
 from app.http.doors import admitting
 from app.release.actions import attest, claim_of, withdraw
-from app.release.api import Environment, Result, picture_of, probes_of, reads
+from app.release.api import Environment, picture_of, probes_of, reads
+from app.release.looks import Result
 from app.release.queries import attestation, attestations
 from app.release.verdicts import MOST_BYTES, PURPOSE, Sides, imported, keep, make, one_imported, opened
 
@@ -205,7 +206,7 @@ async def import_verdict(request: Request, caller: Annotated[Caller, admitting("
         await session.enter(caller.tenant)
 
         async def run() -> Reply:
-            _, id = await keep(session, caller, environment, data)
+            id = await keep(session, caller, environment, data)
             kept = await one_imported(session, id)
             assert kept is not None
             return Reply(kept.view(), 201, {"Location": f"/v1/release/verdicts/{id}"})

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from app.clock import iso, now
 from app.db import ReadSession
-from app.ladder import Rung, ladder
+from app.ladder import Rung, Standing, ladder
 from app.listing import Place, behind
 from app.release.actions import Picture, missing
 from app.release.gates import GATES
@@ -31,7 +31,7 @@ async def ladder_view(session: ReadSession, seen: Picture) -> dict[str, Any]:
     for rung in ladder().rungs:
         for place in rung.environments:
             if place == here:
-                items.append(await one_here(session, seen, rung))
+                items.append(await rung_view(session, seen, rung))
             else:
                 items.append(one_there(rung, place, elsewhere.get(place)))
     types = [rung.mission_type for rung in ladder().rungs if rung.mission_type != "*"]
@@ -58,16 +58,23 @@ def told(rung: Rung, place: str) -> dict[str, Any]:
     }
 
 
-async def one_here(session: ReadSession, seen: Picture, rung: Rung) -> dict[str, Any]:
-    step = seen.stands.steps.get(rung.name)
+async def rung_view(session: ReadSession, seen: Picture, rung: Rung) -> dict[str, Any]:
+    """A rung of this environment with everything that it wants."""
     wants = await missing(session, seen, rung)
-    return told(rung, seen.around.environment) | {
-        "state": "enabled" if seen.stands.enabled(rung.name) else "not_enabled",
+    return where_it_stands(rung, seen.stands) | {"ready": not wants, "missing": [one.view() for one in wants]}
+
+
+def where_it_stands(rung: Rung, stands: Standing) -> dict[str, Any]:
+    """A rung of this environment, without a look at what it wants."""
+    step = stands.steps.get(rung.name)
+    said: dict[str, Any] = {
+        "state": "enabled" if stands.enabled(rung.name) else "not_enabled",
         "autonomy": step.autonomy if step else "nothing",
         "last_change": step.view() if step else None,
-        "ready": not wants,
-        "missing": [one.view() for one in wants],
+        "ready": None,
+        "missing": [],
     }
+    return told(rung, stands.environment) | said
 
 
 def one_there(rung: Rung, place: str, rungs: dict[str, str] | None) -> dict[str, Any]:

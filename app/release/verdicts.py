@@ -26,6 +26,7 @@ from app.listing import Place, behind
 from app.migrate import head
 from app.release.gates import BY_NAME
 from app.release.judge import GateResult, together
+from app.release.looks import Result
 from app.settings import Misconfigured, Settings
 
 PURPOSE = "mission-root verdict 1"
@@ -35,7 +36,6 @@ LONGEST = 600  # of a reason: twenty of them have to fit into the row of a gate
 KEPT = text("SELECT * FROM keep_verdict(:tenant, :secret, :id, :environment, :file)")
 LIST = """SELECT id, environment, build, result, signed_by, replayed, made_at, expires_at, imported_by, imported_at, sha256
           FROM verdict WHERE tenant = :tenant"""
-Result = Literal["pass", "fail", "inconclusive"]
 Name = Annotated[StrictStr, Field(pattern=r"^[a-z*][a-z0-9_]{0,63}$")]
 
 
@@ -235,8 +235,8 @@ REFUSALS = {
 }
 
 
-async def keep(session: WriteSession, caller: Caller, environment: str, data: bytes) -> tuple[str, UUID]:
-    """Keeps a file that was opened before; the same file is kept once. Answers outcome and id. Raises Problem."""
+async def keep(session: WriteSession, caller: Caller, environment: str, data: bytes) -> UUID:
+    """Keeps a file that was opened before; the same file is kept once. Raises Problem."""
     said = await session.first(
         KEPT,
         {"tenant": caller.tenant, "secret": caller.secret, "id": new_id(), "environment": environment, "file": data},
@@ -248,7 +248,8 @@ async def keep(session: WriteSession, caller: Caller, environment: str, data: by
         raise refused(said.outcome)
     session.nudge(ledger.FACTS)
     session.nudge("work_worker")
-    return said.outcome, said.id
+    id: UUID = said.id
+    return id
 
 
 @dataclass(frozen=True)

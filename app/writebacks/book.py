@@ -44,6 +44,9 @@ ALL = text("""
 HISTORY = text("""
   SELECT name, version, kind, definition, account, retired, created_by, created_at FROM connector
   WHERE tenant = :tenant AND name = :name ORDER BY version DESC LIMIT 200""")
+CURRENT = text("""
+  SELECT DISTINCT ON (c.name) c.name, c.version, c.retired FROM connector c WHERE c.tenant = :tenant AND c.name = ANY (:names)
+  ORDER BY c.name, c.version DESC""")
 SWITCHES = text("""
   SELECT connector, halted_at, reason, changed_by, changed_at FROM connector_switch
   WHERE tenant = :tenant AND connector = ANY (:names)""")
@@ -216,21 +219,31 @@ async def open_reader(source: Source, name: str) -> Reader:
     return Guarded(reader(found.usable(), source.settings), breaker(source.tenant, found))
 
 
-# Targets that this process reads, each with its breaker: by tenant, connector and version.
-BREAKERS: OrderedDict[tuple[UUID, str, int], Component] = OrderedDict()
+# Targets that this process reads: by tenant and connector the version that was read, and its breaker.
+BREAKERS: OrderedDict[tuple[UUID, str], tuple[int, Component]] = OrderedDict()
 MOST_BREAKERS = 2000
 COUNTING = ("connector_unreachable", "connector_timed_out", "connector_broke_off")  # what opens one
 
 
 def breaker(tenant: UUID, kept: Kept) -> Component:
-    which = tenant, kept.name, kept.version
-    made = BREAKERS.get(which)
-    if made is None:
+    version, made = BREAKERS.get((tenant, kept.name), (None, None))
+    if made is None or version != kept.version:  # what another definition has met says nothing about this one
         effect = "Its records cannot be read; missions that need them end, and approvals show no present value."
-        made = BREAKERS[which] = Component(f"connector {kept.name}", effect, opens_after=5)
+        made = Component(f"connector {kept.name}", effect, opens_after=5)
+        BREAKERS[tenant, kept.name] = kept.version, made
         while len(BREAKERS) > MOST_BREAKERS:
             BREAKERS.popitem(last=False)
     return made
+
+
+async def met(session: ReadSession) -> list[Component]:
+    """The tenant's connectors that this process has read from, as they are defined now. Who has changed or retired one may be
+    another process."""
+    read = {name: known for (tenant, name), known in BREAKERS.items() if tenant == session.tenant}
+    if not read:
+        return []
+    current = await session.rows(CURRENT, {"tenant": session.tenant, "names": list(read)})
+    return [read[row.name][1] for row in current if not row.retired and row.version == read[row.name][0]]
 
 
 class Guarded(Reader):

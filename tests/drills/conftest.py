@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import httpx
 import pytest
@@ -23,10 +24,21 @@ class Doors(httpx.AsyncBaseTransport):
         return await self.apps[request.url.host].handle_async_request(request)
 
 
+async def prepared(world: World) -> None:
+    await drills.prepare(world.url("registrar"), parse_keys(KEY, "DRILL_KEY"))
+
+
 @pytest.fixture
 async def drilled(world: World) -> AsyncIterator[World]:
     """The world with worker and executor running, and drills prepared. What is asked for is done."""
-    await drills.prepare(world.url("registrar"), parse_keys(KEY, "DRILL_KEY"))
+    await prepared(world)
+    async with at_work(world):
+        yield world
+
+
+@asynccontextmanager
+async def at_work(world: World) -> AsyncIterator[None]:
+    """The worker, which has the drills' key, and the executor run meanwhile."""
     worker, settings = (
         world.worker,
         world.settings(drill_key=KEY, root_base_url="http://root.test", drill_interval_s=0),
@@ -36,7 +48,7 @@ async def drilled(world: World) -> AsyncIterator[World]:
     executor = world.executor()
     running = [asyncio.create_task(worker.run()), asyncio.create_task(executor.run())]
     try:
-        yield world
+        yield
     finally:
         worker.stopping.set()
         executor.stopping.set()

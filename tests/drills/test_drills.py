@@ -14,9 +14,10 @@ from app import drills
 from app.drills.catalog import CONNECTOR, DRILLS, TENANT
 from app.drills.people import OPERATOR, PEOPLE, SUBMITTER, secret_of
 from colony_client.signing import parse_keys
-from tests.drills.conftest import KEY, Doors
+from tests.drills.conftest import KEY, Doors, at_work, prepared
 from tests.world import World
 from tests.world.checks import inspector, problem
+from tests.world.life import Life
 
 
 async def ended(world: World, name: str, run: str | None = None) -> dict[str, Any]:
@@ -167,6 +168,18 @@ async def test_where_nobody_prepared_drills_it_says_what_to_do(world: World) -> 
     for answer in (await world.operator.get("/v1/drills"), await world.operator.post("/v1/drills/replay/run", json={})):
         said = problem(answer, "not_configured")
         assert "DRILL_KEY" in said["detail"] and "drills prepare" in said["detail"]
+
+
+async def test_drills_that_are_prepared_while_a_worker_runs_do_not_go_to_everybodys_colony(world: World) -> None:
+    async with at_work(world):
+        life = Life(world, UUID((await world.create())["id"]))
+        async with asyncio.timeout(10):
+            while await life.state() == "accepted":  # dispatched by a worker that has looked whose it is
+                await asyncio.sleep(0.02)
+        await prepared(world)
+        found = await run(world, "blocked_tool")
+    assert (found["state"], found["reason"]) == ("passed", None)
+    assert [one.mission_id for one in world.colony.dispatched] == [life.id]
 
 
 async def test_the_schedule_runs_what_is_due_and_nothing_twice(drilled: World) -> None:

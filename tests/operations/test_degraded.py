@@ -303,7 +303,37 @@ async def test_a_target_that_does_not_answer_is_left_alone_for_a_while(world: Wo
     for app in (world.public, world.internal):
         app.state.settings = world.settings()
     assert "left alone" in (await current())["problem"], "until its time is over"
-    for one in BREAKERS.values():
+    for _, one in BREAKERS.values():
         one.stays_open = timedelta(0)
     assert "value" in await current()
     assert component(await status(world), "connector sample_crm")["state"] == "up"
+
+
+async def test_of_a_connector_that_was_mended_or_retired_the_status_tells_no_old_story(world: World) -> None:
+    world.public.state.settings = world.settings(connector_credentials={"CONNECTOR_DEMO__MENDED_READ": "a-token"})
+
+    async def put(place: str, **headers: str) -> dict[str, str]:
+        body = {"kind": "sample_crm", "base_url": place}
+        answer = await world.admin.put("/v1/connectors/mended", json=body, headers=headers)
+        assert answer.status_code in (200, 201), answer.text
+        return {"If-Match": answer.headers["etag"]}
+
+    async def said() -> list[str]:
+        found = await status(world)
+        return [one["state"] for one in found["components"] if one["name"] == "connector mended"]
+
+    async def read() -> None:
+        answer = await world.admin.post("/v1/connectors/mended/check", json={"kind": "lead", "id": "lead-1"})
+        assert answer.status_code == 200 and "left alone" not in answer.json()["problem"], answer.text
+
+    version = await put("http://127.0.0.1:1")
+    for _ in range(5):
+        await read()
+    assert await said() == ["down"]
+    version = await put("http://127.0.0.1:2", **version)
+    assert await said() == [], "nobody has read through what it is now"
+    await read()
+    assert await said() == ["degraded"], "what was met before does not count"
+    gone = await world.admin.delete("/v1/connectors/mended", headers=version)
+    assert gone.json()["outcome"] == "retired", gone.text
+    assert await said() == []

@@ -12,9 +12,10 @@ from app.db import Database
 from app.operations.gauges import GAUGES, SAID, STALE_AFTER, Gauges
 from app.telemetry import POOL_EXHAUSTED, POOL_IN_USE, POOL_WAIT
 from app.work import KINDS
+from tests.release.scene import drilled
 from tests.world import World
 from tests.world.checks import inspector
-from tests.world.life import OPEN, approve_all, demo, in_state
+from tests.world.life import OPEN, approve_all, in_state
 
 Read = dict[str, dict[str, float]]
 
@@ -101,8 +102,10 @@ async def test_the_ledger_lags_while_an_older_transaction_is_open(world: World) 
     assert (await read(world))["ledger_lag_seconds"][""] == 0
 
 
-async def test_of_a_drill_the_newest_run_counts_whose_tenant_it_ever_is(world: World) -> None:
-    connection, tenant = await inspector(world), await demo(world)
+async def test_of_a_drill_the_newest_run_counts_and_the_others_are_not_read(world: World) -> None:
+    await drilled(world, "colony_down", ago="40 min")
+    connection = await inspector(world)
+    tenant = await connection.fetchval("SELECT id FROM tenant WHERE drills")
     for state, minutes in (("failed", 30), ("passed", 20), ("running", 1)):
         await connection.execute(
             """INSERT INTO drill_run (tenant, id, drill, state, reason, build, started_at, finished_at)
@@ -111,7 +114,20 @@ async def test_of_a_drill_the_newest_run_counts_whose_tenant_it_ever_is(world: W
             tenant, new_id(), state, now() - timedelta(minutes=minutes),
         )  # fmt: skip
     found = await read(world)
-    assert found["drill_passed"] == {"replay": 1.0} and 1200 <= found["drill_age_seconds"]["replay"] < 1300
+    assert found["drill_passed"] == {"replay": 1.0, "colony_down": 1.0}
+    assert 1200 <= found["drill_age_seconds"]["replay"] < 1300 and found["drill_age_seconds"]["colony_down"] >= 2400
+    await connection.execute(
+        """INSERT INTO drill_run (tenant, id, drill, state, build, started_at, finished_at)
+           SELECT $1, gen_random_uuid(), 'replay', 'passed', 'b', at, at
+           FROM generate_series(now() - interval '2000 h', now() - interval '1 h', interval '1 h') at""", tenant,
+    )  # fmt: skip
+    await connection.execute("ANALYZE drill_run")
+    async with connection.transaction():
+        await connection.fetch("SELECT * FROM gauges()")
+        rows = await connection.fetchval(
+            "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'drill_run'"
+        )
+    assert 0 < rows < 10, "of two thousand"
 
 
 async def test_other_tenants_are_counted_and_not_named(world: World) -> None:

@@ -10,7 +10,19 @@ from app.clock import now
 from app.release import looks
 from app.release.gates import CHECKS, GATES
 from colony_client.client import ColonyClient
-from tests.release.scene import all_green, attested, check, drilled, failed, gates, look_after, mission, replayed
+from tests.release.scene import (
+    all_green,
+    attested,
+    check,
+    drilled,
+    export,
+    failed,
+    gates,
+    look_after,
+    mission,
+    replayed,
+)
+from tests.retention.test_api import TIMES, sweep
 from tests.world import World
 from tests.world.checks import fact_types, hire, inspector, pending_change, problem
 from tests.world.life import under_way
@@ -214,6 +226,40 @@ async def test_a_drill_of_another_build_is_no_evidence(world: World) -> None:
     await drilled(world, build="0.0.9")
     found = await check(world, "blocked_tool_denied")
     assert found["result"] == "inconclusive" and "was run by build 0.0.9, and this is" in found["reason"]
+
+
+async def test_an_attestation_of_another_build_is_no_evidence(world: World) -> None:
+    await attested(world)
+    assert (await check(world, "stable_for_demo"))["result"] == "pass"
+    world.public.state.settings = world.settings(build="next")
+    found = await check(world, "stable_for_demo")
+    assert (
+        found["result"] == "inconclusive"
+        and "is of build " in found["reason"]
+        and "+next: a product_owner" in found["reason"]
+    )
+    await attested(world)
+    assert (await check(world, "stable_for_demo"))["result"] == "pass"
+
+
+async def test_what_retention_has_removed_is_asked_for_anew(world: World) -> None:
+    await mission(world, mode="assisted", sensitivity_class="public")
+    for name in ("packet_explains", "evidence_at_hand"):
+        assert (await check(world, name))["result"] == "pass"
+    seen = {"If-Match": (await world.admin.get("/v1/retention")).headers["etag"]}
+    answer = await world.admin.put("/v1/retention", json=TIMES | {"public_days": 0}, headers=seen)
+    assert answer.status_code == 200, answer.text
+    await run_sql(  # a shorter time waits for a week
+        world, *unguarded("retention_schedule", f"UPDATE retention_schedule SET {aged('set_at', 8)}")
+    )
+    await sweep(world)
+    found = {one["name"]: one for gate in (await gates(world))["items"] for one in gate["checks"]}
+    for name, said in (("packet_explains", "ask anew."), ("evidence_at_hand", "run one anew.")):
+        assert found[name]["result"] == "inconclusive" and found[name]["reason"].endswith(said), found[name]
+        assert "removed under retention" in found[name]["reason"]
+    await look_after(world)
+    assert len((await world.auditor.get("/v1/release/history")).json()["items"]) == 4, "and the worker keeps it"
+    await export(world)
 
 
 async def test_a_queue_that_nobody_looks_after_fails(world: World) -> None:

@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from app.ladder import ladder, reaches
 from app.ladder.rungs import AUTONOMY
 from app.release.gates import BY_NAME, GATES
+from app.release.judge import judge, note
 from tests.conftest import Cluster
 from tests.release.scene import (
     all_green,
@@ -206,6 +208,65 @@ async def test_autonomy_is_raised_within_what_the_rung_allows(ready: World) -> N
         said = problem(await enable(ready, rung, autonomy=autonomy), "validation")
         assert said["errors"][0]["pointer"] == "/autonomy"
     problem(await enable(ready, "oracle_staging", autonomy="everything"), "validation")
+
+
+async def test_lowering_waits_for_no_look_and_fails_with_none(ready: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(*_: Any, **__: Any) -> Any:
+        raise ValueError("a look that nobody has foreseen")
+
+    for place in ("app.release.judge.judge", "app.release.actions.judge", "app.release.api.probe_from_inside"):
+        monkeypatch.setattr(place, broken)
+    assert (await ready.auditor.get("/v1/release/ladder")).status_code == 500
+    path, reason, key = (
+        "/v1/release/ladder/oracle_staging/lower",
+        {"reason": "Odd answers."},
+        {"Idempotency-Key": "brake"},
+    )
+    first, again = [await ready.operator.post(path, json=reason, headers=key) for _ in range(2)]
+    said = first.json()
+    assert (said["outcome"], said["lowered"], said["rung"]["state"]) == ("lowered", 1, "not_enabled")
+    assert (said["rung"]["ready"], said["rung"]["missing"]) == (None, []), "nobody has looked"
+    assert said["rung"]["last_change"]["cause"] == "asked" and again.content == first.content
+    problem(await ask_for(ready, "oracle_advisory", "assisted"), "denied_by_policy")
+
+
+async def test_enabling_answers_with_the_gates_it_was_enabled_on(ready: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    computed: list[int] = []
+
+    async def counted(*given: Any) -> Any:
+        computed.append(len(given))
+        return await judge(*given)
+
+    monkeypatch.setattr("app.release.actions.judge", counted)
+    said = (await enable(ready, "crm_staging")).json()
+    assert (said["outcome"], said["rung"]["autonomy"], said["rung"]["ready"]) == ("enabled", "assisted", True)
+    assert len(computed) == 1, "once, under nobody's lock"
+
+
+async def test_who_lowers_while_the_gates_are_kept_waits_for_them_and_they_for_nobody(
+    ready: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both take the ladder before the tenant's chain of facts; the other way round each would wait for the other."""
+    lower = asyncio.Event()
+    connection = await inspector(ready)
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
+    async def kept(*given: Any) -> None:
+        await note(*given)
+        lower.set()
+        async with asyncio.timeout(10):
+            while not await connection.fetchval(waits):
+                await asyncio.sleep(0.01)
+
+    monkeypatch.setattr("app.release.judge.note", kept)
+    await drilled(ready, "blocked_writeback", state="failed")
+    review = asyncio.create_task(look_after(ready))
+    await lower.wait()
+    said = await ready.operator.post("/v1/release/ladder/dry_run/lower", json={"reason": "Something is wrong."})
+    await review
+    assert (said.status_code, said.json()["outcome"], said.json()["lowered"]) == (200, "lowered", 1), said.text
+    causes = {name: one["last_change"]["cause"] for name, one in (await rungs(ready)).items() if one["last_change"]}
+    assert causes == {"dry_run": "asked", "oracle_staging": "drill_failed"}
 
 
 # --- what lowers it

@@ -116,11 +116,11 @@ async def furnished(ground: Ground) -> dict[str, Any]:
 async def release_papers(ground: Ground) -> None:
     """A rung that is enabled, gates that were computed, an attestation and a verdict."""
     tenant, rita = ground.tenant, ground.secrets["rita"]
-    enable = "SELECT outcome FROM enable_rung($1, $2, 'staging', 'dry_run', '*', 'dry_run', '{}')"
+    enable = "SELECT enable_rung($1, $2, 'staging', 'dry_run', '*', 'dry_run', '{}')"
     assert await ground.value("api", enable, tenant, rita) == "enabled"
     gates = '[{"gate": "technical", "result": "pass", "checks": [], "expires_at": "2099-01-01T00:00:00Z"}]'
     await ground.run("worker", "SELECT note_gates($1, 'staging', $2)", tenant, gates)
-    attest = "SELECT outcome FROM attest($1, $2, $3, 'staging', 'stable', 'product_owner', '{}', '1 day')"
+    attest = "SELECT attest($1, $2, $3, 'staging', 'stable', 'product_owner', '{}', '1 day')"
     assert await ground.value("api", attest, tenant, ground.secrets["paul"], uuid4()) == "signed"
     keep = "SELECT outcome FROM keep_verdict($1, $2, $3, 'staging', $4)"
     assert await ground.value("api", keep, tenant, rita, uuid4(), verdict(ground)) == "kept"

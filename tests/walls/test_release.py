@@ -14,7 +14,7 @@ from tests.conftest import TEMPLATE, Cluster, fresh
 from tests.walls.ground import DENIED, Ground, laid
 from tests.walls.test_immutable import verdict
 
-ENABLE = "SELECT outcome FROM enable_rung($1, $2, $3, $4, $5, $6, '{}')"
+ENABLE = "SELECT enable_rung($1, $2, $3, $4, $5, $6, '{}')"
 LOWER = "SELECT outcome, lowered FROM lower_rung($1, $2, $3, $4, '{}')"
 KEEP = "SELECT outcome FROM keep_verdict($1, $2, $3, 'production', $4)"
 BOTH = ["oracle_advisory", "crm_lead_intelligence"]
@@ -196,7 +196,7 @@ async def _enable_alone(ground: Ground) -> str:
 
 
 async def test_an_attestation_is_a_persons_and_ends(ground: Ground) -> None:
-    attest = "SELECT outcome FROM attest($1, $2, $3, 'staging', 'stable', $4, '{}', $5)"
+    attest = "SELECT attest($1, $2, $3, 'staging', 'stable', $4, '{}', $5)"
     made = uuid4()
     for who, role, said in (("anna", "product_owner", "not_entitled"), ("paul", "release_owner", "not_entitled"),
                             ("machine", "product_owner", "not_entitled"), ("x", "product_owner", "unauthenticated")):  # fmt: skip

@@ -87,7 +87,7 @@ END $$;
 
 -- Numbers for whoever asks how the installation is, of all tenants together; nothing of any.
 CREATE FUNCTION doctor_numbers(p_old interval, p_soon interval)
-RETURNS TABLE (tenants int, looked_age_s float8, stuck int, keys int, old_keys int, ending_keys int, drills boolean)
+RETURNS TABLE (tenants int, looked_age_s float8, stuck int, keys int, old_keys int, ending_keys int)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
 #variable_conflict use_column
 DECLARE t uuid; entered text := current_setting('app.tenant', true); age float8; n int;
@@ -110,7 +110,6 @@ BEGIN
     FROM public.api_key k JOIN public.tenant x ON x.id = k.tenant AND x.suspended_at IS NULL
     JOIN public.principal p ON p.tenant = k.tenant AND p.id = k.principal AND p.suspended_at IS NULL
     WHERE k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > statement_timestamp());
-  drills := drill_tenant() IS NOT NULL;
   RETURN NEXT;
 END $$;
 

@@ -201,7 +201,7 @@ CREATE POLICY lookup ON gate_state FOR SELECT TO {prefix}_owner USING (true);   
 CREATE POLICY lookup ON rung_change FOR SELECT TO {prefix}_owner USING (true);    -- restore_release_work() looks after all
 
 -- ------------------------------------------------------------------ the ladder
--- Changes of one tenant's ladder come one after the other. Answers how far the rung goes now.
+-- Changes of one tenant's ladder and gates come one after the other. Answers how far the rung goes now.
 CREATE FUNCTION hold_ladder(p_tenant uuid, p_environment text, p_rung text) RETURNS text
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, pg_temp AS $$
 BEGIN
@@ -212,7 +212,7 @@ BEGIN
     WHERE c.tenant = p_tenant AND c.environment = p_environment AND c.rung = p_rung ORDER BY c.change DESC LIMIT 1), 'nothing');
 END $$;
 CREATE FUNCTION move_rung(p_tenant uuid, p_environment text, p_rung text, p_type text, p_was text, p_autonomy text, p_cause text,
-                          p_who uuid, p_evidence jsonb) RETURNS bigint
+                          p_who uuid, p_evidence jsonb) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, pg_temp AS $$
 DECLARE made public.rung_change;
 BEGIN
@@ -225,15 +225,13 @@ BEGIN
       'rung', p_rung, 'environment', p_environment, 'mission_type', p_type, 'autonomy', p_autonomy, 'was', p_was, 'cause', p_cause,
       'change', made.change, 'evidence_sha256', encode(sha256(convert_to(made.evidence::text, 'UTF8')), 'hex')));
   PERFORM want_work(p_tenant, 'release_check', p_tenant, 'worker', clock_timestamp());
-  RETURN made.change;
 END $$;
 
 -- Enables a rung, or moves it between assisted and autonomous, by a human release owner who presents a live secret.
 -- outcome: enabled · unchanged · or why not: unauthenticated, not_entitled, and what broken_rule() answers.
 CREATE FUNCTION enable_rung(p_tenant uuid, p_secret text, p_environment text, p_rung text, p_type text, p_autonomy text, p_evidence jsonb)
-RETURNS TABLE (outcome text, change bigint, was text)
+RETURNS text
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
-#variable_conflict use_column
 DECLARE who uuid; now_at text := hold_ladder(p_tenant, p_environment, p_rung); say text;
 BEGIN
   who := principal_of(p_tenant, p_secret);
@@ -242,8 +240,9 @@ BEGIN
     WHEN p_autonomy IS NULL OR p_autonomy = 'nothing' OR NOT entitled(p_tenant, who, 'release_owner') THEN 'not_entitled'
     WHEN now_at = p_autonomy THEN 'unchanged'
     ELSE broken_rule(p_tenant, p_environment, p_type, p_autonomy) END;
-  IF say IS NOT NULL THEN RETURN QUERY SELECT say, NULL::bigint, now_at; RETURN; END IF;
-  RETURN QUERY SELECT 'enabled', move_rung(p_tenant, p_environment, p_rung, p_type, now_at, p_autonomy, 'asked', who, p_evidence), now_at;
+  IF say IS NOT NULL THEN RETURN say; END IF;
+  PERFORM move_rung(p_tenant, p_environment, p_rung, p_type, now_at, p_autonomy, 'asked', who, p_evidence);
+  RETURN 'enabled';
 END $$;
 
 -- What a rung is lowered from, with what stands on it: without dry runs nothing runs. Answers how many were lowered.
@@ -291,13 +290,14 @@ END $$;
 
 -- ------------------------------------------------------------------ gates
 -- Keeps the gates as they were just computed; a fact for each that came out differently. p_gates: [{gate, result, checks,
--- expires_at}]. Answers the names of those.
+-- expires_at}]. Answers the names of those. Under the ladder's lock: whoever keeps gates may lower a rung in the same
+-- transaction, and would come to that lock with the tenant's chain of facts in hand, which the lock's holder waits for.
 CREATE FUNCTION note_gates(p_tenant uuid, p_environment text, p_gates jsonb) RETURNS text[]
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
 DECLARE one jsonb; known public.gate_state; outcome jsonb; changed text[] := '{}';
 BEGIN
   PERFORM require_tenant(p_tenant);
-  PERFORM pg_advisory_xact_lock(hashtextextended(p_tenant::text, 32));
+  PERFORM pg_advisory_xact_lock(hashtextextended(p_tenant::text, 31));
   FOR one IN SELECT g FROM jsonb_array_elements(p_gates) g ORDER BY g ->> 'gate' LOOP
     SELECT * INTO known FROM public.gate_state s WHERE s.tenant = p_tenant AND s.environment = p_environment AND s.gate = one ->> 'gate';
     SELECT COALESCE(jsonb_object_agg(c ->> 'name', c ->> 'result'), '{}') INTO outcome FROM jsonb_array_elements(one -> 'checks') c;
@@ -363,16 +363,15 @@ $$;
 -- outcome: signed · unauthenticated · not_entitled.
 CREATE FUNCTION attest(p_tenant uuid, p_secret text, p_id uuid, p_environment text, p_claim text, p_role text, p_statement bytea,
                        p_life interval)
-RETURNS TABLE (outcome text, signed_by uuid)
+RETURNS text
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
-#variable_conflict use_column
 DECLARE who uuid; made public.attestation;
 BEGIN
   PERFORM require_tenant(p_tenant);
   PERFORM require_present();
   who := principal_of(p_tenant, p_secret);
-  IF who IS NULL THEN RETURN QUERY SELECT 'unauthenticated', NULL::uuid; RETURN; END IF;
-  IF NOT entitled(p_tenant, who, p_role) THEN RETURN QUERY SELECT 'not_entitled', who; RETURN; END IF;
+  IF who IS NULL THEN RETURN 'unauthenticated'; END IF;
+  IF NOT entitled(p_tenant, who, p_role) THEN RETURN 'not_entitled'; END IF;
   INSERT INTO public.attestation (tenant, id, environment, claim, role, statement, signed_by, signed_at, expires_at)
     VALUES (p_tenant, p_id, p_environment, p_claim, p_role, p_statement, who, statement_timestamp(), statement_timestamp() + p_life)
     RETURNING * INTO made;
@@ -380,7 +379,7 @@ BEGIN
     'attestation', made.id, 'claim', made.claim, 'environment', made.environment, 'role', made.role, 'sha256', encode(made.sha256, 'hex'),
     'expires_at', made.expires_at));
   PERFORM want_work(p_tenant, 'release_check', p_tenant, 'worker', clock_timestamp());
-  RETURN QUERY SELECT 'signed', who;
+  RETURN 'signed';
 END $$;
 -- Takes one back: a holder of the role it was signed in, or a release owner.
 -- outcome: withdrawn · already_withdrawn · not_found · unauthenticated · not_entitled.

@@ -8,8 +8,8 @@ CREATE POLICY gauges ON mission_repair FOR SELECT TO {prefix}_owner USING (true)
 -- How drills ended is anybody's to see (78_release.sql).
 
 -- One row per number: its name, what it is of (from a fixed set; empty when there is but one), and how much. Ages are seconds.
--- However long the history: what is open is found by the indexes of what is open, what is over is not read. Open missions and
--- due work are read one by one, so that this costs what there is to do.
+-- However long the history: what is open is found by the indexes of what is open, and of what is over only the newest run of each
+-- drill is read. Open missions and due work are read one by one, so that this costs what there is to do.
 CREATE FUNCTION gauges() RETURNS TABLE (name text, label text, value float8)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
   WITH clock AS (SELECT statement_timestamp() AS at),
@@ -20,9 +20,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_te
     SELECT a.tenant, a.mission, a.subject, a.created_at, a.expires_at FROM public.approval a WHERE a.state = 'pending'),
   unsettled AS MATERIALIZED (
     SELECT e.state, e.started_at FROM public.execution e WHERE e.state IN ('executing', 'unknown')),
-  -- as the liveness invariant has it (app/operations/liveness.py); a test holds the two together
-  drills AS (SELECT DISTINCT ON (d.drill) d.drill, d.state, d.finished_at FROM public.drill_run d
-             WHERE d.state <> 'running' ORDER BY d.drill, d.finished_at DESC)
+  drills AS MATERIALIZED (SELECT d.drill, d.state, d.finished_at FROM newest_drills() d)
   SELECT 'open_missions', o.state, count(*)::float8 FROM open o GROUP BY 2
   UNION ALL
   SELECT 'open_mission_oldest_seconds', o.state, extract(epoch FROM clock.at - min(o.updated_at))::float8 FROM open o, clock GROUP BY 2, clock.at
