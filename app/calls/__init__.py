@@ -5,6 +5,6 @@ is not ordinary is judged at length by the gateway that it came to. Those of one
 """
 
 from app.calls.closing import Closings, Ended, Said
-from app.calls.opening import Layered, Opening, Openings
+from app.calls.opening import Layered, Opening, Openings, Outcome
 
-__all__ = ["Closings", "Ended", "Layered", "Opening", "Openings", "Said"]
+__all__ = ["Closings", "Ended", "Layered", "Opening", "Openings", "Outcome", "Said"]

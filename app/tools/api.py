@@ -93,9 +93,8 @@ async def call_tool(
     if opened == "replayed":
         state.limits.give_back_call(said.tenant, mission_id)
         raise stranger(request, "SignatureReplayed")
-    if opened == "again":
-        opened = await at_length(one)
-    return opened if isinstance(opened, Response) else await asked_and_closed(one, opened)
+    found = await at_length(one) if opened == "again" else opened
+    return found if isinstance(found, Response) else await asked_and_closed(one, found)
 
 
 async def without_framework(request: Request, mission: str, tool: str) -> Response:

@@ -20,7 +20,7 @@ from tests.tools.odd_server import Odd, served_odd
 from tests.tools.registered import ask, definition, entry, mission_with, put, register
 from tests.world import World
 from tests.world.checks import census, inspector, problem
-from tests.world.life import Life
+from tests.world.life import Life, give_guide
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ async def drifted(life: Life, odd: Odd) -> None:
 
 
 async def forbidden(life: Life, odd: Odd) -> None:
-    rule = '@id("no_echo") @reason("As the test says.") forbid(principal, action == Action::"tool.call", resource);'
+    rule = '@id("no_echo.rule") @reason("As the test says.") forbid(principal, action == Action::"tool.call", resource);'
     said = await life.world.policy_owner.put("/v1/policies/no_echo", json={"text": rule})
     assert said.status_code in (200, 201), said.text
 
@@ -202,8 +202,7 @@ async def test_a_batch_serves_two_tenants_each_by_its_own(world: World) -> None:
     stranger = await world.another_tenant()
     theirs = (await stranger.http.get("/v1/whoami")).json()["tenant_id"]
     elsewhere = await opening(life, "workspace.outline", tenant=UUID(theirs))
-    assert await run(world, elsewhere) == ["again"]  # the mission is nobody's there
-    outcomes = await run(world, elsewhere, mine)
+    outcomes = await run(world, elsewhere, mine)  # the mission is nobody's there
     assert outcomes[0] == "again" and isinstance(outcomes[1], UUID)
     assert await world.root.openings.terms(UUID(theirs), life.id) is None
 
@@ -218,7 +217,7 @@ async def test_a_call_judged_at_once_leaves_what_one_judged_at_length_leaves(
     await register(world, odd, "echo", "refuse")
     arguments = {"odd.echo": {"text": "größer"}, "workspace.search": {"query": "rollback"}}.get(tool, {})
     warm, quick, slow = [await mission_with(world, tool) for _ in range(3)]
-    await warm.show()  # a workspace with something in it
+    await give_guide(world)
     await ask(world, warm.dispatch, tool, arguments)
     lengthy: list[UUID] = []
     at_length = tools_api.at_length

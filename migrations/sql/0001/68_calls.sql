@@ -36,7 +36,7 @@ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, pg_temp
 SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
-  t uuid; i int; off text; newest bigint; held uuid[] := array_fill(NULL::uuid, ARRAY[cardinality(c_mission)]);
+  t uuid; i int; switched_off text; newest bigint; one uuid; held uuid[] := array_fill(NULL::uuid, ARRAY[cardinality(c_mission)]);
   say text[] := array_fill('again'::text, ARRAY[cardinality(c_mission)]);
 BEGIN
   PERFORM set_config('lock_timeout', '500ms', true);   -- whoever waits holds up everybody in the batch: rather alone, and later
@@ -50,7 +50,7 @@ BEGIN
     PERFORM 1 FROM mission x WHERE x.tenant = t AND x.id = ANY (c_mission) ORDER BY x.id FOR NO KEY UPDATE;
   END LOOP;
   IF num_nonnulls(VARIADIC c_off) > 0 THEN
-    SELECT COALESCE(string_agg(s.provider, ',' ORDER BY s.provider COLLATE "C"), '') INTO off FROM model_switches() s WHERE s.off_at IS NOT NULL;
+    SELECT COALESCE(string_agg(s.provider, ',' ORDER BY s.provider COLLATE "C"), '') INTO switched_off FROM model_switches() s WHERE s.off_at IS NOT NULL;
   END IF;
   FOR t IN SELECT DISTINCT x FROM unnest(c_tenant) x ORDER BY x LOOP
     PERFORM set_config('app.tenant', t::text, true);
@@ -64,7 +64,7 @@ BEGIN
         AND m.used_tokens <= m.budget_tokens AND m.used_cost_usd <= m.budget_cost_usd
         AND (m.deadline_at IS NULL OR m.deadline_at > clock_timestamp())
         AND o.change = newest AND (SELECT true FROM policy_set s WHERE s.tenant = t AND s.version = o.set LIMIT 1)
-        AND (o.off IS NULL OR o.off = off)
+        AND (o.off IS NULL OR o.off = switched_off)
         AND (o.layer IS NULL OR (
           (SELECT l.version = o.version AND NOT l.retired FROM tool_layer l WHERE l.tenant = t AND l.name = o.layer ORDER BY l.version DESC LIMIT 1)
           AND NOT EXISTS (SELECT FROM tool_layer_switch w WHERE w.tenant = t AND w.layer IN (o.layer, '*') AND w.halted_at IS NOT NULL)
@@ -72,9 +72,11 @@ BEGIN
                             AND o.tool = ANY (s.drifted))))
       ORDER BY o.mission, o.i
     LOOP
-      SELECT r.reservation INTO held[i]
+      SELECT r.reservation INTO one
         FROM reserve_budget(t, c_mission[i], c_tokens[i], c_cost[i], 0, c_purpose[i], c_life[i]) r;
-      IF held[i] IS NOT NULL THEN say[i] := 'opened'; END IF;
+      IF one IS NOT NULL THEN
+        say[i] := 'opened'; held[i] := one;
+      END IF;
     END LOOP;
     INSERT INTO policy_decision (tenant, id, mission, principal, action, resource, effect, rule, policy_version, reason, inputs, obligations)
       SELECT t, d.id, c_mission[d.call], d.principal, d.action, d.resource, d.effect, d.rule, d.policy_version, d.reason, d.inputs,
