@@ -172,7 +172,13 @@ async def world(cluster: Cluster, demo: dict[str, str]) -> AsyncIterator[World]:
     """The root in this process over a real database, with the demo tenant's people."""
     async with fresh(cluster, DEMO, f"test_{os.getpid()}_{next(numbers)}") as name:
         made = World(lambda role: cluster.url(role, name))
-        for remembered in (SHELF.known, LAYERS, NEWEST, NEEDED_TOOLS, BREAKERS):  # by tenant, and every test has the same one
+        for remembered in (
+            SHELF.known,
+            LAYERS,
+            NEWEST,
+            NEEDED_TOOLS,
+            BREAKERS,
+        ):  # by tenant, and every test has the same one
             remembered.clear()
         await made.open(demo)
         try:

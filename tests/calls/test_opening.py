@@ -116,7 +116,9 @@ async def drifted(life: Life, odd: Odd) -> None:
 
 
 async def forbidden(life: Life, odd: Odd) -> None:
-    rule = '@id("no_echo.rule") @reason("As the test says.") forbid(principal, action == Action::"tool.call", resource);'
+    rule = (
+        '@id("no_echo.rule") @reason("As the test says.") forbid(principal, action == Action::"tool.call", resource);'
+    )
     said = await life.world.policy_owner.put("/v1/policies/no_echo", json={"text": rule})
     assert said.status_code in (200, 201), said.text
 
@@ -279,3 +281,28 @@ async def test_what_was_opened_and_never_closed_runs_out(world: World) -> None:
     assert await connection.fetchval(held, str(life.id)) == 0
     again = await run(world, await opening(life, "workspace.outline", purpose="model", amounts=amounts))
     assert isinstance(again[0], UUID)
+
+
+async def test_an_ordinary_call_opens_no_session(world: World, odd: Odd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that the database is asked for it is one statement before and one after: a session would be several more."""
+    await register(world, odd)
+    life = await mission_with(world, "odd.echo")
+    await known_to(world, life)
+    batches: list[str] = []
+    for where in (world.root.openings.batches, world.root.closings.batches):
+
+        async def counted(connection: asyncpg.Connection, items: Any, at: Any = where, run: Any = where.run) -> Any:
+            batches.append(at.name)
+            return await run(connection, items)
+
+        monkeypatch.setattr(where, "run", counted)
+
+    def refuse(*_: Any) -> Any:
+        raise AssertionError("a session was opened")
+
+    for name in ("read", "write"):
+        monkeypatch.setattr(world.root.database, name, refuse)
+    answer = await ask(world, life.dispatch, "odd.echo", {"text": "y"})
+    monkeypatch.undo()
+    assert answer.status_code == 200, answer.text
+    assert batches == ["openings of calls", "closings of calls"]
