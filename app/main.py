@@ -4,6 +4,7 @@ import asyncio
 import gc
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 
 import structlog
 from fastapi import FastAPI
@@ -15,6 +16,7 @@ from app import (
     artifacts,
     audit,
     budgets,
+    calls,
     console,
     delivery,
     drills,
@@ -36,7 +38,6 @@ from app import (
 )
 from app.boundary import Callbacks
 from app.boundary import api as boundary_api
-from app.boundary.lane import EventLane
 from app.caller import Caller
 from app.db import Database
 from app.delivery import Tail
@@ -44,6 +45,7 @@ from app.http import Cursors
 from app.http.doors import look_up, permit
 from app.http.edge import install
 from app.http.forward import Forward, Upstream
+from app.http.lane import Lane
 from app.http.limits import rate_limits
 from app.http.probes import probes
 from app.http.serving import instrument, lifespan_of, serve_all, server, uvicorns_loop
@@ -86,6 +88,7 @@ PUBLIC = (
     console.router,
 )
 INTERNAL = (boundary_api.router, tools.router, model_gateway.router)
+WAYS = (boundary_api.WAY, tools.WAY, model_gateway.WAY)
 
 
 class Root:
@@ -117,9 +120,8 @@ class Root:
             settings.colony_service_base_url, self.colony_keys, timeout_s=settings.colony_timeout_ms / 1000
         )
         self.models = model_gateway.Gateway.of(settings)
-        self.model_records = model_gateway.Records(
-            self.database, self.nudger.send, wait_ms=settings.database_pool_wait_ms
-        )
+        self.openings = calls.Openings(self.database, wait_ms=settings.database_pool_wait_ms)
+        self.closings = calls.Closings(self.database, self.nudger.send, wait_ms=settings.database_pool_wait_ms)
         self.upstream = Upstream(settings.registrar_base_url, settings.registrar_keys())
         self.exchange = identity.Exchange(identity.through(self.upstream))
         self.database.on_commit = self.nudger.send
@@ -155,7 +157,8 @@ class Root:
         self.nudger.start()
         self.intake.batches.start()
         self.callbacks.batches.start()
-        self.model_records.batches.start()
+        self.openings.start()
+        self.closings.batches.start()
         self.tail.start()
         self.tools.start()
         self.watch.start()
@@ -172,7 +175,8 @@ class Root:
         await self.intake.batches.stop()
         await self.callbacks.batches.stop()
         await self.tools.stop()
-        await self.model_records.batches.stop()
+        await self.openings.stop()
+        await self.closings.batches.stop()
         await self.database.close()
         await self.limits.database.close()
         await self.reader.close()
@@ -193,7 +197,7 @@ class Root:
         state.tools = self.tools
         state.upstream, state.exchange = self.upstream, self.exchange
         state.limits = self.limits
-        state.models, state.model_records = self.models, self.model_records
+        state.models, state.openings, state.closings = self.models, self.openings, self.closings
         state.callers, state.intake, state.callbacks = self.callers, self.intake, self.callbacks
         state.log = structlog.get_logger("http")
         state.started = state.draining = False
@@ -249,7 +253,7 @@ def internal_app(root: Root) -> FastAPI:
     reference.install(app, operations=False)
     app.add_middleware(SaysVersion)
     instrument(app)
-    app.put_before(EventLane, root)
+    app.put_before(partial(Lane, ways=WAYS), root)
     return app
 
 

@@ -8,7 +8,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
 from itertools import product
@@ -19,7 +19,7 @@ from opentelemetry import propagate, trace
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Span, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased, SamplingResult, TraceIdRatioBased
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, SamplingResult, TraceIdRatioBased
 from prometheus_client import Counter, Gauge, Histogram
 from pydantic_core import to_json
 
@@ -219,26 +219,34 @@ class Lines:
                 sys.stderr.flush()
 
 
-_leaving_a_trace: ContextVar[bool] = ContextVar("leaving_a_trace", default=False)
+_drawn: ContextVar[bool | None] = ContextVar(
+    "drawn", default=None
+)  # whether new traces are sampled; None: nobody has drawn
 
 
 @contextmanager
-def leaving_a_trace() -> Iterator[None]:
+def leaving_a_trace(certainly: bool = True) -> Iterator[None]:
     """Within, a new trace is sampled for certain: somebody else has drawn the lot."""
-    token = _leaving_a_trace.set(True)
+    token = _drawn.set(certainly)
     try:
         yield
     finally:
-        _leaving_a_trace.reset(token)
+        _drawn.reset(token)
+
+
+def leaving_no_trace() -> AbstractContextManager[None]:
+    """Within, no new trace is sampled."""
+    return leaving_a_trace(certainly=False)
 
 
 class Chosen(TraceIdRatioBased):
     """A share of all traces, and those that were chosen already."""
 
     def should_sample(self, *args: Any, **named: Any) -> SamplingResult:
-        if _leaving_a_trace.get():
-            return ALWAYS_ON.should_sample(*args, **named)
-        return super().should_sample(*args, **named)
+        drawn = _drawn.get()
+        if drawn is None:
+            return super().should_sample(*args, **named)
+        return (ALWAYS_ON if drawn else ALWAYS_OFF).should_sample(*args, **named)
 
 
 def add_trace(_logger: Any, _method: str, record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -2,8 +2,10 @@
 
     python -m bench.gateway                      three rounds of five seconds each way, 32 calls in flight
     python -m bench.gateway --answer-ms 200      how long the stand-in provider thinks
+    python -m bench.gateway --at-once            all callers begin together, and come back together each time
 
-stdout carries one JSON object. The stand-in provider is a process of its own that answers each call after the same time, so
+stdout carries one JSON object. `cpu_ms_per_call` is the processor time of `serve` and of PostgreSQL for each call, which other load on
+the machine changes little. The stand-in provider is a process of its own that answers each call after the same time, so
 that what is measured is the way and not the model. Each of the calls in flight belongs to a mission of its own.
 """
 
@@ -56,6 +58,10 @@ class Turn:
     times: list[float] = field(default_factory=list)
     refused: int = 0
     seconds: float = 0.0
+    cpu_s: dict[str, float] = field(default_factory=dict)
+
+    def cpu_ms(self, process: str) -> float:
+        return self.cpu_s[process] * 1000 / max(1, len(self.times))
 
     @property
     def p50(self) -> float:
@@ -93,8 +99,9 @@ async def provide(port: int, answer_s: float) -> None:
 # --- the client ------------------------------------------------------------------------------------------------------
 
 
-async def caller(way: Way, number: int, until: float, turn: Turn) -> None:
-    """One call after the other over one connection."""
+async def caller(way: Way, number: int, until: float, turn: Turn, first_s: float) -> None:
+    """One call after the other over one connection, the first after a while: callers do not know of each other."""
+    await asyncio.sleep(first_s)
     address, body = urlsplit(way.url), json.dumps(QUESTION).encode()
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     path, key = way.paths[number % len(way.paths)], way.keys[number % len(way.keys)]
@@ -114,15 +121,19 @@ async def caller(way: Way, number: int, until: float, turn: Turn) -> None:
     writer.close()
 
 
-def calling(way: Way, in_flight: int, seconds: float) -> Callable[[str], Turn]:
+def calling(instance: Instance, way: Way, in_flight: int, seconds: float, spread_s: float) -> Callable[[str], Turn]:
+    """spread_s: over how long the callers begin."""
+
     def turn(_name: str) -> Turn:
-        found = Turn(seconds=seconds)
+        found, before = Turn(seconds=seconds), instance.cpu_s()
 
         async def run() -> None:
             until = time.perf_counter() + seconds
-            await asyncio.gather(*(caller(way, number, until, found) for number in range(in_flight)))
+            first = [spread_s * number / in_flight for number in range(in_flight)]
+            await asyncio.gather(*(caller(way, number, until, found, first[number]) for number in range(in_flight)))
 
         asyncio.run(run())
+        found.cpu_s = {name: used - before[name] for name, used in instance.cpu_s().items()}
         return found
 
     return turn
@@ -173,7 +184,11 @@ def measure(place: Path, wanted: argparse.Namespace) -> dict[str, Any]:
                     "direct": Way(url, ["/v1/chat/completions"], ["none"]),
                     "gateway": through(instance, wanted.in_flight),
                 }
-                turns = {name: calling(way, wanted.in_flight, wanted.seconds) for name, way in ways.items()}
+                spread_s = 0.0 if wanted.at_once else wanted.answer_ms / 1000
+                turns = {
+                    name: calling(instance, way, wanted.in_flight, wanted.seconds, spread_s)
+                    for name, way in ways.items()
+                }
                 rounds = interleave(wanted.rounds, turns)
                 kept = instance.counts({"facts": "SELECT count(*) FROM ledger WHERE type = 'model.called'"})
         finally:
@@ -193,11 +208,20 @@ def measure(place: Path, wanted: argparse.Namespace) -> dict[str, Any]:
             "gateway_p99_ms": spread(rounds.of("gateway", lambda turn: turn.p99)),
             "gateway_per_s": spread(rounds.of("gateway", lambda turn: len(turn.times) / turn.seconds)),
             "ratio": ratios(gateway, direct),
+            "cpu_ms_per_call": {
+                name: spread(rounds.of("gateway", lambda turn, name=name: turn.cpu_ms(name)))
+                for name in ("serve", "postgres")
+            },
         },
         "refused": sum(rounds.of("gateway", lambda turn: turn.refused)),
         "rows_match": kept["facts"] >= sum(answered),
         "calibration": calibration(rounds.calibration),
-        "how": {"in_flight": wanted.in_flight, "answer_ms": wanted.answer_ms, "rounds": wanted.rounds},
+        "how": {
+            "in_flight": wanted.in_flight,
+            "answer_ms": wanted.answer_ms,
+            "rounds": wanted.rounds,
+            "at_once": wanted.at_once,
+        },
     }
 
 
@@ -214,6 +238,7 @@ def main() -> None:
     ask.add_argument("--seconds", type=float, default=5)
     ask.add_argument("--in-flight", type=int, default=32)
     ask.add_argument("--answer-ms", type=float, default=500)
+    ask.add_argument("--at-once", action="store_true")
     wanted = ask.parse_args()
     say(
         f"{wanted.rounds} rounds, {wanted.in_flight} calls in flight, a provider that answers after {wanted.answer_ms} ms."

@@ -108,6 +108,13 @@ class Instance:
         assert running is not None
         return round(resident_mb(running.pid), 1)
 
+    def cpu_s(self) -> dict[str, float]:
+        """How long each of its processes and PostgreSQL, all backends together, have used a processor."""
+        found = {one.process.name: used_s(one.running.pid) for one in self.running if one.running is not None}
+        postmaster = int((self.folder.server.cluster / "postmaster.pid").read_text().split()[0])
+        backends = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
+        return found | {"postgres": sum(used_s(int(pid)) for pid in (postmaster, *backends))}
+
     def keys_of_tenants(self, count: int) -> list[str]:
         """A submitter's key of each of so many tenants, which are made when they do not exist."""
 
@@ -183,6 +190,15 @@ def resident_mb(pid: int) -> float:
     """The memory that a process has of its own and shares, in MB."""
     said = Path(f"/proc/{pid}/status").read_text()
     return int(said.split("VmRSS:")[1].split()[0]) / 1024
+
+
+def used_s(pid: int) -> float:
+    """Processor time of a process and of the children that it has outlived; none of one that is gone."""
+    try:
+        said = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return sum(int(ticks) for ticks in said[11:15]) / os.sysconf("SC_CLK_TCK")
 
 
 def await_ready(child: Child) -> None:

@@ -1,5 +1,6 @@
 """A tool server that does next to nothing: `python -m bench.tool_server PORT` over HTTP, without a port over stdio."""
 
+import asyncio
 import sys
 
 from mcp.server.mcpserver import MCPServer
@@ -8,8 +9,9 @@ server = MCPServer("bench", version="1")
 
 
 @server.tool(structured_output=False)
-def echo(text: str) -> str:
-    """Says it again."""
+async def echo(text: str, after_ms: int = 0) -> str:
+    """Says it again, after a while."""
+    await asyncio.sleep(after_ms / 1000)
     return text
 
 

@@ -1,10 +1,13 @@
 """What the tool gateway adds to a call: the same tool of the same MCP server, asked directly and through the root, in turns.
 
-    python -m bench.tools [--rounds 5] [--calls 640] [--in-flight 32]
+    python -m bench.tools [--rounds 5] [--calls 640] [--in-flight 32] [--answer-ms 500]
 
-JSON on stdout. `added_p50_ms` is the median over the rounds of ours minus theirs of the same round. Ours is everything a call
-goes through: signature, token, nonce, attempt, policy decision, budget, the tool, blob, reading, fact; two commits.
-`session_ms` is what beginning a session costs, which a call does not pay.
+JSON on stdout. `added_p50_ms` is the median over the rounds of ours minus theirs of the same round: `paced` with a tool that takes
+--answer-ms, so many calls in flight, begun one after the other, so that the way is measured and not a queue; `full` with a tool that
+answers at once, as fast as the machine goes; `alone` likewise, one call at a time. Ours is everything a call goes through: signature,
+token, nonce, attempt, policy decision, budget, the tool, blob, reading, fact; two commits. `cpu_ms_per_call` is the processor time of
+`serve` and of PostgreSQL in the turns `paced` and `full`, which other load on the machine changes little. `session_ms` is what
+beginning a session costs, which a call does not pay.
 """
 
 import argparse
@@ -17,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -36,17 +40,18 @@ from colony_client.signing import parse_keys
 TEXT = "The queue is watched by two people."
 
 
-async def timed(call: Callable[[], Awaitable[Any]], calls: int, in_flight: int) -> list[float]:
-    """How long each call took, in ms, that many at once."""
+async def timed(call: Callable[[int], Awaitable[Any]], calls: int, in_flight: int, after_ms: int = 0) -> list[float]:
+    """How long each call took, in ms, that many at once, of a tool that takes after_ms; they begin evenly over that time."""
     took: list[float] = []
 
-    async def line(count: int) -> None:
-        for _ in range(count):
+    async def line(number: int) -> None:
+        await asyncio.sleep(after_ms / 1000 * number / in_flight)
+        for _ in range(calls // in_flight):
             began = time.perf_counter()
-            await call()
+            await call(after_ms)
             took.append((time.perf_counter() - began) * 1000)
 
-    await asyncio.gather(*(line(calls // in_flight) for _ in range(in_flight)))
+    await asyncio.gather(*(line(number) for number in range(in_flight)))
     return sorted(took)
 
 
@@ -99,39 +104,57 @@ async def prepared(instance: Instance, url: str, missions: int) -> tuple[RootCli
     return root, made
 
 
-async def measured(instance: Instance, url: str, rounds: int, calls: int, in_flight: int) -> dict[str, Any]:
-    root, missions = await prepared(instance, url, in_flight)
+async def measured(instance: Instance, url: str, asked: argparse.Namespace) -> dict[str, Any]:
+    root, missions = await prepared(instance, url, asked.in_flight)
     turns = itertools.cycle(missions)  # the calls of one mission queue up for its chain of facts
-    found: dict[str, list[dict[str, float]]] = {"direct": [], "gateway": [], "direct_alone": [], "gateway_alone": []}
+    found: defaultdict[str, list[dict[str, float]]] = defaultdict(list)
+    cpu: defaultdict[str, list[dict[str, float]]] = defaultdict(list)
     async with Client(url, cache=None) as client:
         await client.list_tools()
 
-        async def direct() -> None:
-            assert (await client.call_tool("echo", {"text": TEXT})).content[0].text == TEXT  # type: ignore[union-attr]
+        async def direct(after_ms: int) -> None:
+            said = await client.call_tool("echo", {"text": TEXT, "after_ms": after_ms})
+            assert said.content[0].text == TEXT  # type: ignore[union-attr]
 
-        async def through() -> None:
-            answer: Any = await root.call_tool(next(turns), 1, "bench.echo", {"text": TEXT})
+        async def through(after_ms: int) -> None:
+            answer: Any = await root.call_tool(next(turns), 1, "bench.echo", {"text": TEXT, "after_ms": after_ms})
             assert answer["text"] == TEXT
 
         for call in (direct, through):  # warm
             await timed(call, 64, 8)
-        for number in range(rounds):
-            for name, call, flight in (
-                ("direct", direct, in_flight), ("gateway", through, in_flight), ("direct_alone", direct, 1), ("gateway_alone", through, 1),
-            ):  # fmt: skip
-                found[name].append(figures(await timed(call, calls if flight > 1 else calls // 8, flight)))
+        for number in range(asked.rounds):
+            for how, calls, flight, after_ms in (
+                ("paced", asked.calls, asked.in_flight, asked.answer_ms),
+                ("full", asked.calls, asked.in_flight, 0),
+                ("alone", asked.calls // 8, 1, 0),
+            ):
+                for whom, call in (("direct", direct), ("gateway", through)):
+                    before = instance.cpu_s()
+                    found[f"{whom}_{how}"].append(figures(await timed(call, calls, flight, after_ms)))
+                    used = {name: (s - before[name]) * 1000 / calls for name, s in instance.cpu_s().items()}
+                    if whom == "gateway":
+                        cpu[how].append(used)
             say(f"round {number + 1}: " + ", ".join(f"{name} {rows[-1]['p50_ms']} ms" for name, rows in found.items()))
     await root.aclose()
 
-    def added(ours: str, theirs: str) -> dict[str, float]:
-        each = [a["p50_ms"] - b["p50_ms"] for a, b in zip(found[ours], found[theirs], strict=True)]
+    def added(how: str) -> dict[str, float]:
+        each = [a["p50_ms"] - b["p50_ms"] for a, b in zip(found[f"gateway_{how}"], found[f"direct_{how}"], strict=True)]
         return {"median": round(statistics.median(each), 2), "least": round(min(each), 2), "most": round(max(each), 2)}
 
     stdio = StdioServerParameters(command=sys.executable, args=["-m", "bench.tool_server"], cwd=REPOSITORY)
     return {
-        "how": {"rounds": rounds, "calls": calls, "in_flight": in_flight, "processors": os.cpu_count()},
-        "added_p50_ms": added("gateway", "direct"),
-        "added_p50_ms_alone": added("gateway_alone", "direct_alone"),
+        "how": {
+            "rounds": asked.rounds,
+            "calls": asked.calls,
+            "in_flight": asked.in_flight,
+            "answer_ms": asked.answer_ms,
+            "processors": os.cpu_count(),
+        },
+        "added_p50_ms": {how: added(how) for how in ("paced", "full", "alone")},
+        "cpu_ms_per_call": {
+            how: {name: round(statistics.median(one[name] for one in cpu[how]), 2) for name in ("serve", "postgres")}
+            for how in ("paced", "full")
+        },
         "p50_ms": {name: round(statistics.median(one["p50_ms"] for one in rows), 2) for name, rows in found.items()},
         "p95_ms": {name: round(statistics.median(one["p95_ms"] for one in rows), 2) for name, rows in found.items()},
         "session_ms": {"streamable_http": await session_cost(url), "stdio": await session_cost(stdio, 3)},
@@ -143,6 +166,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--calls", type=int, default=640)
     parser.add_argument("--in-flight", type=int, default=32)
+    parser.add_argument("--answer-ms", type=int, default=500)
     asked = parser.parse_args()
     port = embedded.free_port()
     server = subprocess.Popen([sys.executable, "-m", "bench.tool_server", str(port)], cwd=REPOSITORY)
@@ -152,7 +176,7 @@ def main() -> None:
             instance.surroundings |= {"OUTBOUND_ALLOWED_HOSTS": f"127.0.0.1:{port}", "DATABASE_POOL_SIZE": "32"}
             with instance:
                 url = f"http://127.0.0.1:{port}/mcp"
-                found = asyncio.run(measured(instance, url, asked.rounds, asked.calls, asked.in_flight))
+                found = asyncio.run(measured(instance, url, asked))
             print(json.dumps(found, indent=1))
     finally:
         server.kill()

@@ -18,8 +18,8 @@ from app.embedded import ephemeral
 from app.identity import seed_demo
 from app.migrate import upgrade
 from app.policy import SHELF
-from app.tools.api import NEEDS as NEEDED_TOOLS
-from app.tools.layers import LAYERS
+from app.tools.judging import NEEDS as NEEDED_TOOLS
+from app.tools.layers import LAYERS, NEWEST
 from app.writebacks.book import BREAKERS
 from tests.skips import pytest_collection_modifyitems, pytest_sessionfinish, pytest_terminal_summary
 from tests.world import World
@@ -139,7 +139,13 @@ async def world(cluster: Cluster, demo: dict[str, str]) -> AsyncIterator[World]:
     """The root in this process over a real database, with the demo tenant's people."""
     async with fresh(cluster, DEMO, f"test_{os.getpid()}_{next(numbers)}") as name:
         made = World(lambda role: cluster.url(role, name))
-        for remembered in (SHELF.known, LAYERS, NEEDED_TOOLS, BREAKERS):  # by tenant, and every test has the same one
+        for remembered in (
+            SHELF.known,
+            LAYERS,
+            NEWEST,
+            NEEDED_TOOLS,
+            BREAKERS,
+        ):  # by tenant, and every test has the same one
             remembered.clear()
         await made.open(demo)
         try:

@@ -119,5 +119,9 @@ async def note_readings(
         except DBAPIError as refused:
             if sqlstate(refused) != REMOVED:
                 raise
-            detail = "A source was removed under retention while it was being read."
-            raise Problem("database_busy", detail, retry_after=1) from None
+            raise removed_meanwhile() from None
+
+
+def removed_meanwhile() -> Problem:
+    """What the caller of REMOVED is told: asked again, the bytes are read anew, or are found to be gone."""
+    return Problem("database_busy", "A source was removed under retention while it was being read.", retry_after=1)

@@ -1,5 +1,6 @@
 """The internal API: what a colony calls. Its own app on its own port, never mounted on the public one."""
 
+import re
 from typing import Annotated
 from uuid import UUID
 
@@ -10,8 +11,9 @@ from app import missions
 from app.boundary import callbacks
 from app.boundary.callbacks import refuse_root_artifacts
 from app.boundary.dispatch import keep_refused
-from app.boundary.door import Signed, genuine, signed, stranger, token, unknown, use_nonce
+from app.boundary.door import Signed, genuine, signed, spend, token, unknown
 from app.errors import Problem
+from app.http.lane import ID, Way
 from app.http.replies import JSON, problem_reply
 from colony_client import tokens
 from colony_client.contract import EventBatch, EventReceipt, RootView
@@ -44,8 +46,7 @@ async def events(mission_id: UUID, request: Request, call: Unspent) -> Response:
         if batch.attempt != said.attempt:
             raise unknown()  # a token opens this door for its own attempt only
     except Problem as refused:
-        if not await use_nonce(state.database, call.kid, call.nonce):
-            raise stranger(request, "SignatureReplayed") from None
+        await spend(request, call)
         if refused.code == "unauthenticated":
             raise
         async with state.database.write() as session:
@@ -62,6 +63,16 @@ async def events(mission_id: UUID, request: Request, call: Unspent) -> Response:
         next_gateway_token=next_token(state.signing_keys, said, "gateway"),
     )
     return Response(written(receipt, call.version), media_type=JSON)
+
+
+async def without_framework(request: Request, mission: str) -> Response:
+    """The same route."""
+    return await events(UUID(mission), request, await genuine(request))
+
+
+WAY = Way(
+    re.compile(rf"/internal/v1/missions/{ID}/events"), "/internal/v1/missions/{mission_id}/events", without_framework
+)
 
 
 def next_token(keys: Keys, said: tokens.MissionToken, audience: tokens.TokenAudience) -> str:

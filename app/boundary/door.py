@@ -58,9 +58,14 @@ async def genuine(request: Request) -> Signed:
 async def signed(request: Request) -> Signed:
     """The same with its nonce used: what follows may fail, it stays used."""
     call = await genuine(request)
+    await spend(request, call)
+    return call
+
+
+async def spend(request: Request, call: Signed) -> None:
+    """Uses the nonce of a call. Raises Problem unauthenticated when it was used before."""
     if not await use_nonce(request.app.state.database, call.kid, call.nonce):
         raise stranger(request, "SignatureReplayed")
-    return call
 
 
 def stranger(request: Request, reason: str) -> Problem:

@@ -202,12 +202,17 @@ class Hold:
     mission: UUID
     reservation: UUID
     began: float
-    settled: bool = False
+    settled: bool = False  # whoever settles it by other means says so here
+
+    @property
+    def took_ms(self) -> int:
+        return max(0, round((time.monotonic() - self.began) * 1000))
 
     async def settle(self, session: WriteSession, actual: Amounts | None = None) -> Spent | None:
         """Counts the call in a transaction of the caller's; call it before the transaction's first fact."""
-        took = max(0, round((time.monotonic() - self.began) * 1000))
-        spent = await settle(session, self.caller, self.mission, self.reservation, actual or Amounts(), calls_ms=took)
+        spent = await settle(
+            session, self.caller, self.mission, self.reservation, actual or Amounts(), calls_ms=self.took_ms
+        )
         self.settled = True
         return spent
 

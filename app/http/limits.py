@@ -192,8 +192,15 @@ class Limits:
     async def admit_mission(self, request: Request, tenant: UUID, mission: UUID) -> None:
         """One tool call of a mission."""
         if self.mission_per_s > 0:
-            ask = Ask("mission", digest("mission", str(tenant), str(mission)), self.mission_per_s, self.burst_s)
-            await self.take(request, None, [ask], "Too many calls of this mission.")
+            await self.take(request, None, [self.bucket_of(tenant, mission)], "Too many calls of this mission.")
+
+    def give_back_call(self, tenant: UUID, mission: UUID) -> None:
+        """What was taken for a call is not used: somebody else had sent it again, who uses up nobody's rate."""
+        if self.mission_per_s > 0:
+            self.lease(self.bucket_of(tenant, mission)).tokens += 1
+
+    def bucket_of(self, tenant: UUID, mission: UUID) -> Ask:
+        return Ask("mission", digest("mission", str(tenant), str(mission)), self.mission_per_s, self.burst_s)
 
     async def take(
         self, request: Request, tenant: UUID | None, asks: Sequence[Ask], sentence: str, *, quiet: bool = False

@@ -4,7 +4,7 @@ Every verb records what it did in the transaction that did it, so audit, events,
 A fact carries ids, states, hashes and small typed fields; never a user's text, a payload or evidence.
 """
 
-from app.ledger.actions import FACTS, Told, fact, record
+from app.ledger.actions import FACTS, Told, fact, record, tell
 from app.ledger.anchors import Anchorer, Broken, overdue
 from app.ledger.api import inside_of, router
 from app.ledger.keys import Keyring, Signer, keyring, public_text, signer
@@ -47,5 +47,6 @@ __all__ = [
     "router",
     "signer",
     "signing_side",
+    "tell",
     "verify",
 ]

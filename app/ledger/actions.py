@@ -37,7 +37,10 @@ def fact(caller: Caller, type: str, subject: UUID, /, **body: Any) -> Told:
 
 async def record(session: WriteSession, caller: Caller, type: str, subject: UUID, /, **body: Any) -> None:
     """Appends a fact. Position and hashes are Postgres's work."""
-    told = fact(caller, type, subject, **body)
-    values = {"tenant": told.tenant, "subject": subject, "type": type, "actor": told.actor, "body": told.body}
-    await session.execute(INSERT, values)
+    await tell(session, fact(caller, type, subject, **body))
+
+
+async def tell(session: WriteSession, told: Told) -> None:
+    """Appends a fact that was made before."""
+    await session.execute(INSERT, vars(told))
     session.nudge(FACTS)

@@ -30,6 +30,7 @@ from app.missions.intake import Intake
 from app.missions.moves import CLOSED, MOVES, State, move
 from app.missions.queries import Mission, MissionView, envelope, envelopes, find, view
 from app.missions.rows import Asked
+from app.missions.terms import Terms, terms_of
 
 __all__ = [
     "CLOSED",
@@ -41,6 +42,7 @@ __all__ = [
     "Mission",
     "MissionView",
     "State",
+    "Terms",
     "await_decision",
     "cancel",
     "complete",
@@ -62,6 +64,7 @@ __all__ = [
     "requeue",
     "resume",
     "router",
+    "terms_of",
     "to_executing",
     "to_waiting",
     "view",

@@ -22,6 +22,7 @@ COLUMNS = """id, mission_type, type_version, mode, state, stage, version, origin
   lease_until, deadline_at, budget_time_ms, budget_tokens,
   budget_cost_usd, used_tokens, used_cost_usd, answer_status, pending_approvals, writebacks, degraded, reason, reason_note,
   created_at, updated_at, closed_at, bytes_removed_at"""
+PLAYED = ("recorded", "recorded_with_colony")  # modes of a replay in which nobody is asked
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Mission:
     @property
     def played(self) -> bool:
         """Whether tools answer it from the tape of what it repeats: then it neither spends nor changes anything."""
-        return self.replay_mode in ("recorded", "recorded_with_colony")
+        return self.replay_mode in PLAYED
 
     @property
     def closed(self) -> bool:

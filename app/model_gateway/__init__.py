@@ -4,10 +4,9 @@ Any OpenAI client is a client; a mission's gateway token is its API key. Provide
 start. `Gateway.ask` is all that leaves the process for a call.
 """
 
-from app.model_gateway.api import router
+from app.model_gateway.api import WAY, router
 from app.model_gateway.gateway import Gateway
 from app.model_gateway.playing import play
 from app.model_gateway.providers_api import router as providers
-from app.model_gateway.records import Records
 
-__all__ = ["Gateway", "Records", "play", "providers", "router"]
+__all__ = ["WAY", "Gateway", "play", "providers", "router"]

@@ -10,21 +10,20 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from app import budgets, ledger, policy, tape
+from app import budgets, calls, ledger, policy, tape
 from app.budgets import Amounts
 from app.caller import Caller
 from app.db import Database, WriteSession
 from app.errors import Problem
-from app.missions import Mission
+from app.missions import Mission, Terms
 from app.model_gateway.gateway import Gateway, Try
 from app.model_gateway.playing import Facts, Heard, denied, kept, note_refused, play
 from app.model_gateway.providers import Target
 from app.model_gateway.queries import mission_and_switches
-from app.model_gateway.records import Ended, Said
 from app.model_gateway.request import Asked
 from app.model_gateway.usage import Usage
 from app.model_gateway.wire import Outcome
-from app.tools.api import check_attempt, left_over
+from app.tools.judging import check_attempt, left_over
 from colony_client import tokens
 
 SLACK = timedelta(minutes=1)  # of a reservation, beyond the time that all providers together may take
@@ -48,6 +47,7 @@ class Opened:
 
 
 async def open_call(
+    openings: calls.Openings,
     database: Database,
     gateway: Gateway,
     environment: str,
@@ -59,29 +59,97 @@ async def open_call(
 
     A replay hears what is on the tape, and nobody is asked on its behalf. call: what was asked, in the form of the tape.
     """
+    return await at_once(openings, gateway, environment, said, asked, call) or await at_length(
+        database, gateway, environment, said, asked, call
+    )
+
+
+async def at_once(
+    openings: calls.Openings,
+    gateway: Gateway,
+    environment: str,
+    said: tokens.MissionToken,
+    asked: Asked,
+    call: tape.Call,
+) -> Opened | None:
+    """The ordinary call, which is allowed and fits into the budget: judged from memory, and opened if nothing of that has changed.
+
+    None: it is to be judged at length; nothing is kept.
+    """
+    caller, began, off = colony_of(said), monotonic(), gateway.off
+    terms, targets = await openings.terms(said.tenant, said.mission), here(gateway, asked.model, off)
+    if terms is None or terms.played or isinstance(targets, Problem):
+        return None
+    considered = [facts(terms, environment, one) for one in targets]
+    drafts = [
+        policy.draft(caller, "model.call", one.name, dict(seen), requester=terms.requested_by)
+        for one, seen in zip(targets, considered, strict=True)
+    ]
+    allowed = [
+        (target, draft.decision.id)
+        for target, draft in zip(targets, drafts, strict=True)
+        if draft.decision.verdict.effect == "allow"
+    ]
+    if not allowed:
+        return None
+    bounds = Bounds.of(asked, allowed)
+    opening = calls.Opening(
+        said.tenant, terms, said.attempt, "model", bounds.amounts(bounds.limit), bounds.life, drafts, off=off
+    )
+    outcome = await openings.open(opening)
+    if not isinstance(outcome, UUID):
+        return None
+    bounded = replace(asked, max_tokens=bounds.limit)
+    return opened(caller, said, bounded, call, considered, allowed, outcome, began)
+
+
+def opened(
+    caller: Caller,
+    said: tokens.MissionToken,
+    asked: Asked,
+    call: tape.Call,
+    considered: Sequence[Facts],
+    allowed: Sequence[tuple[Target, UUID]],
+    reservation: UUID,
+    began: float,
+) -> Opened:
+    decisions = {target.provider.name: decision for target, decision in allowed}
+    order = tuple(target for target, _ in allowed)
+    return Opened(caller, said.mission, said.attempt, asked, call, order, considered, decisions, reservation, began)
+
+
+async def at_length(
+    database: Database,
+    gateway: Gateway,
+    environment: str,
+    said: tokens.MissionToken,
+    asked: Asked,
+    call: tape.Call,
+) -> Opened | Heard:
+    """Any call, step by step; what is refused is kept with its fact. Raises Problem."""
     caller, began = colony_of(said), monotonic()
-    opened: Opened | Heard | Problem
+    found: Opened | Heard | Problem
     known = asked.model in gateway.registry.routes
     async with database.write() as session:
         await session.enter(said.tenant)
-        mission, off = await mission_and_switches(session, said.mission)
+        mission, gateway.off = await mission_and_switches(session, said.mission)
         check_attempt(mission, said)
         assert mission is not None
         if mission.played:
-            opened = await answered_again(session, caller, mission, environment, call, known)
+            found = await answered_again(session, caller, mission, environment, call, known)
         else:
             call = call if known else unknown(call)
-            opened = await admitted(
-                session, caller, mission, environment, here(gateway, asked.model, off), asked, call, began
-            )
-    if isinstance(opened, Problem):
-        raise opened
-    return opened
+            targets = here(gateway, asked.model, gateway.off)
+            found = await admitted(session, caller, said, mission, environment, targets, asked, call, began)
+    if isinstance(found, Problem):
+        raise found
+    return found
 
 
 async def admitted(
     session: WriteSession,
     caller: Caller,
+    said: tokens.MissionToken,
     mission: Mission,
     environment: str,
     targets: "list[Target] | Problem",
@@ -104,9 +172,7 @@ async def admitted(
         if refusal.code == "budget_exhausted":
             await note_refused(session, caller, mission, call, considered, refusal)
         return refusal
-    decisions = {target.provider.name: decision for target, decision in allowed}
-    order = tuple(target for target, _ in allowed)
-    return Opened(caller, mission.id, mission.attempt, bounded, call, order, considered, decisions, reservation, began)
+    return opened(caller, said, bounded, call, considered, allowed, reservation, began)
 
 
 async def answered_again(
@@ -175,7 +241,7 @@ async def judged(
     return [], await denied(session, caller, mission, call, considered, denials[0])
 
 
-def facts(mission: Mission, environment: str, target: Target) -> dict[str, Any]:
+def facts(mission: Mission | Terms, environment: str, target: Target) -> dict[str, Any]:
     """What the rules may look at."""
     provider = target.provider
     return {
@@ -189,24 +255,43 @@ def facts(mission: Mission, environment: str, target: Target) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class Bounds:
+    """What a call may come to: tokens of the prompt and of the answer, and how long all its targets together may take."""
+
+    targets: Sequence[Target]
+    prompt: int
+    limit: int
+    life: timedelta
+
+    @classmethod
+    def of(cls, asked: Asked, allowed: Sequence[tuple[Target, UUID]]) -> "Bounds":
+        targets = [target for target, _ in allowed]
+        prompt = min(asked.prompt_tokens, max(one.model.context_tokens for one in targets))
+        limit = min(one.model.output_tokens for one in targets)
+        limit = limit if asked.max_tokens is None else min(limit, asked.max_tokens)
+        life = SLACK + sum((timedelta(milliseconds=one.provider.timeouts.whole_ms) for one in targets), timedelta())
+        return cls(targets, prompt, limit, life)
+
+    def amounts(self, limit: int) -> Amounts:
+        """What is held for an answer of at most so many tokens, from the dearest of the targets."""
+        return Amounts(self.prompt + limit, max(one.model.cost(self.prompt, limit) for one in self.targets))
+
+
 async def reserved(
     session: WriteSession, caller: Caller, mission: Mission, asked: Asked, allowed: Sequence[tuple[Target, UUID]]
 ) -> tuple[UUID, Asked]:
-    """Holds what the call may cost at the dearest of its targets, and bounds its answer by what that leaves.
+    """Holds what the call may cost, and bounds its answer by what that leaves.
 
     Raises Problem budget_exhausted where not even one token of an answer has room.
     """
-    targets = [target for target, _ in allowed]
-    prompt = min(asked.prompt_tokens, max(one.model.context_tokens for one in targets))
-    limit = min(one.model.output_tokens for one in targets)
-    limit = limit if asked.max_tokens is None else min(limit, asked.max_tokens)
-    life = SLACK + sum((timedelta(milliseconds=one.provider.timeouts.whole_ms) for one in targets), timedelta())
+    bounds = Bounds.of(asked, allowed)
+    limit = bounds.limit
     for _ in range(4):  # the mission's account first; then day and tenant, which others move meanwhile
-        cost = max(one.model.cost(prompt, limit) for one in targets)
         try:
-            held = await budgets.reserve(session, caller, mission.id, Amounts(prompt + limit, cost), "model", life=life)
+            held = await budgets.reserve(session, caller, mission.id, bounds.amounts(limit), "model", life=bounds.life)
         except Problem as lacking:
-            fits = room(targets, prompt, lacking) if lacking.code == "budget_exhausted" else 0
+            fits = room(bounds.targets, bounds.prompt, lacking) if lacking.code == "budget_exhausted" else 0
             if not 0 < fits < limit:
                 raise
             limit, last = fits, lacking
@@ -235,7 +320,7 @@ def ended(
     outcome: Outcome,
     answer_sha256: bytes | None = None,
     heard: Heard | None = None,
-) -> Ended:
+) -> calls.Ended:
     """A call with its fact and its place on the tape. target: who answered, None when nobody did; usage: what that took.
 
     heard: None when the client did not wait for it; then it is not on the tape.
@@ -267,8 +352,11 @@ def ended(
     said = None
     if heard is not None:
         outcome_of_tape: tape.Outcome = "answered" if answer_sha256 else "refused"
-        said = Said(opened.attempt, opened.call, outcome_of_tape, kept(opened.considered, heard, body))
-    return Ended(told, opened.reservation, tokens_in, tokens_out, cost, took, last, outcome != "ok", said)
+        answer = kept(opened.considered, heard, body)
+        said = calls.Said(opened.attempt, opened.call, outcome_of_tape, answer, took)
+    return calls.Ended(
+        "model", told, opened.reservation, took, tokens_in, tokens_out, cost, last, outcome != "ok", said
+    )
 
 
 # What the wall answers when it does not switch, and what the caller is told.

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import math
+import re
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,24 +14,24 @@ import structlog
 from fastapi import APIRouter, Request, Response
 from pydantic_core import to_json
 
-from app import policy, tape
+from app import calls, policy, tape
 from app.boundary.door import token
 from app.canonical import sha256
 from app.db import unavailable
 from app.errors import Problem
 from app.http import Reply, read_body
 from app.http.edge import request_id
+from app.http.lane import ID, Way
 from app.model_gateway.actions import Opened, colony_of, ended, facts, open_call
 from app.model_gateway.gateway import Answer, Gateway, NoAnswer, Try, without_usage
 from app.model_gateway.health import LONGEST_REST_S
 from app.model_gateway.playing import Heard
 from app.model_gateway.queries import mission_and_switches
-from app.model_gateway.records import Ended, Records
 from app.model_gateway.request import LARGEST, Asked, read
-from app.model_gateway.shapes import DONE, OpenAIRoute, Streamed, error_of, event
+from app.model_gateway.shapes import DONE, OpenAIRoute, Streamed, as_error, error_of, event
 from app.model_gateway.wire import LARGEST_ANSWER, Outcome, ProviderFailed
 from app.policy.queries import in_force
-from app.tools.api import check_attempt
+from app.tools.judging import check_attempt
 from colony_client import tokens
 
 router = APIRouter(tags=["models"], route_class=OpenAIRoute)
@@ -60,10 +61,11 @@ async def create_chat_completion(mission_id: UUID, request: Request) -> Response
     gateway: Gateway = state.models
     wanted = tape.Call("model", asked.model, arguments)
     named = request_id(request)
-    opened = await open_call(state.database, gateway, state.settings.environment, said, asked, wanted)
+    environment = state.settings.environment
+    opened = await open_call(state.openings, state.database, gateway, environment, said, asked, wanted)
     if isinstance(opened, Heard):
         return again(opened, asked, named)
-    call = Call(state.model_records, gateway, opened, named)
+    call = Call(state.closings, gateway, opened, named)
     try:
         answer = await gateway.ask(opened.asked, opened.targets)
     except NoAnswer as nobody:
@@ -80,6 +82,19 @@ async def create_chat_completion(mission_id: UUID, request: Request) -> Response
     body = Reply(whole, headers=headers).response()
     await call.close(answer.tries, "ok", answer, sha256(bytes(body.body)), Heard(whole=whole))
     return body
+
+
+async def without_framework(request: Request, mission: str) -> Response:
+    """The same route."""
+    return await create_chat_completion(UUID(mission), request)
+
+
+WAY = Way(
+    re.compile(rf"/internal/v1/missions/{ID}/openai/v1/chat/completions"),
+    f"{AT}/chat/completions",
+    without_framework,
+    as_error,
+)
 
 
 def again(heard: Heard, asked: Asked, request_id: str | None) -> Response:
@@ -148,7 +163,7 @@ def refusal(last: ProviderFailed) -> Problem:
 class Call:
     """One call from its opening to its end, which is written once."""
 
-    records: Records
+    closings: calls.Closings
     gateway: Gateway
     opened: Opened
     request_id: str | None
@@ -216,11 +231,11 @@ class Call:
         task.add_done_callback(self.gateway.settling.discard)
         return asyncio.shield(task)
 
-    async def write(self, one: Ended) -> None:
+    async def write(self, one: calls.Ended) -> None:
         """Tried again while the database is busy or away for a moment: the provider has been asked, and wants its money."""
         for pause in (*PAUSES_S, None):
             try:
-                return await self.records.put(one)
+                return await self.closings.put(one)
             except Problem as problem:
                 if pause is None or not problem.kind.retryable:
                     raise

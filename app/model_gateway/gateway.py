@@ -62,6 +62,9 @@ class Gateway:
     lines: dict[str, Line] = field(repr=False)
     health: dict[str, Health]
     settling: set[asyncio.Task[None]] = field(default_factory=set)  # calls whose client has gone, being counted
+    off: frozenset[str] = (
+        frozenset()
+    )  # who was last seen to be switched off; whoever goes by this looks again before it counts
 
     @classmethod
     def of(cls, settings: Settings) -> "Gateway":

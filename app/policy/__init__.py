@@ -4,13 +4,14 @@ The rules are Cedar text: those shipped (baseline.cedar) and a tenant's own, ver
 permits, and a forbid always wins. `decide` judges and records; `admit` does so for what operators do.
 """
 
-from app.policy.actions import PolicyDecision, admit, consult, count, decide, judge, refusal, renew
+from app.policy.actions import Draft, PolicyDecision, admit, consult, count, decide, draft, judge, refusal, renew
 from app.policy.api import router
 from app.policy.engine import PolicySet, Verdict
 from app.policy.queries import SHELF, recorded, recorded_page, rule_then
 
 __all__ = [
     "SHELF",
+    "Draft",
     "PolicyDecision",
     "PolicySet",
     "Verdict",
@@ -18,6 +19,7 @@ __all__ = [
     "consult",
     "count",
     "decide",
+    "draft",
     "judge",
     "recorded",
     "recorded_page",

@@ -92,6 +92,33 @@ def judge(
     return Judgement(who, inputs, known)
 
 
+@dataclass(frozen=True)
+class Draft:
+    """A decision by the rules that this process remembers. It stands when it is written while they are in force."""
+
+    decision: PolicyDecision
+    principal: UUID
+    inputs: bytes
+    change: int  # the tenant's changes of its rules that were known
+    policies: PolicySet
+
+
+def draft(
+    caller: Caller,
+    action: str,
+    resource: str,
+    context: dict[str, Any],
+    *,
+    requester: UUID | None = None,
+    known: tuple[int, PolicySet] | None = None,
+) -> Draft:
+    """What `decide` would keep, by the rules that are known: those remembered when none are given. Nothing is read or kept."""
+    change, policies = known or SHELF.get(caller.tenant)
+    judgement = judge(caller, action, resource, context, policies, requester)
+    decision = PolicyDecision(new_id(), action, resource, sha256(judgement.inputs), judgement.verdict)
+    return Draft(decision, UUID(judgement.who.id), judgement.inputs, change, policies)
+
+
 async def decide(
     session: WriteSession,
     caller: Caller,
@@ -106,47 +133,36 @@ async def decide(
 
     requester is for whom a mission acts.
     """
-    change, policies = SHELF.get(caller.tenant)
+    known = SHELF.get(caller.tenant)
     for _ in range(TRIES):
-        judgement = judge(caller, action, resource, context, policies, requester)
-        verdict, inputs, who = judgement.verdict, judgement.inputs, judgement.who
-        decision = PolicyDecision(new_id(), action, resource, sha256(inputs), verdict)
-        if await keep(session, caller.tenant, decision, mission, UUID(who.id), inputs, change, policies):
-            count(action, verdict)
-            return decision
-        change, policies = await renew(session)
+        said = draft(caller, action, resource, context, requester=requester, known=known)
+        if await keep(session, caller.tenant, said, mission):
+            count(action, said.decision.verdict)
+            return said.decision
+        known = await renew(session)
     raise Problem("database_busy", "The policies changed again and again while they were read.", retry_after=1)
 
 
-async def keep(
-    session: WriteSession,
-    tenant: UUID,
-    decision: PolicyDecision,
-    mission: UUID | None,
-    principal: UUID,
-    inputs: bytes,
-    change: int,
-    policies: PolicySet,
-) -> bool:
+async def keep(session: WriteSession, tenant: UUID, said: Draft, mission: UUID | None) -> bool:
     """Writes the decision, unless its rules are out of date or their set is not kept yet."""
-    verdict = decision.verdict
+    decision, verdict = said.decision, said.decision.verdict
     done = await session.execute(
         INSERT,
         {
             "tenant": tenant,
             "id": decision.id,
             "mission": mission,
-            "principal": principal,
+            "principal": said.principal,
             "action": decision.action,
             "resource": decision.resource,
             "effect": verdict.effect,
             "rule": verdict.rule,
             "policy_version": verdict.policy_version,
             "reason": verdict.reason,
-            "inputs": inputs,
+            "inputs": said.inputs,
             "obligations": json.dumps(verdict.obligations),
-            "change": change,
-            "set": bytes.fromhex(policies.version),
+            "change": said.change,
+            "set": bytes.fromhex(said.policies.version),
         },
     )
     return bool(done.rowcount)

@@ -6,11 +6,24 @@ be cited. A tool that changes something never runs: its call becomes a proposal 
 """
 
 from app.tools import known
-from app.tools.api import judge, noted_again, router
+from app.tools.api import WAY, router
 from app.tools.builtin import TOOLS
+from app.tools.judging import judge
 from app.tools.known import Register
 from app.tools.layers_api import router as registering
+from app.tools.noting import noted_again
 from app.tools.sessions import Sessions
 from app.tools.watch import check_layers
 
-__all__ = ["TOOLS", "Register", "Sessions", "check_layers", "judge", "known", "noted_again", "registering", "router"]
+__all__ = [
+    "TOOLS",
+    "WAY",
+    "Register",
+    "Sessions",
+    "check_layers",
+    "judge",
+    "known",
+    "noted_again",
+    "registering",
+    "router",
+]

@@ -1,38 +1,35 @@
 """The tool door of the internal API: policy, budget, the tool, the note of what was shown, and its fact."""
 
-import json
+import re
 import time
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic_core import to_json
 
-from app import budgets, ledger, missions, policy, tape
-from app.artifacts import keep_blob, note_readings
-from app.boundary.door import Signed, signed, token
+from app import budgets, calls, missions, policy, tape
+from app.boundary.door import Signed, genuine, signed, spend, stranger, token, use_nonce
 from app.caller import Caller
-from app.canonical import fingerprint
-from app.clock import now
-from app.db import WriteSession
 from app.errors import Problem
 from app.http import Reply
-from app.missions import Mission
-from app.missions.types import type_of
+from app.http.lane import ID, Way
+from app.missions import Terms
 from app.telemetry import TOOL_CALLS
 from app.tools import gateway, known, proposals
-from app.tools.builtin import Context, Result
-from app.tools.definition import cleared
+from app.tools.builtin import Context
+from app.tools.judging import block, check_attempt, judge, left_over, looked_at, needs, switched_off
 from app.tools.known import Known
+from app.tools.noting import ended, note, note_failed, noted_again, replayed
 from colony_client import tokens
-from colony_client.artifacts import MissionEnvelope
 from colony_client.contract import ToolAnswer, ToolCall, ToolOffers
 from colony_client.errors import BadBody
 from colony_client.wire import read_model
 
 router = APIRouter(tags=["tools"])
-NOTHING = budgets.Amounts()
+CALLS = "/internal/v1/missions/{mission_id}/tools/{tool}/calls"
+NOTHING = budgets.Amounts()  # a call of a tool is counted, and refused where nothing is left; it costs no tokens
 # what a tool says; the rest is the root's own trouble
 TOOLS_OWN = ("not_found", "validation", "upstream_unavailable", "tool_failed", "tool_drifted", "tool_unmapped")
 CALL_LIFE = timedelta(minutes=2)  # longer than any tool may take; a crash in between is put right after this
@@ -71,7 +68,7 @@ async def list_tools(
 
 
 @router.post(
-    "/internal/v1/missions/{mission_id}/tools/{tool}/calls",
+    CALLS,
     operation_id="callTool",
     response_model=ToolAnswer,
     responses={202: {"model": ToolAnswer, "description": "It became a proposal, and nothing was changed."}},
@@ -80,20 +77,106 @@ async def list_tools(
     },
 )
 async def call_tool(
-    mission_id: UUID, tool: str, request: Request, call: Annotated[Signed, Depends(signed, scope="function")]
+    mission_id: UUID, tool: str, request: Request, call: Annotated[Signed, Depends(genuine, scope="function")]
 ) -> Response:
     """Policy, then the tool, then the note of what was shown. Sessions are short; none is open while a target is asked."""
-    said = token(request, mission_id)
     state = request.app.state
-    await state.limits.admit_mission(request, said.tenant, mission_id)
-    caller, database = call.caller(said.tenant), state.database
-    asked = read_call(call.body)
-    arguments: dict[str, Any] = dict(asked.arguments)
-    taped = taped_call(tool, arguments)
-    began = time.perf_counter()
-    async with database.write() as session:
+    try:
+        said = token(request, mission_id)
+        await state.limits.admit_mission(request, said.tenant, mission_id)
+        asked = read_call(call.body)
+        one = Called(state, call, said, tool, asked, taped_call(tool, dict(asked.arguments)))
+    except Problem:
+        await spend(request, call)
+        raise
+    opened = await at_once(one)
+    if opened == "replayed":
+        state.limits.give_back_call(said.tenant, mission_id)
+        raise stranger(request, "SignatureReplayed")
+    found = await at_length(one) if opened == "again" else opened
+    return found if isinstance(found, Response) else await asked_and_closed(one, found)
+
+
+async def without_framework(request: Request, mission: str, tool: str) -> Response:
+    """The same route."""
+    return await call_tool(UUID(mission), tool, request, await genuine(request))
+
+
+WAY = Way(re.compile(rf"/internal/v1/missions/{ID}/tools/([a-z0-9_.]+)/calls"), CALLS, without_framework)
+
+
+@dataclass
+class Called:
+    """A call of a tool that a colony has made. state: of the app."""
+
+    state: Any
+    call: Signed
+    said: tokens.MissionToken
+    tool: str
+    asked: ToolCall
+    taped: tape.Call
+    began: float = field(default_factory=time.perf_counter)
+
+    @property
+    def mission(self) -> UUID:
+        return self.said.mission
+
+    @property
+    def caller(self) -> Caller:
+        return self.call.caller(self.said.tenant)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return dict(self.asked.arguments)
+
+    @property
+    def purpose(self) -> str:
+        return f"tool:{self.tool}"[:80]
+
+    def took_ms(self) -> float:
+        return round((time.perf_counter() - self.began) * 1000, 3)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A call that may be made: of which tool, and what is held for it."""
+
+    terms: Terms
+    wanted: Known
+    reservation: UUID
+
+
+async def at_once(one: Called) -> Opened | Literal["again", "replayed"]:
+    """The ordinary call, which reads and is allowed: judged from memory, and opened if nothing of that has changed.
+
+    again: it is to be judged at length, its nonce is used; nothing else is kept.
+    """
+    state, said = one.state, one.said
+    terms, wanted = await state.openings.terms(said.tenant, said.mission), known.remembered(said.tenant, one.tool)
+    if terms is not None and not terms.played and wanted is not None and wanted.access == "read":
+        facts = looked_at(terms, wanted, one.arguments)
+        draft = policy.draft(one.caller, "tool.call", wanted.name, facts, requester=terms.requested_by)
+        if draft.decision.verdict.effect == "allow":
+            layer, entry = wanted.layer, wanted.entry
+            version = calls.Layered(layer.name, layer.version, entry.name) if layer and entry else None
+            nonce = (one.call.kid, one.call.nonce)
+            opening = calls.Opening(
+                said.tenant, terms, said.attempt, one.purpose, NOTHING, CALL_LIFE, [draft], version, nonce=nonce
+            )
+            outcome = await state.openings.open(opening)
+            return Opened(terms, wanted, outcome) if isinstance(outcome, UUID) else outcome
+    return "again" if await use_nonce(state.database, one.call.kid, one.call.nonce) else "replayed"
+
+
+async def at_length(one: Called) -> Opened | Response:
+    """Any call, step by step in one transaction; what is refused is kept with its fact. Raises Problem.
+
+    A replay is answered here, from the tape.
+    """
+    said, caller, taped, tool = one.said, one.caller, one.taped, one.tool
+    async with one.state.database.write() as session:
         await session.enter(said.tenant)
-        mission = await missions.find(session, mission_id)
+        mission = await missions.find(session, said.mission)
         check_attempt(mission, said)
         assert mission is not None
         wanted = await known.find(session, tool)
@@ -102,14 +185,13 @@ async def call_tool(
         blocks = tool in await needs(session, mission)
         # before the first fact: the mission's row comes before the ledger in the order of locks
         if blocks or (mission.played and wanted.access == "mutate"):
-            mission = await missions.lock(session, mission_id)
+            mission = await missions.lock(session, said.mission)
             check_attempt(mission, said)
-        envelope = await missions.envelope(session, mission_id)
-        refusal = await judge(session, caller, mission, wanted, envelope, taped, arguments)
+        envelope = await missions.envelope(session, said.mission)
+        refusal = await judge(session, caller, mission, wanted, envelope, taped, one.arguments)
         if refusal is None and not mission.played:  # what the tape answers is not asked, whatever became of the tool
             refusal = await switched_off(session, caller, mission, wanted, taped)
         played = await tape.answer(session, caller, mission, taped) if refusal is None and mission.played else None
-        # counted, and refused where nothing is left; a tool costs no tokens
         reservation = None
         if isinstance(played, Problem):
             refusal = played
@@ -119,71 +201,61 @@ async def call_tool(
                 await proposals.keep_again(session, caller, mission, wanted, proposal)
         elif refusal is None:
             try:
-                reservation = await budgets.reserve(
-                    session, caller, mission_id, NOTHING, f"tool:{tool}"[:80], life=CALL_LIFE
-                )
+                reservation = await budgets.reserve(session, caller, mission.id, NOTHING, one.purpose, life=CALL_LIFE)
             except Problem as refused:  # an answer of Postgres, not an error: what was decided is kept
-                refusal = await left_over(session, caller, mission_id, refused)
+                refusal = await left_over(session, caller, mission.id, refused)
         elif blocks:
             await block(session, caller, mission, wanted, refusal)
     if refusal is not None:
         TOOL_CALLS.labels("built_in" if wanted.built_in else "mcp", refusal.code).inc()
         if wanted.layer is not None:
-            state.tools.seen[said.tenant, wanted.layer.name, wanted.layer.version].refusals += 1
+            one.state.tools.seen[said.tenant, wanted.layer.name, wanted.layer.version].refusals += 1
         raise refusal
     if isinstance(played, tape.Taped):
         return Reply({"result": replayed(played).value}, 202 if wanted.access == "mutate" else 200).response()
     assert reservation is not None
-    context = Context(database, state.settings, said.tenant, mission, state.objects, state.root.nudger)
-    async with budgets.charge(database, caller, mission_id, reservation) as hold:
+    return Opened(Terms.of(mission, envelope), wanted, reservation)
+
+
+async def asked_and_closed(one: Called, opened: Opened) -> Response:
+    """Asks the tool, and closes the call with what came of it. Raises Problem."""
+    state, caller, wanted, database = one.state, one.caller, opened.wanted, one.state.database
+    context = Context(database, state.settings, one.said.tenant, opened.terms, state.objects, state.root.nudger)
+    async with budgets.charge(database, caller, one.mission, opened.reservation) as hold:
         if wanted.access == "mutate":
-            return await propose(context, said, caller, wanted, taped, arguments, asked, hold, began)
+            return await propose(context, one, wanted, hold)
         try:
-            result = await gateway.ask(state.tools, context, wanted, arguments)
+            result = await gateway.ask(state.tools, context, wanted, one.arguments)
         except Problem as refused:
-            if blocks and refused.code == "tool_drifted":  # which nobody knew before the server was asked
+            if refused.code in TOOLS_OWN:
                 async with database.write() as session:
-                    await session.enter(said.tenant)
-                    mission = await missions.lock(session, mission_id)
-                    await block(session, caller, mission, wanted, refused)
-            elif refused.code in TOOLS_OWN:
-                async with database.write() as session:
-                    await session.enter(said.tenant)
-                    await note_failed(session, caller, mission, taped, refused, milliseconds(began))
+                    await session.enter(one.said.tenant)
+                    mission = await missions.lock(session, one.mission)
+                    # that it has drifted nobody knew before the server was asked
+                    if refused.code == "tool_drifted" and one.tool in await needs(session, mission):
+                        await block(session, caller, mission, wanted, refused)
+                    else:
+                        await note_failed(session, caller, mission, one.taped, refused, one.took_ms())
             raise
-        async with database.write() as session:
-            await session.enter(said.tenant)
-            await hold.settle(session)
-            await note(session, caller, mission, wanted, taped, result, milliseconds(began))
+        attempt, took_ms = one.said.attempt, one.took_ms()
+        await state.closings.put(ended(caller, one.mission, attempt, wanted, one.taped, result, took_ms, hold))
+        hold.settled = True
     return Reply({"result": result.value}).response()
 
 
-async def propose(
-    context: Context,
-    said: tokens.MissionToken,
-    caller: Caller,
-    wanted: Known,
-    taped: tape.Call,
-    arguments: dict[str, Any],
-    asked: ToolCall,
-    hold: budgets.Hold,
-    began: float,
-) -> Response:
+async def propose(context: Context, one: Called, wanted: Known, hold: budgets.Hold) -> Response:
     """A call of a tool that changes something, as a proposal."""
-    wish = await proposals.understood(context, wanted, arguments, asked.grounds)
+    said, caller = one.said, one.caller
+    wish = await proposals.understood(context, wanted, one.arguments, one.asked.grounds)
     async with context.database.write() as session:
         await session.enter(said.tenant)
         mission = await missions.lock(session, said.mission)
         check_attempt(mission, said)  # what ended meanwhile is proposed nothing for
         await hold.settle(session)
-        result = await proposals.keep(session, caller, mission, wanted, arguments, wish)
-        await note(session, caller, mission, wanted, taped, result, milliseconds(began))
+        result = await proposals.keep(session, caller, mission, wanted, one.arguments, wish)
+        await note(session, caller, mission, wanted, one.taped, result, one.took_ms())
     TOOL_CALLS.labels("built_in" if wanted.built_in else "mcp", "proposed").inc()
     return Reply({"result": result.value}, 202).response()
-
-
-def milliseconds(since: float) -> float:
-    return round((time.perf_counter() - since) * 1000, 3)
 
 
 def taped_call(tool: str, arguments: dict[str, Any]) -> tape.Call:
@@ -205,203 +277,3 @@ def read_call(body: bytes) -> ToolCall:
             str(refused)[:500],
             errors=[{"pointer": one.pointer, "detail": one.detail} for one in refused.problems],
         ) from None
-
-
-def check_attempt(mission: Mission | None, said: tokens.MissionToken) -> None:
-    """Only the current attempt of a mission under way, within its budget, calls tools."""
-    if mission is None:
-        raise Problem("not_found", "There is no such mission.")
-    if mission.attempt != said.attempt:
-        raise Problem("attempt_superseded", f"The current attempt is {mission.attempt}.")
-    if mission.state not in ("accepted", "dispatched", "running"):
-        raise Problem("mission_closed", f"The mission is {mission.state}.")
-    if mission.over_budget:
-        raise Problem("budget_exhausted", "The mission's budget is used up.", account="mission")
-    if mission.deadline_at is not None and mission.deadline_at <= now():
-        raise Problem("budget_exhausted", "The mission's time is used up.", account="mission", lacking=["time_ms"])
-
-
-async def judge(
-    session: WriteSession,
-    caller: Caller,
-    mission: Mission,
-    wanted: Known,
-    envelope: MissionEnvelope,
-    taped: tape.Call,
-    arguments: dict[str, Any],
-) -> Problem | None:
-    """Asks policy and records what it says; a denial is a fact too. The transaction commits either way."""
-    context = {
-        "access": wanted.access,
-        "reach": wanted.reach,
-        "layer": wanted.layer_name,
-        "cleared": wanted.entry is None or cleared(wanted.entry, mission.sensitivity_class),
-        "listed": wanted.name in envelope.tools,
-        "own_workspace": wanted.built_in is None
-        or not isinstance(place := arguments.get("workspace"), str)
-        or place == mission.workspace,
-        "sensitivity_class": mission.sensitivity_class,
-        "mode": mission.mode,
-        "environment": envelope.environment,
-    }
-    decision = await policy.decide(
-        session, caller, "tool.call", wanted.name, context, mission.id, requester=mission.requested_by
-    )
-    if decision.verdict.effect == "allow":
-        return None
-    await ledger.record(
-        session,
-        caller,
-        "tool.denied",
-        mission.id,
-        tool=wanted.name,
-        arguments_sha256=taped.sha256.hex(),
-        policy_decision=decision.id,
-        rule=decision.verdict.rule,
-        policy_version=decision.verdict.policy_version,
-    )
-    refusal = policy.refusal(decision)
-    await tape.record(session, mission.id, mission.attempt, taped, "denied", problem_bytes(refusal), 0.0)
-    return refusal
-
-
-async def switched_off(
-    session: WriteSession, caller: Caller, mission: Mission, wanted: Known, taped: tape.Call
-) -> Problem | None:
-    """Why a tool cannot be used now, whoever asks: halted, retired, drifted or unmapped."""
-    off = wanted.off()
-    if off is not None:
-        await ledger.record(
-            session,
-            caller,
-            "tool.refused",
-            mission.id,
-            tool=wanted.name,
-            arguments_sha256=taped.sha256.hex(),
-            code=off.code,
-        )
-        await tape.record(session, mission.id, mission.attempt, taped, "refused", problem_bytes(off), 0.0)
-    return off
-
-
-async def left_over(session: Any, caller: Caller, mission: UUID, refused: Problem) -> Problem:
-    """The refusal of a call for which too little is left, with its fact."""
-    if refused.code == "budget_exhausted":
-        await ledger.record(
-            session,
-            caller,
-            "budget.refused",
-            mission,
-            account=refused.members["account"],
-            lacking=refused.members["lacking"],
-        )
-    return refused
-
-
-# --- tools that a mission cannot do without
-
-NEEDS: dict[tuple[UUID, str, int], frozenset[str]] = {}  # versions of types never change
-
-
-async def needs(session: Any, mission: Mission) -> frozenset[str]:
-    """The tools without which a mission is blocked, as its type said when it began."""
-    which = (session.tenant, mission.mission_type, mission.type_version)
-    found = NEEDS.get(which)
-    if found is None:
-        kind = await type_of(session, mission.mission_type, mission.type_version)
-        if len(NEEDS) >= 4096:
-            NEEDS.clear()
-        found = NEEDS[which] = frozenset(kind.needs if kind else ())
-    return found
-
-
-async def block(session: WriteSession, caller: Caller, mission: Mission, wanted: Known, refusal: Problem) -> None:
-    """The mission ends here: it was refused what it cannot do without. The caller holds its lock."""
-    refusal.members["blocks"] = True
-    if mission.state == "dispatched":  # the call is the first word of the attempt
-        await missions.move(session, caller, mission.id, "running", "first_event")
-    if mission.state in ("dispatched", "running"):
-        why = f"{wanted.name}, which the mission cannot do without, was refused ({refusal.code}): {refusal.detail}"
-        await missions.fail(session, caller, mission.id, "blocked", reason="blocked", note=why)
-
-
-async def note(
-    session: WriteSession,
-    caller: Caller,
-    mission: Mission,
-    wanted: Known,
-    taped: tape.Call,
-    result: Result,
-    took_ms: float,
-) -> None:
-    """What was shown, the fact of it, and the answer on the mission's tape."""
-    for laid in result.keep:
-        await keep_blob(session, caller.tenant, laid)
-    await note_readings(session, caller.tenant, mission.id, result.kind, result.shown)
-    version = {} if wanted.layer is None else {"layer_version": wanted.layer.version}
-    await ledger.record(
-        session,
-        caller,
-        "tool.called",
-        mission.id,
-        tool=taped.name,
-        arguments_sha256=taped.sha256.hex(),
-        result_sha256=fingerprint(json.loads(json.dumps(result.value))).hex(),
-        sources=len(result.shown),
-        attempt=mission.attempt,
-        **version,
-    )
-    shown = [[source.hex(), document, version] for source, document, version in result.shown]
-    told = {"result": result.value, "kind": result.kind, "shown": shown}
-    said = to_json(told if result.proposal is None else told | {"proposal": result.proposal})
-    await tape.record(session, mission.id, mission.attempt, taped, "answered", said, took_ms)
-
-
-async def note_failed(
-    session: WriteSession, caller: Caller, mission: Mission, taped: tape.Call, refused: Problem, took_ms: float
-) -> None:
-    """The tool itself said no: a fact, and on the tape too, because the colony goes on by it."""
-    await ledger.record(
-        session,
-        caller,
-        "tool.failed",
-        mission.id,
-        tool=taped.name,
-        arguments_sha256=taped.sha256.hex(),
-        code=refused.code,
-        attempt=mission.attempt,
-    )
-    await tape.record(session, mission.id, mission.attempt, taped, "refused", problem_bytes(refused), took_ms)
-
-
-def problem_bytes(refused: Problem) -> bytes:
-    return to_json(
-        {"code": refused.code, "detail": refused.detail, "members": refused.members, "errors": refused.errors}
-    )
-
-
-# --- answers from a tape
-
-
-async def noted_again(
-    session: WriteSession, caller: Caller, mission: Mission, wanted: Known, taped: tape.Call, played: tape.Taped
-) -> None:
-    """An answer from the tape leaves what the tool's own would: readings, fact, and its place on the tape of the replay."""
-    if played.outcome == "answered":
-        await note(session, caller, mission, wanted, taped, replayed(played), played.took_ms)
-    else:
-        await note_failed(session, caller, mission, taped, problem_again(played), played.took_ms)
-
-
-def replayed(played: tape.Taped) -> Result:
-    """A taped answer. Raises the Problem that the tool had answered with."""
-    if played.outcome == "refused":
-        raise problem_again(played)
-    said = json.loads(played.answer)
-    shown = [(bytes.fromhex(source), document, version) for source, document, version in said["shown"]]
-    return Result(said["result"], said["kind"], shown, proposal=said.get("proposal"))
-
-
-def problem_again(played: tape.Taped) -> Problem:
-    said = json.loads(played.answer)
-    return Problem(said["code"], said["detail"], errors=said["errors"], **said["members"])

@@ -14,7 +14,7 @@ from app.artifacts import Laid, Objects, keep_blob
 from app.canonical import canonical
 from app.db import Database
 from app.errors import Problem
-from app.missions import Mission
+from app.missions import Terms
 from app.nudge import Nudger
 from app.settings import Settings
 from app.writebacks.connectors import (
@@ -59,7 +59,7 @@ class Context:
     database: Database
     settings: Settings
     tenant: Any
-    mission: Mission
+    mission: Terms
     objects: Objects
     nudger: Nudger | None = None
 

@@ -1,8 +1,9 @@
 """Every tool in one shape, whoever answers it: the root's own and those of the tenant's layers."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
+from uuid import UUID
 
 from app.db import ReadSession
 from app.errors import Problem
@@ -67,26 +68,28 @@ async def find(session: ReadSession, name: str) -> Known | None:
         return own(name, built_in)
     layer, _, tool = name.partition(".")
     current = await layers.current(session, layer) if tool else None
-    if current is None:
+    found = of_layer(name, current.layer, tool) if current is not None else None
+    if current is None or found is None:
         return None
-    try:
-        entry, pin = current.layer.entry(tool), current.layer.pinned.get(tool)
-    except BadDefinition:
-        return None
+    return replace(found, retired=current.retired, halted=current.halted, drifted=tool in current.drifted)
+
+
+def remembered(tenant: UUID, name: str) -> Known | None:
+    """The same from memory, as if it could be called; None when this process has not seen it."""
+    built_in = TOOLS.get(name)
+    if built_in is not None:
+        return own(name, built_in)
+    of, _, tool = name.partition(".")
+    layer = layers.remembered(tenant, of)
+    return of_layer(name, layer, tool) if layer is not None else None
+
+
+def of_layer(name: str, layer: Layer, tool: str) -> Known | None:
+    """A tool of a version of a layer, whatever the state of that."""
+    entry, pin = entry_of(layer, tool), layer.pinned.get(tool)
     if entry is None or pin is None:
         return None
-    return Known(
-        name,
-        entry.access,
-        entry.reach,
-        pin.description,
-        layer=current.layer,
-        entry=entry,
-        pin=pin,
-        retired=current.retired,
-        halted=current.halted,
-        drifted=tool in current.drifted,
-    )
+    return Known(name, entry.access, entry.reach, pin.description, layer=layer, entry=entry, pin=pin)
 
 
 def own(name: str, tool: Tool) -> Known:

@@ -103,6 +103,7 @@ class Current:
 
 
 LAYERS: dict[tuple[UUID, str, int], Layer] = {}  # versions never change
+NEWEST: dict[tuple[UUID, str], int] = {}  # as they were last seen; whoever goes by this looks again before it counts
 
 
 def kept(row: Any) -> Kept:
@@ -141,8 +142,16 @@ async def current(session: ReadSession, name: str) -> Current | None:
         layer = Layer(found.name, found.version, found.kind, found.definition, found.account)
         if len(LAYERS) >= REMEMBERED:
             LAYERS.clear()
+            NEWEST.clear()
         LAYERS[which] = layer
+    NEWEST[tenant, name] = layer.version
     return Current(layer, row.retired, row.halted_at is not None, frozenset(row.drifted or ()))
+
+
+def remembered(tenant: UUID, name: str) -> Layer | None:
+    """The layer as this process last saw it, as if nothing were the matter with it; None when it has not."""
+    version = NEWEST.get((tenant, name))
+    return None if version is None else LAYERS.get((tenant, name, version))
 
 
 async def named(session: ReadSession, names: Collection[str]) -> dict[str, Layer]:

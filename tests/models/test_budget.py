@@ -85,6 +85,26 @@ async def test_many_at_once_never_use_more_than_there_is(house: House) -> None:
     assert used <= 2500
 
 
+async def test_fifty_at_once_on_a_budget_for_ten_are_ten(house: House) -> None:
+    house.east.hold.clear()
+    probe = await house.mission()
+    asking = asyncio.create_task(house.ask(probe, max_tokens=100))
+    await house.east.begun.wait()
+    each = (await house.account(probe.id))["reserved_tokens"]
+    life = await house.mission(budget={"tokens": 10 * each})
+    tasks = [asyncio.create_task(house.ask(life, max_tokens=100)) for _ in range(50)]
+    refused: set[asyncio.Task[Any]] = set()
+    while len(refused) < 40:
+        done, _ = await asyncio.wait(set(tasks) - refused, timeout=30, return_when=asyncio.FIRST_COMPLETED)
+        assert done and all(isinstance(one.exception(), openai.ConflictError) for one in done)
+        refused |= done
+    house.east.hold.set()
+    assert all((await one).choices for one in {*tasks, asking} - refused)
+    assert len(refused) == 40 and len(house.east.asked) == 11
+    account = await house.account(life.id)
+    assert (account["calls"], account["settled_tokens"], account["reserved_tokens"]) == (10, 150, 0)
+
+
 async def test_a_day_that_is_used_up_stops_calls_of_missions_from_before(house: House) -> None:
     life = await house.mission()
     seen = await house.world.admin.get("/v1/budgets")
@@ -122,7 +142,7 @@ async def test_what_a_crash_leaves_reserved_comes_back(house: House) -> None:
 async def test_a_busy_database_costs_nobody_the_answer_and_nothing_is_counted_twice(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    life, records, failures = await house.mission(), house.world.root.model_records, iter(("before", "after", "not"))
+    life, records, failures = await house.mission(), house.world.root.closings, iter(("before", "after", "not"))
     run = records.batches.run
 
     async def failing(connection: Any, ended: Any) -> Any:

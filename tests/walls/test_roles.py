@@ -147,7 +147,7 @@ CALLS: dict[str, set[str]] = {
         "reserve_budget", "budget_would_lack", "settle_budget", "release_budget", "spend_budget", "put_budget_limits", "take_tokens",
         "put_policy", "authenticate", "decide", "close_approval", "choose_rule", "approver_keys",
         "put_connector", "switch_connector", "ask_connector_read", "put_tool_layer", "switch_tool_layer", "note_tool_layer", "tool_account",
-        "model_switches", "switch_model_provider", "note_model_use", "close_model_calls",
+        "model_switches", "switch_model_provider", "note_model_use", "terms_of_missions", "open_calls", "close_calls",
         "put_rule", "fitting_rules", "lay_ladder", "break_glass", "withdraw", "revise", "renew", "see_notice",
         "raised_risk", "standing_risk", "take_in", "names_of", "tenant_of_mission", "search_passages", "search_lexemes",
         "passage_lexemes", "fact_hash", "current_tenant", "enter_tenant", "require_tenant", "require_present",

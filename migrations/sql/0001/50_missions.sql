@@ -106,10 +106,10 @@ BEGIN
     RAISE EXCEPTION 'wall: a % mission does not move', OLD.state USING ERRCODE = 'RX004';
   END IF;
   IF (NEW.tenant, NEW.id, NEW.mission_type, NEW.mode, NEW.requested_by, NEW.contract_hash, NEW.created_at, NEW.risk_level,
-      NEW.sensitivity_class, NEW.replay_of, NEW.replay_mode)
+      NEW.sensitivity_class, NEW.replay_of, NEW.replay_mode, NEW.workspace, NEW.type_version)
      IS DISTINCT FROM
      (OLD.tenant, OLD.id, OLD.mission_type, OLD.mode, OLD.requested_by, OLD.contract_hash, OLD.created_at, OLD.risk_level,
-      OLD.sensitivity_class, OLD.replay_of, OLD.replay_mode)
+      OLD.sensitivity_class, OLD.replay_of, OLD.replay_mode, OLD.workspace, OLD.type_version)
      OR NEW.attempt < OLD.attempt OR (NEW.attempt = OLD.attempt AND NEW.last_seq < OLD.last_seq) THEN
     RAISE EXCEPTION 'wall: a mission''s request does not change' USING ERRCODE = 'RX001';
   END IF;

@@ -89,61 +89,7 @@ BEGIN
       cost_usd = u.cost_usd + excluded.cost_usd;
 END $$;
 
--- Calls that have ended (the lists side by side): each is settled, told and added up, once, however often it is given. It runs as
--- whoever calls it and adds no right. Missions are locked in the order of their ids, then the accounts that they share: whoever
--- does the same meets nobody in a ring.
-CREATE FUNCTION close_model_calls(p_tenant uuid[], p_mission uuid[], p_reservation uuid[], p_in bigint[], p_out bigint[],
-                                  p_cost numeric[], p_calls_ms bigint[], p_provider text[], p_failed boolean[], p_actor text[],
-                                  p_fact bytea[], p_used_up jsonb, p_attempt int[], p_model text[], p_arguments bytea[], p_outcome text[],
-                                  p_answer bytea[]) RETURNS void
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, pg_temp AS $$
-DECLARE t uuid; i int; ended boolean; is_over boolean; was_over boolean; told int[] := '{}';
-BEGIN
-  FOR t IN SELECT DISTINCT x FROM unnest(p_tenant) x ORDER BY x LOOP
-    PERFORM set_config('app.tenant', t::text, true);
-    PERFORM 1 FROM public.mission x WHERE x.tenant = t AND x.id = ANY (p_mission) ORDER BY x.id FOR NO KEY UPDATE;
-  END LOOP;
-  PERFORM hold_budgets(p_tenant, p_mission);
-  FOR i IN SELECT o.n FROM unnest(p_tenant, p_mission) WITH ORDINALITY o(tenant, mission, n) ORDER BY o.tenant, o.mission, o.n LOOP
-    PERFORM set_config('app.tenant', p_tenant[i]::text, true);
-    SELECT r.state = 'settled' INTO ended FROM public.budget_reservation r WHERE r.tenant = p_tenant[i] AND r.id = p_reservation[i];
-    CONTINUE WHEN ended;             -- a commit of which nobody has heard
-    SELECT s.is_over, s.was_over INTO is_over, was_over
-      FROM settle_budget(p_tenant[i], p_reservation[i], p_in[i] + p_out[i], p_cost[i], 0, p_calls_ms[i]) s;
-    IF was_over IS NULL AND (p_in[i] + p_out[i] > 0 OR p_cost[i] > 0) THEN   -- its time was over first: it was used all the same
-      SELECT s.is_over, s.was_over INTO is_over, was_over
-        FROM spend_budget(p_tenant[i], p_mission[i], p_in[i] + p_out[i], p_cost[i]) s;
-    END IF;
-    IF is_over AND NOT was_over THEN
-      UPDATE public.mission m SET degraded = p_used_up WHERE m.tenant = p_tenant[i] AND m.id = p_mission[i]
-        AND m.state IN ('accepted', 'dispatched', 'running');
-      INSERT INTO public.ledger (tenant, subject, type, actor, body)
-        VALUES (p_tenant[i], p_mission[i], 'budget.exceeded', p_actor[i], convert_to('{}', 'UTF8'));
-    END IF;
-    INSERT INTO public.ledger (tenant, subject, type, actor, body)
-      VALUES (p_tenant[i], p_mission[i], 'model.called', p_actor[i], p_fact[i]);
-    IF p_attempt[i] IS NOT NULL THEN   -- the fact before it holds the mission's place in the ledger: ordinals are not given twice
-      INSERT INTO public.tape (tenant, mission, attempt, kind, name, ordinal, arguments, arguments_sha256, outcome, answer, answer_sha256,
-                               took_ms)
-      SELECT p_tenant[i], p_mission[i], p_attempt[i], 'model', p_model[i], COALESCE(max(t.ordinal), 0) + 1, p_arguments[i],
-        sha256(p_arguments[i]), p_outcome[i], p_answer[i], sha256(p_answer[i]), p_calls_ms[i]
-      FROM public.tape t WHERE t.tenant = p_tenant[i] AND t.mission = p_mission[i] AND t.attempt = p_attempt[i] AND t.kind = 'model'
-        AND t.name = p_model[i] AND t.arguments_sha256 = sha256(p_arguments[i]);
-    END IF;
-    told := told || i;
-  END LOOP;
-  FOR i IN SELECT o.n FROM unnest(p_tenant, p_provider) WITH ORDINALITY o(tenant, provider, n)
-           WHERE o.n = ANY (told) AND o.provider IS NOT NULL ORDER BY o.tenant, o.provider, o.n LOOP
-    PERFORM set_config('app.tenant', p_tenant[i]::text, true);
-    PERFORM note_model_use(p_tenant[i], p_provider[i], p_failed[i], p_in[i], p_out[i], p_cost[i]);
-  END LOOP;
-END $$;
-
 REVOKE ALL ON FUNCTION model_switches(), switch_model_provider(uuid, text, text, boolean, text),
-  note_model_use(uuid, text, boolean, bigint, bigint, numeric),
-  close_model_calls(uuid[], uuid[], uuid[], bigint[], bigint[], numeric[], bigint[], text[], boolean[], text[], bytea[], jsonb, int[],
-    text[], bytea[], text[], bytea[]) FROM PUBLIC;
+  note_model_use(uuid, text, boolean, bigint, bigint, numeric) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION model_switches(), switch_model_provider(uuid, text, text, boolean, text),
-  note_model_use(uuid, text, boolean, bigint, bigint, numeric),
-  close_model_calls(uuid[], uuid[], uuid[], bigint[], bigint[], numeric[], bigint[], text[], boolean[], text[], bytea[], jsonb, int[],
-    text[], bytea[], text[], bytea[]) TO {prefix}_api;
+  note_model_use(uuid, text, boolean, bigint, bigint, numeric) TO {prefix}_api;
