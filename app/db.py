@@ -125,18 +125,36 @@ class Database:
 
     async def fetch(self, statement: str, *values: Any) -> Sequence[Mapping[str, Any]]:
         """One statement that is a whole transaction: SQL with $1, $2, … over a plain connection, in one round trip."""
+        async with self._one() as connection:
+            rows: Sequence[Mapping[str, Any]] = await connection.fetch(statement, *values)
+        return rows
+
+    @asynccontextmanager
+    async def together(self) -> AsyncIterator[Fetch]:
+        """A few such statements in one transaction, which commits when the block ends without an exception.
+
+        A write session does the same with more around it; whoever uses this lets the nudges go that are asked for.
+        """
+        async with self._one() as connection, connection.transaction():
+            yield connection.fetch
+
+    @asynccontextmanager
+    async def _one(self) -> AsyncIterator[asyncpg.Connection]:
+        """A plain connection. One is used again after what the server or we refused; after anything else nobody knows its state."""
         connection = None
         while self._plain and (connection is None or connection.is_closed()):
             connection = self._plain.pop()
         if connection is None or connection.is_closed():
             connection = await self.connect()
         try:
-            rows: Sequence[Mapping[str, Any]] = await connection.fetch(statement, *values)
+            yield connection
+        except (asyncpg.PostgresError, Problem):
+            self._plain.append(connection)  # rolled back; when it was lost with that, it is closed
+            raise
         except BaseException:
             connection.terminate()
             raise
         self._plain.append(connection)
-        return rows
 
     async def _connected(self, stack: AsyncExitStack) -> AsyncConnection:
         """One of the pool's connections, until the stack ends; how long that took is measured."""

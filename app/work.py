@@ -40,6 +40,7 @@ KINDS: dict[str, Queue] = {
 }
 
 WORKERS = [kind for kind, queue in KINDS.items() if queue == "worker" and kind != "webhook_send"]
+WEBHOOKS = "webhooks"
 READS = "connector_read"  # nudged when one is answered
 
 ADD = text("""
@@ -54,6 +55,10 @@ AGAIN = text("""
   UPDATE work SET lease_until = NULL, attempts = CASE WHEN CAST(:failed AS boolean) THEN attempts ELSE 0 END,
     next_at = LEAST(COALESCE(CAST(:at AS timestamptz), clock_timestamp()), CASE WHEN wanted > :wanted THEN next_at END)
   WHERE tenant = :tenant AND kind = :kind AND subject = :subject AND fence = :fence""")
+
+TURN = """
+  SELECT t.*, NULL::timestamptz AS due FROM take_worker_work($1, $2, $3) t
+  UNION ALL SELECT NULL, NULL, NULL, NULL, NULL, NULL, next_worker_work($1)"""
 
 # The executor may not take what it likes: each of its kinds has a door of its own.
 EXECUTORS = {
@@ -81,7 +86,13 @@ async def add(session: WriteSession, kind: str, subject: UUID, *, at: datetime |
     """Asks for attention at a time (now when None). Repeating it never makes a second row, only an earlier one."""
     queue = KINDS[kind]
     await session.execute(ADD, {"tenant": session.tenant, "kind": kind, "subject": subject, "queue": queue, "at": at})
-    session.nudge(f"work_{queue}")
+    session.nudge(channel(kind))
+
+
+def channel(kind: str) -> str:
+    """Who does a kind of work listens there. Deliveries have a channel of their own: they are the rarest, and whoever sends them
+    would look for some with every step of every mission."""
+    return WEBHOOKS if kind == "webhook_send" else f"work_{KINDS[kind]}"
 
 
 async def finish(session: WriteSession, item: Item) -> bool:
@@ -93,7 +104,7 @@ async def finish(session: WriteSession, item: Item) -> bool:
 async def again(session: WriteSession, item: Item, at: datetime | None, *, failed: bool = False) -> bool:
     """Gives the item back, due at a time: done for now, or failed, and then its attempts count on. False: the lease was lost."""
     given = await session.execute(AGAIN, _key(item) | {"at": at, "failed": failed})
-    session.nudge(f"work_{KINDS[item.kind]}")
+    session.nudge(channel(item.kind))
     return bool(given.rowcount)
 
 
@@ -112,6 +123,16 @@ async def take(database: Database, queue: Queue, kinds: list[str], limit: int, l
     else:
         taken = await database.fetch(EXECUTORS[kinds[0]], limit, lease)
     return [Item(*(row[name] for name in ITEM)) for row in taken]
+
+
+async def turn(
+    database: Database, kinds: Sequence[str], limit: int, lease: timedelta
+) -> tuple[list[Item], datetime | None]:
+    """What a worker does each time it looks, in one round trip: leases what is due, and hears when the next of it will be."""
+    rows = await database.fetch(TURN, list(kinds), limit, lease)
+    items = [Item(*(row[name] for name in ITEM)) for row in rows if row["tenant"] is not None]
+    due: datetime | None = rows[-1]["due"]
+    return items, due
 
 
 async def next_due(database: Database, queue: Queue, kinds: Sequence[str] | None = None) -> datetime | None:

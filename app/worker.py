@@ -51,6 +51,7 @@ LOOKING = 32  # reviews that wait for their targets
 CALLS = ("attempt_timer", "colony_cancel")
 LEASE = timedelta(seconds=20)
 POLL_S = 1.0
+COALESCE_S = 0.02
 SWEEP_S = 60.0
 # What puts back the work rows by which something is looked after for good.
 RESTORES = {
@@ -69,6 +70,11 @@ VERBS: dict[str, Callable[..., Awaitable[datetime | None]]] = {
 }
 
 
+def pause(due: datetime | None) -> float:
+    """How long to sleep when the next work falls due then, at most POLL_S."""
+    return POLL_S if due is None else min(max((due - now()).total_seconds(), 0.005), POLL_S)
+
+
 class Worker:
     """The loops of one worker process."""
 
@@ -80,7 +86,7 @@ class Worker:
             wait_ms=5000,
             name="mission-root worker",
         )
-        self.nudger = Nudger(settings.database("worker_database_url"), ["work_worker", "work_executor", "facts"])
+        self.nudger = Nudger(settings.database("worker_database_url"), ["work_worker", work.WEBHOOKS, "facts"])
         self.database.on_commit = self.nudger.send
         self.colony = Colony(
             client=ColonyClient(
@@ -176,8 +182,11 @@ class Worker:
                 while True:
                     busy = {line: task for line, task in busy.items() if not task.done()}
                     free = [kind for kind, line in line_of.items() if line not in busy]
+                    items: list[Item] = []
+                    due: datetime | None = None
                     try:
-                        items = await work.take(self.database, "worker", free, BATCH, self.lease) if free else []
+                        if free:
+                            items, due = await work.turn(self.database, free, BATCH, self.lease)
                     except Exception as error:  # the database is away: try again, for ever
                         log.warning("work cannot be taken", error=type(error).__name__)
                         await asyncio.sleep(POLL_S)
@@ -186,20 +195,13 @@ class Worker:
                         own = [item for item in items if line_of[item.kind] == line]
                         busy[line] = asyncio.ensure_future(lines[line][1](own))
                         busy[line].add_done_callback(lambda _: woken.set())
-                    if not items:
-                        await wait(woken, await self.pause(free) if free else POLL_S)
+                    if len(items) > 1:  # where much is going on more is about to come; a lone one waits for nobody
+                        await asyncio.sleep(COALESCE_S)
+                    await wait(woken, pause(due))
             finally:
                 in_time = [await process.finished({*busy.values()}, 5), await process.finished(self.looking, 2)]
                 if not all(in_time):
                     log.warning("what is in hand is left to the next worker")
-
-    async def pause(self, kinds: list[str]) -> float:
-        """How long nothing of these kinds is due, at most POLL_S."""
-        with contextlib.suppress(Exception):
-            due = await work.next_due(self.database, "worker", kinds)
-            if due is not None:
-                return min(max((due - now()).total_seconds(), 0.005), POLL_S)
-        return POLL_S
 
     async def dispatch(self, items: list[Item]) -> None:
         until = time.monotonic() + self.begin_calls_s

@@ -29,7 +29,7 @@ from colony_client.signing import (
     verify,
 )
 
-CALLBACKS = 16  # connections back to the root
+CALLBACKS = 50  # connections back to the root: as many as the client has that colonies are given
 ROOM = 4_000  # missions in hand; who offers more is told to come again
 
 

@@ -6,7 +6,8 @@ minor gets our messages without the fields that came later. Nobody speaks across
 
 import re
 from collections.abc import Awaitable, Callable
-from typing import Any
+from functools import cache
+from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic_core import to_json
@@ -49,15 +50,41 @@ def written(message: BaseModel, version: str) -> bytes:
 
 def _older(value: Any, version: tuple[int, int]) -> Any:
     if isinstance(value, BaseModel):
-        fields = type(value).model_fields.items()
-        return {
-            name: _older(getattr(value, name), version) for name, field in fields if order(_since(field)) <= version
-        }
+        if not _newer_inside(type(value), version):
+            return value
+        return {name: _older(getattr(value, name), version) for name in _known(type(value), version)}
     if isinstance(value, list | tuple):
         return [_older(one, version) for one in value]
     if isinstance(value, dict):
         return {name: _older(one, version) for name, one in value.items()}
     return value
+
+
+@cache
+def _known(model: type[BaseModel], version: tuple[int, int]) -> tuple[str, ...]:
+    """The fields that a version has."""
+    return tuple(name for name, field in model.model_fields.items() if order(_since(field)) <= version)
+
+
+@cache
+def _newer_inside(model: type[BaseModel], version: tuple[int, int]) -> bool:
+    """Whether a message of this type could hold a field that the version does not have."""
+    return any(len(_known(one, version)) < len(one.model_fields) for one in _reached(model))
+
+
+def _reached(model: type[BaseModel]) -> set[type[BaseModel]]:
+    """A type of message and those of its parts, however deep."""
+    found: set[type[BaseModel]] = set()
+    waiting: list[Any] = [model]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, type) and issubclass(one, BaseModel):
+            if one not in found:
+                found.add(one)
+                waiting += [field.annotation for field in one.model_fields.values()]
+        else:
+            waiting += get_args(one)
+    return found
 
 
 def _since(field: Any) -> str:

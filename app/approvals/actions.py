@@ -180,8 +180,7 @@ async def conclude(database: Database, items: Sequence[Item], objects: Objects) 
 
     Those with proposals are left as they are and answered, with what there is to review: `conclude_changes` takes each alone.
     """
-    async with database.read() as session:
-        found = await evidence.material(session, [(item.tenant, item.subject) for item in items])
+    found = await evidence.material(database, [(item.tenant, item.subject) for item in items])
     await evidence.fetch(found.values(), objects)
     await evidence.compare(database, found.values(), objects)
     changing = [
@@ -189,12 +188,16 @@ async def conclude(database: Database, items: Sequence[Item], objects: Objects) 
     ]
     apart = {item.subject for item, _ in changing}
     if rest := [item for item in items if item.subject not in apart]:
-        await close_reviews(database, rest, found)
+        async with missions.holding(database, ((item.tenant, item.subject) for item in rest)) as held:
+            close_reviews(held, rest, found)
     return changing
 
 
 async def conclude_changes(database: Database, item: Item, material: evidence.Material, settings: Settings) -> None:
-    """A mission in review that proposes changes: its targets are read first, never inside the transaction; humans are asked."""
+    """A mission in review that proposes changes: its targets are read first, never inside the transaction; humans are asked.
+
+    Nobody is asked about what the targets were seen to hold already.
+    """
     proposed = [proposal for proposal, _ in material.proposals]
     async with database.read() as session:
         await session.enter(item.tenant)
@@ -203,41 +206,39 @@ async def conclude_changes(database: Database, item: Item, material: evidence.Ma
         already: Collection[UUID] = frozenset()
     else:
         already = await already_so(database, item.tenant, item.subject, proposed, settings)
-    await close_reviews(database, [item], {item.subject: material}, already)
-
-
-async def close_reviews(
-    database: Database,
-    items: Sequence[Item],
-    found: Mapping[UUID, evidence.Material],
-    already: Collection[UUID] = frozenset(),
-) -> None:
-    """already: the proposals whose targets were seen to hold the wanted values; nobody is asked about those."""
-    changing: list[tuple[Caller, Mission, evidence.Review]] = []
     async with database.write() as session:
         held = Held(session.fetch)
-        await held.hold((item.tenant, item.subject) for item in items)
-        for item in items:
-            mission, caller = held.missions.get(item.subject), system(item.tenant, "worker")
-            if mission is not None and mission.state == "in_review":
-                material = found.get(mission.id)
-                if material is None or material.attempt != mission.attempt:  # it has moved meanwhile: look again
-                    held.again(item, None)
-                    continue
-                review = evidence.review(held, caller, mission, material)
-                if not review.passed:
-                    held.fail(caller, mission.id, "review", reason="review")
-                elif review.proposals:
-                    changing.append((caller, held.change(mission.id, answer_status=review.answer_status), review))
-                else:
-                    held.complete(caller, mission.id, review.answer_status)
-            held.finish(item)
+        await held.hold([(item.tenant, item.subject)])
+        changing = close_reviews(held, [item], {item.subject: material})
         await held.keep()
         session.nudges |= held.nudges
-        for caller, mission, review in changing:
+        for caller, reviewed, review in changing:
             await session.enter(caller.tenant)
-            await put_to_humans(session, caller, mission, review, already)
+            await put_to_humans(session, caller, reviewed, review, already)
     held.committed()
+
+
+def close_reviews(
+    held: Held, items: Sequence[Item], found: Mapping[UUID, evidence.Material]
+) -> list[tuple[Caller, Mission, evidence.Review]]:
+    """Reviews held missions and completes or fails them; answers those that passed and propose changes, which go on."""
+    changing: list[tuple[Caller, Mission, evidence.Review]] = []
+    for item in items:
+        mission, caller = held.missions.get(item.subject), system(item.tenant, "worker")
+        if mission is not None and mission.state == "in_review":
+            material = found.get(mission.id)
+            if material is None or material.attempt != mission.attempt:  # it has moved meanwhile: look again
+                held.again(item, None)
+                continue
+            review = evidence.review(held, caller, mission, material)
+            if not review.passed:
+                held.fail(caller, mission.id, "review", reason="review")
+            elif review.proposals:
+                changing.append((caller, held.change(mission.id, answer_status=review.answer_status), review))
+            else:
+                held.complete(caller, mission.id, review.answer_status)
+        held.finish(item)
+    return changing
 
 
 async def put_to_humans(

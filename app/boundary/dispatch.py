@@ -6,9 +6,10 @@ fence of its work item; a crash in between repeats the call, which the contract 
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any
 from uuid import UUID
 
@@ -50,6 +51,19 @@ PENDING = text("""
   SELECT count(*) FROM (SELECT 1 FROM approval WHERE tenant = :tenant AND state = 'pending' LIMIT :most) waiting""")
 DRILLED = text("SELECT drill_tenant() = :tenant")
 OFFERED = "SELECT (o.m).*, o.envelope, o.asked FROM offered_missions($1, $2) o"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A mission whose dispatch is due, with the bytes of its envelope; they are read once, by whoever looks first."""
+
+    tenant: UUID
+    mission: Mission
+    bytes: bytes
+
+    @cached_property
+    def envelope(self) -> MissionEnvelope:
+        return MissionEnvelope.model_validate_json(self.bytes)
 
 
 @dataclass(frozen=True)
@@ -177,34 +191,40 @@ async def prepare(
     ready: list[Offer] = []
     rest: list[Item] = []
     held_back: list[Item] = []
-    async with database.read() as session:
-        rows = await session.fetch(OFFERED, [item.tenant for item in items], [item.subject for item in items])
-        found = {row["id"]: row for row in rows}
-        said: dict[UUID, Sequence[Any]] = {}
-        for tenant in {row["tenant"] for row in rows if row["asked"]}:
-            await session.enter(tenant)
-            said[tenant] = await answers(session, [row["id"] for row in rows if row["asked"]])
-        full = await full_queues(session, colony, rows)
+    rows = await database.fetch(OFFERED, [item.tenant for item in items], [item.subject for item in items])
+    wanted = {row["id"]: Wanted(row["tenant"], from_row(row), row["envelope"]) for row in rows}
+    said: dict[UUID, Sequence[Any]] = {}
+    full: set[UUID] = set()
+    asking, adding = {row["tenant"] for row in rows if row["asked"]}, could_add(colony, wanted.values())
+    if asking or adding:
+        async with database.read() as session:
+            for tenant in asking:
+                await session.enter(tenant)
+                said[tenant] = await answers(session, [row["id"] for row in rows if row["asked"]])
+            full = await full_queues(session, colony, adding)
     for item in items:
-        row = found.get(item.subject)
-        mission = from_row(row) if row is not None else None
-        if row is None or mission is None or mission.state != "accepted" or out_of_time(mission):
+        one = wanted.get(item.subject)
+        if one is None or one.mission.state != "accepted" or out_of_time(one.mission):
             rest.append(item)
-        elif item.tenant in full and could_ask(mission, row["envelope"]):
+        elif item.tenant in full and could_ask(one):
             held_back.append(item)
         else:
-            spoken = decisions(said.get(item.tenant, ()), mission.id)
-            weight = len(row["envelope"]) + AROUND_MISSION + sum(len(one.model_dump_json().encode()) for one in spoken)
-            ready.append(Offer(item, mission, message(item.tenant, mission, row["envelope"], spoken, colony), weight))
+            spoken = decisions(said.get(item.tenant, ()), one.mission.id)
+            weight = len(one.bytes) + AROUND_MISSION + sum(len(word.model_dump_json().encode()) for word in spoken)
+            sent = message(item.tenant, one.mission, one.envelope, spoken, colony)
+            ready.append(Offer(item, one.mission, sent, weight))
     return ready, rest, held_back
 
 
-async def full_queues(session: ReadSession, colony: Colony, rows: Sequence[Any]) -> set[UUID]:
-    """Those of the tenants in which as many approvals wait as may. Nobody is counted who has nothing to add to them."""
+def could_add(colony: Colony, wanted: Iterable[Wanted]) -> set[UUID]:
+    """The tenants whose queue of approvals some of these could add to; nobody is counted where there is no limit."""
+    return {one.tenant for one in wanted if could_ask(one)} if colony.queue_limit else set()
+
+
+async def full_queues(session: ReadSession, colony: Colony, tenants: Iterable[UUID]) -> set[UUID]:
+    """Those of the tenants in which as many approvals wait as may."""
     found: set[UUID] = set()
-    if not colony.queue_limit:
-        return found
-    for tenant in {row["tenant"] for row in rows if could_ask(from_row(row), row["envelope"])}:
+    for tenant in tenants:
         await session.enter(tenant)
         asked = {"tenant": tenant, "most": colony.queue_limit}
         if await session.scalar(PENDING, asked) >= colony.queue_limit:
@@ -212,12 +232,12 @@ async def full_queues(session: ReadSession, colony: Colony, rows: Sequence[Any])
     return found
 
 
-def could_ask(mission: Mission, envelope: bytes) -> bool:
+def could_ask(one: Wanted) -> bool:
     """Whether a mission could end in asking humans for a change: it is no dry run and no replay from a tape, and it has tools
     beyond the workspace, without which it knows no record that could be changed."""
-    if mission.mode == "dry_run" or mission.played:
+    if one.mission.mode == "dry_run" or one.mission.played:
         return False
-    return beyond_workspace(MissionEnvelope.model_validate_json(envelope).tools)
+    return beyond_workspace(one.envelope.tools)
 
 
 def decisions(said: Sequence[Any], mission: UUID) -> list[HumanDecision]:
@@ -253,7 +273,9 @@ async def let_go(database: Database, items: Sequence[Item]) -> None:
     await missions.hold_each(database, items, become)
 
 
-def message(tenant: UUID, mission: Mission, envelope: bytes, said: list[HumanDecision], colony: Colony) -> Dispatch:
+def message(
+    tenant: UUID, mission: Mission, envelope: MissionEnvelope, said: list[HumanDecision], colony: Colony
+) -> Dispatch:
     """The dispatch of a mission's current attempt. The attempt is also the fence of its token."""
     left = mission.budget_time_ms
     if mission.deadline_at is not None:
@@ -267,7 +289,7 @@ def message(tenant: UUID, mission: Mission, envelope: bytes, said: list[HumanDec
     return Dispatch(
         mission_id=mission.id,
         attempt=mission.attempt,
-        envelope=MissionEnvelope.model_validate_json(envelope),
+        envelope=envelope,
         decisions=said,
         callback_base_url=colony.callback_base_url,
         traceparent=parent or mission.traceparent,

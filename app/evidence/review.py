@@ -99,26 +99,35 @@ class Material:
         )
 
 
-async def material(session: ReadSession, wanted: Sequence[tuple[UUID, UUID]]) -> dict[UUID, Material]:
+async def material(database: Database, wanted: Sequence[tuple[UUID, UUID]]) -> dict[UUID, Material]:
     """What there is to review of missions, (tenant, mission) pairs; of those that there are. `fetch` completes it."""
     said: dict[UUID, list[Any]] = defaultdict(list)
-    for row in await session.fetch(SAID, [tenant for tenant, _ in wanted], [mission for _, mission in wanted]):
+    for row in await database.fetch(SAID, [tenant for tenant, _ in wanted], [mission for _, mission in wanted]):
         said[row["of_mission"]].append(row)
     found = {mission: heard(rows) for mission, rows in said.items()}
     citing: dict[UUID, dict[UUID, list[Citation]]] = defaultdict(dict)
     for mission, one in found.items():
         if cited := one.cited():
             citing[one.tenant][mission] = cited
-    for tenant, cited_by in citing.items():
-        await session.enter(tenant)
-        hashes = {bytes.fromhex(citation.source) for cited in cited_by.values() for citation in cited}
-        placed = {digest.hex(): place for digest, place in (await artifacts.places(session, hashes)).items()}
-        stored: dict[str, Stored] = {}
-        shown = await shown_to(session, list(cited_by))
-        for mission in cited_by:
-            found[mission].stored, found[mission].placed = stored, placed
-            found[mission].shown = shown.get(mission, {})
+    if citing:
+        async with database.read() as session:
+            for tenant, cited_by in citing.items():
+                await session.enter(tenant)
+                await look_up(session, found, cited_by)
     return found
+
+
+async def look_up(
+    session: ReadSession, found: Mapping[UUID, Material], cited_by: Mapping[UUID, Sequence[Citation]]
+) -> None:
+    """Where the bytes are that missions of one tenant cite, and what each of them was shown."""
+    hashes = {bytes.fromhex(citation.source) for cited in cited_by.values() for citation in cited}
+    placed = {digest.hex(): place for digest, place in (await artifacts.places(session, hashes)).items()}
+    stored: dict[str, Stored] = {}
+    shown = await shown_to(session, list(cited_by))
+    for mission in cited_by:
+        found[mission].stored, found[mission].placed = stored, placed
+        found[mission].shown = shown.get(mission, {})
 
 
 async def compare(database: Database, found: Iterable[Material], objects: Objects) -> None:

@@ -11,6 +11,7 @@ import uvicorn
 from fastapi import FastAPI
 from prometheus_client import Counter, Histogram, Summary
 
+from app.http.joined import Joined
 from app.process import set_when_told_to_stop
 from app.telemetry import without_query
 
@@ -164,6 +165,7 @@ def server(app: Any, host: str, port: int, lifespan: Literal["on", "off"] = "off
         app,
         host=host,
         port=port,
+        http=Joined,
         lifespan=lifespan,
         access_log=False,
         log_config=None,

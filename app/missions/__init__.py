@@ -25,7 +25,7 @@ from app.missions.actions import (
 )
 from app.missions.api import router
 from app.missions.ask import Ask
-from app.missions.held import Held, hold_each
+from app.missions.held import Held, hold_each, holding
 from app.missions.intake import Intake
 from app.missions.moves import CLOSED, MOVES, State, move
 from app.missions.queries import Mission, MissionView, envelope, envelopes, find, view
@@ -55,6 +55,7 @@ __all__ = [
     "fail",
     "find",
     "hold_each",
+    "holding",
     "lock",
     "move",
     "note_pending",

@@ -259,12 +259,13 @@ def row_of(tenant: UUID, mission: Mission) -> tuple[Any, ...]:
 @asynccontextmanager
 async def holding(database: Database, wanted: Iterable[tuple[UUID, UUID]]) -> AsyncIterator[Held]:
     """A transaction that holds missions, and keeps what the block makes of them."""
-    async with database.write() as session:
-        held = Held(session.fetch)
+    async with database.together() as fetch:
+        held = Held(fetch)
         await held.hold(wanted)
         yield held
         await held.keep()
-        session.nudges |= held.nudges
+    if held.nudges:
+        database.on_commit(held.nudges)
     held.committed()
 
 

@@ -89,6 +89,26 @@ async def test_work_waits_until_it_is_due(world: World) -> None:
     assert len(await take(world)) == 1
 
 
+async def test_one_look_takes_what_is_due_and_says_when_the_next_will_be(world: World) -> None:
+    subject, hour = uuid4(), now() + timedelta(hours=1)
+    await add(world, "review", subject)
+    await add(world, "progress", uuid4(), hour)
+    await add(world, "dispatch", uuid4(), now() + timedelta(minutes=1))  # nobody asks for this one
+    items, due = await work.turn(world.worker.database, ["review", "progress"], 10, LONG)
+    assert [item.subject for item in items] == [subject]
+    assert due is not None and timedelta(0) < due - now() <= LONG, "what it took is due again when its lease is over"
+    assert await finish(world, items[0])
+    assert await work.turn(world.worker.database, ["review", "progress"], 10, LONG) == ([], hour)
+    assert await work.turn(world.worker.database, ["review"], 10, LONG) == ([], None)
+
+
+async def test_more_than_a_look_may_take_is_due_at_once(world: World) -> None:
+    for _ in range(3):
+        await add(world, "review", uuid4())
+    items, due = await work.turn(world.worker.database, ["review"], 2, LONG)
+    assert len(items) == 2 and due is not None and due <= now()
+
+
 async def test_adding_again_makes_no_second_row_and_the_earliest_time_wins(world: World) -> None:
     subject = uuid4()
     hour, minute = now() + timedelta(hours=1), now() + timedelta(minutes=1)

@@ -202,7 +202,7 @@ async def wake(session: WriteSession, ids: list[UUID]) -> None:
             {"tenant": session.tenant, "kind": kind, "subject": id, "queue": queue, "at": None} for id in sorted(ids)
         ]
         await session.execute(work.ADD, wanted)
-        session.nudge(f"work_{queue}")
+        session.nudge(work.channel(kind))
 
 
 def require_active(webhook: Webhook) -> None:

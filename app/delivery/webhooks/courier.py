@@ -11,7 +11,7 @@ import httpx
 import structlog
 from opentelemetry.instrumentation.utils import suppress_http_instrumentation
 
-from app import ledger, outbound, process
+from app import ledger, outbound, process, work
 from app.clock import now
 from app.db import Database, unavailable
 from app.delivery.webhooks import deliver, signatures
@@ -76,7 +76,7 @@ class Courier:
 
     async def send_loop(self) -> None:
         """Runs until cancelled; what is under way is then `stop`'s to end."""
-        with self.nudger.listening("work_worker") as woken:
+        with self.nudger.listening(work.WEBHOOKS) as woken:
             self.woken = woken
             while True:
                 taken = 0

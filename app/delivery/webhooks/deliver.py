@@ -25,7 +25,7 @@ from app.delivery.webhooks import signatures
 from app.delivery.webhooks.sealing import CannotOpen, unseal
 from app.ledger import Fact, Position, fact_view, facts
 from app.telemetry import WEBHOOKS
-from app.work import Item
+from app.work import ITEM, Item
 from colony_client.signing import Keys
 
 log = structlog.get_logger("webhooks")
@@ -38,9 +38,7 @@ GIVE_UP = timedelta(days=5)  # an address that failed this long is paused
 KEEP_TRIES = 10
 NEVER = "webhook."  # facts about deliveries would beget deliveries
 
-TAKE = text(
-    """SELECT * FROM take_webhook_work(:limit, :lease, CAST(:webhooks AS jsonb), CAST(:tenants AS jsonb), :each, :share)"""
-)
+TAKE = "SELECT * FROM take_webhook_work($1, $2, $3, $4, $5, $6)"
 PLANNABLE = text("""SELECT id, types, after_xid::text AS after_xid, after_id,
     (SELECT count(*) FROM webhook_delivery d WHERE d.tenant = w.tenant AND d.webhook = w.id AND d.state = 'pending') AS pending
   FROM webhook w WHERE tenant = :tenant AND id = :id AND state = 'active' FOR UPDATE SKIP LOCKED""")
@@ -105,8 +103,8 @@ class Message:
 
 async def waiting(database: Database) -> list[tuple[UUID, UUID]]:
     """(tenant, webhook) of those with facts before them."""
-    async with database.read() as session:
-        return [(row.tenant, row.webhook) for row in await session.rows("SELECT * FROM waiting_webhooks(1000)")]
+    rows = await database.fetch("SELECT * FROM waiting_webhooks(1000)")
+    return [(row["tenant"], row["webhook"]) for row in rows]
 
 
 async def take(
@@ -119,19 +117,11 @@ async def take(
 ) -> list[tuple[Item, UUID | None]]:
     """Leases due deliveries, each with its webhook: at most `each` of a webhook and `share` of a tenant, beside what is held."""
     held = list(held)
-    async with database.write() as session:
-        rows = await session.rows(
-            TAKE,
-            {
-                "limit": limit,
-                "lease": lease,
-                "tenants": json.dumps(Counter(str(tenant) for tenant, _ in held)),
-                "webhooks": json.dumps(Counter(str(webhook) for _, webhook in held)),
-                "each": each,
-                "share": share,
-            },
-        )
-    return [(Item(r.tenant, r.kind, r.subject, r.fence, r.wanted, r.attempts), r.webhook) for r in rows]
+    tenants, webhooks = (
+        (json.dumps(Counter(map(str, ids))) for ids in zip(*held, strict=True)) if held else ("{}", "{}")
+    )
+    rows = await database.fetch(TAKE, limit, lease, webhooks, tenants, each, share)
+    return [(Item(*(row[name] for name in ITEM)), row["webhook"]) for row in rows]
 
 
 async def plan(session: WriteSession, webhook: UUID) -> bool:

@@ -54,22 +54,26 @@ SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS
   RETURNING w.tenant, w.kind, w.subject, w.fence, w.wanted, w.attempts
 $$;
 -- When the next row of these kinds falls due (null: nothing waits), so that a holder sleeps no longer than that. Rows that were
--- wanted again while somebody holds them are left out: their holder gives them back.
+-- wanted again while somebody holds them are left out: their holder gives them back. VOLATILE: asked in the statement that takes
+-- what is due, it sees what was taken.
 CREATE FUNCTION next_work(p_queue text, p_kinds text[]) RETURNS timestamptz
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
   SELECT min(d.next_at) FROM unnest(p_kinds) k, LATERAL (
     SELECT x.next_at FROM public.work x
     WHERE x.queue = p_queue AND x.kind = k
       AND (x.lease_until IS NULL OR x.lease_until <= x.next_at OR x.lease_until <= statement_timestamp())
     ORDER BY x.next_at LIMIT 1) d
 $$;
+-- Nobody waits until the disk has such a lease: one that a crash of the server forgets leaves the row due, as any that runs out, and
+-- whatever its holder writes reaches the disk after it.
 CREATE FUNCTION take_worker_work(p_kinds text[], p_limit int, p_lease interval)
 RETURNS TABLE (tenant uuid, kind text, subject uuid, fence bigint, wanted int, attempts int)
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+  SELECT set_config('synchronous_commit', 'off', true);
   SELECT * FROM public.take_work('worker', p_kinds, p_limit, p_lease)
 $$;
 CREATE FUNCTION next_worker_work(p_kinds text[]) RETURNS timestamptz
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$ SELECT public.next_work('worker', p_kinds) $$;
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$ SELECT public.next_work('worker', p_kinds) $$;
 CREATE FUNCTION take_executor_work(p_limit int, p_lease interval)
 RETURNS TABLE (tenant uuid, kind text, subject uuid, fence bigint, wanted int, attempts int)
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$

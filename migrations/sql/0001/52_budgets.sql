@@ -400,53 +400,60 @@ CREATE TRIGGER mission_holds AFTER INSERT ON mission REFERENCING NEW TABLE AS fr
   FOR EACH STATEMENT EXECUTE FUNCTION hold_for_mission();
 
 -- A run that ends is counted, and a mission that ends gives back what it did not use, once: whoever ends it, by whatever door.
--- All missions of a statement together: day and tenant, which others wait for, are moved once, in one order, and last.
+-- All missions of a statement together, each step in one statement; day and tenant, which others wait for, are moved once, in one
+-- order, and last.
 CREATE FUNCTION let_go_of_missions() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, public, pg_temp AS $$
-DECLARE
-  t uuid; m record; e public.budget_reservation; d record; used bigint;
-  days date[]; r_tokens bigint[]; r_cost numeric[]; r_time bigint[]; s_time bigint[];
+SET search_path = pg_catalog, public, pg_temp
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
+DECLARE m record; d record;
 BEGIN
-  FOR t IN SELECT DISTINCT n.tenant FROM fresh n JOIN gone o ON o.tenant = n.tenant AND o.id = n.id
-           WHERE n.state <> o.state AND n.state NOT IN ('accepted', 'dispatched', 'running') ORDER BY 1 LOOP
-    days := '{}'; r_tokens := '{}'; r_cost := '{}'; r_time := '{}'; s_time := '{}';
-    FOR m IN
-      SELECT n.id, n.state IN ('completed', 'failed', 'cancelled', 'denied') AS closed,
-        CASE WHEN o.deadline_at IS NOT NULL AND o.state IN ('accepted', 'dispatched', 'running') THEN
-          GREATEST(0, LEAST(o.budget_time_ms, o.budget_time_ms
-            - (EXTRACT(EPOCH FROM o.deadline_at - clock_timestamp()) * 1000)::bigint)) END AS ran
-      FROM fresh n JOIN gone o ON o.tenant = n.tenant AND o.id = n.id
-      WHERE n.tenant = t AND n.state <> o.state AND n.state NOT IN ('accepted', 'dispatched', 'running') ORDER BY n.id
+  FOR m IN   -- side by side: missions, whether they are over, and for how long they ran (null: they did not)
+    SELECT e.tenant, array_agg(e.id ORDER BY e.id) AS ids, array_agg(e.closed ORDER BY e.id) AS closed,
+      array_agg(e.ran ORDER BY e.id) AS ran, array_agg(e.tokens ORDER BY e.id) AS tokens, array_agg(e.cost ORDER BY e.id) AS cost
+    FROM (SELECT x.tenant, x.id, x.tokens, x.cost, x.state IN ('completed', 'failed', 'cancelled', 'denied') AS closed,
+            CASE WHEN x.deadline IS NOT NULL AND x.was IN ('accepted', 'dispatched', 'running') THEN
+              GREATEST(0, LEAST(x.time_ms, x.time_ms - (EXTRACT(EPOCH FROM x.deadline - clock_timestamp()) * 1000)::bigint)) END AS ran
+          FROM (   -- a row as it is and as it was meet in a group: a join might compare each with each
+            SELECT y.tenant, y.id, max(y.state) FILTER (WHERE y.new) AS state, max(y.state) FILTER (WHERE NOT y.new) AS was,
+              max(y.deadline_at) FILTER (WHERE NOT y.new) AS deadline, max(y.budget_time_ms) AS time_ms,
+              max(y.budget_tokens) AS tokens, max(y.budget_cost_usd) AS cost
+            FROM (SELECT true AS new, f.tenant, f.id, f.state, f.deadline_at, f.budget_time_ms, f.budget_tokens, f.budget_cost_usd FROM fresh f
+                  UNION ALL
+                  SELECT false, g.tenant, g.id, g.state, g.deadline_at, g.budget_time_ms, g.budget_tokens, g.budget_cost_usd FROM gone g) y
+            GROUP BY y.tenant, y.id) x
+          WHERE x.state <> x.was AND x.state NOT IN ('accepted', 'dispatched', 'running')) e
+    GROUP BY e.tenant ORDER BY e.tenant
+  LOOP
+    -- as move_budget() would: the limit that is noted is never below what was held or spent before
+    INSERT INTO public.budget_account AS a (tenant, scope, key, settled_time_ms, limit_tokens, limit_cost_usd)
+      SELECT m.tenant, 'mission', x.id::text, x.ran, x.tokens, x.cost
+      FROM unnest(m.ids, m.ran, m.tokens, m.cost) AS x(id, ran, tokens, cost) WHERE x.ran IS NOT NULL
+    ON CONFLICT (tenant, scope, key) DO UPDATE SET settled_time_ms = a.settled_time_ms + excluded.settled_time_ms,
+      limit_tokens = GREATEST(excluded.limit_tokens, a.settled_tokens + a.reserved_tokens),
+      limit_cost_usd = GREATEST(excluded.limit_cost_usd, a.settled_cost_usd + a.reserved_cost_usd);
+    FOR d IN
+      WITH ended AS MATERIALIZED (
+        SELECT * FROM unnest(m.ids, m.closed, m.ran) AS u(mission, closed, ran) WHERE u.closed OR u.ran > 0),
+      held AS MATERIALIZED (   -- whoever moves it holds the mission
+        SELECT r.* FROM public.budget_reservation r
+        WHERE r.tenant = m.tenant AND r.mission = ANY (m.ids) AND r.purpose = 'mission' AND r.state = 'reserved'),
+      use AS MATERIALIZED (    -- out of what the mission holds, else as it comes
+        SELECT u.closed, COALESCE(u.ran, 0) AS ran, h.*, LEAST(h.time_ms, h.used_time_ms + COALESCE(u.ran, 0)) AS now_used
+        FROM ended u LEFT JOIN held h ON h.mission = u.mission),
+      moved AS (
+        UPDATE public.budget_reservation r SET used_time_ms = u.now_used, ended_at = CASE WHEN u.closed THEN clock_timestamp() END,
+            state = CASE WHEN NOT u.closed THEN 'reserved'
+                         WHEN u.used_tokens = 0 AND u.used_cost_usd = 0 AND u.now_used = 0 THEN 'released' ELSE 'settled' END
+        FROM use u WHERE r.tenant = m.tenant AND r.id = u.id)
+      SELECT x.day, sum(x.tokens)::bigint AS tokens, sum(x.cost) AS cost, sum(x.held)::bigint AS held, sum(x.spent)::bigint AS spent
+      FROM (SELECT COALESCE(u.day, budget_day()), 0, 0, COALESCE(u.used_time_ms - u.now_used, 0), u.ran FROM use u WHERE u.ran > 0
+            UNION ALL
+            SELECT u.day, u.used_tokens - u.tokens, u.used_cost_usd - u.cost_usd, u.now_used - u.time_ms, 0
+            FROM use u WHERE u.closed AND u.id IS NOT NULL) AS x(day, tokens, cost, held, spent)
+      GROUP BY GROUPING SETS ((x.day), ()) HAVING count(*) > 0 ORDER BY x.day NULLS LAST
     LOOP
-      IF m.ran IS NOT NULL THEN
-        PERFORM move_budget(t, 'mission', m.id::text, false, 0, 0, 0, 0, 0, m.ran);
-      END IF;
-      CONTINUE WHEN NOT m.closed AND COALESCE(m.ran, 0) = 0;
-      SELECT * INTO e FROM public.budget_reservation r
-        WHERE r.tenant = t AND r.mission = m.id AND r.purpose = 'mission' AND r.state = 'reserved';   -- whoever moves it holds the mission
-      IF m.ran > 0 THEN   -- out of what the mission holds, else as it comes
-        used := CASE WHEN e.id IS NULL THEN 0 ELSE LEAST(e.time_ms, e.used_time_ms + m.ran) - e.used_time_ms END;
-        days := days || COALESCE(e.day, budget_day()); r_tokens := r_tokens || 0::bigint; r_cost := r_cost || 0::numeric;
-        r_time := r_time || -used; s_time := s_time || m.ran;
-        e.used_time_ms := e.used_time_ms + used;
-      END IF;
-      CONTINUE WHEN e.id IS NULL;
-      UPDATE public.budget_reservation r SET used_time_ms = e.used_time_ms,
-          ended_at = CASE WHEN m.closed THEN clock_timestamp() END,
-          state = CASE WHEN NOT m.closed THEN 'reserved'
-                       WHEN e.used_tokens = 0 AND e.used_cost_usd = 0 AND e.used_time_ms = 0 THEN 'released' ELSE 'settled' END
-        WHERE r.tenant = t AND r.id = e.id;
-      IF m.closed THEN
-        days := days || e.day; r_tokens := r_tokens || e.used_tokens - e.tokens; r_cost := r_cost || e.used_cost_usd - e.cost_usd;
-        r_time := r_time || e.used_time_ms - e.time_ms; s_time := s_time || 0::bigint;
-      END IF;
-    END LOOP;
-    CONTINUE WHEN cardinality(days) = 0;
-    FOR d IN SELECT x.day, sum(x.tokens)::bigint AS tokens, sum(x.cost) AS cost, sum(x.held)::bigint AS held, sum(x.spent)::bigint AS spent
-             FROM unnest(days, r_tokens, r_cost, r_time, s_time) AS x(day, tokens, cost, held, spent)
-             GROUP BY GROUPING SETS ((x.day), ()) ORDER BY x.day NULLS LAST LOOP
-      PERFORM move_budget(t, CASE WHEN d.day IS NULL THEN 'tenant' ELSE 'tenant_day' END, COALESCE(d.day::text, t::text), false,
-                          d.tokens, d.cost, d.held, 0, 0, d.spent);
+      PERFORM move_budget(m.tenant, CASE WHEN d.day IS NULL THEN 'tenant' ELSE 'tenant_day' END, COALESCE(d.day::text, m.tenant::text),
+                          false, d.tokens, d.cost, d.held, 0, 0, d.spent);
     END LOOP;
   END LOOP;
   RETURN NULL;

@@ -23,11 +23,12 @@ BEGIN
     -- NO KEY: rows that refer to a mission may be written meanwhile
     PERFORM 1 FROM mission x WHERE x.tenant = t AND x.id = ANY (wanted) ORDER BY x.id FOR NO KEY UPDATE;
     RETURN QUERY   -- a statement of its own: it sees what was committed while the first one waited
-      SELECT x, (SELECT jsonb_agg(jsonb_build_array(encode(a.sha256, 'hex'), a.id, a.attempt))
-                 FROM unnest(a_mission, a_sha256) w(mission, sha256)
-                 JOIN artifact a ON a.tenant = t AND a.mission = w.mission AND a.sha256 = w.sha256
-                 WHERE w.mission = x.id)
-      FROM mission x WHERE x.tenant = t AND x.id = ANY (wanted);
+      WITH shown AS MATERIALIZED (   -- by the whole key, one by one: of the bytes that are brought, most are new
+        SELECT w.mission, jsonb_agg(jsonb_build_array(encode(w.sha256, 'hex'), a.id, a.attempt)) AS known
+        FROM unnest(a_mission, a_sha256) w(mission, sha256), LATERAL (
+          SELECT y.id, y.attempt FROM artifact y WHERE y.tenant = t AND y.sha256 = w.sha256 AND y.mission = w.mission OFFSET 0) a
+        GROUP BY w.mission)
+      SELECT x, s.known FROM mission x LEFT JOIN shown s ON s.mission = x.id WHERE x.tenant = t AND x.id = ANY (wanted);
   END LOOP;
 END $$;
 
@@ -43,7 +44,7 @@ CREATE FUNCTION keep_missions(
 RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, pg_temp
 SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
-DECLARE t uuid; moment timestamptz := clock_timestamp();
+DECLARE t uuid; moment timestamptz := clock_timestamp(); gone int;
 BEGIN
   FOR t IN SELECT DISTINCT x FROM unnest(m_tenant || a_tenant || f_tenant || w_tenant) x ORDER BY x LOOP
     PERFORM set_config('app.tenant', t::text, true);
@@ -70,12 +71,15 @@ BEGIN
       DELETE FROM work w USING unnest(w_tenant, w_what, w_kind, w_subject, w_fence, w_wanted) AS o(tenant, what, kind, subject, fence, wanted)
         WHERE o.tenant = t AND w.tenant = t AND w.kind = o.kind AND w.subject = o.subject
           AND (o.what = 'drop' OR (o.what = 'done' AND w.fence = o.fence AND w.wanted = o.wanted));
-      -- whoever wanted it while it was held is not put off: next_at then holds the time of that wish
-      UPDATE work w SET lease_until = NULL,
-          next_at = LEAST(COALESCE(o.at, moment), CASE WHEN w.wanted > o.wanted THEN w.next_at END)
-        FROM unnest(w_tenant, w_what, w_kind, w_subject, w_at, w_fence, w_wanted) AS o(tenant, what, kind, subject, at, fence, wanted)
-        WHERE o.tenant = t AND o.what IN ('done', 'again') AND w.tenant = t AND w.kind = o.kind AND w.subject = o.subject
-          AND w.fence = o.fence;
+      GET DIAGNOSTICS gone = ROW_COUNT;
+      IF gone < (SELECT count(*) FROM unnest(w_tenant, w_what) AS o(tenant, what) WHERE o.tenant = t AND o.what <> 'add') THEN
+        -- whoever wanted it while it was held is not put off: next_at then holds the time of that wish
+        UPDATE work w SET lease_until = NULL,
+            next_at = LEAST(COALESCE(o.at, moment), CASE WHEN w.wanted > o.wanted THEN w.next_at END)
+          FROM unnest(w_tenant, w_what, w_kind, w_subject, w_at, w_fence, w_wanted) AS o(tenant, what, kind, subject, at, fence, wanted)
+          WHERE o.tenant = t AND o.what IN ('done', 'again') AND w.tenant = t AND w.kind = o.kind AND w.subject = o.subject
+            AND w.fence = o.fence;
+      END IF;
       INSERT INTO work (tenant, kind, subject, queue, next_at)
         SELECT t, o.kind, o.subject, 'worker', COALESCE(o.at, moment)
         FROM unnest(w_tenant, w_what, w_kind, w_subject, w_at) AS o(tenant, what, kind, subject, at)
