@@ -173,7 +173,7 @@ class Root:
         await self.tools.stop()
         await self.model_records.batches.stop()
         await self.database.close()
-        await self.limits.database.close()
+        await self.limits.close()
         await self.reader.close()
 
     def share(self, app: FastAPI) -> None:
