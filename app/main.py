@@ -87,6 +87,9 @@ PUBLIC = (
 INTERNAL = (boundary_api.router, tools.router, model_gateway.router)
 
 
+YOUNG = 10_000  # new objects until the collector looks for rings among them: with 700, as it comes, every few requests, for nothing
+
+
 class Root:
     """What both apps of this process share, opened and closed together."""
 
@@ -160,6 +163,7 @@ class Root:
         self.watch.start()
         gc.collect()
         gc.freeze()  # what was imported lives for ever: the collector need not walk it in the middle of a request
+        gc.set_threshold(YOUNG)
 
     async def close(self) -> None:
         await self.watch.stop()
