@@ -208,6 +208,7 @@ async def test_each_request_is_confirmed_in_its_own_tenant(ground: Ground, first
             (asked(same, k_key="k"), "replayed"),
             (asked(changed, c_change=1, c_ladder=1), "ladder_changed"),
             (asked(same, c_ladder=0), "accepted"),
+            (asked(changed, c_change=1), "accepted"),  # so that the other's are looked at between two of this one
         ]
         said = await take_in(ground, *(row for row, _ in rows))
         assert [row["outcome"] for row in said] == [outcome for _, outcome in rows]
