@@ -20,8 +20,10 @@ CREATE FUNCTION take_in(
   d_id uuid[], e_id uuid[], e_bytes bytea[], f_body bytea[], f_request uuid[],
   k_key text[], k_fingerprint bytea[], k_status int[], k_headers text[], k_head bytea[], k_middle bytea, k_tail bytea[])
 RETURNS TABLE (n int, outcome text, at timestamptz, status int, headers jsonb, body bytea)
--- one plan for each statement, whatever number of requests it is for: planning costs more than confirming does
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+-- one plan for each statement, whatever number of requests it is for: planning costs more than confirming does. So it has to be one
+-- that reads through an index, however small a table was when it was made.
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, pg_temp
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
   who record; doubt text[]; stale text[]; retyped boolean[]; moment timestamptz := clock_timestamp();
@@ -31,7 +33,6 @@ DECLARE
 BEGIN
   PERFORM set_config('lock_timeout', '500ms', true);   -- whoever waits holds up everybody in the batch: rather alone, and later
   -- Each caller and each judgement in its own tenant: what a CASE says after enter_tenant is looked at after it, for every row anew.
-  -- Row by row through an index (LIMIT 1), however small a table was when this was planned.
   SELECT array_agg(x.who ORDER BY x.c), array_agg(x.rest ORDER BY x.c) INTO doubt, stale FROM (
     SELECT o.c,
       CASE WHEN a.tenant IS NULL THEN 'unauthenticated'
