@@ -91,6 +91,9 @@ INTERNAL = (boundary_api.router, tools.router, model_gateway.router)
 WAYS = (boundary_api.WAY, tools.WAY, model_gateway.WAY)
 
 
+YOUNG = 10_000  # new objects until the collector looks for rings among them: with 700, as it comes, every few requests, for nothing
+
+
 class Root:
     """What both apps of this process share, opened and closed together."""
 
@@ -164,6 +167,7 @@ class Root:
         self.watch.start()
         gc.collect()
         gc.freeze()  # what was imported lives for ever: the collector need not walk it in the middle of a request
+        gc.set_threshold(YOUNG)
 
     async def close(self) -> None:
         await self.watch.stop()
@@ -178,7 +182,7 @@ class Root:
         await self.openings.stop()
         await self.closings.batches.stop()
         await self.database.close()
-        await self.limits.database.close()
+        await self.limits.close()
         await self.reader.close()
 
     def share(self, app: FastAPI) -> None:

@@ -48,7 +48,7 @@ class Registrar:
     async def close(self) -> None:
         await self.nudger.stop()
         await self.database.close()
-        await self.limits.database.close()
+        await self.limits.close()
 
 
 def registrar_app(registrar: Registrar) -> FastAPI:

@@ -3,7 +3,8 @@
 The truth is one bucket per subject in Postgres (migrations/sql/0001/53_rates.sql). A process takes a small lease out of it,
 a tenth of a second's worth, and serves from that without asking again, so a request costs a round trip only when the lease
 is used up or a second old. What is left of a lease then is lost: several processes together stay below the limit, never
-above it. When Postgres does not answer, nobody is let through on credit: the request is the 503 that it would be anyway.
+above it. What many callers want at the same moment is asked for together. When Postgres does not answer, nobody is let
+through on credit: the request is the 503 that it would be anyway.
 """
 
 import asyncio
@@ -15,12 +16,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from operator import itemgetter
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 from fastapi import Request
-from sqlalchemy import text
 
+from app.batch import Batches
 from app.caller import Caller
 from app.db import Database
 from app.errors import Problem
@@ -33,10 +36,7 @@ MOST_LEASES = 20_000
 MOST_PROVED = 10_000
 PREFIX = 11  # characters of an API key that lists and logs show; only their digest is kept here
 
-TAKE = text("""
-  SELECT scope, subject, rate, capacity, granted, remaining, wait_s
-  FROM take_tokens(CAST(:tenant AS uuid), CAST(:scopes AS text[]), CAST(:subjects AS bytea[]), CAST(:rates AS float8[]),
-    CAST(:bursts AS float8[]), CAST(:wants AS int[]))""")
+TAKE = "SELECT n, rate, capacity, granted, remaining, wait_s FROM take_tokens($1, $2, $3, $4, $5, $6)"
 
 Network = IPv4Network | IPv6Network
 
@@ -68,8 +68,16 @@ class Lease:
         return self.until > moment and (self.tokens > 0 or self.rate == 0)
 
 
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What one request lacks: buckets, and whose limits hold for them (None: before any tenant is known)."""
+
+    tenant: UUID | None
+    asks: Sequence[Ask]
+
+
 class Limits:
-    """The leases of one process. database is a small pool of its own: a lease is taken while a request holds a session."""
+    """The leases of one process. database is its own way there: a lease is taken while a request holds a session."""
 
     def __init__(
         self,
@@ -82,9 +90,12 @@ class Limits:
         burst_s: float,
         failures_per_minute: int,
         trusted: Sequence[Network] = (),
+        wait_ms: int = 1000,
     ) -> None:
         self.database = database
-        self.engine = database.engine.execution_options(isolation_level="AUTOCOMMIT")
+        self.refills: Batches[Wish, Sequence[asyncpg.Record]] = Batches(
+            database, grant, lambda wish: 100 * len(wish.asks), name="limits", connections=1, wait_ms=wait_ms
+        )
         self.rates = {"key": key_per_s, "principal": principal_per_s, "tenant": tenant_per_s}
         self.mission_per_s, self.burst_s, self.failures = mission_per_s, burst_s, failures_per_minute
         self.trusted = trusted
@@ -93,6 +104,10 @@ class Limits:
         self.pending: OrderedDict[bytes, float] = OrderedDict()  # counted, and not yet known to be good or bad
         self.counting: dict[bytes, asyncio.Lock] = {}
         self.buckets: OrderedDict[tuple[UUID, UUID, UUID | None], list[Ask]] = OrderedDict()
+
+    async def close(self) -> None:
+        await self.refills.stop()
+        await self.database.close()
 
     # --- who is asking
 
@@ -228,30 +243,17 @@ class Limits:
                     await self.refill(tenant, lacking)
 
     async def refill(self, tenant: UUID | None, lacking: Sequence[tuple[Ask, Lease]]) -> None:
-        asks = [ask for ask, _ in lacking]
-        async with self.engine.connect() as connection:
-            rows = (
-                await connection.execute(
-                    TAKE,
-                    {
-                        "tenant": tenant,
-                        "scopes": [ask.scope for ask in asks],
-                        "subjects": [ask.subject for ask in asks],
-                        "rates": [ask.rate for ask in asks],
-                        "bursts": [ask.burst_s for ask in asks],
-                        "wants": [ask.want for ask in asks],
-                    },
-                )
-            ).all()
-        moment, by_name = time.monotonic(), {(row.scope, row.subject): row for row in rows}
-        for ask, lease in lacking:
-            row = by_name[ask.scope, ask.subject]
+        if not self.refills.tasks:  # whoever never asks needs no connection
+            self.refills.start()
+        rows = await self.refills.put(Wish(tenant, [ask for ask, _ in lacking]))
+        moment = time.monotonic()
+        for (_, lease), row in zip(lacking, rows, strict=True):
             fresh = lease.tokens if lease.until > moment else 0
-            lease.rate, lease.capacity, lease.remaining = row.rate, row.capacity, row.remaining
-            lease.tokens = fresh + row.granted
+            lease.rate, lease.capacity, lease.remaining = row["rate"], row["capacity"], row["remaining"]
+            lease.tokens = fresh + row["granted"]
             lease.until = moment + LEASE_S
-            if row.rate > 0 and lease.tokens == 0:
-                lease.denied_until = moment + row.wait_s
+            if lease.rate > 0 and lease.tokens == 0:
+                lease.denied_until = moment + row["wait_s"]
 
     def lease(self, ask: Ask) -> Lease:
         name = (ask.scope, ask.subject)
@@ -265,14 +267,33 @@ class Limits:
         return found
 
 
+async def grant(connection: asyncpg.Connection, together: Sequence[Wish]) -> list[Sequence[asyncpg.Record]]:
+    """What each is given of its buckets, in one statement; who wants of the same bucket is given one after the other."""
+    asks = [(wish.tenant, ask) for wish in together for ask in wish.asks]
+    rows: list[asyncpg.Record] = sorted(
+        await connection.fetch(
+            TAKE,
+            [tenant for tenant, _ in asks],
+            [ask.scope for _, ask in asks],
+            [ask.subject for _, ask in asks],
+            [ask.rate for _, ask in asks],
+            [ask.burst_s for _, ask in asks],
+            [ask.want for _, ask in asks],
+        ),
+        key=itemgetter("n"),
+    )
+    waiting = iter(rows)
+    return [[next(waiting) for _ in wish.asks] for wish in together]
+
+
 def rate_limits(settings: Settings, address: Address) -> Limits:
-    """The request rates of a process that serves HTTP, over a small pool of their own.
+    """The request rates of a process that serves HTTP, over a connection of their own.
 
     It leads around a pooler: a request asks for its rate while it has a transaction open, and if both came out of one pool,
     as many requests as it has servers would wait for each other.
     """
     return Limits(
-        Database(address.direct_url, pool_size=2, wait_ms=settings.database_pool_wait_ms, name="mission-root limits"),
+        Database(address.direct_url, pool_size=1, wait_ms=settings.database_pool_wait_ms, name="mission-root limits"),
         key_per_s=settings.rate_limit_key_per_s,
         principal_per_s=settings.rate_limit_principal_per_s,
         tenant_per_s=settings.rate_limit_tenant_per_s,
@@ -280,6 +301,7 @@ def rate_limits(settings: Settings, address: Address) -> Limits:
         burst_s=settings.rate_limit_burst_s,
         failures_per_minute=settings.auth_failures_per_minute,
         trusted=networks(settings.trusted_proxies),
+        wait_ms=settings.database_pool_wait_ms,
     )
 
 

@@ -56,8 +56,8 @@ class Form:
         self.envelope = self.envelopes.sample
         judgement = judge(caller, "mission.create", kind.name, admission(self.envelope, public, on_ladder), policies)
         self.verdict, self.inputs = judgement.verdict, judgement.inputs
-        self.cost = Decimal(str(self.envelope.budget.cost_usd))
-        self.obligations = to_json(self.verdict.obligations).decode()
+        self.roles = ",".join(sorted(caller.roles))
+        self.columns = self._columns()
         self.fact = self._fact()
         mission = uuid4()
         waits = degraded if self.verdict.effect == "allow" and not (replay and replay.mode == "recorded") else None
@@ -77,6 +77,30 @@ class Form:
     def made_of(self, kind: MissionType, change: int, policies: PolicySet, defaults: Defaults) -> bool:
         same = self.kind is kind and self.defaults is defaults
         return same and self.change == change and self.rules == policies.version_bytes
+
+    def _columns(self) -> tuple[Any, ...]:
+        """What take_in is told of all that is asked alike, in its order."""
+        kind, envelope, verdict, replay = self.kind, self.envelope, self.verdict, self.replay
+        return (
+            kind.name,
+            kind.version,
+            not kind.shipped,
+            envelope.mode,
+            envelope.origin_surface,
+            envelope.risk_level,
+            envelope.sensitivity_class,
+            envelope.budget.time_ms,
+            envelope.budget.tokens,
+            Decimal(str(envelope.budget.cost_usd)),
+            replay.of if replay else None,
+            replay.mode if replay else None,
+            verdict.effect,
+            verdict.rule,
+            verdict.policy_version,
+            verdict.reason,
+            self.inputs,
+            to_json(verdict.obligations).decode(),
+        )
 
     def _fact(self) -> Stencil:
         """The body of `mission.accepted`, or of `mission.refused`."""

@@ -14,7 +14,7 @@ from app.missions.ask import Ask, Replay, workspace
 from app.missions.forms import Form
 
 MIDDLE = b'","updated_at":"'  # what stands between the two times of an answer
-TAKE_IN = f"SELECT n, outcome, at, status, headers, body FROM take_in({', '.join(f'${n}' for n in range(1, 44))})"  # noqa: S608  # $1, $2, ...
+TAKE_IN = f"SELECT n, outcome, at, status, headers, body FROM take_in({', '.join(f'${n}' for n in range(1, 45))})"  # noqa: S608  # $1, $2, ...
 
 
 @dataclass(frozen=True)
@@ -67,62 +67,49 @@ class Kept:
 
 
 def columns(together: Sequence[Judged]) -> list[Any]:
-    """The arguments of take_in, in its order: by what requests were judged once, then a list for every column."""
-    judges = [judged_by(one) for one in together]
-    places = {judge: place for place, judge in enumerate(dict.fromkeys(judges), 1)}
-    rows = [row(one) for one in together]
+    """The arguments of take_in, in its order: callers once, what was judged once, then a list for every column of the requests."""
+    callers: dict[tuple[Any, ...], int] = {}
+    judged: dict[tuple[int, Form], int] = {}
+    places = []
+    for one in together:
+        caller = callers.setdefault(confirmed(one), len(callers) + 1)
+        places.append(judged.setdefault((caller, one.form), len(judged) + 1))
+    rows = zip(*(row(one) for one in together), strict=True)
+    *most, tails = map(list, rows)
     return [
-        *(list(column) for column in zip(*places, strict=True)),
-        [places[judge] for judge in judges],
-        *(list(column) for column in zip(*(values[:-1] for values in rows), strict=True)),
+        *map(list, zip(*callers, strict=True)),
+        *map(list, zip(*((caller, *form.columns) for caller, form in judged), strict=True)),
+        places,
+        *most,
         MIDDLE,
-        [values[-1] for values in rows],
+        tails,
     ]
 
 
-def judged_by(one: Judged) -> tuple[Any, ...]:
+def confirmed(one: Judged) -> tuple[Any, ...]:
     """What has to be so still: who asks, as whom, by which rules, and where the tenant stands on the ladder."""
     caller, form = one.asked.caller, one.form
-    roles = ",".join(sorted(caller.roles))
-    return caller.secret, caller.tenant, caller.principal, roles, form.change, form.rules, one.ladder
+    return caller.secret, caller.tenant, caller.principal, form.roles, form.change, form.rules, one.ladder
 
 
 def row(one: Judged) -> tuple[Any, ...]:
-    form, asked = one.form, one.asked
-    kind, envelope, verdict = form.kind, form.envelope, form.verdict
+    """What is the request's own. How it is answered is kept only for whoever may ask again."""
+    asked, keyed = one.asked, one.asked.key is not None
     return (
         one.mission,
-        kind.name,
-        kind.version,
-        not kind.shipped,
-        envelope.mode,
-        envelope.origin_surface,
-        envelope.risk_level,
-        envelope.sensitivity_class,
         workspace(asked.ask.inputs),
         one.contract,
         one.labels,
         asked.traceparent,
-        envelope.budget.time_ms,
-        envelope.budget.tokens,
-        form.cost,
-        asked.replay.of if asked.replay else None,
-        asked.replay.mode if asked.replay else None,
         one.decision,
-        verdict.effect,
-        verdict.rule,
-        verdict.policy_version,
-        verdict.reason,
-        form.inputs,
-        form.obligations,
         one.artifact,
         one.envelope,
         one.fact,
         mark_of(asked.request_id),
         asked.key,
-        asked.fingerprint,
+        asked.fingerprint if keyed else None,
         one.status,
-        to_json(one.headers).decode(),
-        one.head,
-        one.tail,
+        to_json(one.headers).decode() if keyed else None,
+        one.head if keyed else None,
+        one.tail if keyed else None,
     )

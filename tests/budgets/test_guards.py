@@ -363,7 +363,7 @@ async def test_limits_are_set_by_a_human_admin_on_what_they_have_seen(ground: Gr
 async def take(
     ground: Ground, want: int, subject: bytes, rate: float = 1.0, burst_s: float = 10.0, scope: str = "key"
 ) -> asyncpg.Record:
-    [row] = await ground.run("api", TAKE, None, [scope], [subject], [rate], [burst_s], [want])
+    [row] = await ground.run("api", TAKE, [None], [scope], [subject], [rate], [burst_s], [want])
     return row
 
 
@@ -403,23 +403,21 @@ async def test_a_clock_that_steps_back_mints_nothing(ground: Ground) -> None:
 
 
 async def test_a_tenants_own_rate_wins_over_the_processes(ground: Ground) -> None:
+    """And nobody else's, though their buckets are asked for by the same statement; who asks twice is given twice."""
     await limit(ground, rate_tenant_per_s=2, rate_key_per_s=0.5)
-    subject = uuid4().bytes
+    subject, other = uuid4().bytes, uuid4().bytes
     rows = await ground.run(
         "api",
         TAKE,
-        ground.tenant,
-        ["tenant", "key", "principal"],
-        [subject] * 3,
-        [1000.0, 0.0, 0.0],
-        [10.0] * 3,
-        [None] * 3,
+        [ground.tenant, uuid4(), ground.tenant, ground.tenant, None, ground.tenant],
+        ["tenant", "tenant", "key", "principal", "key", "tenant"],
+        [subject, other, subject, subject, other, subject],
+        [1000.0, 1000.0, 0.0, 0.0, 0.0, 1000.0],
+        [10.0] * 6,
+        [None, None, None, None, None, 30],
     )
-    assert {row["scope"]: (row["rate"], row["granted"]) for row in rows} == {
-        "tenant": (2, 1),
-        "key": (0.5, 1),
-        "principal": (0, 0),
-    }
+    found = {row["n"]: (row["rate"], row["granted"]) for row in rows}
+    assert found == {1: (2, 1), 2: (1000, 100), 3: (0.5, 1), 4: (0, 0), 5: (0, 0), 6: (2, 19)}
 
 
 async def test_idle_buckets_are_swept_and_busy_ones_stay(ground: Ground) -> None:
@@ -431,8 +429,8 @@ async def test_idle_buckets_are_swept_and_busy_ones_stay(ground: Ground) -> None
     left = {row["subject"] for row in await ground.run("admin", "SELECT subject FROM rate_bucket")}
     assert new in left and old not in left
     for role in ("worker", "executor", "auditor", "reader"):
-        await ground.refused(DENIED, role, TAKE, None, ["key"], [old], [1.0], [1.0], [1])
-    await ground.refused("23514", "api", TAKE, None, ["key"], [b"somebody's secret, not a digest"], [1.0], [1.0], [1])
+        await ground.refused(DENIED, role, TAKE, [None], ["key"], [old], [1.0], [1.0], [1])
+    await ground.refused("23514", "api", TAKE, [None], ["key"], [b"somebody's secret, not a digest"], [1.0], [1.0], [1])
 
 
 # --- who waits for whom, and what other tenants see

@@ -47,8 +47,8 @@ async def served(world: World, address: str = "192.0.2.1", **settings: Any) -> A
         async with httpx.AsyncClient(transport=transport, base_url="http://root.test") as client:
             yield client
     finally:
-        for database in (root.database, root.reader, root.limits.database):
-            await database.close()
+        for one in (root.database, root.reader, root.limits):
+            await one.close()
         await root.colony.aclose()
 
 
@@ -143,7 +143,7 @@ async def main():
             except Problem:
                 await asyncio.sleep(0.01)
     await asyncio.gather(*(one() for _ in range(8)))
-    await database.close()
+    await limits.close()
     print(admitted)
 print("ready", flush=True)
 sys.stdin.readline()

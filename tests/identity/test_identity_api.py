@@ -303,8 +303,8 @@ async def test_a_revoked_key_is_dead_at_once_in_every_process(world: World) -> N
         problem(await world.client(key["secret"]).get("/v1/missions"), "unauthenticated")
     finally:
         await there.aclose()
-        for pool in (other.database, other.reader, other.limits.database):
-            await pool.close()
+        for one in (other.database, other.reader, other.limits):
+            await one.close()
         await other.upstream.close()
 
 

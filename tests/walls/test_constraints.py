@@ -86,7 +86,6 @@ BREAKS: dict[str, dict[str, Any] | None] = {
     "mission_answer_status_check": {"answer_status": "maybe"}, "mission_reason_note_check": {"reason_note": "x" * 2001},
     "mission_check": {"state": "completed"}, "mission_check1": {"replay_of": FRESH},
     "mission_replay_mode_check": {"replay_of": FRESH, "replay_mode": "backwards"},
-    "mission_tenant_fkey": {"id": FRESH, "tenant": FRESH},
     "mission_tenant_requested_by_fkey": {"id": FRESH, "requested_by": FRESH},
     "artifact_pkey": {"bytes": "\\xab"}, "artifact_tenant_sha256_mission_key": {"id": FRESH},
     "artifact_removed": {"id": FRESH, "removed_size": 1}, "mission_bytes": {"bytes_removed_at": "epoch"},

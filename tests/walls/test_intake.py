@@ -12,11 +12,10 @@ from tests.walls.ground import Ground
 
 RULES = compiled(())
 NAMES = (
-    "c_secret", "c_tenant", "c_principal", "c_roles", "c_change", "c_set", "c_ladder", "m_caller", "m_id", "m_type",
-    "m_type_version", "m_own", "m_mode", "m_surface", "m_risk", "m_sensitivity", "m_workspace", "m_contract",
-    "m_labels", "m_trace", "m_time", "m_tokens", "m_cost", "m_replay_of", "m_replay_mode",
-    "d_id", "d_effect", "d_rule", "d_policy_version", "d_reason",
-    "d_inputs", "d_obligations", "e_id", "e_bytes", "f_body", "f_request", "k_key", "k_fingerprint", "k_status", "k_headers",
+    "c_secret", "c_tenant", "c_principal", "c_roles", "c_change", "c_set", "c_ladder", "j_caller", "j_type", "j_type_version",
+    "j_own", "j_mode", "j_surface", "j_risk", "j_sensitivity", "j_time", "j_tokens", "j_cost", "j_replay_of", "j_replay_mode",
+    "j_effect", "j_rule", "j_policy_version", "j_reason", "j_inputs", "j_obligations", "m_judged", "m_id", "m_workspace", "m_contract",
+    "m_labels", "m_trace", "d_id", "e_id", "e_bytes", "f_body", "f_request", "k_key", "k_fingerprint", "k_status", "k_headers",
     "k_head", "k_middle", "k_tail",
 )  # fmt: skip
 TAKE_IN = f"SELECT * FROM take_in({', '.join(f'{name} => ${n}' for n, name in enumerate(NAMES, 1))})"
@@ -36,12 +35,12 @@ def asked(ground: Ground, who: str = "asker", **more: Any) -> dict[str, Any]:
     mission = uuid4()
     values = {
         "c_secret": ground.secrets.get(who, who), "c_tenant": ground.tenant, "c_principal": ground.ids.get(who, uuid4()),
-        "c_roles": "submitter", "c_change": 0, "c_set": bytes.fromhex(RULES.version), "c_ladder": None, "m_caller": 1, "m_id": mission,
-        "m_type": "oracle_advisory", "m_type_version": 1, "m_own": False, "m_mode": "assisted", "m_surface": "test", "m_risk": "low",
-        "m_sensitivity": "internal", "m_workspace": "default", "m_contract": bytes(32), "m_labels": "{}", "m_trace": None,
-        "m_time": 1000, "m_tokens": 1, "m_cost": 1, "m_replay_of": None, "m_replay_mode": None,
-        "d_id": uuid4(), "d_effect": "allow", "d_rule": "r",
-        "d_policy_version": RULES.version, "d_reason": "because", "d_inputs": b"{}", "d_obligations": "{}", "e_id": uuid4(),
+        "c_roles": "submitter", "c_change": 0, "c_set": bytes.fromhex(RULES.version), "c_ladder": None, "m_id": mission,
+        "j_type": "oracle_advisory", "j_type_version": 1, "j_own": False, "j_mode": "assisted", "j_surface": "test", "j_risk": "low",
+        "j_sensitivity": "internal", "m_workspace": "default", "m_contract": bytes(32), "m_labels": "{}", "m_trace": None,
+        "j_time": 1000, "j_tokens": 1, "j_cost": 1, "j_replay_of": None, "j_replay_mode": None,
+        "d_id": uuid4(), "j_effect": "allow", "j_rule": "r",
+        "j_policy_version": RULES.version, "j_reason": "because", "j_inputs": b"{}", "j_obligations": "{}", "e_id": uuid4(),
         "e_bytes": mission.bytes, "f_body": b"{}", "f_request": None, "k_key": None, "k_fingerprint": bytes(32), "k_status": 202,
         "k_headers": '{"a": "b"}', "k_head": b"<", "k_tail": b">",
     } | more  # fmt: skip
@@ -49,8 +48,8 @@ def asked(ground: Ground, who: str = "asker", **more: Any) -> dict[str, Any]:
 
 
 async def take_in(ground: Ground, *rows: dict[str, Any], role: str = "api") -> list[Any]:
-    """Outcomes in the order of the rows; each row brings its own caller."""
-    rows = tuple(row | {"m_caller": n} for n, row in enumerate(rows, 1))
+    """Outcomes in the order of the rows; each row brings its own caller and judgement."""
+    rows = tuple(row | {"j_caller": n, "m_judged": n} for n, row in enumerate(rows, 1))
     values = [b"-" if name == "k_middle" else [row[name] for row in rows] for name in NAMES]
     said = await ground.run(role, TAKE_IN, *values)
     return [row for _, row in sorted((row["n"], row) for row in said)]
@@ -78,7 +77,7 @@ async def census(ground: Ground) -> list[int]:
 async def test_what_is_confirmed_is_kept_whole(ground: Ground) -> None:
     await know_the_rules(ground)
     before = await census(ground)
-    plain, keyed = asked(ground), asked(ground, k_key="k", d_effect="ask")
+    plain, keyed = asked(ground), asked(ground, k_key="k", j_effect="ask")
     first, second = await take_in(ground, plain, keyed)
     assert (first["outcome"], second["outcome"], first["at"]) == ("accepted", "accepted", second["at"])
     assert [a - b for a, b in zip(await census(ground), before, strict=True)] == [2, 2, 2, 2, 2, 1]
@@ -107,7 +106,7 @@ async def test_what_is_confirmed_is_kept_whole(ground: Ground) -> None:
 async def test_a_denial_keeps_decision_and_fact_only(ground: Ground) -> None:
     await know_the_rules(ground)
     before = await census(ground)
-    rows = [asked(ground, d_effect="deny", k_key=key, k_tail=None) for key in (None, "k")]
+    rows = [asked(ground, j_effect="deny", k_key=key, k_tail=None) for key in (None, "k")]
     assert [row["outcome"] for row in await take_in(ground, *rows)] == ["refused", "refused"]
     [told] = await ground.run(
         "admin", "SELECT DISTINCT subject, type FROM ledger WHERE tenant = $1 AND type LIKE 'mission.%'", ground.tenant
@@ -146,8 +145,8 @@ async def test_a_type_of_before_comes_back(ground: Ground) -> None:
     await know_the_rules(ground)
     own = "INSERT INTO mission_type (tenant, name, version, definition, created_by) VALUES ($1, 'oracle_advisory', 2, '{}', $2)"
     await ground.run("api", own, ground.tenant, ground.ids["adam"])
-    rows = [asked(ground), asked(ground, m_type_version=2, m_own=True), asked(ground, m_type="other_type")]
-    rows.append(asked(ground, m_type_version=2))  # the shipped one of the same number is not the tenant's
+    rows = [asked(ground), asked(ground, j_type_version=2, j_own=True), asked(ground, j_type="other_type")]
+    rows.append(asked(ground, j_type_version=2))  # the shipped one of the same number is not the tenant's
     said = await take_in(ground, *rows)
     assert [row["outcome"] for row in said] == ["type_changed", "accepted", "accepted", "type_changed"]
 
@@ -182,6 +181,37 @@ async def test_two_tenants_in_one_call_keep_to_themselves(ground: Ground) -> Non
                     "api", f"SELECT {column} FROM {table} WHERE {column} = ANY ($1)", [row["m_id"] for row in rows]
                 )
                 assert {row[0] for row in found} == {row["m_id"] for row in own}, table
+
+
+@pytest.mark.parametrize("first", ["changed", "same"])
+async def test_each_request_is_confirmed_in_its_own_tenant(ground: Ground, first: str) -> None:
+    """Whatever changed for one tenant is seen for that one alone, whoever stands before or behind it in the batch."""
+    await know_the_rules(ground)
+    other = Ground(ground.url)
+    async with other.stack:
+        await other.lay()
+        await know_the_rules(other)
+        changed, same = (ground, other) if first == "changed" else (other, ground)
+        assert [row["outcome"] for row in await take_in(same, asked(same, k_key="k"))] == ["accepted"]
+        put = "SELECT outcome FROM put_policy($1, $2, 'own', 'x', 0)"
+        assert await changed.value("api", put, changed.tenant, changed.secrets["adam"]) == "added"
+        own = "INSERT INTO mission_type (tenant, name, version, definition, created_by) VALUES ($1, 'own_type', 1, '{}', $2)"
+        await same.run("api", own, same.tenant, same.ids["adam"])
+        rows = [
+            (asked(changed), "policy_changed"),
+            (asked(same), "accepted"),
+            (asked(changed, c_change=1), "accepted"),
+            (asked(same, c_change=1), "policy_changed"),
+            (asked(changed, c_change=1, j_type="own_type"), "accepted"),
+            (asked(same, j_type="own_type"), "type_changed"),
+            (asked(changed, c_change=1, k_key="k"), "accepted"),
+            (asked(same, k_key="k"), "replayed"),
+            (asked(changed, c_change=1, c_ladder=1), "ladder_changed"),
+            (asked(same, c_ladder=0), "accepted"),
+            (asked(changed, c_change=1), "accepted"),  # so that the other's are looked at between two of this one
+        ]
+        said = await take_in(ground, *(row for row, _ in rows))
+        assert [row["outcome"] for row in said] == [outcome for _, outcome in rows]
 
 
 async def test_it_is_the_apis_door_and_adds_no_right(ground: Ground) -> None:

@@ -12,26 +12,24 @@ CREATE UNLOGGED TABLE rate_bucket (
 ) WITH (fillfactor = 50);
 CREATE INDEX rate_bucket_age ON rate_bucket (at);
 
--- Takes up to p_want tokens from each bucket. p_rate: tokens a second (0: no limit), p_burst_s: how many seconds' worth a full
--- bucket holds. A tenant's own limits win over what the process asks with. p_want null: a tenth of a second's worth.
--- granted: how many were there; left: what remains; wait_s: until there is one more.
+-- Takes up to p_want tokens from each bucket, of many callers at once. p_rate: tokens a second (0: no limit), p_burst_s: how many
+-- seconds' worth a full bucket holds. The limits of p_tenant win over what the process asks with. p_want null: a tenth of a second's
+-- worth. n: which of the buckets asked for; granted: how many were there; remaining: what is left; wait_s: until there is one more.
 -- The clock may jump: back by up to a minute fills nothing until it has caught up; forward fills no more than the bucket.
-CREATE FUNCTION take_tokens(p_tenant uuid, p_scope text[], p_subject bytea[], p_rate double precision[], p_burst_s double precision[],
+CREATE FUNCTION take_tokens(p_tenant uuid[], p_scope text[], p_subject bytea[], p_rate double precision[], p_burst_s double precision[],
                             p_want int[])
-RETURNS TABLE (scope text, subject bytea, rate double precision, capacity double precision, granted int, remaining double precision, wait_s double precision)
+RETURNS TABLE (n int, rate double precision, capacity double precision, granted int, remaining double precision, wait_s double precision)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
 #variable_conflict use_column
-DECLARE b record; l public.budget_limit; had public.rate_bucket; moment timestamptz; want int;
+DECLARE b record; had public.rate_bucket; moment timestamptz; want int;
 BEGIN
-  IF p_tenant IS NOT NULL THEN
-    SELECT * INTO l FROM public.budget_limit x WHERE x.tenant = p_tenant ORDER BY x.version DESC LIMIT 1;
-  END IF;
   -- in one order, or two processes would wait for each other
-  FOR b IN SELECT u.s, u.x, u.r, u.b, u.w FROM unnest(p_scope, p_subject, p_rate, p_burst_s, p_want) AS u (s, x, r, b, w)
-           ORDER BY u.s, u.x LOOP
-    scope := b.s; subject := b.x;
-    rate := COALESCE(CASE b.s WHEN 'key' THEN l.rate_key_per_s WHEN 'principal' THEN l.rate_principal_per_s
-                              WHEN 'tenant' THEN l.rate_tenant_per_s END, b.r);
+  FOR b IN SELECT u.i, u.s, u.x, u.b, u.w, COALESCE(CASE u.s WHEN 'key' THEN l.rate_key_per_s WHEN 'principal' THEN l.rate_principal_per_s
+                                                             WHEN 'tenant' THEN l.rate_tenant_per_s END, u.r) AS r
+           FROM unnest(p_tenant, p_scope, p_subject, p_rate, p_burst_s, p_want) WITH ORDINALITY AS u (t, s, x, r, b, w, i)
+             LEFT JOIN LATERAL (SELECT y.* FROM public.budget_limit y WHERE y.tenant = u.t ORDER BY y.version DESC LIMIT 1) l ON true
+           ORDER BY u.s, u.x, u.i LOOP
+    n := b.i; rate := b.r;
     IF rate <= 0 THEN
       rate := 0; capacity := 0; granted := 0; remaining := 0; wait_s := 0;
       RETURN NEXT;
@@ -66,7 +64,7 @@ BEGIN
   RETURN n;
 END $$;
 
-REVOKE ALL ON FUNCTION take_tokens(uuid, text[], bytea[], double precision[], double precision[], int[]), sweep_rates(int) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION take_tokens(uuid, text[], bytea[], double precision[], double precision[], int[])
+REVOKE ALL ON FUNCTION take_tokens(uuid[], text[], bytea[], double precision[], double precision[], int[]), sweep_rates(int) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION take_tokens(uuid[], text[], bytea[], double precision[], double precision[], int[])
   TO {prefix}_api, {prefix}_registrar;
 GRANT EXECUTE ON FUNCTION sweep_rates(int) TO {prefix}_worker;
