@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -110,8 +110,20 @@ app = typer.Typer(
 )
 
 
+def say_version(wanted: bool) -> None:
+    if wanted:
+        from app.build import name_of
+
+        print(f"mission-root {name_of(os.environ.get('BUILD') or None)}")
+        raise typer.Exit
+
+
 @app.callback()
-def everything() -> None:
+def everything(
+    version: Annotated[
+        bool, typer.Option("--version", callback=say_version, is_eager=True, help="Say which build this is, and end.")
+    ] = False,
+) -> None:
     """Nothing by itself: it makes a group of `app`."""
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -274,3 +275,8 @@ def test_the_shell_completes_commands(monkeypatch: pytest.MonkeyPatch) -> None:
         known = {"_MISSION_ROOT_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
         done = CliRunner().invoke(main.app, [], env=known, prog_name="mission-root")
         assert offered in done.output.split(), done.output
+
+
+def test_it_says_which_build_it_is() -> None:
+    done = CliRunner().invoke(main.app, ["--version"], env={"BUILD": "3f2c9e1"})
+    assert (done.exit_code, done.output) == (0, f"mission-root {version('mission-root')}+3f2c9e1\n")
