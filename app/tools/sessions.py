@@ -1,7 +1,6 @@
 """The sessions a process has with tool servers, their breakers, and what it has seen of them and not yet told Postgres."""
 
 import asyncio
-import contextlib
 import importlib
 import time
 from collections import defaultdict
@@ -62,11 +61,11 @@ class Live:
 
 @dataclass
 class Seen:
-    """What was seen of a version since it was last told."""
+    """What was seen of a version since it was last told. answered: whether its server did, the last time that it was asked."""
 
     calls: int = 0
     refusals: int = 0
-    answered: bool = False
+    answered: bool | None = None
     failure: str | None = None
 
 
@@ -97,9 +96,11 @@ class Sessions:
     async def _keep(self) -> None:
         while True:
             await asyncio.sleep(TELL_S)
-            with contextlib.suppress(Exception):
+            try:
                 await self.tell()
-            await self.prune()
+                await self.prune()
+            except Exception as error:
+                log.error("the sessions with tool servers were not looked after", exc_info=error)
 
     async def tell(self) -> None:
         """Adds what was seen to what is known. What cannot be told now is told later."""
@@ -109,7 +110,7 @@ class Sessions:
                 await layers.note(
                     self.database,
                     *which,
-                    answered=one.answered,
+                    answered=one.answered is True,
                     failure=one.failure,
                     calls=one.calls,
                     refusals=one.refusals,
@@ -118,7 +119,8 @@ class Sessions:
                 log.warning("what was seen of a tool layer is told later", error=type(error).__name__)
                 later = self.seen[which]
                 later.calls, later.refusals = later.calls + one.calls, later.refusals + one.refusals
-                later.answered, later.failure = later.answered or one.answered, later.failure or one.failure
+                if later.answered is None:
+                    later.answered, later.failure = one.answered, one.failure
 
     async def prune(self) -> None:
         """Closes what is broken, what nobody uses, and what is too much."""
@@ -126,8 +128,8 @@ class Sessions:
         old = [which for which, one in self.live.items() if one.session.over or moment - one.used_at > IDLE_S]
         fresh = sorted((one.used_at, which) for which, one in self.live.items() if which not in old)
         old += [which for _, which in fresh[: max(0, len(fresh) - MOST)]]
-        for which in old:
-            await self.live.pop(which).session.close()
+        gone = [self.live.pop(which) for which in old]  # at once: whoever comes while these close begins anew
+        await asyncio.gather(*(one.session.close() for one in gone))
 
     async def check(self, tenant: UUID, layer: Layer) -> dict[str, Any]:
         """Asks a layer's server in a session of its own, notes what has drifted, and tells what was found."""
@@ -190,15 +192,20 @@ class Sessions:
                         raise
         except ServerFailed as failure:
             TOOL_FAILURES.labels(failure.code).inc()
-            self.seen[which].failure = failure.code
+            self.heard(which, failure.code)
             if failure.code in COUNTING:
                 breaker.failed(CODES[failure.code])
             else:
                 breaker.succeeded()
             raise
         breaker.succeeded()
-        self.seen[which].answered = True
+        self.heard(which, None)
         return answer
+
+    def heard(self, which: Which, failure: str | None) -> None:
+        """What came of asking a server, which is what counts until it is asked again."""
+        seen = self.seen[which]
+        seen.answered, seen.failure = failure is None, failure
 
     def breaker(self, which: Which) -> Component:
         if len(self.breakers) > 10 * MOST:

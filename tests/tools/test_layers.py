@@ -109,6 +109,13 @@ async def test_nobody_is_there(world: World) -> None:
     assert problem(await put(world, "odd", definition(nobody)), "upstream_unavailable")["cause"] == "tool_unreachable"
 
 
+async def test_a_server_may_call_itself_what_it_likes(world: World, odd: Odd) -> None:
+    await odd.become(odd_server("o\x00dd" + "x" * 300))
+    assert (await put(world, "odd", definition(odd))).status_code == 201
+    looked = (await world.operator.post("/v1/tool-layers/odd/check")).json()
+    assert looked["ok"] and looked["server"] == ("odd" + "x" * 300)[:200]
+
+
 async def test_only_the_deployment_names_programs_and_to_whom(world: World) -> None:
     said = problem(await put(world, "odd", definition(None)), "validation")
     assert said["errors"][0]["pointer"] == "/server"

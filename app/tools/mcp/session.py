@@ -109,7 +109,7 @@ class Session:
                 message_handler=self._heard,
             ) as client:
                 self._client = client
-                self.server_name = (client.server_info.name if client.server_info else "")[:200] or None
+                self.server_name = kept(client.server_info.name, 200) or None if client.server_info else None
                 self.protocol = client.protocol_version
                 await self.look()
                 self._opened.set_result(None)
@@ -230,7 +230,12 @@ def offer(name: str, schema: dict[str, Any], description: str) -> Offered:
         read_json(data, max_bytes=MOST_SCHEMA)
     except (ValueError, BadBody, RecursionError):
         raise failed("tool_malformed") from None
-    return Offered(name, schema, fingerprint(schema).hex(), description.replace("\x00", "")[:1000])
+    return Offered(name, schema, fingerprint(schema).hex(), kept(description, 1000))
+
+
+def kept(text: str, most: int) -> str:
+    """A server's words as Postgres can hold them."""
+    return text.replace("\x00", "")[:most]
 
 
 def read(said: CallToolResult) -> Answer:
