@@ -39,7 +39,11 @@ Which = tuple[UUID, str, int]  # tenant, layer, version
 
 
 class Unusable(Exception):
-    """The layer cannot be asked from here: no listed host, no such server, no key."""
+    """The layer cannot be asked from here: no listed host, no such server, no key. pointer: where its definition says which."""
+
+    def __init__(self, pointer: str, why: str) -> None:
+        super().__init__(why)
+        self.pointer = pointer
 
 
 class Drifted(Exception):
@@ -219,9 +223,9 @@ class Sessions:
             if live is not None:
                 await self.discard(which, live)
             return await self._opening.ask(which, partial(self._open, which, layer)), False
-        if live.session.stale or time.monotonic() - live.looked_at > LOOK_AGAIN_S:
+        live.used_at = time.monotonic()  # before anything is awaited: what is in use is not old
+        if live.session.stale or live.used_at - live.looked_at > LOOK_AGAIN_S:
             await self.look(which, layer, live)
-        live.used_at = time.monotonic()
         return live, True
 
     async def _open(self, which: Which, layer: Layer) -> Live:
@@ -264,17 +268,17 @@ class Sessions:
         if definition.url is None:
             server = self.servers.get(definition.server or "")
             if server is None or (server.tenants is not None and tenant not in server.tenants):
-                raise Unusable(f"this deployment runs no server {definition.server} for this tenant")
+                raise Unusable("/server", f"this deployment runs no server {definition.server} for this tenant")
             return Where(command=(server.command, *server.arguments), environment=server.surroundings())
         allowed, place = self.settings.outbound_hosts(), definition.place or ""
         host, _, port = place.rpartition(":")
         if not outbound.listed(allowed, host.strip("[]"), int(port)):
-            raise Unusable(f"{place} is not in OUTBOUND_ALLOWED_HOSTS")
+            raise Unusable("/url", f"{place} is not in OUTBOUND_ALLOWED_HOSTS")
         headers: dict[str, str] = {}
         if definition.auth is not None:
             key = self.settings.tool_keys.get(f"{account}_KEY") if account else None
             if key is None:
-                raise Unusable(f"{account}_KEY is not set" if account else "its key is not set")
+                raise Unusable("/auth", f"{account}_KEY is not set" if account else "its key is not set")
             scheme = f"{definition.auth.scheme} " if definition.auth.scheme else ""
             headers[definition.auth.header] = scheme + key.get_secret_value()
         return Where(url=definition.url, headers=headers, allowed=allowed)

@@ -137,6 +137,24 @@ async def test_old_sessions_close_while_others_begin_and_break(world: World, odd
         assert which[1] == "other" and not live.session.over
 
 
+async def test_an_idle_session_that_is_taken_up_again_is_not_old(world: World, odd: Odd) -> None:
+    await register(world, odd)
+    life = await mission_with(world, "odd.echo")
+    await said(world, life, "odd.echo", text="x")
+    pool = world.root.tools
+    [live] = pool.live.values()
+    live.used_at, live.looked_at = live.used_at - IDLE_S - 1, live.looked_at - IDLE_S - 1
+    look = live.session.look
+
+    async def meanwhile() -> None:
+        await pool.prune()
+        await look()
+
+    live.session.look = meanwhile  # type: ignore[method-assign]
+    assert (await said(world, life, "odd.echo", text="y"))["text"] == "y"
+    assert list(pool.live.values()) == [live] and not live.session.over
+
+
 async def test_the_looking_after_goes_on_after_a_fault(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.tools.sessions.TELL_S", 0.001)
     pool, again = world.root.tools, asyncio.Event()
@@ -147,11 +165,11 @@ async def test_the_looking_after_goes_on_after_a_fault(world: World, monkeypatch
             raise fault
         again.set()
 
+    await pool.stop()
     monkeypatch.setattr(pool, "prune", prune)
     pool.start()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(5):
         await again.wait()
-    await pool.stop()
 
 
 async def test_of_a_failure_and_an_answer_the_last_one_counts(world: World, odd: Odd) -> None:
