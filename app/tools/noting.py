@@ -102,9 +102,7 @@ async def note_failed(
 
 
 def problem_bytes(refused: Problem) -> bytes:
-    return to_json(
-        {"code": refused.code, "detail": refused.detail, "members": refused.members, "errors": refused.errors}
-    )
+    return to_json(refused.told())
 
 
 # --- answers from a tape
@@ -131,5 +129,4 @@ def replayed(played: tape.Taped) -> Result:
 
 
 def problem_again(played: tape.Taped) -> Problem:
-    said = json.loads(played.answer)
-    return Problem(said["code"], said["detail"], errors=said["errors"], **said["members"])
+    return Problem.again(json.loads(played.answer))

@@ -70,7 +70,6 @@ class Session:
         self.protocol: str | None = None
         self.stale = False  # the server said that its tools have changed
         self.broken: str | None = None
-        self.calls = 0
         self._client: Client | None = None
         self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._ending = asyncio.Event()
@@ -138,8 +137,8 @@ class Session:
         if isinstance(message, ToolListChangedNotification):
             self.stale = True
 
-    async def look(self) -> dict[str, Offered]:
-        """Asks for the server's tools. Raises ServerFailed."""
+    async def look(self) -> None:
+        """Asks for the server's tools: `offered`. Raises ServerFailed."""
         found: dict[str, Offered] = {}
         cursor: str | None = None
         with translated(self):
@@ -157,7 +156,6 @@ class Session:
             else:
                 raise failed("tool_too_large")
         self.offered, self.stale = found, False
-        return found
 
     @property
     def client(self) -> Client:
@@ -166,7 +164,6 @@ class Session:
 
     async def call(self, tool: str, arguments: dict[str, Any]) -> Answer:
         """Asks a tool of the server. Raises ServerFailed."""
-        self.calls += 1
         with translated(self):
             async with asyncio.timeout(self.timeout_s + 1):
                 said = await self.client.session.call_tool(
