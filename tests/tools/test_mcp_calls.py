@@ -127,14 +127,17 @@ async def test_old_sessions_close_while_others_begin_and_break(world: World, odd
             live.used_at -= IDLE_S + 1
         pruning = asyncio.create_task(pool.prune())
         await closing.wait()
-        call = asyncio.create_task(said(world, life, "other.slow", seconds=0.2))
+        call = asyncio.create_task(said(world, life, "other.slow", seconds=0.3))
+        async with asyncio.timeout(10):
+            while not (taken := [live for which, live in pool.live.items() if which[1] == "other"]):
+                await asyncio.sleep(0.01)
         elsewhere.mood, by_name["gone"].session.broken = "html", "tool_broke_off"
         problem(await ask(world, life.dispatch, "gone.echo", {"text": "x"}), "upstream_unavailable")
         go_on.set()
         await pruning
         assert (await call)["text"] == "at last"
         [(which, live)] = pool.live.items()
-        assert which[1] == "other" and not live.session.over
+        assert which[1] == "other" and live is taken[0] and not live.session.over
 
 
 async def test_an_idle_session_that_is_taken_up_again_is_not_old(world: World, odd: Odd) -> None:
