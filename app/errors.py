@@ -16,6 +16,7 @@
 A Problem is an answer, not a bug: bugs are assertions and uncaught exceptions, answered as `internal`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -345,6 +346,14 @@ class Problem(Exception):
             self.headers["Retry-After"] = str(retry_after)
         if code == "unauthenticated":
             self.headers["WWW-Authenticate"] = "Bearer"
+
+    def told(self) -> dict[str, Any]:
+        """What a tape keeps of it, for `again`."""
+        return {"code": self.code, "detail": self.detail, "members": self.members, "errors": self.errors}
+
+    @classmethod
+    def again(cls, told: Mapping[str, Any]) -> "Problem":
+        return cls(told["code"], told["detail"], errors=told["errors"], **told["members"])
 
     def document(self, instance: str, request_id: str | None) -> dict[str, Any]:
         return {

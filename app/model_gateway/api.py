@@ -12,7 +12,6 @@ from uuid import UUID
 
 import structlog
 from fastapi import APIRouter, Request, Response
-from pydantic_core import to_json
 
 from app import calls, policy, tape
 from app.boundary.door import token
@@ -29,7 +28,7 @@ from app.model_gateway.playing import Heard
 from app.model_gateway.queries import mission_and_switches
 from app.model_gateway.request import LARGEST, Asked, read
 from app.model_gateway.shapes import DONE, OpenAIRoute, Streamed, as_error, error_of, event
-from app.model_gateway.wire import LARGEST_ANSWER, Outcome, ProviderFailed
+from app.model_gateway.wire import Outcome, ProviderFailed
 from app.policy.queries import in_force
 from app.tools.judging import check_attempt
 from colony_client import tokens
@@ -169,8 +168,9 @@ class Call:
     request_id: str | None
     closed: bool = False
     digest: Any = field(default_factory=hashlib.sha256)  # of a stream as the client sees it
-    chunks: list[dict[str, Any]] = field(default_factory=list)  # of a stream, for the tape
-    size: int = 0  # of its chunks, in bytes
+    chunks: list[dict[str, Any]] = field(
+        default_factory=list
+    )  # of a stream, for the tape; the line to a provider bounds them
     broke: Problem | None = None
 
     async def parts(self, answer: Answer) -> AsyncIterator[bytes]:
@@ -180,7 +180,7 @@ class Call:
         try:
             try:
                 async for chunk in answer.chunks:
-                    self.remember(chunk)
+                    self.chunks.append(chunk)
                     visible = chunk if shown else without_usage(chunk)
                     if visible is not None:
                         part = event(visible | {"model": self.opened.asked.model})
@@ -194,12 +194,6 @@ class Call:
             self.broke = unavailable(error) or Problem("internal", "An error that is ours.")
         yield DONE if self.broke is None else self.broken(self.broke)
 
-    def remember(self, chunk: dict[str, Any]) -> None:
-        """For the tape, as far as a whole answer may be long; a stream that is longer is on no tape."""
-        self.size += len(to_json(chunk))
-        if self.size <= LARGEST_ANSWER:
-            self.chunks.append(chunk)
-
     def broken(self, problem: Problem) -> bytes:
         """The last event of a stream that has no end mark."""
         return event(error_of(problem.document("", self.request_id)))
@@ -212,8 +206,7 @@ class Call:
         self.closed = True
         await answer.chunks.aclose()
         tries = [*answer.tries, Try(answer.target.provider.name, answer.outcome)]
-        untaped = answer.outcome == "abandoned" or self.size > LARGEST_ANSWER
-        heard = None if untaped else Heard(chunks=self.chunks, problem=self.broke)
+        heard = None if answer.outcome == "abandoned" else Heard(chunks=self.chunks, problem=self.broke)
         await self.close(tries, answer.outcome, answer, self.digest.digest(), heard)
 
     def close(

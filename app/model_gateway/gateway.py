@@ -125,12 +125,10 @@ class Gateway:
         answer = Answer(target, [])
         flow = self.flow(asked, answer)
         try:
-            first = await anext(flow, None)
+            first = await anext(flow)
         except BaseException:
             await flow.aclose()
             raise
-        if first is None:
-            raise ProviderFailed("unusable", "The stream has no chunk.")
         answer.chunks = Begun(first, flow)
         return answer
 

@@ -1,7 +1,7 @@
 """How a provider is, as this process has met it: a breaker that lets one probe through, and rest when it asked for some."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 
 from app.clock import now
@@ -17,7 +17,6 @@ class Health:
     component: Component
     resting_until: float = 0.0
     probing: bool = False
-    under_way: int = field(default=0)
 
     @classmethod
     def of(cls, provider: str, stays_open_s: float = 5.0) -> "Health":
@@ -32,7 +31,6 @@ class Health:
             if self.probing:
                 return False
             self.probing = True
-        self.under_way += 1
         return True
 
     def succeeded(self) -> None:
@@ -60,5 +58,4 @@ class Health:
         return max(rest, until, 1.0 if self.probing else 0.0)
 
     def _ended(self) -> None:
-        self.under_way -= 1
         self.probing = False

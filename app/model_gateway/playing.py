@@ -30,10 +30,7 @@ class Heard:
 
 def kept(considered: Sequence[Facts], heard: Heard, fact: Mapping[str, Any] | None = None) -> bytes:
     """One call as it is on the tape. considered: each provider that policy was asked about; fact: the body of `model.called`."""
-    one = heard.problem
-    problem = (
-        None if one is None else {"code": one.code, "detail": one.detail, "members": one.members, "errors": one.errors}
-    )
+    problem = None if heard.problem is None else heard.problem.told()
     said = {"considered": considered, "whole": heard.whole, "chunks": heard.chunks, "problem": problem, "fact": fact}
     return to_json({name: value for name, value in said.items() if value is not None})
 
@@ -41,8 +38,7 @@ def kept(considered: Sequence[Facts], heard: Heard, fact: Mapping[str, Any] | No
 def heard(taped: Taped) -> Heard:
     """The same again."""
     said = json.loads(taped.answer)
-    one = said.get("problem")
-    problem = None if one is None else Problem(one["code"], one["detail"], errors=one["errors"], **one["members"])
+    problem = Problem.again(said["problem"]) if "problem" in said else None
     return Heard(said.get("whole"), said.get("chunks"), problem)
 
 

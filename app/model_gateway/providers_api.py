@@ -71,7 +71,7 @@ class ProviderView(BaseModel):
 
 
 class WhySwitched(BaseModel):
-    """WhySwitched a provider is switched. Every tenant may read it."""
+    """Why a provider is switched off, or on again. Every tenant may read it."""
 
     model_config = ConfigDict(
         extra="forbid", strict=True, json_schema_extra={"examples": [{"reason": "It answers nonsense since noon."}]}

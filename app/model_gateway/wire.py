@@ -96,7 +96,7 @@ async def whole(way: Line, target: Target, asked: Asked) -> dict[str, Any]:
 
 
 async def stream(way: Line, target: Target, asked: Asked) -> AsyncGenerator[dict[str, Any], None]:
-    """The chunks of an answer as they come, to the end mark. Raises ProviderFailed; after the first chunk: cut.
+    """The chunks of an answer as they come, at least one, to the end mark. Raises ProviderFailed; after the first chunk: cut.
 
     The caller closes it. The provider's time is bounded in all, and so is each of its pauses; while somebody else has a
     chunk no clock runs.
@@ -111,6 +111,8 @@ async def stream(way: Line, target: Target, asked: Asked) -> AsyncGenerator[dict
                 async with faults(), asyncio.timeout(min(left, pause)):
                     chunk = await anext(chunks)
             except StopAsyncIteration:
+                if not begun:
+                    raise ProviderFailed("unusable", "The stream has no chunk.") from None
                 return
             except ProviderFailed as failed:
                 if begun:

@@ -150,7 +150,8 @@ async def repeated(of: UUID, asked: ReplayAsk, request: Request, call: Call) -> 
             f"The mission is {found.state}: its colony is not through with it yet, so there is nothing to play.",
             current={"id": str(of), "state": found.state},
         )
-    await bring_sources(state.database, state.objects, caller.tenant, found.brought)
+    if asked.kept_as != "recorded":  # one without a colony is brought them by whoever plays it
+        await bring_sources(state.database, state.objects, caller.tenant, found.brought)
     key = idempotency_key(request)
     path = request.url.path
     given = await state.intake.take(

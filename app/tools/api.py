@@ -19,7 +19,7 @@ from app.missions import Terms
 from app.telemetry import TOOL_CALLS
 from app.tools import gateway, known, proposals
 from app.tools.builtin import Context
-from app.tools.judging import block, check_attempt, judge, left_over, looked_at, needs, switched_off
+from app.tools.judging import block, check_attempt, judge, left_over, looked_at, needs, over, switched_off
 from app.tools.known import Known
 from app.tools.noting import ended, note, note_failed, noted_again, replayed
 from colony_client import tokens
@@ -231,11 +231,11 @@ async def asked_and_closed(one: Called, opened: Opened) -> Response:
                 async with database.write() as session:
                     await session.enter(one.said.tenant)
                     mission = await missions.lock(session, one.mission)
-                    # that it has drifted nobody knew before the server was asked
-                    if refused.code == "tool_drifted" and one.tool in await needs(session, mission):
+                    await note_failed(session, caller, mission.id, one.said.attempt, one.taped, refused, one.took_ms())
+                    # that it has drifted nobody knew before the server was asked; what ended meanwhile is not ended again
+                    drifted = refused.code == "tool_drifted" and over(mission, one.said) is None
+                    if drifted and one.tool in await needs(session, mission):
                         await block(session, caller, mission, wanted, refused)
-                    else:
-                        await note_failed(session, caller, mission, one.taped, refused, one.took_ms())
             raise
         attempt, took_ms = one.said.attempt, one.took_ms()
         await state.closings.put(ended(caller, one.mission, attempt, wanted, one.taped, result, took_ms, hold))

@@ -8,31 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from app import outbound
-from app.writebacks.connectors.definitions import Strict
+from app.writebacks.connectors.definitions import BadDefinition, KindName, Strict, endpoint, place
 from app.writebacks.connectors.definitions.http_json import HeaderName, Pointer
 
 KINDS = ("mcp",)
 MOST_TOOLS = 64
 CLASSES = ("public", "internal", "confidential", "restricted")  # of material, each more sensitive than the one before
-
-
-def endpoint(value: str) -> str:
-    """The URL of a server; whether its host may be called is asked later."""
-    try:
-        host = (urlsplit(value).hostname or "").lower()
-        problem = outbound.unfit(value, frozenset({host}))
-    except ValueError:
-        problem = "is not a URL"
-    if problem is not None:
-        raise ValueError(problem)
-    if "?" in value or "#" in value:
-        raise ValueError("must have no query and no fragment")
-    return value
 
 
 def value_pointer(value: str) -> str:
@@ -42,7 +26,6 @@ def value_pointer(value: str) -> str:
 
 
 Member = Annotated[Pointer, AfterValidator(value_pointer)]
-Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,63}$")]
 OwnName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=33)]
 ConnectorName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 
@@ -63,7 +46,7 @@ class Becomes(Strict):
 
     connector: ConnectorName
     operation: ConnectorName = "update"
-    kind: Word
+    kind: KindName
     id: Member
     changes: Member | dict[Annotated[str, Field(min_length=1, max_length=200)], Member]
     expected_version: Member | None = None
@@ -103,7 +86,7 @@ class Definition(Strict):
     transport: Literal["streamable_http", "stdio"]
     url: Annotated[str, Field(min_length=8, max_length=500), AfterValidator(endpoint)] | None = None
     auth: Auth | None = None
-    server: Word | None = None
+    server: KindName | None = None
     timeout_s: float = Field(20, ge=0.1, le=60)
     tools: list[Entry] = Field(min_length=1, max_length=MOST_TOOLS)
 
@@ -124,17 +107,7 @@ class Definition(Strict):
         """`host:port` of its server; None for one that the deployment runs."""
         if self.url is None:
             return None
-        parts = urlsplit(self.url)
-        host = parts.hostname or ""
-        return f"{f'[{host}]' if ':' in host else host}:{parts.port or outbound.PORTS[parts.scheme]}"
-
-
-class BadDefinition(Exception):
-    """The definition is none. errors: pointers into it, with what is wrong there."""
-
-    def __init__(self, errors: list[dict[str, str]]) -> None:
-        super().__init__(f"{errors[0]['pointer']}: {errors[0]['detail']}")
-        self.errors = errors
+        return place(self.url)
 
 
 def parse(kind: str, body: Mapping[str, Any]) -> Definition:
@@ -144,12 +117,7 @@ def parse(kind: str, body: Mapping[str, Any]) -> Definition:
     try:
         return Definition.model_validate(body)
     except ValidationError as refused:
-        raise BadDefinition([_error(one) for one in refused.errors()[:20]]) from None
-
-
-def _error(one: Any) -> dict[str, str]:
-    parts = [str(part).replace("~", "~0").replace("/", "~1") for part in one["loc"]]
-    return {"pointer": "/" + "/".join(parts) if parts else "", "detail": one["msg"].removeprefix("Value error, ")}
+        raise BadDefinition.of(refused) from None
 
 
 @dataclass(frozen=True)

@@ -21,14 +21,21 @@ def check_attempt(mission: Mission | None, said: tokens.MissionToken) -> None:
     """Only the current attempt of a mission under way, within its budget, calls tools."""
     if mission is None:
         raise Problem("not_found", "There is no such mission.")
+    if (ended := over(mission, said)) is not None:
+        raise ended
+
+
+def over(mission: Mission, said: tokens.MissionToken) -> Problem | None:
+    """Why the attempt of a token is not, or not any more, under way."""
     if mission.attempt != said.attempt:
-        raise Problem("attempt_superseded", f"The current attempt is {mission.attempt}.")
+        return Problem("attempt_superseded", f"The current attempt is {mission.attempt}.")
     if mission.state not in ("accepted", "dispatched", "running"):
-        raise Problem("mission_closed", f"The mission is {mission.state}.")
+        return Problem("mission_closed", f"The mission is {mission.state}.")
     if mission.over_budget:
-        raise Problem("budget_exhausted", "The mission's budget is used up.", account="mission")
+        return Problem("budget_exhausted", "The mission's budget is used up.", account="mission")
     if mission.deadline_at is not None and mission.deadline_at <= now():
-        raise Problem("budget_exhausted", "The mission's time is used up.", account="mission", lacking=["time_ms"])
+        return Problem("budget_exhausted", "The mission's time is used up.", account="mission", lacking=["time_ms"])
+    return None
 
 
 def looked_at(terms: Terms, wanted: Known, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -137,10 +144,12 @@ async def needs(session: Any, mission: Mission) -> frozenset[str]:
 
 
 async def block(session: WriteSession, caller: Caller, mission: Mission, wanted: Known, refusal: Problem) -> None:
-    """The mission ends here: it was refused what it cannot do without. The caller holds its lock."""
+    """The mission, whose attempt is under way, ends here: it was refused what it cannot do without. The caller holds its lock."""
     refusal.members["blocks"] = True
-    if mission.state == "dispatched":  # the call is the first word of the attempt
+    # the call is the first word of the attempt, even when it overtakes the answer to the dispatch
+    if mission.state == "accepted":
+        await missions.move(session, caller, mission.id, "dispatched", "dispatch")
+    if mission.state != "running":
         await missions.move(session, caller, mission.id, "running", "first_event")
-    if mission.state in ("dispatched", "running"):
-        why = f"{wanted.name}, which the mission cannot do without, was refused ({refusal.code}): {refusal.detail}"
-        await missions.fail(session, caller, mission.id, "blocked", reason="blocked", note=why)
+    why = f"{wanted.name}, which the mission cannot do without, was refused ({refusal.code}): {refusal.detail}"
+    await missions.fail(session, caller, mission.id, "blocked", reason="blocked", note=why)

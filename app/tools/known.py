@@ -67,7 +67,12 @@ async def find(session: ReadSession, name: str) -> Known | None:
     if built_in is not None:
         return own(name, built_in)
     layer, _, tool = name.partition(".")
-    current = await layers.current(session, layer) if tool else None
+    return at_present(name, await layers.current(session, layer)) if tool else None
+
+
+def at_present(name: str, current: layers.Current | None) -> Known | None:
+    """A tool of a layer as it is at this moment."""
+    tool = name.partition(".")[2]
     found = of_layer(name, current.layer, tool) if current is not None else None
     if current is None or found is None:
         return None
@@ -98,7 +103,12 @@ def own(name: str, tool: Tool) -> Known:
 
 async def all_of(session: ReadSession, names: Sequence[str]) -> list[Known]:
     """Those of the names that are tools, in the order given."""
-    return [known for name in names if (known := await find(session, name)) is not None]
+    wanted = {name.partition(".")[0] for name in names if name not in TOOLS}
+    found = {layer: await layers.current(session, layer) for layer in sorted(wanted)}
+    known = [
+        own(name, TOOLS[name]) if name in TOOLS else at_present(name, found[name.partition(".")[0]]) for name in names
+    ]
+    return [one for one in known if one is not None]
 
 
 class Register:

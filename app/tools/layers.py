@@ -11,11 +11,10 @@ from sqlalchemy import text
 
 from app import ledger
 from app.caller import Caller
-from app.clock import iso
 from app.db import Database, ReadSession, WriteSession
-from app.errors import Problem
 from app.listing import Place
 from app.tools.definition import Layer
+from app.writebacks.versions import ANY, NO_REASON, Refusals, Switch
 
 COLUMNS = """l.name, l.version, l.kind, l.definition, l.account, l.retired, l.created_by, l.created_at, s.drifted, s.drifted_at,
   s.answered_at, s.failed_at, s.failure, s.calls, s.refusals"""
@@ -35,7 +34,7 @@ ONE = text(
     "SELECT name, version, kind, definition, account FROM tool_layer WHERE tenant = :tenant AND name = :name AND version = :version"
 )
 NAMED = text("""
-  SELECT DISTINCT ON (l.name) l.name, l.version, l.kind, l.definition, l.account, l.retired FROM tool_layer l
+  SELECT DISTINCT ON (l.name) l.name, l.version, l.retired FROM tool_layer l
   WHERE l.tenant = :tenant AND l.name = ANY (:names) ORDER BY l.name, l.version DESC""")
 SWITCHES = text("""
   SELECT layer, halted_at, reason, changed_by, changed_at FROM tool_layer_switch WHERE tenant = :tenant AND layer = ANY (:names)""")
@@ -45,7 +44,6 @@ NOTE = text(
     "SELECT note_tool_layer(:tenant, :layer, :version, :answered, :failure, CAST(:drifted AS text[]), :calls, :refusals)"
 )
 ACCOUNT = text("SELECT tool_account(:tenant, :name)")
-ANY = "*"  # the switch of all layers
 REMEMBERED = 512
 
 
@@ -71,25 +69,6 @@ class Kept:
 
     def layer(self) -> Layer:
         return Layer(self.name, self.version, self.kind, self.definition, self.account)
-
-
-@dataclass(frozen=True)
-class Switch:
-    """Whether a layer is halted, since when and by whom."""
-
-    halted_at: datetime | None = None
-    reason: str | None = None
-    changed_by: UUID | None = None
-    changed_at: datetime | None = None
-
-    def view(self) -> dict[str, Any]:
-        return {
-            "halted": self.halted_at is not None,
-            "halted_at": iso(self.halted_at) if self.halted_at else None,
-            "reason": self.reason,
-            "changed_by": self.changed_by,
-            "changed_at": iso(self.changed_at) if self.changed_at else None,
-        }
 
 
 @dataclass(frozen=True)
@@ -134,18 +113,25 @@ async def current(session: ReadSession, name: str) -> Current | None:
     row = await session.first(FIND, {"tenant": tenant, "name": name})
     if row is None:
         return None
-    which = (tenant, name, row.version)
-    layer = LAYERS.get(which)
+    layer = await version_of(session, name, row.version)
+    NEWEST[tenant, name] = layer.version
+    return Current(layer, row.retired, row.halted_at is not None, frozenset(row.drifted or ()))
+
+
+async def version_of(session: ReadSession, name: str, version: int) -> Layer:
+    """A version that there is; from memory when this process has seen it."""
+    tenant = session.tenant
+    assert tenant is not None
+    layer = LAYERS.get((tenant, name, version))
     if layer is None:
-        found = await session.first(ONE, {"tenant": tenant, "name": name, "version": row.version})
+        found = await session.first(ONE, {"tenant": tenant, "name": name, "version": version})
         assert found is not None
         layer = Layer(found.name, found.version, found.kind, found.definition, found.account)
         if len(LAYERS) >= REMEMBERED:
             LAYERS.clear()
             NEWEST.clear()
-        LAYERS[which] = layer
-    NEWEST[tenant, name] = layer.version
-    return Current(layer, row.retired, row.halted_at is not None, frozenset(row.drifted or ()))
+        LAYERS[tenant, name, version] = layer
+    return layer
 
 
 def remembered(tenant: UUID, name: str) -> Layer | None:
@@ -155,11 +141,9 @@ def remembered(tenant: UUID, name: str) -> Layer | None:
 
 
 async def named(session: ReadSession, names: Collection[str]) -> dict[str, Layer]:
-    """The layers of these names that are not retired."""
+    """The layers of these names that are not retired, each from memory when this process has seen its version."""
     rows = await session.rows(NAMED, {"tenant": session.tenant, "names": list(names)})
-    return {
-        row.name: Layer(row.name, row.version, row.kind, row.definition, row.account) for row in rows if not row.retired
-    }
+    return {row.name: await version_of(session, row.name, row.version) for row in rows if not row.retired}
 
 
 async def account(session: ReadSession, name: str) -> str | None:
@@ -173,36 +157,35 @@ async def switches(session: ReadSession, names: Sequence[str]) -> dict[str, Swit
     return {row.layer: Switch(row.halted_at, row.reason, row.changed_by, row.changed_at) for row in rows}
 
 
-# What the wall answers when it does not take a definition or a switch, and what the caller is told.
-REFUSALS = {
-    "unauthenticated": ("unauthenticated", "The key that does this is no longer live."),
-    "not_entitled": ("forbidden", "This takes a person with the role: admin; an operator may halt."),
-    "not_found": ("not_found", "There is no such tool layer."),
-    "stale": ("stale", "The tool layer changed since it was read."),
-    "account_taken": (
-        "taken",
-        "An older tenant's name is spelled alike in the environment, so that the keys of both would have one name.",
-    ),
-    "bad_layer": (
-        "validation",
-        "/name: the database refuses it; names have at most 30 letters, and the root's own are taken.",
-    ),
-    "no_reason": ("validation", "/reason: say why."),
-}
-
-
-def refusal(outcome: str, name: str, version: int | None = None) -> Problem:
-    code, detail = REFUSALS[outcome]
-    pointer, _, said = detail.partition(": ")
-    errors = [{"pointer": pointer, "detail": said}] if code == "validation" else None
-    current: dict[str, Any] = {"current": {"name": name, "version": version}} if code == "stale" else {}
-    return Problem(code, detail, errors=errors, **current)
+REFUSALS = Refusals(
+    {
+        "unauthenticated": ("unauthenticated", "The key that does this is no longer live."),
+        "not_entitled": ("forbidden", "This takes a person with the role: admin; an operator may halt."),
+        "not_found": ("not_found", "There is no such tool layer."),
+        "stale": ("stale", "The tool layer changed since it was read."),
+        "account_taken": (
+            "taken",
+            "An older tenant's name is spelled alike in the environment, so that the keys of both would have one name.",
+        ),
+    },
+    {
+        "tool_layer_name_check": {
+            "parameter": "name",
+            "detail": "this is the name of tools of the root's own; take another",
+        },
+        "tool_layer_definition_check": {
+            "pointer": "/tools",
+            "detail": "with the schemas of its tools the definition is larger than 1 MiB; register fewer of them in one layer",
+        },
+        "no_reason": NO_REASON,
+    },
+)
 
 
 async def put(
     session: WriteSession, caller: Caller, name: str, version: int | None, kind: str, body: Mapping[str, Any] | None
 ) -> tuple[str, int]:
-    """Puts a checked and pinned definition, or retires the layer when there is none. Raises Problem for all in REFUSALS."""
+    """Puts a checked and pinned definition, or retires the layer when there is none. Raises Problem for all that is refused."""
     said = await session.first(
         PUT,
         {
@@ -215,20 +198,18 @@ async def put(
         },
     )
     assert said is not None
-    if said.outcome in REFUSALS:
-        raise refusal(said.outcome, name, said.version)
+    REFUSALS.raise_for(said.outcome, name, said.version, said.why)
     session.nudge(ledger.FACTS)
     session.nudge("work_worker")
     return said.outcome, said.version
 
 
 async def switch(session: WriteSession, caller: Caller, name: str, halt: bool, reason: str) -> str:
-    """Halts or resumes. Raises Problem for everything in REFUSALS."""
+    """Halts or resumes. Raises Problem for everything that is refused."""
     values = {"tenant": caller.tenant, "secret": caller.secret, "name": name, "halt": halt, "reason": reason}
     said = await session.first(SWITCH, values)
     assert said is not None
-    if said.outcome in REFUSALS:
-        raise refusal(said.outcome, name)
+    REFUSALS.raise_for(said.outcome, name)
     session.nudge(ledger.FACTS)
     return str(said.outcome)
 

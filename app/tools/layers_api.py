@@ -26,23 +26,20 @@ from app.http import (
     etag,
     once,
     paged,
-    read_body,
     reading,
     require_version,
     writing,
 )
-from app.http.bodies import parse as parse_json
 from app.http.replies import problem_reply
 from app.tools import layers
 from app.tools.definition import KINDS, BadDefinition, Definition, Layer, parse
 from app.tools.mcp import CODES, ServerFailed
 from app.tools.pinning import pin
 from app.tools.sessions import Sessions, Unusable
-from app.writebacks.yaml_body import parse_yaml
+from app.writebacks.yaml_body import put_body, read_document, split
 
 router = Routes(tags=["tool layers"])
 
-LARGEST = 65_536
 NAME = r"[a-z][a-z0-9]*(_[a-z0-9]+)*"
 Name = Annotated[str, Path(pattern=f"^{NAME}$", max_length=30, description="The layer's name.")]
 Switched = Annotated[
@@ -318,7 +315,7 @@ class Put:
 
 async def pinned(name: Name, request: Request, call: Annotated[Call, calling("tool_layers.write")]) -> Put:
     """Reads the body, JSON or YAML, and asks the server that it names. Raises Problem. No session is open meanwhile."""
-    kind, body = split(await read_document(request))
+    kind, body = split(await read_document(request), KINDS)
     app, caller = request.app.state, call.caller
     try:
         definition = parse(kind, body)
@@ -337,12 +334,10 @@ async def offered(
     sessions: Sessions, tenant: UUID, definition: Definition, body: dict[str, Any], account: str | None
 ) -> dict[str, Any]:
     """The definition with the schemas that its server has now. Raises BadDefinition, and Problem upstream_unavailable."""
-    pointer = "/url" if definition.url is not None else "/server"
     try:
         where = sessions.where(tenant, definition, account)
     except Unusable as lacking:
-        pointer = "/auth" if str(lacking).endswith("is not set") else pointer
-        raise BadDefinition([{"pointer": pointer, "detail": str(lacking)}]) from None
+        raise BadDefinition([{"pointer": lacking.pointer, "detail": str(lacking)}]) from None
     try:
         session = await sessions.begin_with(where, definition.timeout_s)
     except ServerFailed as failure:
@@ -362,43 +357,12 @@ def unanswered(failure: ServerFailed) -> Problem:
     )
 
 
-async def read_document(request: Request) -> Any:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    body = await read_body(request, LARGEST)
-    if kind == "application/json":
-        return parse_json(body)
-    if kind in ("application/yaml", "application/x-yaml", "text/yaml"):
-        return parse_yaml(body)
-    raise Problem(
-        "unsupported_media_type", f"This route takes application/json and application/yaml, not {kind or 'nothing'}."
-    )
-
-
-def split(document: Any) -> tuple[str, dict[str, Any]]:
-    """The kind and the rest of a definition."""
-    if not isinstance(document, dict) or not isinstance(document.get("kind"), str):
-        errors = [{"pointer": "/kind", "detail": f"must be one of {', '.join(KINDS)}"}]
-        raise Problem("validation", f"/kind: {errors[0]['detail']}", errors=errors)
-    return document["kind"], {name: value for name, value in document.items() if name != "kind"}
-
-
-PUT_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            kind: {"schema": {"type": "object", "required": ["kind"], "properties": {"kind": {"enum": list(KINDS)}}}, "example": EXAMPLE}
-            for kind in ("application/json", "application/yaml")
-        },
-    }
-}  # fmt: skip
-
-
 @router.put(
     "/v1/tool-layers/{name}",
     operation_id="putToolLayer",
     response_model=LayerPut,
     summary="Register a tool layer",
-    openapi_extra=PUT_BODY,
+    openapi_extra=put_body(KINDS, EXAMPLE),
 )
 async def put_layer(
     name: Name,

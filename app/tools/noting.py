@@ -79,26 +79,30 @@ def told(
 
 
 async def note_failed(
-    session: WriteSession, caller: Caller, mission: Mission, taped: tape.Call, refused: Problem, took_ms: float
+    session: WriteSession,
+    caller: Caller,
+    mission: UUID,
+    attempt: int,
+    taped: tape.Call,
+    refused: Problem,
+    took_ms: float,
 ) -> None:
     """The tool itself said no: a fact, and on the tape too, because the colony goes on by it."""
     await ledger.record(
         session,
         caller,
         "tool.failed",
-        mission.id,
+        mission,
         tool=taped.name,
         arguments_sha256=taped.sha256.hex(),
         code=refused.code,
-        attempt=mission.attempt,
+        attempt=attempt,
     )
-    await tape.record(session, mission.id, mission.attempt, taped, "refused", problem_bytes(refused), took_ms)
+    await tape.record(session, mission, attempt, taped, "refused", problem_bytes(refused), took_ms)
 
 
 def problem_bytes(refused: Problem) -> bytes:
-    return to_json(
-        {"code": refused.code, "detail": refused.detail, "members": refused.members, "errors": refused.errors}
-    )
+    return to_json(refused.told())
 
 
 # --- answers from a tape
@@ -111,7 +115,8 @@ async def noted_again(
     if played.outcome == "answered":
         await note(session, caller, mission, wanted, taped, replayed(played), played.took_ms)
     else:
-        await note_failed(session, caller, mission, taped, problem_again(played), played.took_ms)
+        again = problem_again(played)
+        await note_failed(session, caller, mission.id, mission.attempt, taped, again, played.took_ms)
 
 
 def replayed(played: tape.Taped) -> Result:
@@ -124,5 +129,4 @@ def replayed(played: tape.Taped) -> Result:
 
 
 def problem_again(played: tape.Taped) -> Problem:
-    said = json.loads(played.answer)
-    return Problem(said["code"], said["detail"], errors=said["errors"], **said["members"])
+    return Problem.again(json.loads(played.answer))

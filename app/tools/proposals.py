@@ -23,11 +23,11 @@ from app.tools.known import Known
 from app.tools.schemas import fit
 from app.writebacks.actions import payload_of
 from app.writebacks.connectors import BadPayload, ConnectorError
+from app.writebacks.connectors.wire import NOTHING, at
 from colony_client.artifacts import Citation, Producer, WritebackProposal, quote_sha256
 from colony_client.contract import Grounds
 
 QUOTED = 1000  # bytes of a record that a proposal cites when it was read for it
-ABSENT = object()
 SAID = text("""SELECT bytes FROM artifact WHERE tenant = :tenant AND mission = :mission AND schema_name = 'writeback_proposal'
                AND convert_from(bytes, 'UTF8')::jsonb ->> 'proposal_id' = :proposal ORDER BY created_at DESC LIMIT 1""")
 
@@ -78,7 +78,7 @@ def mapped(tool: str, becomes: Becomes, arguments: dict[str, Any], grounds: Grou
         changes = at(arguments, becomes.changes)
     else:
         found = {name: at(arguments, pointer) for name, pointer in becomes.changes.items()}
-        changes = {name: value for name, value in found.items() if value is not ABSENT}
+        changes = {name: value for name, value in found.items() if value is not NOTHING}
     if not isinstance(changes, dict) or not changes:
         place = becomes.changes if isinstance(becomes.changes, str) else ""
         raise wrong(f"/arguments{place}", "must hold at least one field that is to be changed")
@@ -99,19 +99,6 @@ def mapped(tool: str, becomes: Becomes, arguments: dict[str, Any], grounds: Grou
         evidence=list(grounds.evidence),
         risk_level=becomes.risk_level,
     )
-
-
-def at(document: Any, pointer: str) -> Any:
-    """What a JSON Pointer leads to, or ABSENT."""
-    for part in pointer.split("/")[1:]:
-        name = part.replace("~1", "/").replace("~0", "~")
-        if isinstance(document, dict) and name in document:
-            document = document[name]
-        elif isinstance(document, list) and name.isdecimal() and int(name) < len(document):
-            document = document[int(name)]
-        else:
-            return ABSENT
-    return document
 
 
 async def look(context: Context, wish: Wish) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import jsonschema_rs
 
 from app.errors import Problem
+from app.http.edge import entry
 from app.missions.normalize import refuse_to_fetch
 from app.tools.definition import Pin
 
@@ -16,18 +17,11 @@ def fit(pin: Pin, arguments: dict[str, Any]) -> None:
     """Raises Problem validation for every argument that does not fit the pinned schema."""
     check = validator(pin.schema_sha256, pin.input_schema)
     found = [
-        {
-            "pointer": "/arguments" + "".join(f"/{step(one)}" for one in error.instance_path),
-            "detail": error.message[:300],
-        }
+        entry(("body", "arguments", *error.instance_path), error.message[:300])
         for error, _ in zip(check.iter_errors(arguments), range(MOST_ERRORS), strict=False)
     ]
     if found:
         raise Problem("validation", f"{found[0]['pointer']}: {found[0]['detail']}", errors=found)
-
-
-def step(part: str | int) -> str:
-    return str(part).replace("~", "~0").replace("/", "~1")
 
 
 _SCHEMAS: dict[str, Any] = {}

@@ -1,7 +1,6 @@
 """The sessions a process has with tool servers, their breakers, and what it has seen of them and not yet told Postgres."""
 
 import asyncio
-import contextlib
 import importlib
 import time
 from collections import defaultdict
@@ -40,7 +39,11 @@ Which = tuple[UUID, str, int]  # tenant, layer, version
 
 
 class Unusable(Exception):
-    """The layer cannot be asked from here: no listed host, no such server, no key."""
+    """The layer cannot be asked from here: no listed host, no such server, no key. pointer: where its definition says which."""
+
+    def __init__(self, pointer: str, why: str) -> None:
+        super().__init__(why)
+        self.pointer = pointer
 
 
 class Drifted(Exception):
@@ -62,11 +65,11 @@ class Live:
 
 @dataclass
 class Seen:
-    """What was seen of a version since it was last told."""
+    """What was seen of a version since it was last told. answered: whether its server did, the last time that it was asked."""
 
     calls: int = 0
     refusals: int = 0
-    answered: bool = False
+    answered: bool | None = None
     failure: str | None = None
 
 
@@ -97,9 +100,11 @@ class Sessions:
     async def _keep(self) -> None:
         while True:
             await asyncio.sleep(TELL_S)
-            with contextlib.suppress(Exception):
+            try:
                 await self.tell()
-            await self.prune()
+                await self.prune()
+            except Exception as error:
+                log.error("the sessions with tool servers were not looked after", exc_info=error)
 
     async def tell(self) -> None:
         """Adds what was seen to what is known. What cannot be told now is told later."""
@@ -109,7 +114,7 @@ class Sessions:
                 await layers.note(
                     self.database,
                     *which,
-                    answered=one.answered,
+                    answered=one.answered is True,
                     failure=one.failure,
                     calls=one.calls,
                     refusals=one.refusals,
@@ -118,7 +123,8 @@ class Sessions:
                 log.warning("what was seen of a tool layer is told later", error=type(error).__name__)
                 later = self.seen[which]
                 later.calls, later.refusals = later.calls + one.calls, later.refusals + one.refusals
-                later.answered, later.failure = later.answered or one.answered, later.failure or one.failure
+                if later.answered is None:
+                    later.answered, later.failure = one.answered, one.failure
 
     async def prune(self) -> None:
         """Closes what is broken, what nobody uses, and what is too much."""
@@ -126,8 +132,8 @@ class Sessions:
         old = [which for which, one in self.live.items() if one.session.over or moment - one.used_at > IDLE_S]
         fresh = sorted((one.used_at, which) for which, one in self.live.items() if which not in old)
         old += [which for _, which in fresh[: max(0, len(fresh) - MOST)]]
-        for which in old:
-            await self.live.pop(which).session.close()
+        gone = [self.live.pop(which) for which in old]  # at once: whoever comes while these close begins anew
+        await asyncio.gather(*(one.session.close() for one in gone))
 
     async def check(self, tenant: UUID, layer: Layer) -> dict[str, Any]:
         """Asks a layer's server in a session of its own, notes what has drifted, and tells what was found."""
@@ -190,15 +196,20 @@ class Sessions:
                         raise
         except ServerFailed as failure:
             TOOL_FAILURES.labels(failure.code).inc()
-            self.seen[which].failure = failure.code
+            self.heard(which, failure.code)
             if failure.code in COUNTING:
                 breaker.failed(CODES[failure.code])
             else:
                 breaker.succeeded()
             raise
         breaker.succeeded()
-        self.seen[which].answered = True
+        self.heard(which, None)
         return answer
+
+    def heard(self, which: Which, failure: str | None) -> None:
+        """What came of asking a server, which is what counts until it is asked again."""
+        seen = self.seen[which]
+        seen.answered, seen.failure = failure is None, failure
 
     def breaker(self, which: Which) -> Component:
         if len(self.breakers) > 10 * MOST:
@@ -212,9 +223,9 @@ class Sessions:
             if live is not None:
                 await self.discard(which, live)
             return await self._opening.ask(which, partial(self._open, which, layer)), False
-        if live.session.stale or time.monotonic() - live.looked_at > LOOK_AGAIN_S:
+        live.used_at = time.monotonic()  # before anything is awaited: what is in use is not old
+        if live.session.stale or live.used_at - live.looked_at > LOOK_AGAIN_S:
             await self.look(which, layer, live)
-        live.used_at = time.monotonic()
         return live, True
 
     async def _open(self, which: Which, layer: Layer) -> Live:
@@ -257,17 +268,17 @@ class Sessions:
         if definition.url is None:
             server = self.servers.get(definition.server or "")
             if server is None or (server.tenants is not None and tenant not in server.tenants):
-                raise Unusable(f"this deployment runs no server {definition.server} for this tenant")
+                raise Unusable("/server", f"this deployment runs no server {definition.server} for this tenant")
             return Where(command=(server.command, *server.arguments), environment=server.surroundings())
         allowed, place = self.settings.outbound_hosts(), definition.place or ""
         host, _, port = place.rpartition(":")
         if not outbound.listed(allowed, host.strip("[]"), int(port)):
-            raise Unusable(f"{place} is not in OUTBOUND_ALLOWED_HOSTS")
+            raise Unusable("/url", f"{place} is not in OUTBOUND_ALLOWED_HOSTS")
         headers: dict[str, str] = {}
         if definition.auth is not None:
             key = self.settings.tool_keys.get(f"{account}_KEY") if account else None
             if key is None:
-                raise Unusable(f"{account}_KEY is not set" if account else "its key is not set")
+                raise Unusable("/auth", f"{account}_KEY is not set" if account else "its key is not set")
             scheme = f"{definition.auth.scheme} " if definition.auth.scheme else ""
             headers[definition.auth.header] = scheme + key.get_secret_value()
         return Where(url=definition.url, headers=headers, allowed=allowed)

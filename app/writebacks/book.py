@@ -15,10 +15,9 @@ from sqlalchemy import text
 
 from app import ledger
 from app.caller import Caller
-from app.clock import iso, now
+from app.clock import now
 from app.components import Component
 from app.db import Database, ReadSession, WriteSession
-from app.errors import Problem
 from app.listing import Place
 from app.nudge import Nudger, wait
 from app.work import READS
@@ -33,6 +32,7 @@ from app.writebacks.connectors import (
     Refused,
 )
 from app.writebacks.connectors.registry import ConnectorSettings, Definition, reader
+from app.writebacks.versions import ANY, NO_REASON, Refusals, Switch
 
 NEWEST = text("""
   SELECT name, version, kind, definition, account, retired, created_by, created_at FROM connector
@@ -59,7 +59,6 @@ LAST = text("""
   WHERE tenant = :tenant AND connector = :connector AND connector_version = :definition AND kind = :kind AND record_id = :record
     AND value IS NOT NULL ORDER BY answered_at DESC LIMIT 1""")
 WAIT_S, LOOK_S = 3.0, 0.25
-ANY = "*"  # the switch of all connectors
 
 
 @dataclass(frozen=True)
@@ -77,25 +76,6 @@ class Kept:
 
     def usable(self) -> Definition:
         return Definition(self.name, self.version, self.kind, self.definition, self.account)
-
-
-@dataclass(frozen=True)
-class Switch:
-    """Whether a connector is halted, since when and by whom."""
-
-    halted_at: datetime | None = None
-    reason: str | None = None
-    changed_by: UUID | None = None
-    changed_at: datetime | None = None
-
-    def view(self) -> dict[str, Any]:
-        return {
-            "halted": self.halted_at is not None,
-            "halted_at": iso(self.halted_at) if self.halted_at else None,
-            "reason": self.reason,
-            "changed_by": self.changed_by,
-            "changed_at": iso(self.changed_at) if self.changed_at else None,
-        }
 
 
 async def newest(session: ReadSession, name: str) -> Kept | None:
@@ -125,35 +105,35 @@ async def switches(session: ReadSession, names: list[str]) -> dict[str, Switch]:
     return {row.connector: Switch(row.halted_at, row.reason, row.changed_by, row.changed_at) for row in rows}
 
 
-# What the wall answers when it does not take a definition or a switch, and what the caller is told.
-REFUSALS = {
-    "unauthenticated": ("unauthenticated", "The key that does this is no longer live."),
-    "not_entitled": ("forbidden", "This takes a person with the role: admin; an operator may halt."),
-    "not_found": ("not_found", "There is no such connector."),
-    "stale": ("stale", "The connector changed since it was read."),
-    "account_taken": (
-        "taken",
-        "An older tenant's name is spelled alike in the environment, so that the credentials of both would have one name.",
-    ),
-    "not_for_this_tenant": ("validation", "/kind: drill is for the tenant of the drills, and that has no other."),
-    "bad_connector": ("validation", "/definition: the database refuses it."),
-    "no_reason": ("validation", "/reason: say why."),
-}
-
-
-def refusal(outcome: str, name: str, version: int | None = None) -> Problem:
-    code, detail = REFUSALS[outcome]
-    errors = (
-        [{"pointer": detail.partition(":")[0], "detail": detail.partition(": ")[2]}] if code == "validation" else None
-    )
-    current: dict[str, Any] = {"current": {"name": name, "version": version}} if code == "stale" else {}
-    return Problem(code, detail, errors=errors, **current)
+REFUSALS = Refusals(
+    {
+        "unauthenticated": ("unauthenticated", "The key that does this is no longer live."),
+        "not_entitled": ("forbidden", "This takes a person with the role: admin; an operator may halt."),
+        "not_found": ("not_found", "There is no such connector."),
+        "stale": ("stale", "The connector changed since it was read."),
+        "account_taken": (
+            "taken",
+            "An older tenant's name is spelled alike in the environment, so that the credentials of both would have one name.",
+        ),
+    },
+    {
+        "not_for_this_tenant": {
+            "pointer": "/kind",
+            "detail": "drill is for the tenant of the drills, and that has no other",
+        },
+        "connector_definition_check": {
+            "pointer": "",
+            "detail": "the definition is larger than 64 KiB as the database writes it",
+        },
+        "no_reason": NO_REASON,
+    },
+)
 
 
 async def put(
     session: WriteSession, caller: Caller, name: str, version: int | None, kind: str, body: Mapping[str, Any] | None
 ) -> tuple[str, int]:
-    """Puts a checked definition, or retires the connector when there is none. Raises Problem for everything in REFUSALS."""
+    """Puts a checked definition, or retires the connector when there is none. Raises Problem for everything that is refused."""
     said = await session.first(
         PUT,
         {
@@ -166,21 +146,19 @@ async def put(
         },
     )
     assert said is not None
-    if said.outcome in REFUSALS:
-        raise refusal(said.outcome, name, said.version)
+    REFUSALS.raise_for(said.outcome, name, said.version, said.why)
     session.nudge(ledger.FACTS)
     return said.outcome, said.version
 
 
 async def switch(session: WriteSession, caller: Caller, name: str, halt: bool, reason: str) -> str:
-    """Halts or resumes. Raises Problem for everything in REFUSALS."""
+    """Halts or resumes. Raises Problem for everything that is refused."""
     said = await session.first(
         SWITCH,
         {"tenant": caller.tenant, "secret": caller.secret, "name": name, "halt": halt, "reason": reason},
     )
     assert said is not None
-    if said.outcome in REFUSALS:
-        raise refusal(said.outcome, name)
+    REFUSALS.raise_for(said.outcome, name)
     session.nudge(ledger.FACTS)
     return str(said.outcome)
 

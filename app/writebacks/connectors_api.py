@@ -13,20 +13,18 @@ from app import policy
 from app.clock import iso
 from app.db import ReadSession, WriteSession
 from app.errors import Problem
-from app.http import Cursor, Door, Limit, Page, Reply, Routes, etag, once, paged, read_body, require_version, writing
+from app.http import Cursor, Door, Limit, Page, Reply, Routes, etag, once, paged, require_version, writing
 from app.http import reading as reads
-from app.http.bodies import parse
 from app.http.doors import Bearer
 from app.http.replies import problem_reply
 from app.writebacks import book
 from app.writebacks.connectors import ConnectorError, RecordMissing, Refused
-from app.writebacks.connectors.definitions import Capabilities
-from app.writebacks.connectors.registry import KINDS, BadDefinition, capabilities, check, hosts, readable
-from app.writebacks.yaml_body import parse_yaml
+from app.writebacks.connectors.definitions import BadDefinition, Capabilities
+from app.writebacks.connectors.registry import KINDS, capabilities, check, hosts, readable
+from app.writebacks.yaml_body import put_body, read_document, split
 
 router = Routes(tags=["connectors"])
 
-LARGEST = 65_536
 NAME = r"[a-z][a-z0-9]*(_[a-z0-9]+)*"
 Name = Annotated[str, Path(pattern=f"^{NAME}$", max_length=63, description="The connector's name.")]
 Switched = Annotated[
@@ -229,26 +227,7 @@ async def said(request: Request, bearer: Bearer) -> Any:
     """The body, JSON or YAML, before any session is open."""
     if bearer is None or not bearer.credentials:
         raise Problem("unauthenticated", "The request carries no API key.")
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    body = await read_body(request, LARGEST)
-    if kind == "application/json":
-        return parse(body)
-    if kind in ("application/yaml", "application/x-yaml", "text/yaml"):
-        return parse_yaml(body)
-    raise Problem(
-        "unsupported_media_type", f"This route takes application/json and application/yaml, not {kind or 'nothing'}."
-    )
-
-
-PUT_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            kind: {"schema": {"type": "object", "required": ["kind"], "properties": {"kind": {"enum": list(KINDS)}}}, "example": EXAMPLE}
-            for kind in ("application/json", "application/yaml")
-        },
-    }
-}  # fmt: skip
+    return await read_document(request)
 
 
 @router.put(
@@ -256,7 +235,7 @@ PUT_BODY = {
     operation_id="putConnector",
     response_model=Put,
     summary="Put a connector's definition",
-    openapi_extra=PUT_BODY,
+    openapi_extra=put_body(KINDS, EXAMPLE),
 )
 async def put_connector(
     name: Name,
@@ -269,7 +248,7 @@ async def put_connector(
 
     docs/connectors.md has every field of every kind.
     """
-    kind, body = split(document)
+    kind, body = split(document, KINDS)
     settings = request.app.state.settings
     try:
         check(kind, body, settings)
@@ -295,14 +274,6 @@ async def put_connector(
         "credentials": credentials(newest.account if newest else None),
     }
     return Reply(answer, 201 if outcome == "created" else 200, {"ETag": etag(version)} if version else {}).response()
-
-
-def split(document: Any) -> tuple[str, dict[str, Any]]:
-    """The kind and the rest of a definition."""
-    if not isinstance(document, dict) or not isinstance(document.get("kind"), str):
-        errors = [{"pointer": "/kind", "detail": f"must be one of {', '.join(KINDS)}"}]
-        raise Problem("validation", f"/kind: {errors[0]['detail']}", errors=errors)
-    return document["kind"], {name: value for name, value in document.items() if name != "kind"}
 
 
 @router.delete(

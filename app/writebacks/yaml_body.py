@@ -1,12 +1,21 @@
-"""YAML as another spelling of JSON, and nothing more: no aliases, no tags, no dates, no double names."""
+"""Definitions as they are put, in JSON or YAML.
+
+YAML is another spelling of JSON, and nothing more: no aliases, no tags, no dates, no double names.
+"""
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 import yaml
+from fastapi import Request
 
 from app.errors import Problem
+from app.http import read_body
 from app.http.bodies import MAX_DEPTH
+from app.http.bodies import parse as parse_json
+
+LARGEST = 65_536
 
 
 class Plain(yaml.SafeLoader):
@@ -56,3 +65,31 @@ def parse_yaml(body: bytes) -> Any:
         where = f" (line {mark.line + 1})" if mark else ""
         said = getattr(bad, "problem", None) or (str(bad) if isinstance(bad, yaml.YAMLError) else type(bad).__name__)
         raise Problem("malformed", f"The body is not YAML that stands for JSON: {said[:200]}{where}.") from None
+
+
+async def read_document(request: Request) -> Any:
+    """What a body says, in JSON or YAML. Raises Problem too_large, malformed or unsupported_media_type."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    body = await read_body(request, LARGEST)
+    if kind == "application/json":
+        return parse_json(body)
+    if kind in ("application/yaml", "application/x-yaml", "text/yaml"):
+        return parse_yaml(body)
+    raise Problem(
+        "unsupported_media_type", f"This route takes application/json and application/yaml, not {kind or 'nothing'}."
+    )
+
+
+def split(document: Any, kinds: Collection[str]) -> tuple[str, dict[str, Any]]:
+    """The kind and the rest of a definition. Raises Problem validation."""
+    if not isinstance(document, dict) or not isinstance(document.get("kind"), str):
+        errors = [{"pointer": "/kind", "detail": f"must be one of {', '.join(kinds)}"}]
+        raise Problem("validation", f"/kind: {errors[0]['detail']}", errors=errors)
+    return document["kind"], {name: value for name, value in document.items() if name != "kind"}
+
+
+def put_body(kinds: Collection[str], example: dict[str, Any]) -> dict[str, Any]:
+    """The body of a route that takes a definition, for the OpenAPI document."""
+    schema = {"type": "object", "required": ["kind"], "properties": {"kind": {"enum": list(kinds)}}}
+    said = {"schema": schema, "example": example}
+    return {"requestBody": {"required": True, "content": dict.fromkeys(("application/json", "application/yaml"), said)}}

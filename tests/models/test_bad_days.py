@@ -94,6 +94,22 @@ async def test_what_may_not_be_asked_again_is_told(house: House, mood: str, stre
         assert "Unsupported value: 'temperature'" in said["message"]
 
 
+async def test_a_stream_of_nothing_but_its_end_mark_is_a_failure_to_whoever_counts(house: House) -> None:
+    def counted(outcome: str) -> float:
+        labels = {"provider": "east", "outcome": outcome}
+        return REGISTRY.get_sample_value("mission_root_model_calls_total", labels) or 0
+
+    house.east.mood, life, before = "only the end", await house.mission(), (counted("ok"), counted("unusable"))
+    with pytest.raises(openai.APIStatusError) as refused:
+        await streamed(house, life)
+    said: Any = refused.value.body
+    assert (refused.value.status_code, said["code"], said["cause"]) == (502, "provider_unusable", "unusable")
+    assert (counted("ok"), counted("unusable")) == (before[0], before[1] + 1)
+    assert house.gateway.health["east"].component.state == "degraded"
+    [fact] = await house.calls(life)
+    assert (fact["outcome"], fact["tried"], fact["tokens_out"]) == ("unusable", ["east:unusable"], 0)
+
+
 async def test_when_nobody_answers_the_client_may_come_again(house: House) -> None:
     house.east.mood, house.west.mood, life = "500", "429", await house.mission()
     with pytest.raises(openai.InternalServerError) as refused:
@@ -145,7 +161,7 @@ async def test_a_client_that_goes_away_ends_the_stream_and_it_is_counted(house: 
     async with asyncio.timeout(30):
         while not house.east.gone:
             await asyncio.sleep(0.01)
-    assert house.gateway.health["east"].under_way == 0
+    assert not house.gateway.health["east"].probing
 
 
 @pytest.mark.parametrize(

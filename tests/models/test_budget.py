@@ -99,7 +99,7 @@ async def test_fifty_at_once_on_a_budget_for_ten_are_ten(house: House) -> None:
         assert done and all(isinstance(one.exception(), openai.ConflictError) for one in done)
         refused |= done
     house.east.hold.set()
-    assert all((await one).choices for one in {*tasks, asking} - refused)
+    assert all([(await one).choices for one in {*tasks, asking} - refused])
     assert len(refused) == 40 and len(house.east.asked) == 11
     account = await house.account(life.id)
     assert (account["calls"], account["settled_tokens"], account["reserved_tokens"]) == (10, 150, 0)

@@ -82,7 +82,8 @@ async def test_what_cannot_be_a_layer_is_refused_by_its_field(
 
 
 async def test_names_of_the_roots_own_tools_are_taken(world: World, odd: Odd) -> None:
-    problem(await put(world, "crm", definition(odd)), "validation")
+    said = problem(await put(world, "crm", definition(odd)), "validation")
+    assert [one["parameter"] for one in said["errors"]] == ["name"] and said["detail"].startswith("name: ")
     problem(await put(world, "a" * 31, definition(odd)), "validation")
 
 
@@ -107,6 +108,22 @@ async def test_nobody_is_there(world: World) -> None:
     nobody = Odd()
     nobody.url = "http://127.0.0.1:9/mcp"
     assert problem(await put(world, "odd", definition(nobody)), "upstream_unavailable")["cause"] == "tool_unreachable"
+
+
+async def test_schemas_that_are_too_large_together_are_said_to_be(world: World, odd: Odd) -> None:
+    server = odd_server()
+    server._tool_manager._tools["echo"].parameters["description"] = "x" * 60_000
+    await odd.become(server)
+    body = definition(odd, *(entry(f"echo{number}", server_name="echo") for number in range(20)))
+    said = problem(await put(world, "odd", body), "validation")
+    assert said["errors"][0]["pointer"] == "/tools" and "1 MiB" in said["detail"]
+
+
+async def test_a_server_may_call_itself_what_it_likes(world: World, odd: Odd) -> None:
+    await odd.become(odd_server("o\x00dd" + "x" * 300))
+    assert (await put(world, "odd", definition(odd))).status_code == 201
+    looked = (await world.operator.post("/v1/tool-layers/odd/check")).json()
+    assert looked["ok"] and looked["server"] == ("odd" + "x" * 300)[:200]
 
 
 async def test_only_the_deployment_names_programs_and_to_whom(world: World) -> None:
@@ -182,3 +199,20 @@ async def test_the_background_look_finds_what_drifted_and_comes_back(world: Worl
     await world.make_due("tool_check")
     await world.run_work("tool_check")
     assert (await shown(world))["failure"] == "tool_unreachable"
+
+
+async def test_the_background_look_sees_past_those_that_are_retired(
+    world: World, odd: Odd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.tools.watch.PAGE", 1)
+    for name in ("a", "b"):
+        await register(world, odd, name=name)
+    await register(world, odd)
+    for name in ("a", "b"):
+        await world.admin.delete(f"/v1/tool-layers/{name}", headers={"If-Match": '"v1"'})
+    await world.run_work("tool_check")
+    assert (await shown(world))["state"] == "healthy"
+    await odd.become(odd_server(drifted=True))
+    await world.make_due("tool_check")
+    await world.run_work("tool_check")
+    assert (await shown(world))["state"] == "drifted"

@@ -11,6 +11,7 @@ import pytest
 
 from app.tools import mcp
 from app.tools.servers import StdioServer
+from app.tools.sessions import IDLE_S
 from tests.tools import odd_server as module
 from tests.tools.odd_server import Odd, odd_server, served_odd
 from tests.tools.registered import ask, definition, entry, mission_with, put, register, shown
@@ -102,6 +103,87 @@ async def test_one_session_serves_many_calls_at_once(world: World, odd: Odd) -> 
     await world.root.tools.tell()
     one = await shown(world)
     assert (one["calls"], one["refusals"], one["state"], one["breaker"]["state"]) == (8, 0, "healthy", "up")
+
+
+async def test_old_sessions_close_while_others_begin_and_break(world: World, odd: Odd) -> None:
+    """Closing takes its time; what is called meanwhile neither loses its session nor ends the looking after."""
+    async with served_odd() as elsewhere:
+        for name, server in (("slow_one", odd), ("other", odd), ("gone", elsewhere)):
+            await register(world, server, "echo", "slow", name=name)
+        life = await mission_with(world, "slow_one.echo", "other.echo", "other.slow", "gone.echo")
+        for name in ("slow_one", "other", "gone"):
+            await said(world, life, f"{name}.echo", text="x")
+        pool = world.root.tools
+        by_name = {which[1]: live for which, live in pool.live.items()}
+        closing, go_on, close = asyncio.Event(), asyncio.Event(), by_name["slow_one"].session.close
+
+        async def slowly() -> None:
+            closing.set()
+            await go_on.wait()
+            await close()
+
+        by_name["slow_one"].session.close = slowly  # type: ignore[method-assign]
+        for live in by_name.values():
+            live.used_at -= IDLE_S + 1
+        pruning = asyncio.create_task(pool.prune())
+        await closing.wait()
+        call = asyncio.create_task(said(world, life, "other.slow", seconds=0.3))
+        async with asyncio.timeout(10):
+            while not (taken := [live for which, live in pool.live.items() if which[1] == "other"]):
+                await asyncio.sleep(0.01)
+        elsewhere.mood, by_name["gone"].session.broken = "html", "tool_broke_off"
+        problem(await ask(world, life.dispatch, "gone.echo", {"text": "x"}), "upstream_unavailable")
+        go_on.set()
+        await pruning
+        assert (await call)["text"] == "at last"
+        [(which, live)] = pool.live.items()
+        assert which[1] == "other" and live is taken[0] and not live.session.over
+
+
+async def test_an_idle_session_that_is_taken_up_again_is_not_old(world: World, odd: Odd) -> None:
+    await register(world, odd)
+    life = await mission_with(world, "odd.echo")
+    await said(world, life, "odd.echo", text="x")
+    pool = world.root.tools
+    [live] = pool.live.values()
+    live.used_at, live.looked_at = live.used_at - IDLE_S - 1, live.looked_at - IDLE_S - 1
+    look = live.session.look
+
+    async def meanwhile() -> None:
+        await pool.prune()
+        await look()
+
+    live.session.look = meanwhile  # type: ignore[method-assign]
+    assert (await said(world, life, "odd.echo", text="y"))["text"] == "y"
+    assert list(pool.live.values()) == [live] and not live.session.over
+
+
+async def test_the_looking_after_goes_on_after_a_fault(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.tools.sessions.TELL_S", 0.001)
+    pool, again = world.root.tools, asyncio.Event()
+    faults = iter([RuntimeError("as the test says")])
+
+    async def prune() -> None:
+        for fault in faults:
+            raise fault
+        again.set()
+
+    await pool.stop()
+    monkeypatch.setattr(pool, "prune", prune)
+    pool.start()
+    async with asyncio.timeout(5):
+        await again.wait()
+
+
+async def test_of_a_failure_and_an_answer_the_last_one_counts(world: World, odd: Odd) -> None:
+    await register(world, odd)
+    life = await mission_with(world, "odd.echo")
+    for mood, state in (("html", "failing"), ("good", "healthy"), ("html", "failing")):
+        for odd.mood in ("good" if mood == "html" else "html", mood):
+            answer = await ask(world, life.dispatch, "odd.echo", {"text": "x"})
+            assert (answer.status_code == 200) == (odd.mood == "good")
+        await world.root.tools.tell()
+        assert (await shown(world))["state"] == state
 
 
 # --- arguments and policy

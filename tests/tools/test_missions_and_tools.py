@@ -4,12 +4,14 @@ from typing import Any
 
 import pytest
 
+from app.tools.sessions import Drifted
 from tests.boundary.calls import call
+from tests.replay.test_recorded import diff, replay
 from tests.tools.odd_server import Odd, odd_server, served_odd
 from tests.tools.registered import ask, entry, mission_with, plant, register
 from tests.world import World
 from tests.world.checks import problem
-from tests.world.life import under_way
+from tests.world.life import begin, under_way
 
 KIND = {
     "title": "Odd questions", "description": "Asked of the odd server.", "inputs_schema": {"type": "object"},
@@ -93,6 +95,55 @@ async def test_a_mission_that_is_refused_what_it_needs_is_blocked_with_the_reaso
     assert (row["state"], row["reason"]) == ("failed", "blocked")
     assert row["reason_note"].startswith("odd.echo, which the mission cannot do without, was refused")
     problem(await ask(world, life.dispatch, "workspace.search", {"query": "x"}), "mission_closed")
+
+
+async def test_a_tool_found_drifted_is_on_the_tape_of_the_mission_that_it_ends(world: World, odd: Odd) -> None:
+    await register(world, odd)
+    await put_kind(world)
+    life = await under_way(world, mission_type="odd_questions")
+    await odd.become(odd_server(drifted=True))
+    problem(await ask(world, life.dispatch, "odd.echo", {"text": "x"}), "tool_drifted")
+    [(_, failed)] = await life.facts("tool.failed")
+    assert (failed["tool"], failed["code"], failed["attempt"]) == ("odd.echo", "tool_drifted", 1)
+    found = await diff(await replay(life, world))
+    assert found["divergence"] is None and found["calls"]["same_in_all"] and found["calls"]["same"] == 1
+
+
+async def test_the_word_of_an_attempt_that_is_over_ends_no_later_one(
+    world: World, odd: Odd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await register(world, odd)
+    await put_kind(world)
+    life = await under_way(world, mission_type="odd_questions")
+
+    async def meanwhile(*_: Any) -> Any:
+        assert (await life.end("redispatch")).status_code == 200
+        raise Drifted(["echo"])
+
+    monkeypatch.setattr(world.root.tools, "ask", meanwhile)
+    said = problem(await ask(world, life.dispatch, "odd.echo", {"text": "x"}), "tool_drifted")
+    row = await life.row()
+    assert "blocks" not in said and (row["state"], row["attempt"]) == ("accepted", 2)
+    assert [body["attempt"] for _, body in await life.facts("tool.failed")] == [1]
+
+
+async def test_a_first_word_that_overtakes_the_answer_to_the_dispatch_blocks_too(world: World, odd: Odd) -> None:
+    await register(world, odd)
+    await put_kind(world)
+    await world.operator.post("/v1/tool-layers/odd/halt", **WHY)
+    life = await begin(world, mission_type="odd_questions")
+    world.colony.answer = "busy"  # it has the mission in its hands; that it took it is not known yet
+    await life.take()
+    assert await life.state() == "accepted"
+    assert problem(await ask(world, life.dispatch, "odd.echo", {"text": "x"}), "tool_halted")["blocks"] is True
+    row = await life.row()
+    assert (row["state"], row["reason"]) == ("failed", "blocked")
+    moves = [kind for kind, _ in await life.facts("mission.")]
+    assert moves[-3:] == ["mission.dispatched", "mission.running", "mission.failed"]
+    world.colony.answer = "accepted"
+    await world.make_due("dispatch")
+    await world.run_work("dispatch", "colony_cancel")
+    assert await life.state() == "failed" and world.colony.cancelled == [life.id]
 
 
 async def test_a_mission_goes_on_without_what_it_does_not_need(world: World, odd: Odd) -> None:

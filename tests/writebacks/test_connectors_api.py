@@ -14,6 +14,7 @@ from app.approvals import api as approvals_api
 from app.executor import Executor
 from app.work import READS
 from app.writebacks import book
+from app.writebacks.connectors_api import EXAMPLE as EVERYTHING
 from tests.approvals.desk import post
 from tests.policy.test_changing import rule
 from tests.world import World
@@ -113,6 +114,15 @@ async def test_yaml_and_json_are_put_checked_changed_and_retired(world: World) -
     problem(await put(world, "nothing", {"kind": "sample_crm"}, '"v1"'), "not_found")
     types = [fact["type"] for fact in await world.facts(await world.tenant())]
     assert types.count("connector.changed") == 4  # with the one the tenant was born with
+
+
+async def test_a_definition_that_is_too_large_as_the_database_writes_it_is_said_to_be(world: World) -> None:
+    await world.with_crm()
+    ticket = EVERYTHING["kinds"]["ticket"] | {"rename": {f"f{number}": f"g{number}" for number in range(200)}}
+    body = EVERYTHING | {"base_url": world.crm_base_url, "kinds": {f"kind{number}": ticket for number in range(22)}}
+    made = await put(world, "tickets", body)
+    said = problem(made, "validation")
+    assert said["errors"][0]["pointer"] == "" and "64 KiB" in said["detail"]
 
 
 @pytest.mark.parametrize(

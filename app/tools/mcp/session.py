@@ -70,7 +70,6 @@ class Session:
         self.protocol: str | None = None
         self.stale = False  # the server said that its tools have changed
         self.broken: str | None = None
-        self.calls = 0
         self._client: Client | None = None
         self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._ending = asyncio.Event()
@@ -109,7 +108,7 @@ class Session:
                 message_handler=self._heard,
             ) as client:
                 self._client = client
-                self.server_name = (client.server_info.name if client.server_info else "")[:200] or None
+                self.server_name = kept(client.server_info.name, 200) or None if client.server_info else None
                 self.protocol = client.protocol_version
                 await self.look()
                 self._opened.set_result(None)
@@ -138,8 +137,8 @@ class Session:
         if isinstance(message, ToolListChangedNotification):
             self.stale = True
 
-    async def look(self) -> dict[str, Offered]:
-        """Asks for the server's tools. Raises ServerFailed."""
+    async def look(self) -> None:
+        """Asks for the server's tools: `offered`. Raises ServerFailed."""
         found: dict[str, Offered] = {}
         cursor: str | None = None
         with translated(self):
@@ -157,7 +156,6 @@ class Session:
             else:
                 raise failed("tool_too_large")
         self.offered, self.stale = found, False
-        return found
 
     @property
     def client(self) -> Client:
@@ -166,7 +164,6 @@ class Session:
 
     async def call(self, tool: str, arguments: dict[str, Any]) -> Answer:
         """Asks a tool of the server. Raises ServerFailed."""
-        self.calls += 1
         with translated(self):
             async with asyncio.timeout(self.timeout_s + 1):
                 said = await self.client.session.call_tool(
@@ -230,7 +227,12 @@ def offer(name: str, schema: dict[str, Any], description: str) -> Offered:
         read_json(data, max_bytes=MOST_SCHEMA)
     except (ValueError, BadBody, RecursionError):
         raise failed("tool_malformed") from None
-    return Offered(name, schema, fingerprint(schema).hex(), description.replace("\x00", "")[:1000])
+    return Offered(name, schema, fingerprint(schema).hex(), kept(description, 1000))
+
+
+def kept(text: str, most: int) -> str:
+    """A server's words as Postgres can hold them."""
+    return text.replace("\x00", "")[:most]
 
 
 def read(said: CallToolResult) -> Answer:

@@ -42,6 +42,7 @@ from app.writebacks.connectors.wire import (
     Answer,
     Line,
     NoAnswer,
+    at,
     claimed_payload,
     fit_key,
     json_in,
@@ -117,7 +118,7 @@ class HttpJsonReader(Reader):
         if _is_one_of(answer, [find.not_found]):
             return None
         self._refuse(answer)
-        if _at(answer.document, find.key) != key or not isinstance(answer.document, dict):
+        if at(answer.document, find.key) != key or not isinstance(answer.document, dict):
             raise ReadFailed(f"{self.name} answered with another receipt than the one asked for.")
         return answer.document
 
@@ -140,16 +141,16 @@ class HttpJsonReader(Reader):
             asked[said.list.filters[name]] = parameter(value)
         answer = await self._get(said.list.path, {}, asked)
         self._refuse(answer)
-        rows = _at(answer.document, said.list.items)
+        rows = at(answer.document, said.list.items)
         if not isinstance(rows, list):
             raise ReadFailed(f"The list of {self.name} has an unexpected shape.")
         items = tuple(self._item(kind, said, said.list, row) for row in rows[:limit])
-        following = _at(answer.document, said.list.next) if said.list.next else None
+        following = at(answer.document, said.list.next) if said.list.next else None
         return Page(items, following if isinstance(following, str) and following and said.list.cursor else None)
 
     def _item(self, kind: str, said: KindOfRecord, listing: Listing, row: Any) -> Observed:
-        id, fields = _at(row, listing.id), _at(row, said.read.fields if listing.fields is None else listing.fields)
-        version = _version(_at(row, listing.version), said.read.version.type)
+        id, fields = at(row, listing.id), at(row, said.read.fields if listing.fields is None else listing.fields)
+        version = _version(at(row, listing.version), said.read.version.type)
         if not isinstance(id, str | int) or isinstance(id, bool) or not isinstance(fields, dict) or version is None:
             raise ReadFailed(f"A record in the list of {self.name} has an unexpected shape.")
         return Observed(kind, str(id), _renamed(said, fields), version, clock.now())
@@ -157,15 +158,15 @@ class HttpJsonReader(Reader):
     def _observed(self, kind: str, document: Any, headers: Mapping[str, str] | None, record_id: str) -> Observed:
         """A record document as an observation of the record that was asked for."""
         said = self._kind(kind)
-        fields, where = _at(document, said.read.fields), said.read.version
+        fields, where = at(document, said.read.fields), said.read.version
         raw = (
             (headers.get(where.header) if headers is not None else None)
             if where.header
-            else _at(document, where.pointer or "")
+            else at(document, where.pointer or "")
         )
         version = _version(raw, where.type)
         if said.read.id is not None:
-            shown = _at(document, said.read.id)
+            shown = at(document, said.read.id)
             if isinstance(shown, bool) or not isinstance(shown, str | int) or str(shown) != record_id:
                 raise ReadFailed(f"{self.name} answered with another record than the one asked for.")
         if not isinstance(fields, dict) or version is None:
@@ -220,8 +221,8 @@ class HttpJsonReader(Reader):
         said = self._said.refusals
         if said is None or answer.status < 400 or answer.document is NOTHING:
             return None
-        code = _at(answer.document, said.code)
-        status = _at(answer.document, said.status) if said.status else answer.status
+        code = at(answer.document, said.code)
+        status = at(answer.document, said.status) if said.status else answer.status
         if answer.media_type != said.media_type or status != answer.status or isinstance(status, bool):
             return None
         return code if isinstance(code, str) and code else None
@@ -229,7 +230,7 @@ class HttpJsonReader(Reader):
     def _told(self, answer: Answer) -> str:
         """The target's own sentence, bounded: it is stored and shown."""
         said = self._said.refusals
-        detail = _at(answer.document, said.detail) if said and said.detail else NOTHING
+        detail = at(answer.document, said.detail) if said and said.detail else NOTHING
         more = f": {detail[:500]}" if isinstance(detail, str) else "."
         return f"{self.name} answered {answer.status} {(answer.code or '')[:100]}{more}"
 
@@ -291,7 +292,7 @@ class HttpJsonWriter(HttpJsonReader):
 
     def _proof(self, operation: Operation, answer: Answer, payload: Payload, key: str) -> dict[str, Any]:
         for where, wanted in operation.receipt.items():
-            found = _at(answer.document, where) if answer.document is not NOTHING else NOTHING
+            found = at(answer.document, where) if answer.document is not NOTHING else NOTHING
             if not _says(found, {"{key}": key, "{id}": payload.record_id}.get(str(wanted), wanted)):
                 raise Ambiguous(f"{self.name} answered {answer.status} without the receipt of this change.")
         if isinstance(answer.document, dict) and operation.receipt:
@@ -302,7 +303,7 @@ class HttpJsonWriter(HttpJsonReader):
         """Stale, with the record as it is now; or Ambiguous, when the record does not bear the answer out."""
         try:
             if operation.current is not None:
-                current = self._observed(payload.kind, _at(answer.document, operation.current), None, payload.record_id)
+                current = self._observed(payload.kind, at(answer.document, operation.current), None, payload.record_id)
             else:
                 current = await self.read(payload.kind, payload.record_id)
         except RecordMissing as gone:
@@ -323,19 +324,6 @@ def _is_one_of(answer: Answer, signs: list[Sign]) -> bool:
 
 
 # --- values
-
-
-def _at(document: Any, where: str) -> Any:
-    """What a JSON Pointer leads to, or NOTHING."""
-    for part in where.split("/")[1:]:
-        name = part.replace("~1", "/").replace("~0", "~")
-        if isinstance(document, dict) and name in document:
-            document = document[name]
-        elif isinstance(document, list) and re.fullmatch(r"0|[1-9][0-9]{0,6}", name) and int(name) < len(document):
-            document = document[int(name)]
-        else:
-            return NOTHING
-    return document
 
 
 def _says(found: Any, wanted: str | int | bool) -> bool:

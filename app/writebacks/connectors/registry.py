@@ -7,13 +7,21 @@ environment, under the name that the database gave the connector (`account`), wi
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 from pydantic import SecretStr, ValidationError
 
 from app import outbound
 from app.writebacks.connectors import NotConfigured, NoWriteCredential, Reader, Writer
-from app.writebacks.connectors.definitions import Capabilities, Common, Drill, SampleCrm, Tryton
+from app.writebacks.connectors.definitions import (
+    BadDefinition,
+    Capabilities,
+    Common,
+    Drill,
+    SampleCrm,
+    Tryton,
+    joined,
+    place,
+)
 from app.writebacks.connectors.definitions.http_json import HttpJson
 from app.writebacks.connectors.definitions.postgresql import PostgreSql
 from app.writebacks.connectors.drill import DrillTarget
@@ -52,14 +60,6 @@ class Definition:
         return self.body.get("read_by") == "executor"
 
 
-class BadDefinition(Exception):
-    """The definition is none of its kind. errors: pointers into it, with what is wrong there."""
-
-    def __init__(self, errors: list[dict[str, str]]) -> None:
-        super().__init__(f"{errors[0]['pointer']}: {errors[0]['detail']}")
-        self.errors = errors
-
-
 @dataclass(frozen=True)
 class Kind:
     """What a kind's definitions look like, and how they become readers and writers."""
@@ -79,7 +79,7 @@ def parse(kind: str, body: Mapping[str, Any]) -> Any:
     try:
         return known.model.model_validate(body)
     except ValidationError as refused:
-        raise BadDefinition([_error(one) for one in refused.errors()[:20]]) from None
+        raise BadDefinition.of(refused) from None
 
 
 def check(kind: str, body: Mapping[str, Any], settings: ConnectorSettings) -> Any:
@@ -170,21 +170,6 @@ def _plain(token: SecretStr | str | None) -> str:
     return token.get_secret_value() if isinstance(token, SecretStr) else token or ""
 
 
-def _error(one: Any) -> dict[str, str]:
-    parts = [str(part).replace("~", "~0").replace("/", "~1") for part in one["loc"]]
-    return {"pointer": "/" + "/".join(parts) if parts else "", "detail": one["msg"].removeprefix("Value error, ")}
-
-
-def place(url: str) -> str:
-    """`host:port` of a URL."""
-    parts = urlsplit(url)
-    return _joined(parts.hostname or "", parts.port or outbound.PORTS.get(parts.scheme, 0))
-
-
-def _joined(host: str, port: int) -> str:
-    return f"{f'[{host}]' if ':' in host else host}:{port}"
-
-
 # --- the kinds
 
 
@@ -208,7 +193,7 @@ def _base_host(model: HttpJson | Tryton, _: ConnectorSettings) -> tuple[str, str
 
 
 def _postgres_host(model: PostgreSql, _: ConnectorSettings) -> tuple[str, str]:
-    return "/host", _joined(model.host, model.port)
+    return "/host", joined(model.host, model.port)
 
 
 def _allowed(model: Any, settings: ConnectorSettings) -> frozenset[str]:

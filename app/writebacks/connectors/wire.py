@@ -98,6 +98,19 @@ def json_in(body: bytes, *, distinct: bool = False) -> Any:
         return NOTHING
 
 
+def at(document: Any, where: str) -> Any:
+    """What a JSON Pointer leads to, or NOTHING."""
+    for part in where.split("/")[1:]:
+        name = part.replace("~1", "/").replace("~0", "~")
+        if isinstance(document, dict) and name in document:
+            document = document[name]
+        elif isinstance(document, list) and re.fullmatch(r"0|[1-9][0-9]{0,6}", name) and int(name) < len(document):
+            document = document[int(name)]
+        else:
+            return NOTHING
+    return document
+
+
 def seconds(retry_after: str | None) -> float | None:
     return min(float(retry_after), 3600.0) if retry_after and retry_after.isascii() and retry_after.isdigit() else None
 

@@ -3,27 +3,55 @@
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from app import outbound
+from app.http.edge import entry
 
 
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-def address(value: str) -> str:
-    """A base URL: scheme, host and perhaps a path, and nothing that would end up in the middle of a request's URL."""
+class BadDefinition(Exception):
+    """The definition is none of its kind. errors: pointers into it, with what is wrong there."""
+
+    def __init__(self, errors: list[dict[str, str]]) -> None:
+        super().__init__(f"{errors[0]['pointer']}: {errors[0]['detail']}")
+        self.errors = errors
+
+    @classmethod
+    def of(cls, refused: ValidationError) -> "BadDefinition":
+        return cls([entry(("body", *one["loc"]), one["msg"]) for one in refused.errors()[:20]])
+
+
+def endpoint(value: str) -> str:
+    """A URL with nothing behind its path; whether its host may be called is asked later."""
     try:
         host = (urlsplit(value).hostname or "").lower()
-        problem = outbound.unfit(value, frozenset({host}))  # whether the host is listed is asked later
+        problem = outbound.unfit(value, frozenset({host}))
     except ValueError:
         problem = "is not a URL"
     if problem is not None:
         raise ValueError(problem)
     if "?" in value or "#" in value:
         raise ValueError("must have no query and no fragment")
-    return value.rstrip("/")
+    return value
+
+
+def address(value: str) -> str:
+    """A base URL: scheme, host and perhaps a path, and nothing that would end up in the middle of a request's URL."""
+    return endpoint(value).rstrip("/")
+
+
+def place(url: str) -> str:
+    """`host:port` of a URL."""
+    parts = urlsplit(url)
+    return joined(parts.hostname or "", parts.port or outbound.PORTS.get(parts.scheme, 0))
+
+
+def joined(host: str, port: int) -> str:
+    return f"{f'[{host}]' if ':' in host else host}:{port}"
 
 
 BaseUrl = Annotated[str, Field(min_length=8, max_length=500), AfterValidator(address)]
