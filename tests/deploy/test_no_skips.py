@@ -32,7 +32,9 @@ def test_a_skipped_test_fails_the_run_only_in_ci(
         str(tmp_path),
     ]
     given = {name: value for name, value in os.environ.items() if not name.startswith(("CI_NO", "PYTEST"))}
-    given["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # the plugins that other tests need take longer to import than all of this
+    given["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = (
+        "1"  # the plugins that other tests need take longer to import than all of this
+    )
     done = subprocess.run(
         [*command, "--rootdir", str(tmp_path)],
         cwd=REPOSITORY, env=given | environment, capture_output=True, text=True, timeout=60,

@@ -12,7 +12,7 @@ import httpx
 import jsonschema_rs
 
 from app.reference.document import EXAMPLES
-from tests.http.examples import note
+from tests.http.examples import note, write
 from tests.release.scene import bring, look_after, signed
 from tests.rooms.test_routes import LEAVE_FACTS, PROBES, attest
 from tests.tools.registered import entry, plant
@@ -236,7 +236,7 @@ async def test_answers_fit_what_is_published(world: World) -> None:
     missing = every - seen - PROBES
     assert not missing, f"ask for these too: {missing}"
     if os.environ.get("UPDATE_SNAPSHOTS"):
-        EXAMPLES.write_text(json.dumps(dict(sorted(examples.items())), indent=1, ensure_ascii=False) + "\n")
+        write(examples, EXAMPLES)
 
 
 def fits(document: dict[str, Any], answer: httpx.Response) -> str:
