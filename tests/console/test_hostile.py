@@ -116,7 +116,7 @@ async def hostile_change(world: World, payloads: list[str]) -> tuple[dict[str, A
     dispatch = await world.dispatch(
         mission_type="crm_lead_intelligence",
         user_goal=everything[:2000],
-        labels={named(one): one[:60] for one in payloads},
+        labels={named(one).replace(":", " "): one[:60] for one in payloads},
     )
     listed = await world.colony.tool(dispatch, "crm.list", kind="lead", limit=1)
     found = await world.colony.tool(dispatch, "workspace.search", query="rollback", limit=20)
