@@ -1,9 +1,10 @@
 """What a process that serves HTTP does with its apps: opens them, measures them, serves them, and drains them at the end."""
 
 import asyncio
+import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from functools import lru_cache
 from typing import Any, Literal, Protocol
 
@@ -15,7 +16,9 @@ from app.http.joined import Joined
 from app.process import set_when_told_to_stop
 from app.telemetry import without_query
 
-LATE_S = 0.5  # at the end of a server: who is connected already and has not asked yet is waited for
+LATE_S = (
+    0.25  # twice at the end of a server: who is just connecting, or is connected and has not asked yet, is waited for
+)
 
 
 class Held(Protocol):
@@ -152,12 +155,39 @@ class Server(uvicorn.Server):
             raise
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Nobody new is heard. Who has connected already may have asked: that is read, and answered as the last."""
+        """Who has connected by now is still heard: a request on its way is read, and answered as the last of its connection.
+
+        The port stays open meanwhile, and what the kernel has let in by its end is taken in: closing it resets the rest.
+        """
+        self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
+        doors = [socket.socket(fileno=os.dup(one.fileno())) for server in self.servers for one in server.sockets]
+        await asyncio.sleep(LATE_S)
         for listening in self.servers:
             listening.close()
-        self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
+        for door in doors:
+            with door:
+                await self.take_in(door)
         await asyncio.sleep(LATE_S)
         await super().shutdown(sockets)
+
+    async def take_in(self, door: socket.socket) -> None:
+        """Everybody who has connected to a port that nobody listens at any more."""
+        door.setblocking(False)
+        taken = []
+        with suppress(OSError):  # that nobody is left says it so, too
+            while True:
+                taken.append(door.accept()[0])
+        door.close()
+        for one in taken:
+            one.setblocking(False)
+            with suppress(OSError):  # gone already
+                await asyncio.get_running_loop().connect_accepted_socket(self.protocol, one)
+
+    def protocol(self) -> asyncio.Protocol:
+        made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return made
 
 
 def server(app: Any, host: str, port: int, lifespan: Literal["on", "off"] = "off") -> Server:

@@ -10,7 +10,9 @@ import httpx
 LONG, MANY = 160, 2
 HIDDEN = {"secret": "mr_…", "public_key": "…"}
 # what is another each time: ids, times, hashes, keys, signatures, how long something took
-VARIES = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}|\d{4}-\d\d-\d\dT[\d:.]+Z|\b[0-9a-f]{16,}|mr_[0-9a-f]{8}|[A-Za-z0-9+/_-]{40,}=*|\d+")
+VARIES = re.compile(
+    r"[0-9a-f]{8}-[0-9a-f-]{27}|\d{4}-\d\d-\d\dT[\d:.]+Z|\b[0-9a-f]{16,}|mr_[0-9a-f]{8}|[A-Za-z0-9+/_-]{40,}=*|\d+"
+)
 
 
 def note(examples: dict[str, Any], operation: str, answer: httpx.Response) -> None:

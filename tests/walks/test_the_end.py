@@ -76,7 +76,9 @@ async def rewrite(owner_url: str, mission: str) -> tuple[str, int, str]:
                    FROM ledger p WHERE l.subject = $1 AND l.seq = $2 AND p.subject = $1 AND p.seq = $2 - 1""",
                 mission, seq,
             )  # fmt: skip
-        for trigger in await owner.fetch("SELECT tgname FROM pg_trigger WHERE tgrelid = 'ledger'::regclass AND NOT tgisinternal"):
+        for trigger in await owner.fetch(
+            "SELECT tgname FROM pg_trigger WHERE tgrelid = 'ledger'::regclass AND NOT tgisinternal"
+        ):
             await owner.execute(f"ALTER TABLE ledger ENABLE ALWAYS TRIGGER {trigger['tgname']}")
         return mission, 2, await owner.fetchval("SELECT type FROM ledger WHERE subject = $1 AND seq = 2", mission)
     finally:
