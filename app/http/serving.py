@@ -16,9 +16,7 @@ from app.http.joined import Joined
 from app.process import set_when_told_to_stop
 from app.telemetry import without_query
 
-LATE_S = (
-    0.25  # twice at the end of a server: who is just connecting, or is connected and has not asked yet, is waited for
-)
+LATE_S = 0.25  # waited twice at the end of a server: for who is just connecting, then for who has not asked yet
 
 
 class Held(Protocol):
@@ -165,13 +163,12 @@ class Server(uvicorn.Server):
         for listening in self.servers:
             listening.close()
         for door in doors:
-            with door:
-                await self.take_in(door)
+            await self.take_in(door)
         await asyncio.sleep(LATE_S)
         await super().shutdown(sockets)
 
     async def take_in(self, door: socket.socket) -> None:
-        """Everybody who has connected to a port that nobody listens at any more."""
+        """Takes in everybody who has connected to a port that nobody listens at any more, and closes it."""
         door.setblocking(False)
         taken = []
         with suppress(OSError):  # that nobody is left says it so, too

@@ -118,14 +118,21 @@ async def all_published(world: World) -> Any:
 
 
 async def everything_once(world: World, consumer: Consumer) -> None:
-    """Waits until every fact was consumed; then each mission's are there in the order of its chain, and nothing else is."""
+    """Waits until every fact was consumed; then each mission's are there in the order of its chain, and nothing else is.
+
+    So they are on the stream, too: a consumer puts right what a broken connection has mixed up, and would hide a wrong order.
+    """
     facts = await ledger_of(world)
     wanted = {id for id, _, _ in facts}
     await consumer.until(lambda: wanted <= consumer.ids)
     assert consumer.ids == wanted
-    for subject in {subject for _, subject, _ in facts}:
-        seqs = [json.loads(one.payload)["seq"] for one in consumer.got if one.subject == subject]
-        assert seqs == list(range(1, len(seqs) + 1)), subject
+    for where, got in (("consumed", consumer.got), ("on the stream", await stored(consumer.server))):
+        seqs: dict[str, list[int]] = {}
+        for one in got:
+            seqs.setdefault(one.subject, []).append(json.loads(one.payload)["seq"])
+        assert len(seqs) == len({subject for _, subject, _ in facts})
+        for subject, each in seqs.items():
+            assert each == list(range(1, len(each) + 1)), (where, subject)
 
 
 @asynccontextmanager

@@ -68,10 +68,11 @@ class Instance:
         return found
 
     def kill(self, name: str) -> None:
-        """kill -9, and wait until its successor is known."""
+        """kill -9, and wait until `up` has said that it is started again, and under which pid its successor is known."""
         victim = self.pid(name)
         os.kill(victim, signal.SIGKILL)
-        until(lambda: self.pid(name) != victim, f"{name} is started again")
+        back = self.hear(rf"{name} \(pid {victim}\) was ended by signal 9; started again as pid (\d+)\.")
+        until(lambda: self.pid(name) == int(back[1]), f"up.json names the new {name}")
 
     def sql(self, statement: str, *values: Any) -> list[Any]:
         async def run() -> list[Any]:
