@@ -105,11 +105,14 @@ def bootstrap(as_json: AsJson = False) -> None:
 
 def migrate(as_json: AsJson = False) -> None:
     """Bring the database of ADMIN_DATABASE_URL to the newest schema."""
-    from app.migrate import head, upgrade
+    from app.migrate import Ahead, upgrade
 
     with database_errors() as settings:
-        upgrade(settings.secret("admin_database_url"), settings.database_role_prefix)
-    emit({"head": head()}) if as_json else show.line(f"The schema is up to date at {head()}.")
+        try:
+            at = upgrade(settings.secret("admin_database_url"), settings.database_role_prefix)
+        except Ahead as newer:
+            raise Failed(f"{newer}.", 1) from newer
+    emit({"head": at}) if as_json else show.line(f"The schema is up to date at {at}.")
 
 
 def _base_url(text: str) -> str:

@@ -3,9 +3,10 @@
 import asyncio
 
 from fastapi import APIRouter, Request, Response
+from sqlalchemy import text
 
 from app.db import Database
-from app.migrate import head
+from app.migrate import FITS, head
 
 probes = APIRouter(include_in_schema=True, tags=["probes"])
 PROBE_S = 2.0
@@ -34,14 +35,15 @@ async def startupz(request: Request) -> Response:
 
 @probes.get("/readyz", operation_id="readyz", summary="May it get traffic?", response_class=Response)
 async def readyz(request: Request) -> Response:
-    """Postgres answers, its schema is the one this code knows, and the process is not draining."""
+    """Postgres answers, this code fits its schema, and the process is not draining."""
     state = request.app.state
-    return plain(state.started and not state.draining and await schema_is_current(state.database))
+    return plain(state.started and not state.draining and await fits_the_schema(state.database))
 
 
-async def schema_is_current(database: Database) -> bool:
+async def fits_the_schema(database: Database) -> bool:
     try:
         async with asyncio.timeout(PROBE_S), database.read() as session:
-            return bool(await session.scalar("SELECT version_num FROM migration") == head())
+            found = await session.first(text(FITS), {"head": head()})
+            return found is not None and bool(found.fits)
     except Exception:  # whatever is wrong, it is not ready
         return False

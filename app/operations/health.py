@@ -17,7 +17,7 @@ from app.boundary import colony_trouble
 from app.boundary.dispatch import EFFECTS
 from app.components import Component
 from app.db import ReadSession
-from app.http.probes import PROBE_S, schema_is_current
+from app.http.probes import PROBE_S, fits_the_schema
 from app.ledger.store import UNREACHABLE, Store
 from app.missions.tools import beyond_workspace
 from app.operations.liveness import last_look
@@ -95,7 +95,7 @@ async def look(state: Any) -> None:
 
 async def look_at_database(state: Any) -> None:
     database: Component = state.components["database"]
-    if await schema_is_current(state.database):
+    if await fits_the_schema(state.database):
         database.succeeded()
     else:
         database.failed("no answer, or another schema")

@@ -14,7 +14,7 @@ from sqlalchemy import text
 from app.boundary import colony_trouble
 from app.clock import now
 from app.db import Database, ReadSession
-from app.http.probes import PROBE_S, schema_is_current
+from app.http.probes import PROBE_S, fits_the_schema
 from colony_client.client import ColonyClient
 
 DRILLS = text("SELECT drill, id, state, reason, build, finished_at FROM newest_drills()")
@@ -102,7 +102,7 @@ async def verdicts(session: ReadSession) -> dict[str, Told]:
 
 async def probe_from_inside(database: Database, colony: ColonyClient, draining: bool) -> Probes:
     """As the root sees itself and the colony. Before any transaction: nothing outside is asked while one is open."""
-    root, other = await asyncio.gather(schema_is_current(database), probed(colony_trouble(colony)))
+    root, other = await asyncio.gather(fits_the_schema(database), probed(colony_trouble(colony)))
     detail = "The root is shutting down." if draining else "The root's database does not answer, or has another schema."
     return Probes(Probe(True, now()) if root and not draining else Probe(False, now(), detail), other)
 

@@ -15,7 +15,7 @@ from sqlalchemy import text
 from app import artifacts
 from app.db import ReadSession
 from app.ladder import ladder
-from app.migrate import head
+from app.migrate import FITS, head
 from app.packet import assemble
 from app.release.around import Around, Probe
 from colony_client.artifacts import ReviewPacket
@@ -98,11 +98,12 @@ def of(kind: str, ids: Iterable[Any]) -> tuple[Evidence, ...]:
 
 
 async def schema(session: ReadSession, around: Around) -> Seen:
-    found = await session.scalar("SELECT version_num FROM migration")
-    if found != head():
-        reason = f"The database is at migration {found}, and this build wants {head()}: run mission-root migrate."
-        return Seen("fail", reason, of("migration", [found]), around.at)
-    return Seen("pass", None, of("migration", [found]), around.at)
+    found = await session.first(text(FITS), {"head": head()})
+    at = found.version_num if found is not None else "none"
+    if found is None or not found.fits:
+        reason = f"The database is at migration {at}, and this build wants {head()}: run mission-root migrate."
+        return Seen("fail", reason, of("migration", [at]), around.at)
+    return Seen("pass", None, of("migration", [at]), around.at)
 
 
 async def root(session: ReadSession, around: Around) -> Seen:

@@ -10,6 +10,7 @@ from sqlalchemy.util import await_only
 
 revision = "0001"
 down_revision = None
+oldest = "0001"  # the first code that runs on it
 
 PARTS = Path(__file__).parent.parent / "sql" / "0001"
 
@@ -21,4 +22,7 @@ def upgrade() -> None:
         statements = part.read_text().replace("{prefix}", prefix)
         # asyncpg's simple query protocol takes a whole script at once; SQLAlchemy's prepared path does not.
         await_only(driver.execute(statements))
+    op.execute(
+        "ALTER TABLE migration ADD COLUMN fits text[] NOT NULL DEFAULT '{}'"
+    )  # heads of the code that runs on this schema
     op.execute(f'GRANT SELECT ON migration TO "{prefix}_api", "{prefix}_worker", "{prefix}_registrar"')

@@ -1,25 +1,85 @@
-"""One root takes another's place under load, as an orchestrator does it: no request fails, and nothing is lost or doubled."""
+"""A version takes another's place under load, as an orchestrator does it: no request fails, and nothing is lost or doubled.
+
+The next version is a copy of this one with a migration more, and with code that does not run without it.
+"""
 
 import asyncio
 import os
+import shutil
 import signal
 import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import asyncpg
 import httpx
+import pytest
 
 from app.embedded import free_port
+from app.migrate import Ahead, upgrade
 from app.supervisor.plan import SURROUNDINGS
 from tests.conftest import DEMO, Cluster, fresh
 from tests.world.world import COLONY_KEY, REGISTRAR_KEY, SIGNING_KEY
 
 CALLERS = 6
 EXIT_WITHIN_S = 10.0
+REPOSITORY = Path(__file__).parents[2]
+PREFIX = "mission_root"
+
+EXPAND = """
+revision = "0002"
+down_revision = "0001"
+oldest = "0001"  # a column more: whoever does not know it goes on
+
+def upgrade() -> None:
+    from alembic import context, op
+
+    op.execute("ALTER TABLE mission ADD COLUMN colour text NOT NULL DEFAULT 'none'")
+    op.execute(f"GRANT SELECT (colour) ON mission TO {context.config.attributes['prefix']}_api")
+"""
+CONTRACT = """
+revision = "0003"
+down_revision = "0002"
+oldest = "0002"  # the column replaces another one, so to speak: whoever still looks for that is shut out
+
+def upgrade() -> None:
+    pass
+"""
+
+
+class Version:
+    """Another version of the product: its code in a folder of its own, with migrations that this one does not have."""
+
+    def __init__(self, folder: Path, **migrations: str) -> None:
+        self.folder = folder
+        for name in ("app", "colony_client", "migrations"):
+            shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        for name, source in migrations.items():
+            (folder / "migrations" / "versions" / f"{name}.py").write_text(source)
+        probes = folder / "app" / "http" / "probes.py"
+        looks = "session.first(text(FITS)"
+        assert looks in probes.read_text()
+        new = 'session.execute(text("SELECT colour FROM mission LIMIT 1")) and await session.first(text(FITS)'
+        probes.write_text(probes.read_text().replace(looks, new))
+
+    async def migrate(self, admin_url: str) -> str:
+        """Brings a database to this version's schema; where it is then."""
+        code = "import sys; from app.migrate import upgrade; print(upgrade(*sys.argv[1:]))"
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-P", "-c", code, admin_url, PREFIX,
+            env=surroundings() | {"PYTHONPATH": str(self.folder)}, stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        said, _ = await process.communicate()
+        assert process.returncode == 0
+        return said.decode().strip()
+
+
+def surroundings() -> dict[str, str]:
+    return {name: os.environ[name] for name in SURROUNDINGS if name in os.environ}
 
 
 @dataclass
@@ -33,11 +93,16 @@ class RootProcess:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    async def ready(self) -> bool:
+        async with httpx.AsyncClient(trust_env=False) as http:
+            return (await http.get(f"{self.url}/readyz")).status_code == 200
+
 
 @asynccontextmanager
-async def root(cluster: Cluster, database: str) -> AsyncIterator[RootProcess]:
+async def root(cluster: Cluster, database: str, version: Version | None = None) -> AsyncIterator[RootProcess]:
+    """Ready to be asked. version: another one than this."""
     port = free_port()
-    environment = {name: os.environ[name] for name in SURROUNDINGS if name in os.environ} | {
+    environment = surroundings() | {
         "HOST": "127.0.0.1",
         "PORT": str(port),
         "INTERNAL_PORT": str(free_port()),
@@ -49,19 +114,22 @@ async def root(cluster: Cluster, database: str) -> AsyncIterator[RootProcess]:
         "REGISTRAR_KEY": REGISTRAR_KEY,
         "LOG_LEVEL": "warning",
     }
+    if version is not None:
+        environment["PYTHONPATH"] = str(version.folder)
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-P", "-c", "from app.main import run; run()", env=environment
     )
+    made = RootProcess(process, port)
     try:
-        async with httpx.AsyncClient(trust_env=False) as http, asyncio.timeout(60):
+        async with asyncio.timeout(60):
             while True:
                 try:
-                    if (await http.get(f"http://127.0.0.1:{port}/readyz")).status_code == 200:
+                    if await made.ready():
                         break
                 except httpx.HTTPError:
                     assert process.returncode is None, "it has ended"
                 await asyncio.sleep(0.05)
-        yield RootProcess(process, port)
+        yield made
     finally:
         if process.returncode is None:
             process.kill()
@@ -150,14 +218,20 @@ async def wait_for_facts(url: str, key: str, mission: str) -> int:
         return answer.status_code
 
 
-async def test_no_request_fails_while_one_root_takes_anothers_place(cluster: Cluster, demo: dict[str, str]) -> None:
+async def test_no_request_fails_while_a_version_takes_anothers_place(
+    cluster: Cluster, demo: dict[str, str], tmp_path: Path
+) -> None:
+    following = Version(tmp_path / "next", second=EXPAND)
     async with fresh(cluster, DEMO, f"test_{os.getpid()}_rolling") as database, root(cluster, database) as old:
         balancer = Balancer([old.port])
         load = Load(await balancer.start(), demo["submitter"])
         callers = [asyncio.create_task(load.call(number)) for number in range(CALLERS)]
         try:
             await load.reaches(10)
-            async with root(cluster, database) as new:
+            assert await following.migrate(cluster.url("admin", database)) == "0002"
+            assert await old.ready(), "the older version goes on beside what the newer one has added"
+            await load.reaches(10)
+            async with root(cluster, database, following) as new:
                 await load.reaches(10)
                 mission = next(iter(load.accepted))
                 poll = asyncio.create_task(wait_for_facts(old.url, demo["submitter"], mission))
@@ -182,3 +256,22 @@ async def test_no_request_fails_while_one_root_takes_anothers_place(cluster: Clu
             load.stopping = True
             await asyncio.gather(*callers, return_exceptions=True)
             await balancer.close()
+
+
+async def test_an_older_version_comes_back_until_what_it_needs_is_gone(
+    cluster: Cluster, demo: dict[str, str], tmp_path: Path
+) -> None:
+    following = Version(tmp_path / "next", second=EXPAND)
+    last = Version(tmp_path / "last", second=EXPAND, third=CONTRACT)
+    async with fresh(cluster, DEMO, f"test_{os.getpid()}_back") as database:
+        admin = cluster.url("admin", database)
+        await following.migrate(admin)
+        assert await asyncio.to_thread(upgrade, admin, PREFIX) == "0002", "its own job of before has nothing to do"
+        async with root(cluster, database) as old, root(cluster, database, following) as new:
+            assert await last.migrate(admin) == "0003"
+            assert not await old.ready(), "it gets no request that it could only fail"
+            assert await new.ready()
+            with pytest.raises(
+                Ahead, match="0003, where code that knows 0001 does not run any more: use the newer build"
+            ):
+                await asyncio.to_thread(upgrade, admin, PREFIX)

@@ -181,10 +181,10 @@ async def test_probes(world: World) -> None:
             "text/plain; charset=utf-8",
         )
     connection = await inspector(world)
-    await connection.execute("UPDATE migration SET version_num = 'another'")
+    await connection.execute("UPDATE migration SET version_num = 'another', fits = '{another}'")
     assert (await world.anybody.get("/readyz")).status_code == 503
     assert (await world.anybody.get("/livez")).status_code == 200
-    await connection.execute("UPDATE migration SET version_num = $1", head())
+    await connection.execute("UPDATE migration SET version_num = $1::text, fits = ARRAY[$1::text]", head())
     assert (await world.anybody.get("/readyz")).status_code == 200
     await connection.execute("ALTER TABLE migration RENAME TO elsewhere")
     assert (await world.anybody.get("/readyz")).status_code == 503

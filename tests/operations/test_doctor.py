@@ -85,7 +85,7 @@ async def test_a_schema_that_somebody_changed_by_hand(world: World) -> None:
 
 
 async def test_another_schema(world: World) -> None:
-    await (await inspector(world)).execute("UPDATE migration SET version_num = 'older'")
+    await (await inspector(world)).execute("UPDATE migration SET version_num = 'older', fits = '{older}'")
     failed(await line(world, "migration"), "older")
 
 
@@ -210,7 +210,7 @@ async def test_the_command_says_it_and_ends_by_it(
     assert well.returncode == 0, well.stdout + well.stderr
     found = json.loads(well.stdout)
     assert found["healthy"] and [one["name"] for one in found["lines"]] == list(NAMES)
-    await (await inspector(world)).execute("UPDATE migration SET version_num = 'older'")
+    await (await inspector(world)).execute("UPDATE migration SET version_num = 'older', fits = '{older}'")
     ill = await asyncio.to_thread(run)
     assert ill.returncode == 1 and "FAIL migration" in ill.stdout and "mission-root migrate" in ill.stdout
     assert ill.stderr == f"mission-root: 1 of {len(NAMES)} lines failed: migration.\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from alembic.script import ScriptDirectory
 
-from app.migrate import MIGRATIONS, head
+from app.migrate import MIGRATIONS, fitting, head, history
 
 
 @pytest.fixture
@@ -23,18 +23,35 @@ def test_the_head_is_what_alembic_says() -> None:
 def test_it_goes_on_being_that_with_every_migration_that_alembic_adds(copy: Path) -> None:
     for number in ("0002", "ffff", "0003"):
         ScriptDirectory(str(copy)).generate_revision(number, "says more", head="head")
-        head.cache_clear()
+        history.cache_clear()
         assert head(copy) == ScriptDirectory(str(copy)).get_current_head() == number
     (copy / "versions" / "0001_first.py").rename(copy / "versions" / "zzzz_first.py")
-    head.cache_clear()
+    history.cache_clear()
     assert head(copy) == "0003"
 
 
 def test_two_heads_are_none(copy: Path) -> None:
     for number in ("0002", "0003"):
         ScriptDirectory(str(copy)).generate_revision(number, "beside", head="0001", splice=True)
-    with pytest.raises(ValueError, match="unpack"):
+    history.cache_clear()
+    with pytest.raises(ValueError, match="not one line"):
         head(copy)
+
+
+def test_who_fits_follows_from_what_each_migration_says(copy: Path) -> None:
+    """A migration that takes something away shuts out code that used it, whatever the ones after it say."""
+    said = {"0002": "0001", "0003": "0002", "0004": "0001", "0005": "0005"}
+    fits = {"0002": ["0001", "0002"], "0003": ["0002", "0003"], "0004": ["0002", "0003", "0004"], "0005": ["0005"]}
+    for number, oldest in said.items():
+        made = ScriptDirectory(str(copy)).generate_revision(number, "says more", head="head")
+        assert made is not None
+        history.cache_clear()
+        with pytest.raises(ValueError, match=f"{number} has to say"):
+            fitting(copy)
+        path = Path(made.path)
+        path.write_text(path.read_text().replace("oldest = None", f"oldest = {oldest!r}"))
+        history.cache_clear()
+        assert fitting(copy) == fits[number]
 
 
 def test_a_process_that_serves_does_not_load_what_only_others_need() -> None:

@@ -186,11 +186,11 @@ async def test_a_process_without_its_database_is_alive_and_not_ready(world: Worl
 async def test_a_process_with_another_schema_is_not_ready(world: World) -> None:
     connection = await inspector(world)
     head = await connection.fetchval("SELECT version_num FROM migration")
-    await connection.execute("UPDATE migration SET version_num = 'older'")
+    await connection.execute("UPDATE migration SET version_num = 'older', fits = '{older}'")
     assert (await world.anybody.get("/readyz")).status_code == 503
     assert (await world.anybody.get("/livez")).status_code == 200
     assert component(await status(world), "database")["state"] == "degraded"
-    await connection.execute("UPDATE migration SET version_num = $1", head)
+    await connection.execute("UPDATE migration SET version_num = $1::text, fits = ARRAY[$1::text]", head)
     assert (await world.anybody.get("/readyz")).status_code == 200
 
 

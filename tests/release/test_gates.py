@@ -51,7 +51,7 @@ def fails(drill: str) -> Cause:
 
 
 async def another_schema(world: World) -> None:
-    await run_sql(world, "UPDATE migration SET version_num = '0000'")
+    await run_sql(world, "UPDATE migration SET version_num = '0000', fits = '{0000}'")
 
 
 async def drains(world: World) -> None:
