@@ -102,7 +102,7 @@ class Callbacks:
     ) -> None:
         self.database, self.nudge, self.lease = database, nudge, lease
         self.batches: Batches[Call, Outcome] = Batches(
-            database, self.run, lambda one: one.size, name="callbacks", connections=connections, wait_ms=wait_ms
+            database.connect, self.run, lambda one: one.size, name="callbacks", connections=connections, wait_ms=wait_ms
         )
 
     async def take(self, call: Call) -> Taken:

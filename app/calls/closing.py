@@ -68,7 +68,7 @@ class Closings:
     def __init__(self, database: Database, nudge: Callable[[Iterable[str]], None], *, wait_ms: int = 1000) -> None:
         self.nudge = nudge
         self.batches: Batches[Ended, None] = Batches(
-            database, self.run, lambda one: one.size, name="closings of calls", connections=1, wait_ms=wait_ms
+            database.connect, self.run, lambda one: one.size, name="closings of calls", connections=1, wait_ms=wait_ms
         )
 
     async def put(self, one: Ended) -> None:

@@ -79,7 +79,7 @@ class Intake:
         self.asking_type: Together[tuple[UUID, str], MissionType | None] = Together()
         self.in_flight: set[tuple[UUID, UUID, str]] = set()
         self.batches: Batches[Judged, Kept] = Batches(
-            database, self.keep, lambda one: one.size, name="intake", connections=connections, wait_ms=wait_ms
+            database.connect, self.keep, lambda one: one.size, name="intake", connections=connections, wait_ms=wait_ms
         )
 
     async def take(self, asked: Asked) -> Answer:
