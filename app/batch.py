@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 import asyncpg
 import structlog
 
-from app.db import unavailable
+from app.db import after_commit, unavailable
 from app.errors import Problem
 from app.telemetry import POOL_EXHAUSTED
 
@@ -41,8 +41,8 @@ class Pending(Generic[Item, Result]):
 
 
 class Batches(Generic[Item, Result]):
-    """run does the items of a batch over one connection, in a transaction of its own, and answers each in turn. What it does once
-    that is committed is done inside `app.db.after_commit`: a batch whose run raises is done again.
+    """run does the items of a batch over one connection, in a transaction of its own, and answers each in turn. A batch whose run
+    raises is done again; so what is counted and told once it is committed is done by told, which fails nobody.
 
     connect opens such a connection. size says of an item how many bytes it brings.
     """
@@ -54,10 +54,11 @@ class Batches(Generic[Item, Result]):
         size: Callable[[Item], int],
         *,
         name: str,
+        told: Callable[[Sequence[Item], Sequence[Result]], None] | None = None,
         connections: int = 2,
         wait_ms: int = 1000,
     ) -> None:
-        self.connect, self.run, self.size, self.name = connect, run, size, name
+        self.connect, self.run, self.size, self.name, self.told = connect, run, size, name, told
         self.connections, self.wait_s = connections, wait_ms / 1000
         self.pending: deque[Pending[Item, Result]] = deque()
         self.riding = 0  # how many are in batches that the database has
@@ -143,7 +144,11 @@ class Batches(Generic[Item, Result]):
             fail_all(together, busy())
             raise
         try:
-            results = await self.run(connection, [one.item for one in together])
+            items = [one.item for one in together]
+            results = await self.run(connection, items)
+            if self.told is not None:
+                with after_commit():
+                    self.told(items, results)
             for one, result in zip(together, results, strict=True):
                 if not one.answer.done():
                     one.answer.set_result(result)

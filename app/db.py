@@ -141,13 +141,14 @@ class Database:
         return rows
 
     @asynccontextmanager
-    async def together(self) -> AsyncIterator[Fetch]:
+    async def together(self, nudges: set[str]) -> AsyncIterator[Fetch]:
         """A few such statements in one transaction, which commits when the block ends without an exception.
 
-        A write session does the same with more around it; whoever uses this lets the nudges go that are asked for.
+        nudges: the channels that the block wants to wake then. A write session does the same with more around it.
         """
         async with self._one() as connection, connection.transaction():
             yield connection.fetch
+        self._wake(nudges)
 
     @asynccontextmanager
     async def _one(self) -> AsyncIterator[asyncpg.Connection]:
@@ -192,9 +193,12 @@ class Database:
             session = WriteSession(connection)
             async with connection.begin():
                 yield session
-        if session.nudges:
+        self._wake(session.nudges)
+
+    def _wake(self, channels: set[str]) -> None:
+        if channels:
             with after_commit():
-                self.on_commit(session.nudges)
+                self.on_commit(channels)
 
     async def close(self) -> None:
         for connection in self._plain:

@@ -24,7 +24,7 @@ from app.budgets.actions import refusal as too_little_left
 from app.caller import Caller
 from app.canonical import sha256
 from app.clock import iso, new_id
-from app.db import Database, ReadSession, after_commit
+from app.db import Database, ReadSession
 from app.errors import Problem
 from app.http.idempotency import in_flight, mismatch, stored_answer
 from app.http.replies import JSON, PROBLEM, etag
@@ -79,7 +79,13 @@ class Intake:
         self.asking_type: Together[tuple[UUID, str], MissionType | None] = Together()
         self.in_flight: set[tuple[UUID, UUID, str]] = set()
         self.batches: Batches[Judged, Kept] = Batches(
-            database.connect, self.keep, lambda one: one.size, name="intake", connections=connections, wait_ms=wait_ms
+            database.connect,
+            self.keep,
+            lambda one: one.size,
+            name="intake",
+            told=self.tell,
+            connections=connections,
+            wait_ms=wait_ms,
         )
 
     async def take(self, asked: Asked) -> Answer:
@@ -255,8 +261,6 @@ class Intake:
         kept: list[Kept] = [None] * len(together)  # type: ignore[list-item]
         for n, outcome, at, status, headers, body in rows:
             kept[n - 1] = Kept(outcome, at, status, json.loads(headers) if headers else None, body)
-        with after_commit():
-            self.tell(together, kept)
         return kept
 
     def tell(self, together: Sequence[Judged], kept: Sequence[Kept]) -> None:

@@ -1,8 +1,8 @@
 """The environment contract: documented completely, and a wrong value stops a process with one sentence."""
 
 import os
-import signal
 import re
+import signal
 import subprocess
 import sys
 from importlib import import_module
@@ -256,9 +256,7 @@ def test_the_process_stops_with_that_sentence(case: str, tmp_path: Path) -> None
     given |= COMPLETE | wrong | {"PYTHONPATH": str(REPOSITORY)}
     if case == "a write credential":
         started = [sys.executable, "-m", "app.main"]
-        done = subprocess.run(
-            started, cwd=tmp_path, text=True, capture_output=True, env=given, check=False, timeout=60
-        )
+        done = subprocess.run(started, cwd=tmp_path, text=True, capture_output=True, env=given, check=False, timeout=60)
         code, out, error = done.returncode, done.stdout, done.stderr
     else:
         code, out, error = forked(import_module("app.main").run, given, tmp_path)
