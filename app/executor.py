@@ -113,8 +113,7 @@ class Executor:
         batches = len(self.in_hand)
         if not await process.finished(self.in_hand):
             log.warning("of what was in hand, some is left to the next executor", batches=batches)
-        await self.nudger.stop()
-        await self.database.close()
+        await process.closed(self.nudger.stop(), self.database.close())
 
     async def loop(
         self, kind: str = "execute", limit: int = BATCH, handle: Callable[[Item], Awaitable[None]] | None = None

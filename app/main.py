@@ -48,7 +48,7 @@ from app.http.forward import Forward, Upstream
 from app.http.lane import Lane
 from app.http.limits import rate_limits
 from app.http.probes import probes
-from app.http.serving import instrument, lifespan_of, serve_all, server, uvicorns_loop
+from app.http.serving import instrument, serve_all, server, uvicorns_loop
 from app.missions import Intake
 from app.missions.lane import MissionLane
 from app.missions.normalize import Defaults
@@ -162,6 +162,7 @@ class Root:
         self.callbacks.batches.start()
         self.openings.start()
         self.closings.batches.start()
+        self.limits.open()
         self.tail.start()
         self.tools.start()
         self.watch.start()
@@ -170,20 +171,25 @@ class Root:
         gc.set_threshold(YOUNG)
 
     async def close(self) -> None:
-        await self.watch.stop()
-        await self.tail.stop()
-        await self.nudger.stop()
-        await self.models.close()
-        await self.colony.aclose()
-        await self.upstream.close()
-        await self.intake.batches.stop()
-        await self.callbacks.batches.stop()
-        await self.tools.stop()
-        await self.openings.stop()
-        await self.closings.batches.stop()
-        await self.database.close()
-        await self.limits.close()
-        await self.reader.close()
+        """After the last request: first whatever still has something to tell the database, then the ways there."""
+        await process.closed(
+            self.watch.stop(),
+            self.tail.stop(),
+            self.models.close(),
+            self.tools.stop(),
+            self.colony.aclose(),
+            self.upstream.close(),
+        )
+        await process.closed(
+            self.intake.batches.stop(),
+            self.callbacks.batches.stop(),
+            self.openings.stop(),
+            self.closings.batches.stop(),
+            self.limits.close(),
+            self.nudger.stop(),
+            self.database.close(),
+            self.reader.close(),
+        )
 
     def share(self, app: FastAPI) -> None:
         """Puts what routes reach for on the app's state."""
@@ -223,14 +229,7 @@ class App(FastAPI):
 
 def public_app(root: Root) -> FastAPI:
     """The public API."""
-    app = App(
-        title="Mission root",
-        version="1",
-        docs_url=None,
-        redoc_url=None,
-        lifespan=lifespan_of(root),
-        redirect_slashes=False,
-    )
+    app = App(title="Mission root", version="1", docs_url=None, redoc_url=None, redirect_slashes=False)
     root.share(app)
     app.state.bearer_first = True
     for router in PUBLIC:
@@ -265,8 +264,9 @@ async def serve(settings: Settings) -> None:
     root = Root(settings)
     public = public_app(root)
     await serve_all(
+        root,
         public,
-        server(public, settings.host, settings.port, lifespan="on"),
+        server(public, settings.host, settings.port),
         server(internal_app(root), settings.host, settings.internal_port),
         server(make_asgi_app(), settings.host, settings.metrics_port),
         let_go=root.tail.stop,  # streams end, so that their connections can close

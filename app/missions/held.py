@@ -259,13 +259,12 @@ def row_of(tenant: UUID, mission: Mission) -> tuple[Any, ...]:
 @asynccontextmanager
 async def holding(database: Database, wanted: Iterable[tuple[UUID, UUID]]) -> AsyncIterator[Held]:
     """A transaction that holds missions, and keeps what the block makes of them."""
-    async with database.together() as fetch:
-        held = Held(fetch)
+    nudges = set[str]()
+    async with database.together(nudges) as fetch:
+        held = Held(fetch, nudges=nudges)
         await held.hold(wanted)
         yield held
         await held.keep()
-    if held.nudges:
-        database.on_commit(held.nudges)
     held.committed()
 
 

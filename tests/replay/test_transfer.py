@@ -13,6 +13,7 @@ from app.ledger import signer
 from app.ledger.keys import sealed
 from app.replay.wiring import sides
 from app.settings import Misconfigured
+from colony_client.artifacts import MissionEnvelope, contract_hash
 from tests.replay.test_recorded import rich
 from tests.world import World
 from tests.world.checks import inspector, problem
@@ -138,3 +139,26 @@ async def test_settings_that_are_no_keys_stop_the_process(world: World) -> None:
     wrong = world.root.settings.model_copy(update={"transfer_trusted_keys": "nonsense"})
     with pytest.raises(Misconfigured, match="TRANSFER_TRUSTED_KEYS must be kid:base64"):
         sides(wrong)
+
+
+@pytest.mark.parametrize("mode", ["recorded", "rerun"])
+async def test_what_could_be_asked_for_elsewhere_is_repeated_or_refused_by_name(world: World, mode: str) -> None:
+    """Labels of which nobody could ask for by name and value are taken again; what no mission here may say is refused."""
+    _, data = await exported(world)
+    statement = json.loads(data)["statement"] | {"by": "elsewhere"}
+    other = await world.another_tenant()
+
+    async def repeated(**said: Any) -> httpx.Response:
+        statement["recording"]["envelope"] |= said
+        envelope = MissionEnvelope.model_validate_json(json.dumps(statement["recording"]["envelope"]))
+        statement["recording"]["envelope"]["contract_hash"] = contract_hash(envelope)
+        made = await taken_in(other.http, sealed(statement, signer(ELSEWHERE).by_kid["elsewhere"]))
+        assert made.status_code == 201, made.text
+        return await other.http.post(f"/v1/recordings/{made.json()['id']}/replay", json={"mode": mode})
+
+    labels = {"case:old": "one\ntwo"}
+    taken = await repeated(labels=labels)
+    assert taken.status_code == 202, taken.text
+    assert taken.json()["labels"] == labels
+    said = problem(await repeated(labels={"n" * 150: "long"}), "validation")
+    assert "labels" in said["detail"] and "at most 100 characters" in said["detail"], said

@@ -227,7 +227,7 @@ async def test_labels_are_held_as_they_are_given(world: World) -> None:
         ask = {"scope": "label", "label": label, "reason": "a case"}
         assert (await world.admin.put(f"/v1/legal-holds/case-{number}", json=ask)).status_code == 201
     assert (await world.submitter.get(f"/v1/missions/{life.id}")).json()["retention"]["holds"] == ["case-0", "case-1"]
-    for label in (f"{name}n:{value}", f"{name}:{value}v", "a:" + "v" * 299, "a", ":b"):
+    for label in (f"{name}n:{value}", f"{name}:{value}v", "a:" + "v" * 299, "a", ":b", "a:b\n", "a:\x85"):
         ask = {"scope": "label", "label": label, "reason": "a case"}
         problem(await world.admin.put("/v1/legal-holds/no", json=ask), "validation")
     ask = {"mission_type": "oracle_advisory", "user_goal": "What is there?", "labels": {"a:b": "c"}}

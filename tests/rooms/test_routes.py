@@ -16,6 +16,7 @@ from fastapi.routing import iter_route_contexts
 
 from app import drills
 from app.canonical import sha256
+from app.http.serving import opened
 from app.identity import ACTIONS, ROLES
 from app.main import Root, internal_app
 from app.model_gateway.providers import Provider as ModelProvider
@@ -844,13 +845,11 @@ async def test_a_call_is_not_taken_twice_by_two_processes(world: World) -> None:
     method, path, body, more = (await internal_calls(world))["getRootView"]
     other = Root(world.settings())
     headers = {**more, **sign(world.root.colony_keys, method, path, body, "root")}
-    try:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(internal_app(other)), base_url="http://b") as there:
-            assert (await world.inside.request(method, path, headers=headers)).status_code == 200
-            problem(await there.request(method, path, headers=headers), "unauthenticated")
-    finally:
-        await other.database.close()
-        await other.reader.close()
+    app = internal_app(other)
+    transport = httpx.ASGITransport(app)
+    async with opened(other, app), httpx.AsyncClient(transport=transport, base_url="http://b") as there:
+        assert (await world.inside.request(method, path, headers=headers)).status_code == 200
+        problem(await there.request(method, path, headers=headers), "unauthenticated")
 
 
 async def test_public_and_internal_share_no_route(world: World) -> None:

@@ -25,6 +25,15 @@ CREATE POLICY walled_in ON work AS RESTRICTIVE FOR INSERT TO {prefix}_api, {pref
 CREATE POLICY walled_up ON work AS RESTRICTIVE FOR UPDATE TO {prefix}_api, {prefix}_worker
   USING (queue = 'worker') WITH CHECK (queue = 'worker');
 CREATE POLICY walled_out ON work AS RESTRICTIVE FOR DELETE TO {prefix}_api, {prefix}_worker USING (queue = 'worker');
+-- Some of it is the worker's alone: whose URL leaks from the api must not put off what would show what they did (anchor), what
+-- removes bytes in time (retention), what repairs (liveness, drills), nor what lowers a rung (release_check).
+DO $$
+DECLARE others constant text := $k$ (kind NOT IN ('anchor', 'retention', 'liveness', 'drills', 'release_check')) $k$;
+BEGIN
+  EXECUTE 'CREATE POLICY workers_in ON work AS RESTRICTIVE FOR INSERT TO {prefix}_api WITH CHECK' || others;
+  EXECUTE 'CREATE POLICY workers_up ON work AS RESTRICTIVE FOR UPDATE TO {prefix}_api USING' || others || 'WITH CHECK' || others;
+  EXECUTE 'CREATE POLICY workers_out ON work AS RESTRICTIVE FOR DELETE TO {prefix}_api USING' || others;
+END $$;
 
 -- The wall's own way to ask for attention: repeating it never makes a second row, only an earlier one.
 CREATE FUNCTION want_work(p_tenant uuid, p_kind text, p_subject uuid, p_queue text, p_at timestamptz) RETURNS void
