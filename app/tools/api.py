@@ -21,7 +21,7 @@ from app.tools import gateway, known, proposals
 from app.tools.builtin import Context
 from app.tools.judging import block, check_attempt, judge, left_over, looked_at, needs, over, switched_off
 from app.tools.known import Known
-from app.tools.noting import ended, note, note_failed, noted_again, replayed
+from app.tools.noting import ended, note, note_failed, noted_again, replayed, switched_off_then
 from colony_client import tokens
 from colony_client.contract import ToolAnswer, ToolCall, ToolOffers
 from colony_client.errors import BadBody
@@ -199,6 +199,9 @@ async def at_length(one: Called) -> Opened | Response:
             await noted_again(session, caller, mission, wanted, taped, played)
             if played.outcome == "answered" and (proposal := replayed(played).proposal) is not None:
                 await proposals.keep_again(session, caller, mission, wanted, proposal)
+            refusal = switched_off_then(played)
+            if refusal is not None and blocks:
+                await block(session, caller, mission, wanted, refusal)
         elif refusal is None:
             try:
                 reservation = await budgets.reserve(session, caller, mission.id, NOTHING, one.purpose, life=CALL_LIFE)

@@ -87,6 +87,7 @@ async def judge(
         policy_decision=decision.id,
         rule=decision.verdict.rule,
         policy_version=decision.verdict.policy_version,
+        attempt=mission.attempt,
     )
     refusal = policy.refusal(decision)
     await tape.record(session, mission.id, mission.attempt, taped, "denied", problem_bytes(refusal), 0.0)
@@ -107,6 +108,7 @@ async def switched_off(
             tool=wanted.name,
             arguments_sha256=taped.sha256.hex(),
             code=off.code,
+            attempt=mission.attempt,
         )
         await tape.record(session, mission.id, mission.attempt, taped, "refused", problem_bytes(off), 0.0)
     return off
