@@ -31,6 +31,7 @@ log = structlog.get_logger("tools")
 
 LOOK_AGAIN_S = 60.0  # a session in use asks for the server's tools so often
 IDLE_S = 120.0
+FRESH_S = 1.0  # whoever was just given a session is about to ask
 MOST = 128  # sessions of one process
 TELL_S = 1.0  # how often what was seen is told
 COUNTING = ("tool_unreachable", "tool_timed_out", "tool_broke_off", "tool_protocol")  # what opens a breaker
@@ -250,7 +251,8 @@ class Sessions:
         that is broken off in the middle may run twice. Raises Full."""
         if len(self.live) + len(self._opening.asking) <= MOST:  # with the one that is about to be opened
             return
-        idle = [(one.used_at, which) for which, one in self.live.items() if not one.asking]
+        before = time.monotonic() - FRESH_S
+        idle = [(one.used_at, which) for which, one in self.live.items() if not one.asking and one.used_at < before]
         if not idle:
             raise Full
         _, oldest = min(idle)
