@@ -206,9 +206,16 @@ async def test_a_server_started_anew_costs_no_call_also_when_its_tools_are_looke
     await said(world, life, "odd.echo", text="x")
     [live] = world.root.tools.live.values()
     live.looked_at -= LOOK_AGAIN_S + 1
-    await odd.become(odd_server())
+
+    async def unknown() -> None:
+        live.session.broken = "tool_broke_off"
+        raise mcp.ServerFailed("tool_broke_off", "the session is unknown", retryable=True)
+
+    live.session.look = unknown  # type: ignore[method-assign]
     assert (await said(world, life, "odd.echo", text="y"))["text"] == "y"
-    assert await life.facts("tool.failed") == []
+    assert (
+        await life.facts("tool.failed") == [] and world.root.tools.live and live not in world.root.tools.live.values()
+    )
 
 
 async def test_the_looking_after_goes_on_after_a_fault(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
