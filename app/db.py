@@ -85,6 +85,12 @@ class WriteSession(ReadSession):
         await self.connection.execute(ENTER_FOR, {"tenant": str(tenant), "request": str(self.request)})
         self.tenant = tenant
 
+    @asynccontextmanager
+    async def part(self) -> AsyncIterator[None]:
+        """A block that happens whole or, when it raises, not at all, whatever becomes of the rest of the transaction."""
+        async with self.connection.begin_nested():
+            yield
+
     def nudge(self, channel: str) -> None:
         """After the commit, wakes whoever listens on a channel. Speed only: every listener also polls."""
         self.nudges.add(channel)

@@ -260,7 +260,8 @@ KINDS: dict[str, Kind] = {
     "rate_limited": Kind(
         429,
         "Too many requests",
-        "A key, principal, tenant, mission or address has used up its rate. `limit` names which; nothing was done.",
+        "A key, principal, tenant, mission or address has used up its rate, or all tools that a process asks at once are being asked. "
+        "`limit` names which; nothing was done.",
         ("Send the request again after Retry-After seconds.",),
         True,
     ),
@@ -341,7 +342,6 @@ class Problem(Exception):
         self.code, self.kind, self.detail = code, KINDS[code], detail
         self.errors, self.members = errors or [], members
         self.headers = dict(headers or {})
-        # what is recorded in a transaction of its own after the one that was refused is taken back
         if retry_after is not None:
             self.headers["Retry-After"] = str(retry_after)
         if code == "unauthenticated":

@@ -38,6 +38,7 @@ from app import (
 )
 from app.boundary import Callbacks
 from app.boundary import api as boundary_api
+from app.boundary.door import Nonces
 from app.caller import Caller
 from app.db import Database
 from app.delivery import Tail
@@ -123,6 +124,7 @@ class Root:
             settings.colony_service_base_url, self.colony_keys, timeout_s=settings.colony_timeout_ms / 1000
         )
         self.models = model_gateway.Gateway.of(settings)
+        self.nonces = Nonces(self.database)
         self.openings = calls.Openings(self.database, wait_ms=settings.database_pool_wait_ms)
         self.closings = calls.Closings(self.database, self.nudger.send, wait_ms=settings.database_pool_wait_ms)
         self.upstream = Upstream(settings.registrar_base_url, settings.registrar_keys())
@@ -206,7 +208,7 @@ class Root:
         state.authenticate, state.allow = identity.authenticate, self.allow
         state.tools = self.tools
         state.upstream, state.exchange = self.upstream, self.exchange
-        state.limits = self.limits
+        state.limits, state.nonces = self.limits, self.nonces
         state.models, state.openings, state.closings = self.models, self.openings, self.closings
         state.callers, state.intake, state.callbacks = self.callers, self.intake, self.callbacks
         state.log = structlog.get_logger("http")

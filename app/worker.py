@@ -281,7 +281,7 @@ class Worker:
 
     async def check_tools(self, item: Item) -> None:
         """Looks at the servers of a tenant's tool layers, outside of any transaction."""
-        await tools.check_layers(self.tools, item, timedelta(seconds=self.settings.tool_check_interval_s))
+        await tools.check_layers(self.tools, item, timedelta(seconds=self.settings.tool_check_interval_s), self.lease)
 
     async def reconcile(self, item: Item) -> None:
         """Looks whether every open mission of a tenant waits for something."""

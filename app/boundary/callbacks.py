@@ -220,9 +220,8 @@ async def spend(held: Held, caller: Caller, mission: UUID, used: budgets.Amounts
     spent = await budgets.spend(held.fetch, caller.tenant, mission, used)
     held.change(mission, used_tokens=spent.used_tokens, used_cost_usd=spent.used_cost_usd)
     if spent.newly_over:
-        held.change(mission, degraded=budgets.used_up())
-        held.tell(caller, "budget.exceeded", mission, **budgets.exceeded(spent))
-        held.add("attempt_timer", mission, now() + budgets.GRACE)
+        await held.keep()  # what was said before stands before it in the ledger
+        held.change(mission, degraded=await budgets.note_used_up(held.fetch, caller, mission))
     return spent
 
 

@@ -14,13 +14,12 @@ from uuid import UUID
 import asyncpg
 
 from app import budgets, ledger, tape
-from app.artifacts import Laid
-from app.artifacts.actions import REMOVED, removed_meanwhile
+from app.artifacts import REMOVED, Laid, removed_meanwhile
 from app.batch import Batches
 from app.db import Database
 from app.ledger import Told
 
-CLOSE = f"SELECT close_calls({', '.join(f'${n}' for n in range(1, 31))})"  # $1, $2, ...
+CLOSE = f"SELECT close_calls({', '.join(f'${n}' for n in range(1, 32))})"  # $1, $2, ...
 
 
 @dataclass(frozen=True)
@@ -102,6 +101,7 @@ class Closings:
             [one.calls_ms for one in ended],
             [one.provider for one in ended],
             [one.failed for one in ended],
+            [one.told.type for one in ended],
             [one.told.actor for one in ended],
             [one.told.body for one in ended],
             json.dumps(budgets.used_up()),

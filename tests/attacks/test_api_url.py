@@ -119,6 +119,7 @@ CALLABLE = {
     "hold_missions": "runs as its caller: whatever it may not do itself",
     "keep_missions": "runs as its caller: whatever it may not do itself",
     "use_nonces": "runs as its caller: whatever it may not do itself",
+    "budget_used_up": "runs as its caller: whatever it may not do itself",
     "hold_budgets": "holds accounts where they are until its transaction ends",
     "names_of": "names and kinds of principals of the tenant entered, which stories name anyway",
     "take_in": "runs as its caller: whatever it may not do itself",

@@ -151,7 +151,7 @@ CALLS: dict[str, set[str]] = {
         "put_rule", "fitting_rules", "lay_ladder", "break_glass", "withdraw", "revise", "renew", "see_notice",
         "raised_risk", "standing_risk", "take_in", "names_of", "tenant_of_mission", "search_passages", "search_lexemes",
         "passage_lexemes", "fact_hash", "current_tenant", "enter_tenant", "require_tenant", "require_present",
-        "hold_missions", "keep_missions", "use_nonces", "hold_budgets",
+        "hold_missions", "keep_missions", "use_nonces", "hold_budgets", "budget_used_up",
         "keep_blob", "put_retention", "place_hold", "lift_hold", "retention_days", "shipped_retention", "holds_on",
         "reassign", "drill_tenant",
         "doctor_numbers", "full_approval_queues", "tenants_after",
