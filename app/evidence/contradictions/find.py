@@ -10,7 +10,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from itertools import islice, zip_longest
+from itertools import zip_longest
 from typing import Literal, TypeVar
 
 from app.evidence.contradictions.statements import Statement, Text, hints, identifier, of_record, statements

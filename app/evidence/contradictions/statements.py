@@ -213,9 +213,10 @@ def statements(source: Text, wanted: Callable[[int, int], bool]) -> Iterator[Sta
     would be held by one search, and nothing else would run meanwhile."""
     for first, last in sentences(source.text):
         at, said = bare(first, source.text[first:last])
-        if 8 <= len(said) <= MOST_CHARACTERS and wanted(max(first, at - MOST_OF_HEADING), at + len(said)):
-            if not source.fenced(first):
-                yield from of_sentence(source, at, said)
+        if not 8 <= len(said) <= MOST_CHARACTERS:
+            continue
+        if wanted(max(first, at - MOST_OF_HEADING), at + len(said)) and not source.fenced(first):
+            yield from of_sentence(source, at, said)
 
 
 def bare(at: int, said: str) -> tuple[int, str]:
