@@ -140,7 +140,9 @@ async def dispatch(database: Database, colony: Colony, items: Sequence[Item], un
         await wait_all(database, held_back, "approval_queue_full", next_queue_look)
     for call in calls(ready):
         if until is not None and time.monotonic() > until:
-            await missions.hold_each(database, [one.item for one in call], lambda held, item: held.again(item, None))
+            await missions.hold_each(
+                database, [one.item for one in call], lambda held, item: held.again(item, None, failed=True)
+            )
         else:
             await offer(database, colony, call)
 
@@ -325,7 +327,8 @@ def note_answer(held: Held, colony: Colony, offered: Offer, answer: DispatchAnsw
             held.fail(caller, present.id, "refused", reason="refused_by_colony", note=answer.reason)
         else:
             held.degrade(caller, present.id, "colony_busy", EFFECTS["colony_busy"])
-            held.again(item, now() + timedelta(seconds=min(max(answer.retry_after_s or 1.0, 0.2), 60)))
+            pause_s = min(max(answer.retry_after_s or 1.0, 0.2), 60)
+            held.again(item, now() + timedelta(seconds=pause_s), failed=True)
             return
     held.finish(item)
 
@@ -334,9 +337,14 @@ async def dispatch_failed(database: Database, colony: Colony, items: Sequence[It
     """Nobody knows, or nobody took them: the missions wait as accepted and say why."""
     log.warning("dispatch failed", missions=len(items), error=type(error).__name__, detail=str(error)[:300])
     code = await faulted(database, colony, items[0], "dispatch_answer", error)
-    delay = min(0.25 * 2 ** min(max(item.attempts for item in items), 7), 30)
-    again = now() + timedelta(seconds=max(delay, asked_for(error)))
-    await wait_all(database, items, code, lambda _: again)
+    await wait_all(
+        database, items, code, lambda item: now() + timedelta(seconds=max(patience_s(item), asked_for(error)))
+    )
+
+
+def patience_s(item: Item) -> float:
+    """How long a mission waits that was offered in vain: longer each time, whoever else was in its call."""
+    return float(min(0.25 * 2 ** min(item.attempts, 7), 30))
 
 
 async def faulted(database: Database, colony: Colony, item: Item, origin: str, error: BoundaryError) -> str:
@@ -375,17 +383,12 @@ async def keep_looking(colony: Colony, period_s: float) -> None:
     signed and proves nothing else.
     """
     while True:
-        try:
-            said = await colony.client.ready(timeout_s=min(PROBE_S, colony.client.timeout_s))
-        except BoundaryError:
+        if await colony_trouble(colony.client):
             COMPONENT_UP.labels("colony").set(0)
-        else:
-            if not said.ready:
-                COMPONENT_UP.labels("colony").set(0)
-            elif colony.component.opened_at is None:
-                colony.show()  # failures that are counted stay: whether the keys agree, only a signed call finds out
-            elif colony.trouble == "colony_unavailable":
-                answered(colony)
+        elif colony.component.opened_at is None:
+            colony.show()  # failures that are counted stay: whether the keys agree, only a signed call finds out
+        elif colony.trouble == "colony_unavailable":
+            answered(colony)
         await asyncio.sleep(period_s)
 
 
@@ -400,7 +403,7 @@ async def wait_all(database: Database, items: Sequence[Item], code: str, at: Cal
     def become(held: Held, item: Item) -> None:
         if item.subject in held.missions:
             held.degrade(system(item.tenant, "worker"), item.subject, code, EFFECTS[code])
-        held.again(item, at(item))
+        held.again(item, at(item), failed=True)
 
     await missions.hold_each(database, items, become)
 

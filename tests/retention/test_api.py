@@ -73,7 +73,8 @@ async def sweep(world: World) -> None:
     await world.make_due("retention")
     from app import work
 
-    for item in await work.take(world.worker.database, "worker", ["retention"], 8, world.root_lease()):
+    items, _ = await work.turn(world.worker.database, ["retention"], 8, world.root_lease())
+    for item in items:
         await world.worker.sweeper.turn(item)
 
 

@@ -181,7 +181,7 @@ class World:
         """Does all worker work that is due, until nothing is; answers how many items that were. kinds keeps to some."""
         wanted, done = list(kinds or (*VERBS, "dispatch", "replay", "review", "attempt_timer", "colony_cancel")), 0
         for _ in range(rounds):
-            items = await work.take(self.worker.database, "worker", wanted, 32, self.root_lease())
+            items, _ = await work.turn(self.worker.database, wanted, 32, self.root_lease())
             if not items:
                 return done
             done += len(items)
@@ -284,7 +284,7 @@ class World:
         """Carries out everything that is due for the executor."""
         executor = executor or self.executor()
         done = 0
-        while items := await work.take(executor.database, "executor", ["execute"], 8, self.root_lease()):
+        while items := await work.take(executor.database, "execute", 8, self.root_lease()):
             for item in items:
                 await executor.guarded(item)
             done += len(items)
