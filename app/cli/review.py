@@ -83,7 +83,7 @@ class Review:
             mark = "▸" if number == self.at else " "
             until, goal = approval_screen.left(one["expires_at"]), one["mission_id"]
             style = "bold" if number == self.at else ""
-            cells = (mark, one["risk_level"], until, show.escape(approval_screen.what(one)), goal)
+            cells = (mark, one["risk_level"], until, show.visible(approval_screen.what(one)), goal)
             table.add_row(*cells, style=style)
         show.out.print(table)
 
