@@ -332,7 +332,8 @@ async def test_of_all_who_wait_for_a_silent_target_one_asks_whether_it_is_back()
     assert breaker.opened_at
     breaker.opened_at -= breaker.stays_open
     several = [asyncio.create_task(guarded.read("lead", "1")) for _ in range(5)]
-    refused = await asyncio.gather(*several[1:], return_exceptions=True)
+    async with asyncio.timeout(5):
+        refused = await asyncio.gather(*several[1:], return_exceptions=True)
     assert silent.asked == 1 and all("left alone until" in str(one) for one in refused)
     trial = several[0]
     trial.cancel()  # whoever asked went away
