@@ -203,6 +203,7 @@ class Root:
         state.anchor_store, state.anchor_keys = self.anchor_store, self.anchor_keys
         state.transfer_signer, state.transfer_keys = self.transfer_signer, self.transfer_keys
         state.objects, state.packing = self.objects, asyncio.Semaphore(packet.AT_ONCE)
+        state.proving = asyncio.Semaphore(audit.AT_ONCE)
         state.release = self.release
         state.webhook_keys = self.settings.webhook_keys()
         state.authenticate, state.allow = identity.authenticate, self.allow

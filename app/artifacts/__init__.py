@@ -9,6 +9,7 @@ from app.artifacts.actions import REMOVED, Made, Stored, keep_blob, made, note_r
 from app.artifacts.api import router
 from app.artifacts.objects import Laid, Located, Objects, component, gone, open_objects, removed
 from app.artifacts.queries import PLACE_ALONE, Artifact, latest, of_attempt, of_mission, one, places, readings
+from app.artifacts.verify import still
 
 __all__ = [
     "PLACE_ALONE",
@@ -34,5 +35,6 @@ __all__ = [
     "removed",
     "removed_meanwhile",
     "router",
+    "still",
     "store",
 ]

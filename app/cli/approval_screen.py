@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from app.cli import show
 from app.cli.client import Client, Failed, segment
-from app.cli.show import boxed, coloured, escape, marked, pairs, rows, state
+from app.cli.show import boxed, coloured, pairs, quotation, rows, state, styled
+from app.visible import visible
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -72,7 +73,7 @@ def target(payload: dict[str, Any]) -> str:
 
 
 def plain(value: Any) -> str:
-    return "(empty)" if value in (None, "") else escape(value if isinstance(value, str) else json.dumps(value))
+    return "(empty)" if value in (None, "") else value if isinstance(value, str) else json.dumps(value)
 
 
 def short(value: Any) -> str:
@@ -86,11 +87,11 @@ def sentence(facts: Facts) -> str:
     if not facts.writes:
         return "Let the mission itself go on."
     payload, now = found["payload"], ((found.get("current") or {}).get("value") or {})
-    told = [f"{escape(name)} {short(now[name]) + ' → ' if name in now else ''}{short(value)}"[:120]
+    told = [f"{name} {short(now[name]) + ' → ' if name in now else ''}{short(value)}"[:120]
             for name, value in payload["changes"].items()]  # fmt: skip
-    where = escape(payload["connector"]) + (f" ({escape(facts.environment)})" if facts.environment else "")
+    where = payload["connector"] + (f" ({facts.environment})" if facts.environment else "")
     back = "It can be set back." if payload["operation"] == "update" else "It cannot be taken back once it is written."
-    verb, what = escape(payload["operation"].capitalize()), escape(target(payload))
+    verb, what = payload["operation"].capitalize(), target(payload)
     return f"{verb} 1 record, {what}, in {where}: {', '.join(told[:4])}{' …' if len(told) > 4 else ''}. {back}"
 
 
@@ -101,7 +102,7 @@ def changes(found: dict[str, Any], whole: bool = True) -> "Table":
     table = rows("field", "now", "proposed")
     for name, value in found["payload"]["changes"].items():
         before = say(now[name]) if name in now else "?"
-        table.add_row(escape(name), f"[red]- {before}[/red]", f"[green]+ {say(value)}[/green]")
+        table.add_row(visible(name), coloured(f"- {before}", "red"), coloured(f"+ {say(value)}", "green"))
     return table
 
 
@@ -116,7 +117,7 @@ def beware(found: dict[str, Any]) -> "Text":
 def screen(facts: Facts, *, raw: bool = False, evidence: bool = False) -> "RenderableType":
     """Parts 1 to 8, in this order."""
     found = facts.approval
-    parts: list[RenderableType] = [marked(f"[bold]{sentence(facts)}[/bold]")]
+    parts: list[RenderableType] = [coloured(sentence(facts), "bold")]
     if facts.writes:
         parts += [changes(found, whole=raw)]
         if raw:
@@ -140,18 +141,14 @@ def why(facts: Facts) -> dict[str, Any]:
     said = f": {', '.join(fits)}" if fits else ""
     policy = "; ".join(f"{name} {value}" for name, value in (found.get("obligations") or {}).items())
     automatic = "nothing: a change waits for a human in every mode" if facts.writes else ""
-    return {"why here": f"{which}{escape(said)}", "policy wants": policy, "automatic if": automatic}
+    return {"why here": f"{which}{said}", "policy wants": policy, "automatic if": automatic}
 
 
 def quoted(found: dict[str, Any], every: bool) -> "list[RenderableType]":
     """Part 4: what it stands on, each checked by the root against the bytes it stored."""
     items = found.get("evidence") or []
     lines: list[RenderableType] = [
-        marked(
-            f"[green]✓[/green] [cyan]{escape(one['document'])}:{one['start']}-{one['end']}[/cyan] "
-            f"[dim]“{escape(show.short(one['quote']))}”[/dim]"
-        )
-        for one in (items if every else items[:STRONGEST])
+        styled(("✓ ", "green"), *quotation(one)) for one in (items if every else items[:STRONGEST])
     ]
     if len(items) > STRONGEST and not every:
         lines.append(coloured(f"and {len(items) - STRONGEST} more: e", "dim"))
@@ -259,7 +256,7 @@ def approvals(items: list[dict[str, Any]]) -> None:
     for item in items:
         risk = str(item.get("risk_level") or "")
         table.add_row(
-            item["id"], state(item["state"]), risk, escape(what(item)), item["mission_id"], item["expires_at"][:16]
+            item["id"], state(item["state"]), risk, visible(what(item)), item["mission_id"], item["expires_at"][:16]
         )
     if items:
         show.out.print(table)

@@ -45,7 +45,7 @@ class Review:
     typed: dict[str, str] = field(default_factory=dict)  # a reason that came too late is offered again
     decided: list[str] = field(default_factory=list)
     last: str = ""
-    undo: bool = False  # whether the last one can still be taken back, though nothing waits any more
+    until: datetime | None = None  # the end of the last one's undo window
     keys: Keys = field(init=False)
 
     def run(self) -> None:
@@ -55,6 +55,11 @@ class Review:
                 if not self.act(self.keys.next()):
                     break
         self.summary()
+
+    @property
+    def undo(self) -> bool:
+        """Whether the last one can still be taken back, though nothing waits any more."""
+        return self.until is not None and datetime.now(UTC) < self.until
 
     def sure(self, question: str) -> bool:
         show.out.print(Text(question, "bold"), end="")
@@ -83,7 +88,7 @@ class Review:
             mark = "▸" if number == self.at else " "
             until, goal = approval_screen.left(one["expires_at"]), one["mission_id"]
             style = "bold" if number == self.at else ""
-            cells = (mark, one["risk_level"], until, show.escape(approval_screen.what(one)), goal)
+            cells = (mark, one["risk_level"], until, show.visible(approval_screen.what(one)), goal)
             table.add_row(*cells, style=style)
         show.out.print(table)
 
@@ -196,15 +201,13 @@ class Review:
             self.note = refusal(failed, self.facts, comment)
             return
         self.decided.append(f"{decision} {approval_screen.what(found)}")
-        self.last, self.undo = found["id"], receipt["not_before"] is not None
+        self.last = found["id"]
+        self.until = datetime.fromisoformat(receipt["not_before"]) if receipt["not_before"] else None
         self.typed.pop(found["id"], None)
-        self.queue = (
-            [one for one in self.queue if one["id"] != found["id"]] if receipt["state"] != "pending" else self.queue
-        )
-        self.at = min(self.at, max(0, len(self.queue) - 1))
+        if receipt["state"] != "pending":
+            self.queue = [one for one in self.queue if one["id"] != found["id"]]
         self.note = self.receipt(found, receipt, decision)
-        self.open, self.facts = False, None
-        self.parting()
+        self.on()
 
     def receipt(self, found: dict[str, Any], receipt: dict[str, Any], decision: str) -> Text:
         """What was recorded, where, what runs next, and how long it can be taken back."""
@@ -237,14 +240,18 @@ class Review:
             done = self.client.post(f"{path}/cancel", {"reason": reason}, if_match=self.client.get(path).etag).body
         except Failed as failed:
             self.note = Text(show.visible(str(failed)), "red")
+            self.on()
             return
-        self.last, self.undo = "", False
+        self.queue = [one for one in self.queue if one["id"] != self.last]
+        self.last, self.until = "", None
         self.decided.pop()
         self.note = Text(f"Taken back: it is {done['state']}, and nothing of it leaves.", "green")
-        self.parting()
+        self.on()
 
-    def parting(self) -> None:
-        """What is said last, where no screen follows on which it would stand."""
+    def on(self) -> None:
+        """Back to what is left; the note is said now where no screen follows on which it would stand."""
+        self.at = min(self.at, max(0, len(self.queue) - 1))
+        self.open, self.facts = False, None
         if not self.queue and not self.undo:
             show.out.print(self.note)
 

@@ -249,6 +249,7 @@ class Watch:
                 self.tenants[tenant].approvals.succeeded()
             for tenant in full:
                 self.own(tenant).approvals.failed(f"{limit} approvals wait or more, and {limit} may")
+        await self.state.objects.look_again(lambda place: artifacts.still(self.state.database, place))
 
     def degraded(self, tenant: UUID, mode: str, tools: Collection[str]) -> dict[str, Any] | None:
         """Why a mission that is accepted now could not run now; None when nothing is known to be in its way.

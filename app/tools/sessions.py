@@ -178,7 +178,7 @@ class Sessions:
         which = (tenant, layer.name, layer.version)
         breaker, seen = self.breaker(which), self.seen[which]
         seen.calls += 1
-        if (opens := breaker.retry_at()) is not None:
+        if (opens := breaker.turned_away()) is not None:
             raise ServerFailed("tool_unreachable", f"{layer.name} is left alone until {opens:%H:%M:%S}", retryable=True)
         entry = layer.entry(tool)
         assert entry is not None

@@ -249,7 +249,7 @@ class Guarded(Reader):
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
-        if (until := self._component.retry_at()) is not None:
+        if (until := self._component.turned_away()) is not None:
             reason = f"{self.name} does not answer, and is left alone until {until:%H:%M:%S} UTC."
             raise ReadFailed(reason, "connector_unreachable")
         try:

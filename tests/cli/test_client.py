@@ -1,6 +1,7 @@
 """The command line against a root that answers what it is told to: exit codes, sentences, JSON, documents sent."""
 
 import json
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -403,3 +404,39 @@ def test_ingest_stops_at_a_refused_key(root: Root, command: Callable[..., Ended]
 def test_a_folder_without_documents_is_wrong_usage(root: Root, command: Callable[..., Ended], tmp_path: Path) -> None:
     assert command("workspace", "ingest", str(tmp_path))[0] == 2
     assert not root.asked
+
+
+def test_brackets_in_a_packet_hide_nothing_and_end_nothing(root: Root, command: Callable[..., Ended]) -> None:
+    def passage(quote: str) -> dict[str, Any]:
+        return {"document": "notes[a", "start": 1, "end": 2, "quote": quote, "verified": True}
+
+    claim = {"text": "Ask [/b", "citations": [passage("x] it [/y"), passage("[bold")], "trust": "untrusted"}
+    sides = {
+        side: {"document": "d[red", "start": 1, "end": 2, "quote": f"{side}]", "value": value}
+        for side, value in (("one", "5 [/z"), ("other", "6]"))
+    }
+    root.answers["GET /v1/missions/1/packet"] = (
+        200, {}, PACKET | {"answer": "Ask [/b", "claims": [claim], "review": {"contradictions": [sides]}},
+    )  # fmt: skip
+    code, out, err = command("missions", "packet", "1")
+    assert (code, err) == (0, "")
+    said = " ".join(out.split())
+    for words in (
+        "1. Ask [/b",
+        "✓ notes[a:1-2 “x] it [/y”",
+        "“[bold”",
+        "contradiction 5 [/z or 6]?",
+        "d[red:1-2 “other]”",
+    ):
+        assert words in said, words
+
+
+def test_an_answer_within_a_second_does_not_pay_for_rich() -> None:
+    asked = """if True:
+        import sys
+        from app.cli import show
+        show.watched = lambda: True
+        with show.patience("asking"):
+            pass
+        sys.exit("rich.console" in sys.modules)"""
+    assert subprocess.run([sys.executable, "-c", asked], check=False).returncode == 0

@@ -20,6 +20,7 @@ CREATE TABLE ledger (
 CREATE UNIQUE INDEX ledger_position ON ledger (tenant, xid, id);
 CREATE INDEX ledger_position_all ON ledger (xid, id);
 CREATE INDEX ledger_request ON ledger (tenant, request) WHERE request IS NOT NULL;
+CREATE INDEX ledger_anchored ON ledger (tenant, xid, id) WHERE type = 'ledger.anchored';  -- which anchor covers a place
 
 -- What is hashed. One line of fields, one line of body bytes, after the previous hash: easy to redo in any language.
 -- Its names were bound when it was made, so that no search_path leads it astray; setting one would cost as much as the hash.
