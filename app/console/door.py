@@ -81,7 +81,9 @@ async def form(request: Request, secret: str | None = None) -> "Form":
         pairs = parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=FIELDS, errors="strict")
     except (ValueError, UnicodeError):
         raise Problem("malformed", "The form cannot be read.") from None
-    found = Form(pairs)
+    found = Form(
+        [(name, value.replace("\r\n", "\n")) for name, value in pairs]
+    )  # forms send every line end as two characters
     if secret is not None and not hmac.compare_digest(found.get("token").encode(), token(secret).encode()):
         raise Problem(
             "forbidden", "The form is of another session. Reload the page and send it again.", action="console"

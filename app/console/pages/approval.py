@@ -79,7 +79,7 @@ async def render(
         once=secrets.token_hex(16),
         command=command(found),
         longest_value=MOST,
-        editable=[edits.field(name, value) for name, value in sorted(changes_of(found).items())],
+        editable=edits.fields(changes_of(found)),
     )
 
 
