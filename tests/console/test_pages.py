@@ -7,9 +7,10 @@ import pytest
 
 from app.console.desk import Remembered
 from tests.console.desk import seat
+from tests.operations.test_service_health import REMOVE_WORK
 from tests.world import World
 from tests.world.checks import hire, inspector, pending_change
-from tests.world.life import give_guide
+from tests.world.life import age, begin, give_guide, reconcile
 
 EVERY = ("", "/missions", "/audit", "/release", "/health", "/policies", "/policies/baseline", "/connectors")
 
@@ -282,3 +283,26 @@ async def test_gates_and_ladder_are_shown_as_the_api_says_them(world: World) -> 
         assert rung["title"] in page.text
         for lack in rung["missing"]:
             assert lack["reason"] in page.text, lack
+
+
+async def test_what_was_repaired_is_not_among_what_nothing_would_move(world: World) -> None:
+    desk = await seat(world)
+    assert "Nobody has looked yet" in (await desk.get("/console/health")).text
+    repaired, known = await begin(world), await begin(world)
+    connection = await inspector(world)
+    await connection.execute(REMOVE_WORK, repaired.id)
+    await age(repaired)
+    await reconcile(world)
+    page = (await desk.get("/console/health")).text
+    assert "None: every open mission has a lease" in page and "1 other in the last day, over since" in page
+    assert f"{repaired.id} accepted no dispatch" in page and "dispatch added now" in page
+    await connection.execute(
+        """INSERT INTO mission_repair (tenant, mission, state, finding, refused, since)
+           SELECT tenant, id, state, 'no_dispatch', 'wrong_state', updated_at FROM mission WHERE id = $1""", known.id,
+    )  # fmt: skip
+    page = (await desk.get("/console/health")).text
+    stuck, _, over = page.partition("in the last day")
+    assert (
+        f"{known.id} accepted no dispatch" in stuck and "it takes a person: a repair was refused (wrong_state)" in stuck
+    )
+    assert str(repaired.id) in over and str(repaired.id) not in stuck
