@@ -208,6 +208,26 @@ async def test_edit_asks_anew_and_says_what_it_follows(world: World) -> None:
     assert "the next revision" in (await opened(desk, change)).text
 
 
+async def test_what_the_executor_has_claimed_is_not_edited_and_the_api_says_so(world: World, quick: None) -> None:
+    await world.no_undo_window()
+    desk, change = await seat(world), await pending_change(world)
+    await desk.send((await opened(desk, change)).form_to("/decision", decision="approve"))
+
+    async def why_not() -> str | None:
+        said: str | None = (await world.operator.get(f"/v1/approvals/{change['id']}/briefing")).json()["you"][
+            "why_not_edit"
+        ]
+        return said
+
+    assert await why_not() is None and (await opened(desk, change)).form_to("/revision"), (
+        "approved, and not claimed yet"
+    )
+    await world.run_executor()
+    assert "claimed it" in str(await why_not())
+    page = await opened(desk, change)
+    assert not [form for form in page.forms if str(form["action"]).endswith("/revision")]
+
+
 async def test_what_was_not_touched_stays_as_it_is(world: World) -> None:
     """Fields come back as they are printed, and mean what they were."""
     was: dict[str, Any] = {

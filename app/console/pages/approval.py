@@ -125,7 +125,7 @@ def buttons(
         else None
     )
     moving = found["state"] in ("pending", "approved") and (writeback is None or writeback["started_at"] is None)
-    edit = briefing["you"]["why_not_edit"] or (None if moving else "What was claimed is not edited any more.")
+    edit = briefing["you"]["why_not_edit"]
     glass = closed or (
         None
         if allow("approvals.break_glass", visit.caller)
