@@ -61,6 +61,7 @@ RULES: dict[str, tuple[str, dict[str, str]]] = {
             "drill_run.lookup_newest SELECT mission_root_owner": "newest_drills() tells every tenant how the service's drills ended",
             "approval.gauges SELECT mission_root_owner": "gauges() and full_approval_queues() count what waits, whose ever it is",
             "execution.gauges SELECT mission_root_owner": "gauges()",
+            "liveness_look.gauges SELECT mission_root_owner": "gauges()",
             "mission_repair.gauges SELECT mission_root_owner": "gauges()",
             "console_link.lookup SELECT mission_root_owner": "link_of(), before any tenant is known",
             "model_switch.lookup SELECT mission_root_owner": "model_switches() tells every tenant what the operator's has switched off",

@@ -32,7 +32,7 @@ from app.writebacks.connectors import (
     Refused,
 )
 from app.writebacks.connectors.registry import ConnectorSettings, Definition, reader
-from app.writebacks.versions import ANY, NO_REASON, Refusals, Switch
+from app.writebacks.switches import ANY, NO_REASON, Refusals, Switch
 
 NEWEST = text("""
   SELECT name, version, kind, definition, account, retired, created_by, created_at FROM connector

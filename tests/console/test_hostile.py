@@ -160,7 +160,7 @@ async def test_hostile_words_in_every_place(world: World, number: int) -> None:
         await desk.get("/console/missions"),
         await desk.get(f"/console/batch?like={change['id']}"),
         await desk.send(approve, comment=words, name=words, sha256="0" * 64, once="a"),
-        await desk.send(edit, reason=words, sha256="0" * 64, once="b", **{"field:priority": words}),
+        await desk.send(edit, reason=words, sha256="0" * 64, once="b", **{shown.field("priority"): words}),
         await desk.send(reject, comment=words, sha256="0" * 64, once="c"),
     ]
     assert squeezed(foreign(words)) in pages[-1].text and pages[-1].status == 409
@@ -173,7 +173,7 @@ async def test_hostile_words_in_every_place(world: World, number: int) -> None:
             ),
             await desk.get("/console/login", params={"next": payload[:200]}),
         ]
-    edited = await desk.send(edit, reason=words, once="d", **{"field:priority": f"{words}!"})
+    edited = await desk.send(edit, reason=words, once="d", **{shown.field("priority"): f"{words}!"})
     assert edited.status == 200 and "This follows one that is" in edited.text, edited.text
     decided = await other.send(
         (await other.get(path_of(edited))).form_to("/decision", decision="reject"), comment=words, once="e"

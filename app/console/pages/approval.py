@@ -79,7 +79,7 @@ async def render(
         once=secrets.token_hex(16),
         command=command(found),
         longest_value=MOST,
-        editable=[edits.field(name, value) for name, value in sorted(changes_of(found).items())],
+        editable=edits.fields(changes_of(found)),
     )
 
 
@@ -125,7 +125,7 @@ def buttons(
         else None
     )
     moving = found["state"] in ("pending", "approved") and (writeback is None or writeback["started_at"] is None)
-    edit = briefing["you"]["why_not_edit"] or (None if moving else "What was claimed is not edited any more.")
+    edit = briefing["you"]["why_not_edit"]
     glass = closed or (
         None
         if allow("approvals.break_glass", visit.caller)
