@@ -23,7 +23,7 @@ from pydantic_core import to_json
 from sqlalchemy import text
 
 from app import artifacts, ledger, policy
-from app.approvals.queries import inbox
+from app.approvals.queries import OPEN_THEN, inbox
 from app.approvals.queries import view as approval_view
 from app.approvals.signatures import keys_of
 from app.artifacts import Objects
@@ -67,10 +67,10 @@ SOURCES = text("SELECT sha256 FROM blob WHERE tenant = :tenant AND sha256 = ANY(
 WEIGHT = text("""
   SELECT (SELECT COALESCE(sum(octet_length(a.bytes)), 0) FROM artifact a WHERE a.tenant = :tenant AND a.mission = :mission)
        + (SELECT COALESCE(sum(b.size), 0) FROM blob b WHERE b.tenant = :tenant AND b.sha256 = ANY(:sources))""")
-DECISIONS = text("""
-  SELECT approval, approver, verdict, comment, decided_at, encode(payload_sha256, 'hex') AS payload_sha256,
-    convert_from(signature, 'UTF8') AS signature
-  FROM decision WHERE tenant = :tenant AND approval = ANY(:approvals) ORDER BY decided_at, approver""")
+DECISIONS = text(f"""
+  SELECT d.approval, d.approver, d.verdict, d.comment, d.decided_at, encode(d.payload_sha256, 'hex') AS payload_sha256,
+    convert_from(d.signature, 'UTF8') AS signature, {OPEN_THEN}
+  FROM decision d WHERE d.tenant = :tenant AND d.approval = ANY(:approvals) ORDER BY d.decided_at, d.approver""")  # noqa: S608
 
 Look = Callable[[], AbstractAsyncContextManager[ReadSession]]
 
