@@ -215,9 +215,9 @@ def silent(found: Approval, mine: Any) -> str | None:
     if why := over(found):
         return why
     if mine is not None and mine.part:
-        return "You asked for this, changed it, or answer for whoever did. Others ask about it, and you can answer."
+        return "It is your own request: others ask about it, and you can answer."
     if mine is None:
-        return "It takes somebody who may decide it, or an operator."
+        return "It takes who may decide it, or an operator."
     return None
 
 
@@ -226,7 +226,7 @@ def closed_to_others(found: Approval) -> str | None:
     if found.glass_broken_at is not None:
         return "The glass is broken: two holders of break_glass decide, and nobody else is asked."
     if not set(found.may_escalate_to) - set(found.may_decide):
-        return "Its approval rule names no further role. A policy owner adds one to may_escalate_to, for the approvals to come."
+        return "Its approval rule names no further role. A policy owner can add one, for later approvals."
     return None
 
 
