@@ -1,5 +1,6 @@
 """Questions about a pending approval, and their answers. They change nothing of it: no clock, no quorum, no version."""
 
+from collections.abc import Collection
 from typing import Any
 from uuid import UUID
 
@@ -13,9 +14,9 @@ from app.clock import iso
 from app.db import ReadSession, WriteSession
 from app.errors import Problem
 
-SELECT = """SELECT id, asked_by, question, asked_at, addressee, answered_by, answer, answered_at FROM approval_question
-  WHERE tenant = :tenant AND approval = :approval"""
-OF_APPROVAL = text(f"{SELECT} ORDER BY number")
+SELECT = """SELECT id, approval, asked_by, question, asked_at, addressee, answered_by, answer, answered_at FROM approval_question
+  WHERE tenant = :tenant AND approval = ANY(:approvals)"""
+ALL = text(f"{SELECT} ORDER BY approval, number")
 ONE = text(f"{SELECT} AND id = :id")
 ASK = text("SELECT * FROM ask_question(:tenant, :approval, :secret, :question, :to)")
 ANSWER = text("SELECT * FROM answer_question(:tenant, :approval, :secret, :question, :answer)")
@@ -78,12 +79,19 @@ def refused(approval: UUID, said: Any, words: str) -> Problem:
 
 async def of_approval(session: ReadSession, approval: UUID) -> list[dict[str, Any]]:
     """All questions about an approval with their answers, in the order in which they were asked."""
-    rows = await session.rows(OF_APPROVAL, {"tenant": session.tenant, "approval": approval})
-    return [view(row) for row in rows]
+    return (await of_each(session, [approval]))[approval]
+
+
+async def of_each(session: ReadSession, approvals: Collection[UUID]) -> dict[UUID, list[dict[str, Any]]]:
+    """The same of several, by their ids."""
+    found: dict[UUID, list[dict[str, Any]]] = {one: [] for one in approvals}
+    for row in await session.rows(ALL, {"tenant": session.tenant, "approvals": list(approvals)}):
+        found[row.approval].append(view(row))
+    return found
 
 
 async def one(session: ReadSession, approval: UUID, question: UUID) -> dict[str, Any]:
-    row = await session.first(ONE, {"tenant": session.tenant, "approval": approval, "id": question})
+    row = await session.first(ONE, {"tenant": session.tenant, "approvals": [approval], "id": question})
     assert row is not None
     return view(row)
 
