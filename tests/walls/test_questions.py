@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -392,3 +393,51 @@ async def test_an_approval_is_handed_on_twenty_times(ground: Ground) -> None:
         role = ("admin", "operator")[number % 2]
         assert (await hand_on(ground, asked, "ben", role, instead=True))["outcome"] == "reassigned"
     assert (await hand_on(ground, asked, "ben", "admin"))["outcome"] == "too_often"
+
+
+async def test_nobody_hands_an_approval_on_past_the_function(ground: Ground) -> None:
+    """Whoever holds the owner's role and writes the row is judged by the same guard, which also says when it was."""
+    await laddered(ground)
+    asked = await ground.ask("climbing", by="agent")  # anna's
+    hand = {"by": str(ground.ids["ben"]), "to": "admin", "instead": True, "reason": "all are on leave"}
+    append = "UPDATE approval SET handed = handed || $2::text::jsonb WHERE id = $1"
+    for more, why in (
+        ({"to": "policy_owner"}, "RX036"), ({"to": None}, "RX036"), ({"instead": None}, "RX036"), ({"reason": " "}, "RX036"),
+        ({"reason": None}, "RX036"), ({"reason": "x" * 2001}, "RX036"), ({"to": "operator", "instead": False}, "RX036"),
+        ({"by": str(ground.ids["adam"])}, "RX009"), ({"by": str(ground.ids["adam"]), "instead": False}, "RX009"), ({"by": None}, "RX009"),
+        ({"by": str(ground.ids["anna"])}, "RX010"), ({"by": str(ground.ids["anna"]), "instead": False}, "RX010"),
+    ):  # fmt: skip
+        await ground.refused(why, "owner", append, asked.approval, json.dumps(hand | more))
+    whole = "UPDATE approval SET handed = $2::text::jsonb WHERE id = $1"
+    for said in ([hand, hand], {}, 1):
+        await ground.refused("RX036", "owner", whole, asked.approval, json.dumps(said))
+    await ground.refused(
+        "RX004", "owner", "UPDATE approval SET state = 'cancelled', handed = '[1]' WHERE id = $1", asked.approval
+    )
+    await ground.run(
+        "owner", append, asked.approval, json.dumps(hand | {"at": "1999-01-01", "more": 1, "reason": " on leave "})
+    )
+    await ground.refused("RX036", "owner", whole, asked.approval, "[]")
+    row = await approval(ground, asked)
+    [kept] = json.loads(row["handed"])
+    assert set(kept) == {"by", "to", "instead", "reason", "at"} and not kept["at"].startswith("1999")
+    assert (kept["reason"], row["may_decide"], row["version"]) == ("on leave", ["admin"], 2)
+    # asked no more, an operator who is not in charge of it still runs things
+    await ground.run("owner", append, asked.approval, json.dumps(hand | {"to": "product_owner", "instead": False}))
+    row = await approval(ground, asked)
+    assert (row["may_decide"], row["version"]) == (["admin", "product_owner"], 2)
+
+    await later(ground, asked, 20)
+    both = "UPDATE approval SET handed = handed || $2::text::jsonb, climbed = climbed || now() WHERE id = $1"
+    await ground.refused("RX004", "owner", both, asked.approval, json.dumps(hand | {"to": "operator"}))
+    both = f"UPDATE approval SET handed = handed || $2::text::jsonb, glass_broken_by = '{ground.ids['gwen']}' WHERE id = $1"
+    await ground.refused("RX004", "owner", both, asked.approval, json.dumps(hand | {"to": "operator"}))
+    await ground.run(
+        "owner", f"UPDATE approval SET glass_broken_by = '{ground.ids['gwen']}' WHERE id = $1", asked.approval
+    )
+    await ground.refused("RX036", "owner", append, asked.approval, json.dumps(hand | {"to": "break_glass"}))
+    late = await ground.ask("climbing")
+    await later(ground, late, 60)
+    await ground.refused("RX036", "owner", append, late.approval, json.dumps(hand))
+    closed = await ground.approved()
+    await ground.refused("RX004", "owner", append, closed.approval, json.dumps(hand))
