@@ -118,6 +118,7 @@ REDUNDANT = {
     "break_glass, condition 8: COALESCE(p_reason, '') !~ '[^[:space:]]'": "decide() wants its vote's reason, and all is undone",
     "climb, early end 1: a.id IS NULL": "of no approval there is no next step",
     "break_glass, condition 9: a.payload_sha256 IS DISTINCT FROM p_sha256": "decide() compares the hash too, and all is undone",
+    "guard_question, lock 1: FOR UPDATE": "ask_question() and answer_question(), the only writers, hold the approval already",
     "claim, condition 6: clock_timestamp() >= a.expires_at": "guard_execution() refuses it too, and claim() answers the same",
     "decide, condition 4: clock_timestamp() >= a.expires_at": "guard_decision() refuses it too, and decide() answers the same",
 }

@@ -3,10 +3,12 @@
 import asyncio
 import hashlib
 import json
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
+import pytest
 
 from tests.walls.ground import DENIED, Asked, Ground, insert
 from tests.walls.test_ladder import approval, climb, facts, laddered, later, told
@@ -14,6 +16,7 @@ from tests.walls.test_tenants import neighbour_of
 
 ASK = "SELECT * FROM ask_question($1, $2, $3, $4, $5)"
 ANSWER = "SELECT * FROM answer_question($1, $2, $3, $4, $5)"
+EPOCH = datetime.fromtimestamp(0, UTC)
 HAND_ON = "SELECT * FROM hand_on($1, $2, $3, $4, $5, $6, $7)"
 
 
@@ -140,6 +143,55 @@ async def test_two_who_ask_at_once_ask_one_after_the_other(ground: Ground) -> No
     assert [row["number"] for row in rows] == [1, 2]
 
 
+async def test_the_twentieth_question_is_asked_once(ground: Ground) -> None:
+    asked = await ground.ask()
+    for number in range(19):
+        assert (await ask(ground, asked, "anna", f"{number}?"))["outcome"] == "asked"
+    first: Any = ("api", ASK, (ground.tenant, asked.approval, ground.secrets["anna"], "The last?", None))
+    assert (await ground.overtaken(first, ask(ground, asked, "ben")))["outcome"] == "too_many"
+
+
+async def test_nobody_is_told_or_named_who_is_suspended(ground: Ground) -> None:
+    asked = await ground.ask(by="agent")  # anna's
+    for who in ("agent", "cora"):
+        await ground.run("registrar", "UPDATE principal SET suspended_at = now() WHERE id = $1", ground.ids[who])
+    assert (await ask(ground, asked, "ben"))["outcome"] == "asked"
+    assert await told(ground, asked) == {("question", 1, "anna")}
+    rows = await ground.run("api", "SELECT name FROM answerers($1, $2)", ground.tenant, asked.approval)
+    assert {row["name"] for row in rows} == {"anna", "ben", "gus", "paul"}
+
+
+async def test_the_present_is_judged(ground: Ground) -> None:
+    asked = await ground.ask()
+    async with ground.within("api", isolation="repeatable_read") as connection:
+        try:
+            await connection.fetch(ASK, ground.tenant, asked.approval, ground.secrets["anna"], "Why?", None)
+        except asyncpg.PostgresError as error:
+            refused = error.sqlstate
+        else:
+            refused = None
+    assert refused == "RX012"
+
+
+@pytest.mark.parametrize("what", ["ask", "answer", "hand_on"])
+async def test_nobody_waits_in_a_ring_with_the_end_of_a_mission(ground: Ground, what: str) -> None:
+    """Mission first, then approval: whoever ends the mission goes on to close what is open of it."""
+    asked = await ground.ask()
+    put = (await ask(ground, asked, "anna"))["question"]
+    calls = {
+        "ask": lambda: ask(ground, asked, "ben"),
+        "answer": lambda: answer(ground, asked, "ben", put),
+        "hand_on": lambda: hand_on(ground, asked, "ben", "admin", version=1),
+    }
+    async with ground.within("api", connection=await ground.connect("api")) as api:
+        await api.execute("UPDATE mission SET state = 'cancelled', closed_at = now() WHERE id = $1", asked.mission)
+        waiting = asyncio.create_task(calls[what]())
+        await ground.somebody_waits()
+        close = "SELECT close_approval($1, $2, 'cancelled', $3)"
+        assert await api.fetchval(close, ground.tenant, asked.approval, ground.secrets["cora"]) == "cancelled"
+    assert ("answered" if what == "answer" else "not_pending") in str(await waiting)
+
+
 # --- answering --------------------------------------------------------------------------------------------------------
 
 
@@ -218,6 +270,17 @@ async def test_nobody_writes_a_question_past_the_function(ground: Ground) -> Non
     ):
         values = columns | more
         await ground.refused(why, "owner", insert("approval_question", values), *values.values())
+    whole = columns | {
+        "answer": "x",
+        "answered_by": ground.ids["ben"],
+        "answered_at": EPOCH,
+        "asked_at": EPOCH,
+        "number": 9,
+    }
+    await ground.run("owner", insert("approval_question", whole), *whole.values())
+    [row] = await ground.run("admin", "SELECT * FROM approval_question WHERE approval = $1", asked.approval)
+    assert (row["answer"], row["answered_by"], row["answered_at"], row["number"]) == (None, None, None, 1)
+    assert row["asked_at"] > EPOCH
     own = await ground.ask(by="agent")
     values = columns | {"approval": own.approval, "addressee": ground.ids["ben"]}
     await ground.refused("RX010", "owner", insert("approval_question", values), *values.values())
@@ -374,6 +437,18 @@ async def test_escalating_is_refused_with_the_reason(ground: Ground) -> None:
         == "recorded"
     )
     assert (await hand_on(ground, broken, "ben", "admin"))["outcome"] == "already_broken"
+
+
+async def test_handing_on_instead_is_told_as_what_it_is(ground: Ground) -> None:
+    await laddered(ground)
+    asked = await ground.ask("climbing")
+    assert (await hand_on(ground, asked, "ben", "operator", instead=True))["outcome"] == "unchanged_role"
+    done = await hand_on(ground, asked, "ben", "admin", instead=True)
+    assert (done["outcome"], done["may_decide"]) == ("reassigned", ["admin"])
+    assert await told(ground, asked) == {("reassigned", 4, "adam")}
+    assert [type for type, _ in await facts(ground, asked, "approval.escalated", "approval.reassigned")] == [
+        "approval.reassigned"
+    ]
 
 
 async def test_of_two_who_escalate_at_once_one_is_told_that_it_is_done(ground: Ground) -> None:
