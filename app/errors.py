@@ -5,7 +5,7 @@
     concurrency  precondition_required · stale · idempotency_mismatch · idempotency_in_flight · wrong_state
     policy       denied_by_policy
     release      rung_not_ready · verdict_refused
-    decisions    own_request · already_decided · other_payload · expired
+    decisions    own_request · already_decided · already_answered · other_payload · expired
     tools        tool_halted · tool_drifted · tool_failed · tool_unmapped
     bytes        bytes_removed · artifact_missing · artifact_damaged
     rates        rate_limited
@@ -158,6 +158,12 @@ KINDS: dict[str, Kind] = {
     ),
     "already_decided": Kind(
         409, "Already decided by you", "Each approver decides once.", ("Look at the approval's decisions.",)
+    ),
+    "already_answered": Kind(
+        409,
+        "Somebody has answered already",
+        "A question is answered once. `current` holds who answered it, when, and what they said.",
+        ("Read the answer; what it leaves open can be asked again.",),
     ),
     "other_payload": Kind(
         409,

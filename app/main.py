@@ -80,6 +80,7 @@ PUBLIC = (
     model_gateway.providers,
     approvals.router,
     approvals.interventions,
+    approvals.questions,
     approvals.rules,
     policy.router,
     budgets.router,

@@ -21,10 +21,12 @@ REASONS = ("The evidence does not show it.", "It is the wrong record or value.",
 HELP = """j k     next, previous            d       raw bytes of the change
 Enter   open                      e       all evidence
 a       approve                   r       reject, with a reason
+s       ask about it              x       escalate: another role as well
 u       take the last one back    l       the queue
 ?       this help                 q       end
 
-To change what is proposed: mission-root approvals revise ID. To ask its mission: mission-root explain ID."""
+To answer a question: mission-root approvals answer ID NUMBER "…". To change what is proposed: mission-root approvals revise ID.
+To see what its mission did: mission-root explain ID."""
 
 
 @dataclass
@@ -98,7 +100,12 @@ class Review:
         if why := self.closed(self.facts):
             return Text(f"No decision here: {why}", "yellow")
         how = {"low": "a, then y", "medium": "a after a second, then y", "high": "a, then the record's id"}
-        return Text(f"[a]pprove ({how.get(self.facts.risk, 'a')})   [r]eject (with a reason)", "cyan")
+        told = Text(
+            f"[a]pprove ({how.get(self.facts.risk, 'a')})   [r]eject (with a reason)   a[s]k   [x] escalate", "cyan"
+        )
+        if waits := self.facts.approval.get("open_questions"):
+            told.append(f"\n{approval_screen.still_open(waits)}; a decision need not wait for the answer.", "yellow")
+        return told
 
     def closed(self, facts: Facts) -> str:
         """Why nothing can be decided on it; empty when something can."""
@@ -133,7 +140,9 @@ class Review:
                 self.take_back()
             case "a" | "r" if self.open and self.facts is not None:
                 self.approve(self.facts) if pressed == "a" else self.reject(self.facts)
-            case "a" | "r":
+            case "s" | "x" if self.open and self.facts is not None:
+                self.ask(self.facts) if pressed == "s" else self.escalate(self.facts)
+            case "a" | "r" | "s" | "x":
                 self.note = Text("Open it first: Enter.", "yellow")
         return True
 
@@ -186,6 +195,54 @@ class Review:
             return
         self.send(facts, "reject", reason)
 
+    def ask(self, facts: Facts) -> None:
+        """Puts a question to the requester; whoever else can answer is asked by the command."""
+        self.say(
+            facts,
+            "questions",
+            "What do you want to know; empty: nothing is asked",
+            "question",
+            {},
+            "Asked; nothing else changes.",
+        )
+
+    def escalate(self, facts: Facts) -> None:
+        found = facts.approval
+        further = [one for one in found["rule"].get("may_escalate_to") or [] if one not in found["may_decide"]]
+        if found["state"] == "pending" and not further:
+            self.note = Text("Its rule names nobody else to ask. A policy owner can, for the next ones.", "yellow")
+            return
+        role = further[0] if len(further) == 1 else self.keys.line(f"Which role as well: {', '.join(further)}")
+        if role:
+            self.say(
+                facts,
+                "escalate",
+                f"Why {show.visible(role)} too; empty: nothing is done",
+                "reason",
+                {"role": role},
+                "Asked too.",
+            )
+
+    def say(self, facts: Facts, verb: str, question: str, name: str, more: dict[str, str], done: str) -> None:
+        """A line of the reader's own about what is open, sent; what is not taken is offered again."""
+        found = facts.approval
+        kept = f"{verb} {found['id']}"
+        words = self.keys.line(question, self.typed.get(kept, ""))
+        if not words:
+            self.note = Text("Nothing was sent.", "yellow")
+            return
+        self.typed[kept] = words
+        try:
+            path = f"/v1/approvals/{segment(found['id'])}/{verb}"
+            self.client.post(path, {name: words} | more, if_match="" if verb == "questions" else facts.etag)
+        except Failed as failed:
+            self.open_this()
+            self.note = refusal(failed, self.facts, words)
+            return
+        del self.typed[kept]
+        self.open_this()
+        self.note = Text(done, "green")
+
     def send(self, facts: Facts, decision: Verdict, comment: str) -> None:
         """The decision on exactly what was shown; who was faster is said in place, and what was typed is kept."""
         found = facts.approval
@@ -212,7 +269,8 @@ class Review:
     def receipt(self, found: dict[str, Any], receipt: dict[str, Any], decision: str) -> Text:
         """What was recorded, where, what runs next, and how long it can be taken back."""
         told = Text(
-            f"{decision.capitalize()} recorded: {show.visible(approval_screen.what(found))} is {receipt['state']}.\n",
+            f"{decision.capitalize()} recorded: {show.visible(approval_screen.what(found))} is {receipt['state']}."
+            f"{approval_screen.unanswered(receipt)}\n",
             "green",
         )
         try:

@@ -13,6 +13,7 @@ from sqlalchemy import text
 from app import artifacts, evidence, missions, policy
 from app.approvals.queries import SELECT, Approval
 from app.approvals.queries import one as approval_of
+from app.approvals.questions import of_approval
 from app.artifacts import Located
 from app.clock import iso, now
 from app.console.lasting import overwritten
@@ -93,6 +94,7 @@ async def people(session: ReadSession, ids: Iterable[Any]) -> dict[str, dict[str
 
 
 DECIDERS = text("SELECT id, name, standing FROM deciders(:tenant, :approval)")
+ANSWERERS = text("SELECT id, name, standing, part FROM answerers(:tenant, :approval)")
 EARLIER = text("""
   SELECT w.id AS writeback, a.id AS approval, a.state, a.closed_at, a.note, s.state AS writeback_state,
     (SELECT jsonb_agg(jsonb_build_object('approver', d.approver, 'verdict', d.verdict, 'comment', d.comment) ORDER BY d.decided_at)
@@ -151,6 +153,9 @@ async def briefing(session: ReadSession, who: UUID, id: UUID) -> tuple[dict[str,
     standing = next((row.standing for row in may if row.id == who), "not_entitled")
     why_not = await open_to(session, found, mission, standing)
     claimed = await session.scalar(CLAIMED, {"tenant": session.tenant, "writeback": found.writeback})
+    can = await session.rows(ANSWERERS, {"tenant": session.tenant, "approval": id})
+    mine = next((row for row in can if row.id == who), None)
+    unasked = silent(found, mine)
     earlier = await before(session, found.predecessor)
     similar = await alike(session, found, payload)
     looked = await session.scalar(LOOKED, {"tenant": session.tenant, "approval": id, "who": who})
@@ -159,8 +164,12 @@ async def briefing(session: ReadSession, who: UUID, id: UUID) -> tuple[dict[str,
     return {
         "approval_id": id,
         "you": {"may_decide": why_not is None, "standing": standing, "why_not": why_not,
-                "why_not_edit": closed_to_edits(found, mission, standing, claimed), "opened_at": iso(looked) if looked else None},
+                "why_not_edit": closed_to_edits(found, mission, standing, claimed),
+                "opened_at": iso(looked) if looked else None,
+                "why_not_ask": unasked, "why_not_escalate": unasked or closed_to_others(found),
+                "may_answer": for_whom(await of_approval(session, id), who, mine)},
         "may_decide": [{"id": row.id, "name": row.name} for row in may if row.standing == "may"][:MOST_NAMED],
+        "may_be_asked": [{"id": row.id, "name": row.name} for row in can if row.id != who][:MOST_NAMED],
         "people": await people(session, named),
         "policy": await judgement(session, found, mission),
         "earlier": earlier,
@@ -201,6 +210,36 @@ def closed_to_edits(found: Approval, mission: missions.Mission, standing: str, c
     if why := over(found) or excluded(found, standing):
         return why
     return f"The mission is {mission.state}: nothing of it is changed any more." if mission.closed else None
+
+
+def silent(found: Approval, mine: Any) -> str | None:
+    """Why somebody cannot ask about it, nor have others asked; None when they can. mine: what they are to it."""
+    if found.state != "pending":
+        return f"It is {found.state} already."
+    if why := over(found):
+        return why
+    if mine is not None and mine.part:
+        return "It is your own request: others ask about it, and you can answer."
+    if mine is None:
+        return "It takes who may decide it, or an operator."
+    return None
+
+
+def closed_to_others(found: Approval) -> str | None:
+    """Why no further role can be asked, whoever wants it."""
+    if found.glass_broken_at is not None:
+        return "The glass is broken: two holders of break_glass decide, and nobody else is asked."
+    if not set(found.may_escalate_to) - set(found.may_decide):
+        return "Its approval rule names no further role. A policy owner can add one, for later approvals."
+    return None
+
+
+def for_whom(asked: Sequence[dict[str, Any]], who: UUID, mine: Any) -> list[UUID]:
+    """Which open questions somebody could answer: those put to them, and of the requester and operators all, but none of their own."""
+    every = mine is not None and mine.standing in ("requester", "operator")
+    return [
+        one["id"] for one in asked if not one["answered_by"] and one["asked_by"] != who and (every or one["to"] == who)
+    ]
 
 
 def over(found: Approval) -> str | None:

@@ -140,7 +140,7 @@ RULES: dict[str, tuple[str, dict[str, str]]] = {
             "writeback.predecessor": "a first proposal has none",
             "approval.writeback": "null for a question about a mission; a check ties it to the subject",
             "approval.glass_broken_by": "the glass is whole",
-            "approval.reassigned_by": "nobody has handed it on; a check ties it to whom to",
+            "approval_question.answered_by": "null until it is answered; a check ties it to the answer",
             "approval.withdrawn_by": "nobody has taken it back; a check ties it to the state",
             "approval.was_rule": "the glass is whole; a check ties it to who broke it",
             "approval.was_rule_version": "likewise",

@@ -134,6 +134,15 @@ async def hostile_change(world: World, payloads: list[str]) -> tuple[dict[str, A
     await world.colony.complete(dispatch, claims=claims, proposals=[made])
     await world.run_work("review")
     [approval] = (await world.operator.get(f"/v1/approvals?mission={dispatch.mission_id}")).json()["items"]
+    path = f"/v1/approvals/{approval['id']}"
+    asked = await world.operator.post(f"{path}/questions", json={"question": everything[:2000]})
+    assert asked.status_code == 201, asked.text
+    told = await world.submitter.post(
+        f"{path}/questions/{asked.json()['id']}/answer", json={"answer": everything[:2000]}
+    )
+    assert told.status_code == 200, told.text
+    why, seen = {"role": "admin", "reason": everything[:2000]}, {"If-Match": f'"v{approval["version"]}"'}
+    assert (await world.operator.post(f"{path}/escalate", json=why, headers=seen)).status_code == 200
     return approval, said
 
 

@@ -229,6 +229,9 @@ async def theirs_and_absent(world: World) -> dict[str, Any]:
     policies = (await world.auditor.post("/v1/policies/evaluate", json=ASK_POLICY)).json()["policy_version"]
     there = {
         "notice_id": await notice(world, approval["id"]),
+        "question_id": (
+            await world.operator.post(f"/v1/approvals/{approval['id']}/questions", json={"question": "Why now?"})
+        ).json()["id"],
         "version": policies,
         **await somebody(world),
         **await somewhere(world),
@@ -467,6 +470,17 @@ async def about_approval(world: World, verb: str, who: str = "operator", **body:
     )
 
 
+async def ask_about(world: World) -> httpx.Response:
+    approval = await pending_change(world)
+    return await world.operator.post(f"/v1/approvals/{approval['id']}/questions", json={"question": "Why now?"})
+
+
+async def answer_question(world: World) -> httpx.Response:
+    asked = await ask_about(world)
+    path = f"{asked.headers['location']}/questions/{asked.json()['id']}/answer"
+    return await world.submitter.post(path, json={"answer": "The customer called."})
+
+
 async def note_look(world: World) -> httpx.Response:
     approval = await pending_change(world)
     return await world.operator.post(f"/v1/approvals/{approval['id']}/looks", json={})
@@ -686,6 +700,9 @@ LEAVE_FACTS: dict[str, tuple[Callable[[World], Awaitable[httpx.Response]], str]]
     "extendMission": (extend, "mission.extended"),
     "runDrill": (run_drill, "drill.asked"),
     "reassignApproval": (lambda world: about_approval(world, "reassign", role="admin"), "approval.reassigned"),
+    "escalateApproval": (lambda world: about_approval(world, "escalate", role="admin"), "approval.escalated"),
+    "askAboutApproval": (ask_about, "approval.questioned"),
+    "answerQuestion": (answer_question, "approval.answered"),
     "decide": (approve, "approval.decided"),
     "noteLook": (note_look, "approval.seen"),
     "breakGlass": (break_glass, "approval.glass_broken"),
