@@ -5,14 +5,20 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.x509.oid import NameOID
 
 from app.cli import main, show, workspace
-from app.cli.client import Client
+from app.cli.client import Client, connection
+from app.clock import now
 from app.errors import KINDS, Problem
 
 Answer = tuple[int, dict[str, str], Any]
@@ -440,3 +446,23 @@ def test_an_answer_within_a_second_does_not_pay_for_rich() -> None:
             pass
         sys.exit("rich.console" in sys.modules)"""
     assert subprocess.run([sys.executable, "-c", asked], check=False).returncode == 0
+
+
+def test_the_authority_that_the_environment_names_is_the_one_that_is_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, name = (
+        Ed25519PrivateKey.generate(),
+        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "an authority of ours")]),
+    )
+    made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
+    made = made.not_valid_before(now()).not_valid_after(now() + timedelta(days=1))
+    made = made.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    file = tmp_path / "authority.pem"
+    file.write_bytes(made.sign(key, None).public_bytes(serialization.Encoding.PEM))
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    contexts = list[Any]()
+    monkeypatch.setattr("httpx.Client", lambda **given: contexts.append(given["verify"]))
+    connection("https://root.example", {})
+    [trusted] = contexts[0].get_ca_certs()
+    assert trusted["subject"] == ((("commonName", "an authority of ours"),),)

@@ -11,6 +11,7 @@ import pytest
 
 from app.console import render
 from app.console.render import MOST, foreign, page
+from app.labels import UNSEEN
 from colony_client.artifacts import Citation, Claim
 from tests.console.desk import Page, path_of, seat
 from tests.world import World
@@ -107,6 +108,11 @@ def named(payload: str) -> str:
     return unicodedata.normalize("NFC", re.sub(r"[\x00-\x1f\x7f-\x9f/\\\\]", "_", payload)[:60].strip())
 
 
+def labelled(payload: str) -> str:
+    """What of it can be in a label: one line."""
+    return re.sub(f"[{UNSEEN}]", "_", payload)
+
+
 async def hostile_change(world: World, payloads: list[str]) -> tuple[dict[str, Any], list[Citation]]:
     """An approval behind which everything that somebody else can write says them: goal, labels, the cited documents and their
     names, quotes, claims, summary, reason, fields and values; and what it cites."""
@@ -116,7 +122,7 @@ async def hostile_change(world: World, payloads: list[str]) -> tuple[dict[str, A
     dispatch = await world.dispatch(
         mission_type="crm_lead_intelligence",
         user_goal=everything[:2000],
-        labels={named(one).replace(":", " "): one[:60] for one in payloads},
+        labels={labelled(named(one)).replace(":", " "): labelled(one)[:60] for one in payloads},
     )
     listed = await world.colony.tool(dispatch, "crm.list", kind="lead", limit=1)
     found = await world.colony.tool(dispatch, "workspace.search", query="rollback", limit=20)
