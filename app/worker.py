@@ -26,7 +26,7 @@ from app import (
     tools,
     work,
 )
-from app.boundary.dispatch import EFFECTS, Colony
+from app.boundary import EFFECTS, Colony
 from app.build import name_of
 from app.caller import system
 from app.clock import now

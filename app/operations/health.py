@@ -13,8 +13,7 @@ import structlog
 from sqlalchemy import text
 
 from app import artifacts, delivery, ledger
-from app.boundary import colony_trouble
-from app.boundary.dispatch import EFFECTS
+from app.boundary import EFFECTS, colony_trouble
 from app.components import Component
 from app.db import ReadSession
 from app.http.probes import PROBE_S, fits_the_schema

@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 
 from app import work
+from app.boundary import quarantine
 from app.clock import now
 from app.worker import Worker
 from tests.boundary.faults import broken
@@ -127,14 +128,14 @@ async def test_an_answer_that_nobody_asked_for_is_not_taken_for_the_next_ones(wo
 async def test_whoever_makes_the_same_mistake_in_other_words_fills_no_disk(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatch, "MOST_KEPT", 4)
+    monkeypatch.setattr(quarantine, "MOST_KEPT", 4)
     life = await begin(world)
     async with broken(world, "another_page_each_time") as colony:
         for _ in range(6):
             await again(life)
         assert len(colony.calls) == 6
         assert await origins(life) == ["dispatch_answer"] * 4
-        monkeypatch.setattr(dispatch, "MOST_KEPT_BYTES", 20)
+        monkeypatch.setattr(quarantine, "MOST_KEPT_BYTES", 20)
         other = await begin(world)
         for _ in range(3):
             await again(other)

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.boundary.dispatch import EFFECTS
+from app.boundary import EFFECTS
 from app.clock import now
 from app.http.serving import opened
 from app.main import Root, public_app
