@@ -84,6 +84,8 @@ async def test_approve_receipt_undo_and_the_whole_story(world: World, quick: Non
         and "operator: “the customer called”" in back.text
         and await state(world, change) == "cancelled"
     )
+    # what will not be called any more is neither unchanged nor stale
+    assert "Read now at version" in back.text and "since it was proposed" not in back.text
 
 
 async def test_a_rejection_needs_a_reason_and_takes_a_preset(world: World) -> None:
