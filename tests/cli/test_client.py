@@ -291,7 +291,11 @@ def test_an_approval_shows_the_difference_and_disarms_the_terminal(root: Root, c
 
 def test_a_decision_needs_the_hash_that_was_seen(root: Root, command: Callable[..., Ended]) -> None:
     root.answers["GET /v1/approvals/a1"] = (200, {"ETag": '"v1"'}, APPROVAL)
-    root.answers["POST /v1/approvals/a1/decisions"] = (201, {}, {"state": "approved", "not_before": None})
+    root.answers["POST /v1/approvals/a1/decisions"] = (
+        201,
+        {},
+        {"state": "approved", "not_before": None, "open_questions": 0},
+    )
     exit_code, _, err = command("approvals", "decide", "a1", "approve")
     assert exit_code == 2 and "--payload-sha256" in err, "nobody can be asked here"
     assert command("approvals", "decide", "a1", "reject", "--payload-sha256", "ab" * 32)[0] == 2, "a reason is due"

@@ -266,7 +266,7 @@ def test_the_review_ends_with_the_undo_window(root: Root) -> None:
         "rule": {"id": "r1", "version": 1, "comment_required": False}, "may_decide": ["operator"],
         "payload": {"connector": "crm", "operation": "update", "target": {"kind": "lead", "id": "L-1"}, "changes": {"a": 1}},
     }  # fmt: skip
-    over = {"state": "approved", "not_before": "2020-01-01T00:00:00+00:00"}
+    over = {"state": "approved", "not_before": "2020-01-01T00:00:00+00:00", "open_questions": 0}
     root.answers["GET /v1/inbox"] = (200, {}, {"items": [approval], "next_cursor": None, "has_more": False})
     root.answers["GET /v1/approvals/a1"] = (200, {"ETag": '"v1"'}, approval)
     root.answers["POST /v1/approvals/a1/decisions"] = (201, {}, over)

@@ -119,7 +119,7 @@ async def test_what_fails_after_the_commit_fails_nobody_and_nothing_is_done_twic
     assert (ended.status_code, ended.json()["state"]) == (200, "cancelled")
     worker = world.worker.database
     monkeypatch.setattr(worker, "on_commit", deaf)
-    items = await work.take(worker, "worker", ["dispatch"], 10, world.root_lease())
+    items, _ = await work.turn(worker, ["dispatch"], 10, world.root_lease())
     become: list[Any] = []
 
     def degrade(held: Held, item: work.Item) -> None:

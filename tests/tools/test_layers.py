@@ -214,7 +214,7 @@ async def test_the_background_look_keeps_its_lease_while_servers_take_their_time
     await connection.execute(
         "INSERT INTO work (tenant, kind, subject, queue) SELECT id, 'tool_check', id, 'worker' FROM tenant WHERE name = 'demo'"
     )
-    [item] = await work.take(world.worker.database, "worker", ["tool_check"], 1, lease)
+    [item], _ = await work.turn(world.worker.database, ["tool_check"], 1, lease)
     monkeypatch.setattr(watch, "PAGE", 1)
     looked, looking, go_on = list[str](), asyncio.Event(), asyncio.Event()
 
@@ -231,7 +231,7 @@ async def test_the_background_look_keeps_its_lease_while_servers_take_their_time
     async with asyncio.timeout(20):
         while await connection.fetchval(held) < first + lease:
             await asyncio.sleep(0.01)
-    assert await work.take(world.worker.database, "worker", ["tool_check"], 1, lease) == []
+    assert (await work.turn(world.worker.database, ["tool_check"], 1, lease))[0] == []
     await connection.execute(
         "UPDATE work SET fence = fence + 1 WHERE kind = 'tool_check'"
     )  # somebody else has it all the same

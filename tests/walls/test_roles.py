@@ -47,7 +47,7 @@ GRANTS: dict[str, dict[str, str]] = {
     "approval_rule": {"api": "s", "worker": "s", "auditor": "s"},
     "notice": {"api": "s", "auditor": "s"},
     "approval_look": {"api": "s", "auditor": "s"},
-    "approval_question": {"api": "s", "auditor": "s"},
+    "approval_question": {"api": "s", "worker": "s", "auditor": "s"},
     "connector": {"api": "s", "worker": "s", "auditor": "s"},
     "connector_switch": {"api": "s", "worker": "s", "auditor": "s"},
     "connector_read": {"api": "s", "worker": "s"},

@@ -71,7 +71,7 @@ ALTER TABLE approval_question ENABLE ALWAYS TRIGGER approval_question_keep;
 ALTER TABLE approval_question ENABLE ALWAYS TRIGGER approval_question_whole;
 ALTER TABLE approval_question ENABLE ROW LEVEL SECURITY; ALTER TABLE approval_question FORCE ROW LEVEL SECURITY;
 CREATE POLICY own_tenant ON approval_question USING (tenant = NULLIF(current_setting('app.tenant', true), '')::uuid);
-GRANT SELECT ON approval_question TO {prefix}_api, {prefix}_auditor;
+GRANT SELECT ON approval_question TO {prefix}_api, {prefix}_worker, {prefix}_auditor;
 
 -- Tells a person, and who answers for it when it is a program.
 CREATE FUNCTION tell_of_question(p_question approval_question, p_kind text, p_whom uuid) RETURNS void
