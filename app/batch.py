@@ -16,8 +16,9 @@ from typing import Generic, TypeVar
 import asyncpg
 import structlog
 
-from app.db import Database, unavailable
+from app.db import after_commit, unavailable
 from app.errors import Problem
+from app.telemetry import POOL_EXHAUSTED
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -40,46 +41,51 @@ class Pending(Generic[Item, Result]):
 
 
 class Batches(Generic[Item, Result]):
-    """run does the items of a batch over one connection, in a transaction of its own, and answers each in turn. What it does once
-    that is committed is done inside `app.db.after_commit`: a batch whose run raises is done again.
+    """run does the items of a batch over one connection, in a transaction of its own, and answers each in turn. A batch whose run
+    raises is done again; so what is counted and told once it is committed is done by told, which fails nobody.
 
-    size says of an item how many bytes it brings.
+    connect opens such a connection. size says of an item how many bytes it brings.
     """
 
     def __init__(
         self,
-        database: Database,
+        connect: Callable[[], Awaitable[asyncpg.Connection]],
         run: Callable[[asyncpg.Connection, Sequence[Item]], Awaitable[Sequence[Result]]],
         size: Callable[[Item], int],
         *,
         name: str,
+        told: Callable[[Sequence[Item], Sequence[Result]], None] | None = None,
         connections: int = 2,
         wait_ms: int = 1000,
     ) -> None:
-        self.database, self.run, self.size, self.name = database, run, size, name
+        self.connect, self.run, self.size, self.name, self.told = connect, run, size, name, told
         self.connections, self.wait_s = connections, wait_ms / 1000
         self.pending: deque[Pending[Item, Result]] = deque()
         self.riding = 0  # how many are in batches that the database has
         self.wake = asyncio.Event()
         self.tasks: list[asyncio.Task[None]] = []
+        POOL_EXHAUSTED.labels(name)
 
     def start(self) -> None:
         self.tasks = [asyncio.create_task(self._hand(), name=f"{self.name} {n}") for n in range(self.connections)]
         self.tasks.append(asyncio.create_task(self._impatience(), name=f"{self.name} impatience"))
 
     async def stop(self) -> None:
-        """After the last request was answered; what still waits is told that the service ends."""
-        for task in self.tasks:
+        """After the last request was answered; what still waits, or comes later, is told that the service ends."""
+        tasks, self.tasks = self.tasks, []
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
         left, self.pending = list(self.pending), deque()
         for one in left:
             fail(one, busy())
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def put(self, item: Item) -> Result:
         """The result of one item, once it is committed. Raises what run raised for it, or Problem database_busy."""
-        if len(self.pending) >= MOST_PENDING:
+        if not self.tasks:
             raise busy()
+        if len(self.pending) >= MOST_PENDING:
+            raise self._exhausted()
         one: Pending[Item, Result] = Pending(item, asyncio.get_running_loop().create_future())
         self.pending.append(one)
         self.wake.set()
@@ -130,7 +136,7 @@ class Batches(Generic[Item, Result]):
         """Does a batch, and answers everybody in it; answers the connection for the next one, None when it is lost."""
         try:
             if connection is None or connection.is_closed():
-                connection = await self.database.connect()
+                connection = await self.connect()
         except Exception as error:
             self._lost(None, together, error)
             return None
@@ -138,7 +144,11 @@ class Batches(Generic[Item, Result]):
             fail_all(together, busy())
             raise
         try:
-            results = await self.run(connection, [one.item for one in together])
+            items = [one.item for one in together]
+            results = await self.run(connection, items)
+            if self.told is not None:
+                with after_commit():
+                    self.told(items, results)
             for one, result in zip(together, results, strict=True):
                 if not one.answer.done():
                     one.answer.set_result(result)
@@ -163,7 +173,7 @@ class Batches(Generic[Item, Result]):
             if one.answer.done():
                 continue
             if time.monotonic() - one.since > 2 * self.wait_s:
-                fail(one, busy())
+                fail(one, self._exhausted())
             else:
                 connection = await self._try(connection, [one])
         return connection
@@ -183,7 +193,14 @@ class Batches(Generic[Item, Result]):
             await asyncio.sleep(self.wait_s / 4)
             too_long = time.monotonic() - self.wait_s
             while self.pending and self.pending[0].since < too_long:
-                fail(self.pending.popleft(), busy())
+                one = self.pending.popleft()
+                if not one.answer.done():
+                    fail(one, self._exhausted())
+
+    def _exhausted(self) -> Problem:
+        """What somebody is told who has waited long enough; counted, as for a session that got no connection."""
+        POOL_EXHAUSTED.labels(self.name).inc()
+        return busy()
 
 
 def fail_all(together: Sequence[Pending[Item, Result]], error: BaseException) -> None:

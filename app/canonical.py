@@ -1,6 +1,7 @@
 """Canonical bytes (RFC 8785) and their SHA-256: what is stored, hashed, signed and approved is these bytes."""
 
 import hashlib
+import json
 from typing import Any
 from uuid import UUID
 
@@ -14,6 +15,16 @@ def canonical(value: Any) -> bytes:
         return canonical_json(value)
     except CanonicalizationError as refused:
         raise ValueError(f"not canonical JSON: {refused}") from refused
+
+
+def parsed(data: str | bytes) -> Any:
+    """Canonical bytes as the value that they were. Beyond ±2^53 they write a float without an exponent, as if it were an integer."""
+    return json.loads(data, parse_int=_number)
+
+
+def _number(digits: str) -> int | float:
+    value = int(digits)
+    return value if -(2**53) < value < 2**53 else float(value)
 
 
 def sha256(data: bytes) -> bytes:

@@ -44,6 +44,16 @@ class Component:
             return None
         return self.opened_at + self.stays_open
 
+    def turned_away(self) -> datetime | None:
+        """The same for one of many callers at once: of those who come when a trial is due, the first makes it.
+
+        The others wait as long again, or until it has succeeded; so does whoever comes after one that never ended.
+        """
+        until = self.retry_at()
+        if until is None and self.opened_at is not None:
+            self.opened_at = now()
+        return until
+
     def degraded(self, code: str) -> dict[str, object] | None:
         """What whoever asks for something that needs it is told while its breaker has opened; None while it works."""
         if self.state != "down":

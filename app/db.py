@@ -1,7 +1,8 @@
 """Connections, read and write sessions, and the only commit.
 
 A write session is one transaction. It commits when its block ends without an exception and only then lets the nudges
-go that its verbs asked for. Nothing else in the code commits.
+go that its verbs asked for. `Database.together` and `Database.fetch` commit over a plain connection, and so does what `app.batch`
+runs for many. Nothing else keeps a fact.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import time
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -83,9 +85,32 @@ class WriteSession(ReadSession):
         await self.connection.execute(ENTER_FOR, {"tenant": str(tenant), "request": str(self.request)})
         self.tenant = tenant
 
+    @asynccontextmanager
+    async def part(self) -> AsyncIterator[None]:
+        """A block that happens whole or, when it raises, not at all, whatever becomes of the rest of the transaction."""
+        async with self.connection.begin_nested():
+            yield
+
     def nudge(self, channel: str) -> None:
         """After the commit, wakes whoever listens on a channel. Speed only: every listener also polls."""
         self.nudges.add(channel)
+
+
+@dataclass(frozen=True)
+class Way:
+    """How the driver itself connects as one role. name: as whom the server shows it."""
+
+    address: Address
+    name: str
+
+    def options(self) -> dict[str, Any]:
+        """Behind a pooler the next transaction is another server's, which knows no statement of before."""
+        kept = {"statement_cache_size": 0} if self.address.pooled else {}
+        return {"timeout": 5, "command_timeout": 25, "server_settings": {"application_name": self.name}, **kept}
+
+    async def connect(self) -> asyncpg.Connection:
+        """A connection that whoever asked for it closes."""
+        return await asyncpg.connect(asyncpg_url(self.address.url), **self.options())
 
 
 class Database:
@@ -95,7 +120,8 @@ class Database:
         self, address: Address | str, *, pool_size: int = 10, wait_ms: int = 1000, name: str = "mission-root"
     ) -> None:
         self.address = Address.of(address)
-        self.name, self._plain = name, list[asyncpg.Connection]()
+        way = Way(self.address, name)
+        self.connect, self._plain = way.connect, list[asyncpg.Connection]()
         self.engine: AsyncEngine = create_async_engine(
             plain_url(self.address.url),
             pool_size=pool_size,
@@ -104,7 +130,7 @@ class Database:
             pool_pre_ping=False,
             pool_use_lifo=True,
             hide_parameters=True,  # an error that is printed somewhere does not quote what people wrote
-            connect_args=self.connection() | (UNNAMED if self.address.pooled else {}),
+            connect_args=way.options() | (UNNAMED if self.address.pooled else {}),
         )
         event.listen(self.engine.sync_engine, "handle_error", mark_lost_connections)
         event.listen(self.engine.sync_engine, "checkout", refuse_dead_connections)
@@ -114,15 +140,6 @@ class Database:
         self._waits = POOL_WAIT.labels(self.pool)
         POOL_IN_USE.labels(self.pool).set_function(weakly(self.engine))
 
-    def connection(self) -> dict[str, Any]:
-        """How the driver connects. Behind a pooler the next transaction is another server's, which knows no statement of before."""
-        kept = {"statement_cache_size": 0} if self.address.pooled else {}
-        return {"timeout": 5, "command_timeout": 25, "server_settings": {"application_name": self.name}, **kept}
-
-    async def connect(self) -> asyncpg.Connection:
-        """A connection of the driver's own, which whoever asked for it closes."""
-        return await asyncpg.connect(asyncpg_url(self.address.url), **self.connection())
-
     async def fetch(self, statement: str, *values: Any) -> Sequence[Mapping[str, Any]]:
         """One statement that is a whole transaction: SQL with $1, $2, … over a plain connection, in one round trip."""
         async with self._one() as connection:
@@ -130,13 +147,14 @@ class Database:
         return rows
 
     @asynccontextmanager
-    async def together(self) -> AsyncIterator[Fetch]:
+    async def together(self, nudges: set[str]) -> AsyncIterator[Fetch]:
         """A few such statements in one transaction, which commits when the block ends without an exception.
 
-        A write session does the same with more around it; whoever uses this lets the nudges go that are asked for.
+        nudges: the channels that the block wants to wake then. A write session does the same with more around it.
         """
         async with self._one() as connection, connection.transaction():
             yield connection.fetch
+        self._wake(nudges)
 
     @asynccontextmanager
     async def _one(self) -> AsyncIterator[asyncpg.Connection]:
@@ -181,9 +199,12 @@ class Database:
             session = WriteSession(connection)
             async with connection.begin():
                 yield session
-        if session.nudges:
+        self._wake(session.nudges)
+
+    def _wake(self, channels: set[str]) -> None:
+        if channels:
             with after_commit():
-                self.on_commit(session.nudges)
+                self.on_commit(channels)
 
     async def close(self) -> None:
         for connection in self._plain:

@@ -5,7 +5,7 @@
     concurrency  precondition_required · stale · idempotency_mismatch · idempotency_in_flight · wrong_state
     policy       denied_by_policy
     release      rung_not_ready · verdict_refused
-    decisions    own_request · already_decided · other_payload · expired
+    decisions    own_request · already_decided · already_answered · other_payload · expired
     tools        tool_halted · tool_drifted · tool_failed · tool_unmapped
     bytes        bytes_removed · artifact_missing · artifact_damaged
     rates        rate_limited
@@ -159,6 +159,12 @@ KINDS: dict[str, Kind] = {
     "already_decided": Kind(
         409, "Already decided by you", "Each approver decides once.", ("Look at the approval's decisions.",)
     ),
+    "already_answered": Kind(
+        409,
+        "Somebody has answered already",
+        "A question is answered once. `current` holds who answered it, when, and what they said.",
+        ("Read the answer; what it leaves open can be asked again.",),
+    ),
     "other_payload": Kind(
         409,
         "The payload is not the one you saw",
@@ -260,7 +266,8 @@ KINDS: dict[str, Kind] = {
     "rate_limited": Kind(
         429,
         "Too many requests",
-        "A key, principal, tenant, mission or address has used up its rate. `limit` names which; nothing was done.",
+        "A key, principal, tenant, mission or address has used up its rate, or all tools that a process asks at once are being asked. "
+        "`limit` names which; nothing was done.",
         ("Send the request again after Retry-After seconds.",),
         True,
     ),
@@ -341,7 +348,6 @@ class Problem(Exception):
         self.code, self.kind, self.detail = code, KINDS[code], detail
         self.errors, self.members = errors or [], members
         self.headers = dict(headers or {})
-        # what is recorded in a transaction of its own after the one that was refused is taken back
         if retry_after is not None:
             self.headers["Retry-After"] = str(retry_after)
         if code == "unauthenticated":

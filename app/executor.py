@@ -54,7 +54,7 @@ CLAIM = "SELECT * FROM claim(:tenant, :writeback, :lease)"
 SETTLE = "SELECT settle(:tenant, :writeback, :fence, :state, :receipt, :observed)"
 READ_OF = "SELECT * FROM connector_read_of(:tenant, :id)"
 ANSWER = "SELECT answer_connector_read(:tenant, :id, :fence, :value, :version, :problem)"
-FINISH = "SELECT finish_executor_work(:tenant, :subject, :fence, :wanted, CAST(:again AS timestamptz))"
+FINISH = "SELECT finish_executor_work(:tenant, :subject, :fence, :wanted, CAST(:again AS timestamptz), :failed)"
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,7 @@ class Executor:
         batches = len(self.in_hand)
         if not await process.finished(self.in_hand):
             log.warning("of what was in hand, some is left to the next executor", batches=batches)
-        await self.nudger.stop()
-        await self.database.close()
+        await process.closed(self.nudger.stop(), self.database.close())
 
     async def loop(
         self, kind: str = "execute", limit: int = BATCH, handle: Callable[[Item], Awaitable[None]] | None = None
@@ -123,7 +122,7 @@ class Executor:
         with self.nudger.listening("work_executor") as woken:
             while True:
                 try:
-                    items = await work.take(self.database, "executor", [kind], limit, self.lease)
+                    items = await work.take(self.database, kind, limit, self.lease)
                 except Exception as error:
                     log.warning("work cannot be taken", error=type(error).__name__)
                     await asyncio.sleep(POLL_S)
@@ -138,7 +137,7 @@ class Executor:
 
     async def pause(self) -> float:
         with contextlib.suppress(Exception):
-            due = await work.next_due(self.database, "executor")
+            due = await work.next_due(self.database)
             if due is not None:
                 return min(max((due - now()).total_seconds(), 0.005), POLL_S)
         return POLL_S
@@ -152,7 +151,8 @@ class Executor:
             WORK_DONE.labels(item.kind, "failed").inc()
             log.error("execution failed", writeback=str(item.subject), exc_info=error)
             with contextlib.suppress(Exception):
-                await self.finish(item, now() + timedelta(seconds=min(2 ** min(item.attempts, 6), 60)))
+                pause = timedelta(seconds=min(2 ** min(item.attempts, 6), 60))
+                await self.finish(item, now() + pause, failed=True)
 
     async def execute(self, item: Item) -> datetime | None:
         """Claims and carries out one writeback. Answers when to come back, None when it is finished with."""
@@ -256,7 +256,7 @@ class Executor:
             WORK_DONE.labels(item.kind, "failed").inc()
             log.error("a read failed", read=str(item.subject), exc_info=error)
 
-    async def finish(self, item: Item, again: datetime | None) -> None:
+    async def finish(self, item: Item, again: datetime | None, *, failed: bool = False) -> None:
         async with self.database.write() as session:
             await session.enter(item.tenant)
             await session.execute(
@@ -267,6 +267,7 @@ class Executor:
                     "fence": item.fence,
                     "wanted": item.wanted,
                     "again": again,
+                    "failed": failed,
                 },
             )
 

@@ -38,6 +38,7 @@ from app import (
 )
 from app.boundary import Callbacks
 from app.boundary import api as boundary_api
+from app.boundary.door import Nonces
 from app.caller import Caller
 from app.db import Database
 from app.delivery import Tail
@@ -48,7 +49,7 @@ from app.http.forward import Forward, Upstream
 from app.http.lane import Lane
 from app.http.limits import rate_limits
 from app.http.probes import probes
-from app.http.serving import instrument, lifespan_of, serve_all, server, uvicorns_loop
+from app.http.serving import instrument, serve_all, server, uvicorns_loop
 from app.missions import Intake
 from app.missions.lane import MissionLane
 from app.missions.normalize import Defaults
@@ -79,6 +80,7 @@ PUBLIC = (
     model_gateway.providers,
     approvals.router,
     approvals.interventions,
+    approvals.questions,
     approvals.rules,
     policy.router,
     budgets.router,
@@ -123,6 +125,7 @@ class Root:
             settings.colony_service_base_url, self.colony_keys, timeout_s=settings.colony_timeout_ms / 1000
         )
         self.models = model_gateway.Gateway.of(settings)
+        self.nonces = Nonces(self.database)
         self.openings = calls.Openings(self.database, wait_ms=settings.database_pool_wait_ms)
         self.closings = calls.Closings(self.database, self.nudger.send, wait_ms=settings.database_pool_wait_ms)
         self.upstream = Upstream(settings.registrar_base_url, settings.registrar_keys())
@@ -162,6 +165,7 @@ class Root:
         self.callbacks.batches.start()
         self.openings.start()
         self.closings.batches.start()
+        self.limits.open()
         self.tail.start()
         self.tools.start()
         self.watch.start()
@@ -170,20 +174,25 @@ class Root:
         gc.set_threshold(YOUNG)
 
     async def close(self) -> None:
-        await self.watch.stop()
-        await self.tail.stop()
-        await self.nudger.stop()
-        await self.models.close()
-        await self.colony.aclose()
-        await self.upstream.close()
-        await self.intake.batches.stop()
-        await self.callbacks.batches.stop()
-        await self.tools.stop()
-        await self.openings.stop()
-        await self.closings.batches.stop()
-        await self.database.close()
-        await self.limits.close()
-        await self.reader.close()
+        """After the last request: first whatever still has something to tell the database, then the ways there."""
+        await process.closed(
+            self.watch.stop(),
+            self.tail.stop(),
+            self.models.close(),
+            self.tools.stop(),
+            self.colony.aclose(),
+            self.upstream.close(),
+        )
+        await process.closed(
+            self.intake.batches.stop(),
+            self.callbacks.batches.stop(),
+            self.openings.stop(),
+            self.closings.batches.stop(),
+            self.limits.close(),
+            self.nudger.stop(),
+            self.database.close(),
+            self.reader.close(),
+        )
 
     def share(self, app: FastAPI) -> None:
         """Puts what routes reach for on the app's state."""
@@ -195,12 +204,13 @@ class Root:
         state.anchor_store, state.anchor_keys = self.anchor_store, self.anchor_keys
         state.transfer_signer, state.transfer_keys = self.transfer_signer, self.transfer_keys
         state.objects, state.packing = self.objects, asyncio.Semaphore(packet.AT_ONCE)
+        state.proving = asyncio.Semaphore(audit.AT_ONCE)
         state.release = self.release
         state.webhook_keys = self.settings.webhook_keys()
         state.authenticate, state.allow = identity.authenticate, self.allow
         state.tools = self.tools
         state.upstream, state.exchange = self.upstream, self.exchange
-        state.limits = self.limits
+        state.limits, state.nonces = self.limits, self.nonces
         state.models, state.openings, state.closings = self.models, self.openings, self.closings
         state.callers, state.intake, state.callbacks = self.callers, self.intake, self.callbacks
         state.log = structlog.get_logger("http")
@@ -223,14 +233,7 @@ class App(FastAPI):
 
 def public_app(root: Root) -> FastAPI:
     """The public API."""
-    app = App(
-        title="Mission root",
-        version="1",
-        docs_url=None,
-        redoc_url=None,
-        lifespan=lifespan_of(root),
-        redirect_slashes=False,
-    )
+    app = App(title="Mission root", version="1", docs_url=None, redoc_url=None, redirect_slashes=False)
     root.share(app)
     app.state.bearer_first = True
     for router in PUBLIC:
@@ -265,8 +268,9 @@ async def serve(settings: Settings) -> None:
     root = Root(settings)
     public = public_app(root)
     await serve_all(
+        root,
         public,
-        server(public, settings.host, settings.port, lifespan="on"),
+        server(public, settings.host, settings.port),
         server(internal_app(root), settings.host, settings.internal_port),
         server(make_asgi_app(), settings.host, settings.metrics_port),
         let_go=root.tail.stop,  # streams end, so that their connections can close

@@ -5,8 +5,12 @@ import signal
 from collections.abc import Callable, Collection, Coroutine
 from typing import Any
 
+import structlog
+
 from app.settings import Misconfigured, Settings, load, refuse_write_credentials, stop
 from app.telemetry import setup
+
+log = structlog.get_logger("process")
 
 
 def run(
@@ -41,7 +45,10 @@ def run(
         raise SystemExit(f"mission-root: a port cannot be opened: {error}") from None
 
 
-DRAIN_S = 7.0  # how long what is in hand is waited for once the process is told to stop; ten seconds are all it has
+# Ten seconds are all that a process has once it is told to stop (app.supervisor.watch.STOP_WITHIN_S).
+DRAIN_S = 7.0  # what is in hand is waited for
+CANCELLED_S = 0.2  # and then for what was cancelled because it was late
+CLOSE_S = 0.8  # each of the two steps in which a process closes what it works with
 
 
 async def finished(in_hand: Collection[asyncio.Future[Any]], within_s: float = DRAIN_S) -> bool:
@@ -51,8 +58,19 @@ async def finished(in_hand: Collection[asyncio.Future[Any]], within_s: float = D
     _, late = await asyncio.wait(in_hand, timeout=within_s)
     for one in late:
         one.cancel()
-    await asyncio.gather(*late, return_exceptions=True)
+    if late:
+        await asyncio.wait(late, timeout=CANCELLED_S)
     return not late
+
+
+async def closed(*closing: Coroutine[Any, Any, object], within_s: float = CLOSE_S) -> None:
+    """A step of the end, all of it side by side. What fails or is late is told of and holds up nothing: the process ends with it."""
+    tasks = [asyncio.ensure_future(one) for one in closing]
+    if not await finished(tasks, within_s):
+        log.warning("not everything was closed in time")
+    for one in tasks:
+        if one.done() and not one.cancelled() and (error := one.exception()) is not None:
+            log.warning("something was not closed", error=type(error).__name__)
 
 
 def set_when_told_to_stop(stopping: asyncio.Event) -> None:

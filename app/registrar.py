@@ -16,7 +16,7 @@ from app.http.edge import install
 from app.http.forward import Believe
 from app.http.limits import rate_limits
 from app.http.probes import probes
-from app.http.serving import instrument, lifespan_of, serve_all, server, uvicorns_loop
+from app.http.serving import instrument, serve_all, server, uvicorns_loop
 from app.nudge import Nudger
 from app.settings import Settings, refuse_write_credentials
 
@@ -44,11 +44,10 @@ class Registrar:
 
     async def open(self) -> None:
         self.nudger.start()
+        self.limits.open()
 
     async def close(self) -> None:
-        await self.nudger.stop()
-        await self.database.close()
-        await self.limits.close()
+        await process.closed(self.nudger.stop(), self.database.close(), self.limits.close())
 
 
 def registrar_app(registrar: Registrar) -> FastAPI:
@@ -59,7 +58,6 @@ def registrar_app(registrar: Registrar) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
-        lifespan=lifespan_of(registrar),
         redirect_slashes=False,
     )
     state = app.state
@@ -81,10 +79,12 @@ def registrar_app(registrar: Registrar) -> FastAPI:
 
 
 async def serve(settings: Settings) -> None:
-    app = registrar_app(Registrar(settings))
+    registrar = Registrar(settings)
+    app = registrar_app(registrar)
     await serve_all(
+        registrar,
         app,
-        server(app, settings.host, settings.registrar_port, lifespan="on"),
+        server(app, settings.host, settings.registrar_port),
         server(make_asgi_app(), settings.host, settings.registrar_metrics_port),
     )
 

@@ -6,7 +6,6 @@ import json
 import logging
 import sys
 import threading
-import traceback
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
@@ -24,6 +23,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from pydantic_core import to_json
 
 from app.build import name_of
+from colony_client import causes
 
 tracer = trace.get_tracer("mission_root")
 
@@ -280,22 +280,7 @@ def render(_logger: Any, _method: str, record: MutableMapping[str, Any]) -> str:
 
 
 def trace_back(_logger: Any, _method: str, record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """An exception as its types and frames. Messages stay out: those of drivers and parsers quote what they were given."""
-    error = record.pop("exc_info", None)
-    if error is True:
-        error = sys.exception()
-    causes: list[str] = []
-    seen: set[int] = set()
-    while isinstance(error, BaseException) and id(error) not in seen:  # a chain may bite its own tail
-        seen.add(id(error))
-        frames = "".join(f"\n  {f.filename}:{f.lineno} {f.name}" for f in traceback.extract_tb(error.__traceback__))
-        state = getattr(error, "sqlstate", None)
-        said = f": {error}" if type(error).__module__.split(".")[0] in SPEAKING else ""
-        causes.append(f"{type(error).__name__}{f' {state}' if state else ''}{said}{frames}")
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    if causes:
-        record["exception"] = "\ncaused by ".join(causes)
-    return record
+    return causes.told(record, SPEAKING)
 
 
 # Exceptions whose messages we write ourselves, and know to hold no one's data.

@@ -2,7 +2,8 @@
 
 A row says only that a subject wants a kind of attention; what to do is read from the subject's own rows. Adding is
 part of the transaction that makes it necessary. A holder works under a lease and a fence; a lease that runs out makes
-the row due again for anybody, and the old holder's fence then changes nothing.
+the row due again for anybody, and the old holder's fence then changes nothing; but for a lease that a crash of the server forgot,
+whose fence the next holder gets, too (record 0061).
 """
 
 from collections.abc import Sequence
@@ -39,7 +40,6 @@ KINDS: dict[str, Queue] = {
     "execute": "executor",  # claim an approved writeback and carry it out (subject: the writeback)
 }
 
-WORKERS = [kind for kind, queue in KINDS.items() if queue == "worker" and kind != "webhook_send"]
 WEBHOOKS = "webhooks"
 READS = "connector_read"  # nudged when one is answered
 
@@ -116,15 +116,6 @@ async def drop(session: WriteSession, kind: str, subject: UUID) -> None:
     )
 
 
-async def take(database: Database, queue: Queue, kinds: list[str], limit: int, lease: timedelta) -> list[Item]:
-    """Leases up to limit due items of each kind, whatever tenant they belong to, and commits that."""
-    if queue == "worker":
-        taken = await database.fetch("SELECT * FROM take_worker_work($1, $2, $3)", kinds, limit, lease)
-    else:
-        taken = await database.fetch(EXECUTORS[kinds[0]], limit, lease)
-    return [Item(*(row[name] for name in ITEM)) for row in taken]
-
-
 async def turn(
     database: Database, kinds: Sequence[str], limit: int, lease: timedelta
 ) -> tuple[list[Item], datetime | None]:
@@ -135,15 +126,15 @@ async def turn(
     return items, due
 
 
-async def next_due(database: Database, queue: Queue, kinds: Sequence[str] | None = None) -> datetime | None:
-    """When the earliest item falls due; None when nothing waits. The worker may ask for some of its kinds.
+async def take(database: Database, kind: str, limit: int, lease: timedelta) -> list[Item]:
+    """Leases up to limit due items of a kind of the executor's, whatever tenant they belong to, and commits that."""
+    taken = await database.fetch(EXECUTORS[kind], limit, lease)
+    return [Item(*(row[name] for name in ITEM)) for row in taken]
 
-    Not for a webhook's: one may be due and still have to wait for its turn, and the courier looks at its own pace.
-    """
-    if queue == "executor":
-        [row] = await database.fetch("SELECT next_executor_work() AS due")
-    else:
-        [row] = await database.fetch("SELECT next_worker_work($1) AS due", list(WORKERS if kinds is None else kinds))
+
+async def next_due(database: Database) -> datetime | None:
+    """When the executor's earliest item falls due; None when nothing waits."""
+    [row] = await database.fetch("SELECT next_executor_work() AS due")
     due: datetime | None = row["due"]
     return due
 

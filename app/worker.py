@@ -26,7 +26,7 @@ from app import (
     tools,
     work,
 )
-from app.boundary.dispatch import EFFECTS, Colony
+from app.boundary import EFFECTS, Colony
 from app.build import name_of
 from app.caller import system
 from app.clock import now
@@ -140,16 +140,13 @@ class Worker:
         await self.stopping.wait()
         for task in loops:
             task.cancel()
-        ends = [self.courier.stop()] if self.courier else []  # beside the others: all have the same seconds
-        await asyncio.gather(*loops, *ends, return_exceptions=True)
-        if self.bus:
-            await self.bus.close()
-        await self.tools.stop()
-        await self.drills.close()
-        await self.nudger.stop()
-        await self.colony.client.aclose()
-        await self.root.aclose()
-        await self.database.close()
+        ends = [asyncio.create_task(self.courier.stop())] if self.courier else []
+        await process.finished(
+            [*loops, *ends], process.DRAIN_S + 0.5
+        )  # side by side: all have the same seconds, and their own limits
+        closing = [self.tools.stop(), self.drills.close(), self.colony.client.aclose(), self.root.aclose()]
+        await process.closed(*closing, *([self.bus.close()] if self.bus else []))
+        await process.closed(self.nudger.stop(), self.database.close())
 
     def lines(self) -> list[tuple[tuple[str, ...], Handle]]:
         """Kinds of work and who does them; the lines work side by side, each at one batch at a time."""
@@ -284,7 +281,7 @@ class Worker:
 
     async def check_tools(self, item: Item) -> None:
         """Looks at the servers of a tenant's tool layers, outside of any transaction."""
-        await tools.check_layers(self.tools, item, timedelta(seconds=self.settings.tool_check_interval_s))
+        await tools.check_layers(self.tools, item, timedelta(seconds=self.settings.tool_check_interval_s), self.lease)
 
     async def reconcile(self, item: Item) -> None:
         """Looks whether every open mission of a tenant waits for something."""

@@ -1,7 +1,7 @@
 """How long the console's pages take, and how heavy they are, behind a long queue and a long history.
 
     make bench-console                                      10,000 pending approvals, 5,000 decided ones, 100,000 missions
-    python -m bench.console --folder /var/tmp/console       keeps what was loaded, and finds it there the next time
+    python -m bench.console --folder /var/tmp/console       keeps what was loaded, and finds it there when the same is asked for again
     python -m bench.console --missions 2000 --pending 500   smaller
 
 stdout carries one JSON object, stderr a table. Exit code 1 when a page took longer or is heavier than it may. One person asks, one

@@ -2,7 +2,7 @@
 
     python -m bench.growth                                   1,000 beside 1,000,000 missions (ten million facts); half an hour
     python -m bench.growth --large 100000 --rounds 3         smaller
-    python -m bench.growth --folder /var/tmp/grown           keeps what was loaded, and finds it there the next time
+    python -m bench.growth --folder /var/tmp/grown           keeps what was loaded, and finds it there when the same is asked for again
 
 stdout carries one JSON object, stderr a table. Each instance has a PostgreSQL of its own. What fills them are copies of missions
 that the product itself has worked on (bench/multiply.py), so rows, facts and their hash chains have their real shapes.
@@ -49,17 +49,18 @@ class Grown(Instance):
     def __init__(self, place: Path, missions: int, trace_sink: str, pending: int | None = None) -> None:
         self.marker, self.missions = place / "grown.json", missions
         self.pending = pending or max(PAGE, missions // PENDING_SHARE)
+        self.kept = self.found()
         super().__init__(place, EVERYTHING, trace_sink)
 
     def __enter__(self) -> "Grown":
-        if self.marker.exists():
-            self.samples = json.loads(self.marker.read_text())
+        if self.kept is not None:
+            self.samples = self.kept["samples"]
             self.folder.server.start()
         else:
             super().__enter__()
             self.samples = asyncio.run(self.grow())
             self.stop_processes()
-            self.marker.write_text(json.dumps(self.samples))
+            self.marker.write_text(json.dumps({**self.size, "samples": self.samples}))
         self.folder.let_go()
         for process in processes(self.folder, self.surroundings):
             if process.name in self.afterwards:
@@ -68,6 +69,21 @@ class Grown(Instance):
         for child in self.running:
             await_ready(child)
         return self
+
+    @property
+    def size(self) -> dict[str, int]:
+        return {"missions": self.missions, "pending": self.pending}
+
+    def found(self) -> dict[str, Any] | None:
+        """What is kept in the folder; None where nothing is. Of another size it would be measured as what it is not."""
+        if not self.marker.exists():
+            return None
+        kept: dict[str, Any] = json.loads(self.marker.read_text())
+        if (there := {name: kept.get(name) for name in self.size}) != self.size:
+            raise SystemExit(
+                f"{self.marker.parent} holds {there}, and {self.size} is asked for: name another folder, or remove it."
+            )
+        return kept
 
     async def grow(self) -> dict[str, Any]:
         """Has a few missions worked on, and multiplies them. Answers what the questions need to know."""

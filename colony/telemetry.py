@@ -2,7 +2,6 @@
 
 import logging
 import sys
-import traceback
 from collections.abc import MutableMapping
 from typing import Any
 
@@ -16,9 +15,9 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from colony.settings import Settings
+from colony_client import causes
 
 tracer = trace.get_tracer("colony")
-MOST_CAUSES = 10  # of an exception that are told
 _W3C = TraceContextTextMapPropagator()
 
 
@@ -58,16 +57,7 @@ def _with_trace(_logger: Any, _method: str, record: MutableMapping[str, Any]) ->
 
 
 def trace_back(_logger: Any, _method: str, record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """An exception as its types and frames. Messages stay out: those of clients and parsers quote documents and answers."""
-    error = record.pop("exc_info", None)
-    told: list[str] = []
-    while isinstance(error, BaseException) and len(told) < MOST_CAUSES:
-        frames = "".join(f"\n  {f.filename}:{f.lineno} {f.name}" for f in traceback.extract_tb(error.__traceback__))
-        told.append(f"{type(error).__name__}{frames}")
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    if told:
-        record["exception"] = "\ncaused by ".join(told)
-    return record
+    return causes.told(record)
 
 
 def continuing(traceparent: str | None) -> Context | None:

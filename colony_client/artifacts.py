@@ -391,7 +391,8 @@ class ReviewPacket(ArtifactBase):
     """One review pass, the colony's own or the root's; `coverage` is the share of claims that are supported.
 
     The root's has, besides: the sources that are cited, how old they are and the least trust among them, and where the
-    sources contradict each other. left_uncompared: sources that the mission was shown and that were too many or too large.
+    sources contradict each other. left_uncompared: sources that the mission was shown and that were too many, too large, or said
+    more about what is cited than is compared.
     """
 
     schema_name: Literal["review_packet"] = "review_packet"

@@ -160,7 +160,7 @@ INVALID = Refusal(
 RATE = Refusal(
     429,
     "rate_limited",
-    "The mission calls tools faster than it may.",
+    "The mission calls tools faster than it may, or as many tools are asked as a process asks at once.",
     "Call again after Retry-After seconds.",
     True,
     members=(("limit", "mission"),),

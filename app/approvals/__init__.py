@@ -19,6 +19,7 @@ from app.approvals.api import router
 from app.approvals.decide import Decided, decide
 from app.approvals.interventions_api import router as interventions
 from app.approvals.queries import Approval, of_mission, one
+from app.approvals.questions_api import router as questions
 from app.approvals.rules_api import router as rules
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "one",
     "open_intake",
     "progress",
+    "questions",
     "refused",
     "router",
     "rules",

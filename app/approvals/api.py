@@ -11,7 +11,8 @@ from app import writebacks
 from app.approvals.decide import Decided, decide
 from app.approvals.models import ApprovalState, ApprovalSummary, ApprovalView, DecisionAsk, DecisionView
 from app.approvals.notices import of_approval
-from app.approvals.queries import Approval, decisions, inbox, ladder, one, order, view
+from app.approvals.queries import Approval, decisions, handed, inbox, ladder, one, order, view
+from app.approvals.questions import of_approval as questions_of
 from app.approvals.signatures import signing
 from app.clock import iso
 from app.db import ReadSession, WriteSession
@@ -48,6 +49,7 @@ async def get_approval(
     found = await known(door.session, approval_id)
     made = await decisions(door.session, approval_id)
     told = await of_approval(door.session, approval_id)
+    asked = await questions_of(door.session, approval_id)
     signs = await signing(door.session, door.caller, found.signature_required)
     await door.session.connection.close()  # nothing outside Postgres is asked while a transaction is open
     shown = {
@@ -55,6 +57,8 @@ async def get_approval(
         "ladder": ladder(found),
         "notices": [sent(notice) for notice in told],
         "decisions": made,
+        "questions": asked,
+        "handed": handed(found),
         "signing": signs,
         "current": await current(request, door.caller.tenant, found),
     }
@@ -120,6 +124,7 @@ def voted(approval_id: UUID, vote: Decided, **more: str) -> Reply:
         "approver": vote.approver,
         "not_before": iso(vote.not_before) if vote.not_before else None,
         **more,
+        "open_questions": vote.open_questions,
         "mission_id": vote.mission,
         "writeback_id": vote.writeback,
     }

@@ -20,13 +20,19 @@ from app.telemetry import DECISION_SECONDS, DECISIONS, begin
 DECIDE = text("SELECT * FROM decide(:tenant, :approval, :secret, :version, :sha256, :verdict, :comment, :signature)")
 FIND = text("""SELECT id, mission, subject, writeback, state, version, extract(epoch FROM clock_timestamp() - created_at)::float8 AS age_s
                FROM approval WHERE tenant = :tenant AND id = :id""")
+UNANSWERED = text(
+    "SELECT count(*) FROM approval_question WHERE tenant = :tenant AND approval = :id AND answered_at IS NULL"
+)
 
 # What the wall answers when it does not take a decision, and what the caller is told.
 REFUSALS: dict[str, tuple[str, str]] = {
     "unauthenticated": ("unauthenticated", "The key that decides is no longer live."),
     "not_pending": ("wrong_state", "The approval is no longer pending."),
     "expired": ("expired", "The approval has expired."),
-    "own_request": ("own_request", "The requester, and whoever answers for the requester, cannot decide."),
+    "own_request": (
+        "own_request",
+        "Who requested or changed it, and whoever answers for them, neither decides nor asks.",
+    ),
     "not_entitled": ("forbidden", "Deciding this takes a person who holds the approver role of its rule."),
     "other_payload": ("other_payload", "payload_sha256 is not the hash of what is to be approved."),
     "stale": ("stale", "The approval changed since it was read."),
@@ -45,6 +51,19 @@ REFUSALS: dict[str, tuple[str, str]] = {
     "not_stale": ("wrong_state", "Only a stale writeback is renewed."),
     "already_renewed": ("wrong_state", "It was renewed already."),
     "no_comment": ("validation", "A reason is missing: a rejection needs one, and under some rules an approval does."),
+    "no_say": ("forbidden", "It takes a person who may decide it, or an operator."),
+    "asked_already": ("validation", "/role: it is asked already"),
+    "too_often": ("wrong_state", "It was handed on as often as one approval can be: 20 times."),
+    "no_words": ("validation", "It says nothing."),
+    "too_many": ("wrong_state", "20 questions were asked about it, and that is all one approval takes."),
+    "yourself": ("validation", "/to: nobody asks themselves"),
+    "cannot_answer": ("validation", "/to: this principal has nothing to say on it"),
+    "own_question": ("forbidden", "Whoever asks does not answer."),
+    "not_for_you": (
+        "forbidden",
+        "A question is answered by whom it was put to, by the requester or whoever answers for them, or by an operator.",
+    ),
+    "already_answered": ("already_answered", "This question has its answer."),
     "unchanged_role": ("validation", "/role: it is with this role already"),
     "not_a_role_of_the_rule": ("validation", "/role: the approval's rule does not name this role"),
     "signature_missing": ("validation", "/signature: this rule counts signed approvals only"),
@@ -65,6 +84,7 @@ class Decided:
     not_before: datetime | None
     mission: UUID
     writeback: UUID | None
+    open_questions: int
 
 
 async def decide(
@@ -143,7 +163,10 @@ async def let_on(session: WriteSession, caller: Caller, mission: missions.Missio
             await missions.resume(session, caller, mission)
         else:
             await refused(session, caller, mission, "rejected")
-    return Decided(said.outcome, said.state, said.version, said.approver, said.not_before, mission.id, found.writeback)
+    unanswered = await session.scalar(UNANSWERED, {"tenant": session.tenant, "id": found.id})
+    return Decided(
+        said.outcome, said.state, said.version, said.approver, said.not_before, mission.id, found.writeback, unanswered
+    )
 
 
 async def refuse(session: WriteSession, approval: UUID, said: Any, reason: str) -> Problem:
@@ -159,7 +182,10 @@ def refusal(outcome: str, current: dict[str, Any], reason: str = "/comment") -> 
         "no_comment": (reason, "say why"),
         "signature_missing": ("/signature", "sign what you approve"),
         "unchanged_role": ("/role", "name another, or decide"),
-        "not_a_role_of_the_rule": ("/role", "must be the rule's approver_role or one of its may_escalate_to"),
+        "asked_already": ("/role", "name another, or wait for it"),
+        "no_words": (reason, "say something"),
+        "yourself": ("/to", "name another, or leave it out to ask the requester"),
+        "cannot_answer": ("/to", "name an operator or one who may decide, or leave it out to ask the requester"),
         "unchanged": ("/changes", "change something, or decide"),
         "bad_payload": ("/changes", "name fields of the record, each with a value"),
     }

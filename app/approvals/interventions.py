@@ -1,4 +1,7 @@
-"""What a person does to an approval beside deciding it: break the glass, revise, renew, hand on, take back. The wall judges each."""
+"""What a person does to an approval beside deciding it: break the glass, revise, renew, hand on, escalate, take back.
+
+The wall judges each.
+"""
 
 import json
 from collections.abc import Mapping
@@ -11,7 +14,7 @@ from sqlalchemy import text
 
 from app import ledger, missions, policy
 from app.approvals.actions import follow, judge
-from app.approvals.decide import Decided, let_on, permitted, refusal, refuse, taken_up, wall
+from app.approvals.decide import REFUSALS, Decided, let_on, permitted, refusal, refuse, taken_up, wall
 from app.approvals.obligations import parse
 from app.caller import Caller
 from app.db import WriteSession
@@ -23,7 +26,7 @@ from app.writebacks.connectors import BadPayload, Payload, decode, encode
 
 BREAK = text("SELECT * FROM break_glass(:tenant, :approval, :secret, :version, :sha256, :reason, :signature)")
 WITHDRAW = text("SELECT * FROM withdraw(:tenant, :approval, :secret, :version, :reason)")
-REASSIGN = text("SELECT * FROM reassign(:tenant, :approval, :secret, :version, :role, :reason)")
+HAND_ON = text("SELECT * FROM hand_on(:tenant, :approval, :secret, :version, :role, :instead, :reason)")
 REVISE = text("""SELECT * FROM revise(:tenant, :approval, :secret, :version, :sha256, :payload, :reason,
                                       CAST(:obligations AS jsonb))""")
 RENEW = text("SELECT * FROM renew(:tenant, :writeback, :secret, :payload, CAST(:obligations AS jsonb))")
@@ -90,23 +93,39 @@ async def withdraw(session: WriteSession, caller: Caller, approval: UUID, seen_v
     await follow(session, caller, mission.id)
 
 
-async def reassign(
-    session: WriteSession, caller: Caller, approval: UUID, seen_version: int, role: str, reason: str
+async def hand_on(
+    session: WriteSession, caller: Caller, approval: UUID, seen_version: int, role: str, reason: str, instead: bool
 ) -> list[str] | policy.PolicyDecision:
-    """Hands a pending approval to another role, out of those its rule names. Answers which roles may decide it now.
+    """Hands a pending approval to another role, out of those its rule names: instead of those asked so far, or as well.
 
-    Raises Problem for what the wall refuses. Answers policy's denial when there is one.
+    Answers which roles may decide it now. Raises Problem for what the wall refuses. Answers policy's denial when there is one.
     """
     found, mission = await taken_up(session, approval)
     about = {"subject": found.subject, "role": role, "risk_level": mission.risk_level}
-    denied = await policy.admit(session, caller, "operate.approval.reassign", str(found.id), about, mission.id)
+    action = "operate.approval.reassign" if instead else "operate.approval.escalate"
+    denied = await policy.admit(session, caller, action, str(found.id), about, mission.id)
     if denied is not None:
         return denied
-    said = await wall(session, REASSIGN, caller, approval, seen_version, role=role, reason=reason)
-    if said.outcome != "reassigned":
+    said = await wall(session, HAND_ON, caller, approval, seen_version, role=role, instead=instead, reason=reason)
+    if said.outcome == "not_a_role_of_the_rule":
+        raise no_such_role(approval, said)
+    if said.outcome not in ("reassigned", "escalated"):
         raise await refuse(session, approval, said, "/reason")
     session.nudge(ledger.FACTS)
     return list(said.may_decide)
+
+
+def no_such_role(approval: UUID, said: Any) -> Problem:
+    """Whom the rule does name; and when that is nobody else, who can change it."""
+    remedy = (
+        f"must be one of {', '.join(said.further)}"
+        if said.further
+        else "the rule names nobody else: its policy owner adds roles to may_escalate_to with PUT /v1/approval-rules/{id}, "
+        "for the approvals that come after"
+    )
+    current = {"id": str(approval), "state": said.state, "version": said.version, "may_decide": said.may_decide}
+    code, detail = REFUSALS[said.outcome]
+    return Problem(code, detail, errors=[{"pointer": "/role", "detail": remedy}], current=current)
 
 
 def payload_with(old: bytes, changes: Mapping[str, Any] | None, expected_version: str | None) -> bytes:

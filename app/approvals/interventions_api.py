@@ -1,4 +1,4 @@
-"""Break the glass, revise, renew, hand on, take back; and the notices that the wall wrote."""
+"""Break the glass, revise, renew, hand on, escalate, take back; and the notices that the wall wrote."""
 
 import json
 from functools import partial
@@ -13,11 +13,12 @@ from app.approvals.models import (
     AskedAgainView,
     CancelAsk,
     CancelView,
+    EscalateAsk,
     GlassAsk,
     GlassView,
+    HandedView,
     NoticeView,
     ReassignAsk,
-    ReassignView,
     RenewAsk,
     RevisionAsk,
 )
@@ -103,7 +104,7 @@ async def cancel(
 @router.post(
     "/v1/approvals/{approval_id}/reassign",
     operation_id="reassignApproval",
-    response_model=ReassignView,
+    response_model=HandedView,
     summary="Hand an approval to another role",
 )
 async def reassign(
@@ -118,22 +119,53 @@ async def reassign(
     """
 
     async def run() -> Reply:
-        found = await seen(door, request, approval_id, ("pending",))
-        done = await interventions.reassign(door.session, door.caller, approval_id, found.version, ask.role, ask.reason)
-        if isinstance(done, PolicyDecision):
-            return problem_reply(request, refusal(done))
-        now = await known(door.session, approval_id)
-        body = {
-            "approval_id": approval_id,
-            "state": now.state,
-            "version": now.version,
-            "may_decide": done,
-            "mission_id": now.mission,
-            "writeback_id": now.writeback,
-        }
-        return Reply(body, headers={"ETag": etag(now.version)})
+        return await handed_on(door, request, approval_id, ask, instead=True)
 
     return await once(door, "approvals.reassign", run)
+
+
+@router.post(
+    "/v1/approvals/{approval_id}/escalate",
+    operation_id="escalateApproval",
+    response_model=HandedView,
+    summary="Ask another role as well",
+)
+async def escalate(
+    approval_id: UUID,
+    ask: EscalateAsk,
+    request: Request,
+    door: Annotated[Door[WriteSession], writing("approvals.escalate")],
+) -> Response:
+    """Asks a further role beside those asked so far, now instead of when the ladder would. Its holders are told.
+
+    One that the approval's rule names under may_escalate_to, by an operator or whoever may decide it, and nobody who took part.
+    Time, quorum, payload, votes and version stay. If-Match required.
+    """
+
+    async def run() -> Reply:
+        return await handed_on(door, request, approval_id, ask, instead=False)
+
+    return await once(door, "approvals.escalate", run)
+
+
+async def handed_on(
+    door: Door[WriteSession], request: Request, approval_id: UUID, ask: ReassignAsk | EscalateAsk, instead: bool
+) -> Reply:
+    found = await seen(door, request, approval_id, ("pending",))
+    session, caller = door.session, door.caller
+    done = await interventions.hand_on(session, caller, approval_id, found.version, ask.role, ask.reason, instead)
+    if isinstance(done, PolicyDecision):
+        return problem_reply(request, refusal(done))
+    now = await known(session, approval_id)
+    body = {
+        "approval_id": approval_id,
+        "state": now.state,
+        "version": now.version,
+        "may_decide": done,
+        "mission_id": now.mission,
+        "writeback_id": now.writeback,
+    }
+    return Reply(body, headers={"ETag": etag(now.version)})
 
 
 @router.post(

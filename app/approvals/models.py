@@ -10,6 +10,9 @@ from app.signed import LONGEST
 ApprovalState = Literal["pending", "approved", "rejected", "expired", "cancelled"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="The approval's payload_sha256, as seen.")]
 Reason = Annotated[str, Field(min_length=1, max_length=2000, pattern=r"\S", description="Why, in a person's words.")]
+Words = Annotated[str, Field(min_length=1, max_length=2000, pattern=r"\S", description="In a person's words.")]
+NoticeKind = Literal["reminder", "escalation", "glass_broken", "reassigned", "question", "answer"]
+Further = Literal["operator", "policy_owner", "release_owner", "product_owner", "admin"]
 SEEN = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 
 
@@ -19,6 +22,7 @@ class RuleRef(BaseModel):
     approver_role: str
     undo_window_s: float
     comment_required: bool
+    may_escalate_to: list[str]
 
 
 class ApprovalSummary(BaseModel):
@@ -48,6 +52,7 @@ class ApprovalSummary(BaseModel):
     successor: UUID | None
     successor_approval: UUID | None
     glass: dict[str, Any] | None
+    open_questions: int
     note: str | None
     withdrawn_by: UUID | None
     summary: str | None
@@ -85,16 +90,51 @@ class LadderStep(BaseModel):
 
 class NoticeSent(BaseModel):
     principal: UUID
-    kind: Literal["reminder", "escalation", "glass_broken", "reassigned"]
+    kind: NoticeKind
     at: str
     seen_at: str | None
+
+
+class Handed(BaseModel):
+    """A person handed it to a further role: instead of those asked so far, or as well (an escalation by hand)."""
+
+    by: UUID
+    to: str
+    instead: bool
+    reason: str
+    at: str
+
+
+class QuestionView(BaseModel):
+    """A question about an approval; answered once, or not yet. It changes nothing of the approval."""
+
+    id: UUID
+    asked_by: UUID
+    question: str
+    asked_at: str
+    to: UUID
+    answered_by: UUID | None
+    answer: str | None
+    answered_at: str | None
+
+
+class DecisionMade(BaseModel):
+    """Who decided what; open_questions: how many questions nobody had answered by then."""
+
+    approver: UUID
+    verdict: Literal["approve", "reject"]
+    comment: str | None
+    decided_at: str
+    open_questions: int
 
 
 class ApprovalView(ApprovalSummary):
     """One approval. current is what the target shows now: value, version, age; null when it cannot be read."""
 
     current: dict[str, Any] | None
-    decisions: list[dict[str, Any]]
+    decisions: list[DecisionMade]
+    questions: list[QuestionView]
+    handed: list[Handed]
     signing: Signing
     ladder: list[LadderStep]
     notices: list[NoticeSent]
@@ -120,7 +160,10 @@ class DecisionAsk(BaseModel):
 
 
 class DecisionView(BaseModel):
-    """The receipt of a decision. recorded: counted, more approvers are needed; not_before: when the undo window ends."""
+    """The receipt of a decision. recorded: counted, more approvers are needed; not_before: when the undo window ends.
+
+    open_questions: how many questions about it nobody has answered.
+    """
 
     approval_id: UUID
     outcome: Literal["recorded", "approved", "rejected"]
@@ -128,6 +171,7 @@ class DecisionView(BaseModel):
     version: int
     approver: UUID
     not_before: str | None
+    open_questions: int
     mission_id: UUID
     writeback_id: UUID | None
 
@@ -157,6 +201,7 @@ class GlassView(BaseModel):
     approver: UUID
     not_before: str | None
     expires_at: str
+    open_questions: int
     mission_id: UUID
     writeback_id: UUID | None
 
@@ -179,17 +224,29 @@ class CancelView(BaseModel):
 
 
 class ReassignAsk(BaseModel):
-    """Which role is asked instead, and why."""
+    """Which role is asked instead, and why. Kept with the approval, not in the ledger."""
 
     model_config = ConfigDict(
         extra="forbid", strict=True, json_schema_extra={"examples": [{"role": "admin", "reason": "All are on leave."}]}
     )
-    role: Literal["operator", "policy_owner", "release_owner", "product_owner", "admin"]
+    role: Further
     reason: Reason
 
 
-class ReassignView(BaseModel):
-    """An approval that was handed on: who may decide it now."""
+class EscalateAsk(BaseModel):
+    """Which role is asked as well, and why. Kept with the approval, not in the ledger."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={"examples": [{"role": "admin", "reason": "It is more than we should decide alone."}]},
+    )
+    role: Further
+    reason: Reason
+
+
+class HandedView(BaseModel):
+    """An approval that was handed to a further role: who may decide it now."""
 
     approval_id: UUID
     state: ApprovalState
@@ -197,6 +254,33 @@ class ReassignView(BaseModel):
     may_decide: list[str]
     mission_id: UUID
     writeback_id: UUID | None
+
+
+class QuestionAsk(BaseModel):
+    """What somebody wants to know before they decide. to: who is asked; the requester unless it is said."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={"examples": [{"question": "Which call is the new price from?"}]},
+    )
+    question: Words
+    to: UUID | None = Field(
+        None,
+        strict=False,
+        description="Another principal who can answer: an operator, or one who may decide. Left out: the requester.",
+    )
+
+
+class AnswerAsk(BaseModel):
+    """The answer to one question. It is given once, and stays."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={"examples": [{"answer": "From the call of the 3rd, with Ms Reyes."}]},
+    )
+    answer: Words
 
 
 class RevisionAsk(BaseModel):
@@ -240,7 +324,7 @@ class NoticeView(BaseModel):
     """What the wall told a person: an approval wants them, or the glass was broken."""
 
     id: UUID
-    kind: Literal["reminder", "escalation", "glass_broken", "reassigned"]
+    kind: NoticeKind
     step: int
     approval_id: UUID
     mission_id: UUID

@@ -17,11 +17,12 @@ SELECT = """
   SELECT a.id, a.mission, a.subject, a.writeback, a.requested_by, a.payload_sha256, a.required, a.deny_threshold, a.state, a.version,
     a.created_at, a.expires_at, a.not_before, a.closed_at, a.rule, a.rule_version, a.signature_required,
     a.obligations, a.must_hold, a.may_decide, a.ladder, a.climbed, a.glass_broken_at, a.glass_broken_by, a.was_rule, a.was_rule_version,
-    a.note, a.withdrawn_by, r.approver_role, r.comment_required, r.life, r.undo_window, r.risk AS rule_risk,
+    a.handed, a.note, a.withdrawn_by, r.approver_role, r.may_escalate_to, r.comment_required, r.life, r.undo_window, r.risk AS rule_risk,
     m.mission_type, m.risk_level AS mission_risk, w.payload, w.risk, w.predecessor, w.connector, w.revision, w.edited_by,
     n.id AS successor, na.id AS successor_approval,
     COALESCE(p.bytes, q.bytes) AS proposal,
-    (SELECT count(*) FROM decision d WHERE d.tenant = a.tenant AND d.approval = a.id AND d.verdict = 'approve') AS approvals
+    (SELECT count(*) FROM decision d WHERE d.tenant = a.tenant AND d.approval = a.id AND d.verdict = 'approve') AS approvals,
+    (SELECT count(*) FROM approval_question o WHERE o.tenant = a.tenant AND o.approval = a.id AND o.answered_at IS NULL) AS open_questions
   FROM approval a
   JOIN approval_rule r ON r.tenant = a.tenant AND r.id = a.rule AND r.version = a.rule_version
   JOIN mission m ON m.tenant = a.tenant AND m.id = a.mission
@@ -34,8 +35,11 @@ SELECT = """
 IDS = "SELECT a.id FROM approval a WHERE a.tenant = :tenant"
 ONE = text(f"{SELECT} AND a.id = :id")
 OF_MISSION = text(f"{SELECT} AND a.mission = :mission ORDER BY a.created_at, a.id LIMIT 1000")
-DECISIONS = text("""SELECT approver, verdict, comment, decided_at FROM decision
-                    WHERE tenant = :tenant AND approval = :approval ORDER BY decided_at""")
+# How many questions were open when a decision was made; of table decision as d.
+OPEN_THEN = """(SELECT count(*) FROM approval_question o WHERE o.tenant = d.tenant AND o.approval = d.approval
+  AND o.asked_at < d.decided_at AND (o.answered_at IS NULL OR o.answered_at > d.decided_at)) AS open_questions"""
+DECISIONS = text(f"""SELECT d.approver, d.verdict, d.comment, d.decided_at, {OPEN_THEN} FROM decision d
+                     WHERE d.tenant = :tenant AND d.approval = :approval ORDER BY d.decided_at""")  # noqa: S608
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class Approval:
     may_decide: list[str]
     ladder: Any
     climbed: list[datetime]
+    handed: Any
     glass_broken_at: datetime | None
     glass_broken_by: UUID | None
     was_rule: UUID | None
@@ -73,6 +78,7 @@ class Approval:
     rule: UUID
     rule_version: int
     approver_role: str
+    may_escalate_to: list[str]
     undo_window: Any
     rule_risk: str
     mission_type: str
@@ -87,6 +93,7 @@ class Approval:
     successor_approval: UUID | None
     proposal: bytes | None
     approvals: int
+    open_questions: int
 
 
 async def one(session: ReadSession, id: UUID) -> Approval | None:
@@ -133,7 +140,13 @@ async def answers(session: ReadSession, missions: list[UUID]) -> Sequence[Any]:
 async def decisions(session: ReadSession, approval: UUID) -> list[dict[str, Any]]:
     rows = await session.rows(DECISIONS, {"tenant": session.tenant, "approval": approval})
     return [
-        {"approver": row.approver, "verdict": row.verdict, "comment": row.comment, "decided_at": iso(row.decided_at)}
+        {
+            "approver": row.approver,
+            "verdict": row.verdict,
+            "comment": row.comment,
+            "decided_at": iso(row.decided_at),
+            "open_questions": row.open_questions,
+        }
         for row in rows
     ]
 
@@ -163,6 +176,7 @@ def view(found: Approval) -> dict[str, Any]:
             "approver_role": found.approver_role,
             "undo_window_s": found.undo_window.total_seconds(),
             "comment_required": found.comment_required,
+            "may_escalate_to": found.may_escalate_to,
         },
         "may_decide": found.may_decide if found.state == "pending" else [],
         "must_hold": found.must_hold,
@@ -173,6 +187,7 @@ def view(found: Approval) -> dict[str, Any]:
         "successor": found.successor,
         "successor_approval": found.successor_approval,
         "glass": glass(found),
+        "open_questions": found.open_questions,
         "note": found.note,
         "withdrawn_by": found.withdrawn_by,
         "summary": said.get("summary") or said.get("reason"),
@@ -184,6 +199,11 @@ def view(found: Approval) -> dict[str, Any]:
         "closed_at": iso(found.closed_at) if found.closed_at else None,
         "signature_required": found.signature_required,
     }
+
+
+def handed(found: Approval) -> list[dict[str, Any]]:
+    """How people handed it to further roles: who, to which, instead of those asked so far or as well, and why."""
+    return [one | {"at": iso(datetime.fromisoformat(one["at"]))} for one in found.handed]
 
 
 def glass(found: Approval) -> dict[str, Any] | None:
@@ -201,17 +221,19 @@ def glass(found: Approval) -> dict[str, Any] | None:
 def ladder(found: Approval) -> list[dict[str, Any]]:
     """The steps of time, each with when it is due and when it was done; the last is expiry, which fails closed.
 
-    Of a closed approval, or behind a broken glass, only what was done and the end are left.
+    Of a closed approval, or behind a broken glass, only what was done and the end are left. A role that is asked already will only
+    be reminded.
     """
     alive = found.state == "pending" and found.glass_broken_at is None
     told = []
     for number, step in enumerate(found.ladder):
         done = found.climbed[number] if number < len(found.climbed) else None
         if done is not None or alive:
+            reminds = done is None and step.get("role") in found.may_decide
             told.append(
                 {
                     "at": iso(datetime.fromisoformat(step["at"])),
-                    "kind": step["kind"],
+                    "kind": "remind" if reminds else step["kind"],
                     "role": step.get("role"),
                     "done_at": iso(done) if done else None,
                 }

@@ -5,13 +5,15 @@ A blob is the text of a document or the snapshot of a record, large ones outside
 was shown one.
 """
 
-from app.artifacts.actions import Made, Stored, keep_blob, made, note_readings, store
+from app.artifacts.actions import REMOVED, Made, Stored, keep_blob, made, note_readings, removed_meanwhile, store
 from app.artifacts.api import router
 from app.artifacts.objects import Laid, Located, Objects, component, gone, open_objects, removed
 from app.artifacts.queries import PLACE_ALONE, Artifact, latest, of_attempt, of_mission, one, places, readings
+from app.artifacts.verify import still
 
 __all__ = [
     "PLACE_ALONE",
+    "REMOVED",
     "Artifact",
     "Laid",
     "Located",
@@ -31,6 +33,8 @@ __all__ = [
     "places",
     "readings",
     "removed",
+    "removed_meanwhile",
     "router",
+    "still",
     "store",
 ]

@@ -6,8 +6,10 @@ SHA-256 of each CHUNK, and a part of an object is checked without reading the re
 """
 
 import asyncio
+import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -27,6 +29,7 @@ log = structlog.get_logger("artifacts")
 CHUNK = 262_144  # bytes; `blob_chunks_all` in the schema counts by it, too
 PIECE = 4 * CHUNK  # what is held in memory of an object while it is streamed
 REMEMBERED = 1000  # objects that could not be read, for the status
+AGAIN, AGAIN_S = 3, 60.0  # so many of them are read again at a time, each so often
 PROBE_S = 2.0
 EFFECT = "Large sources cannot be read: reviews that need them wait, or count what they cite as unverified."
 
@@ -62,6 +65,16 @@ class Located:
         return name_of(self.tenant, f"{self.sha256.hex()}.{self.object}")
 
 
+@dataclass
+class Flaw:
+    """Which bytes of an object were missing or damaged, and when it was last looked at."""
+
+    found: Located
+    first: int
+    last: int
+    looked_at: float = field(default_factory=time.monotonic)
+
+
 def name_of(tenant: UUID, label: str) -> str:
     """The name of an object; label is `<sha256>.<uuid>`."""
     return f"{tenant}/{label[:2]}/{label}"
@@ -76,9 +89,7 @@ class Objects:
 
     def __init__(self, store: Store | None, from_bytes: int) -> None:
         self.store, self.from_bytes = store, from_bytes
-        self.flaws: OrderedDict[str, tuple[int, int]] = (
-            OrderedDict()
-        )  # what was missing or damaged: in which bytes, by name
+        self.flaws: OrderedDict[str, Flaw] = OrderedDict()  # by name, the one that was looked at longest ago first
 
     async def lay_down(self, tenant: UUID, data: bytes) -> Laid:
         """Writes large bytes to the store; no transaction is open meanwhile. Name them in a row within the hour.
@@ -209,22 +220,38 @@ class Objects:
 
     def sound(self, found: Located, start: int, end: int) -> None:
         """Forgets what was wrong with an object once all of it that was has been read and is what it should be."""
-        first, last = self.flaws.get(found.name, (-1, 0))
-        if start <= first and last <= end:
+        flaw = self.flaws.get(found.name)
+        if flaw is not None and start <= flaw.first and flaw.last <= end:
             del self.flaws[found.name]
 
     def flawed(self, found: Located, code: str, start: int, end: int) -> Problem:
         """Counts an object that is not what it should be, and remembers which bytes of it."""
         outcome = code.removeprefix("artifact_")
         READS.labels(outcome).inc()
-        first, last = self.flaws.get(found.name, (start, end))
-        self.flaws[found.name] = min(first, start), max(last, end)
+        known = self.flaws.pop(found.name, Flaw(found, start, end))
+        self.flaws[found.name] = Flaw(found, min(known.first, start), max(known.last, end))
         while len(self.flaws) > REMEMBERED:
             self.flaws.popitem(last=False)
         log.error(
             "a stored object cannot be used", tenant_id=str(found.tenant), sha256=found.sha256.hex(), found=outcome
         )
         return Problem(code, f"The bytes with the SHA-256 {found.sha256.hex()} are {outcome} in the store.")
+
+    async def look_again(self, named: Callable[[Located], Awaitable[bool]]) -> None:
+        """Reads some of what was missing or damaged once more: it may have been put back, or no row may name it any more."""
+        due = [flaw for flaw in self.flaws.values() if time.monotonic() - flaw.looked_at >= AGAIN_S]
+        for flaw in due[:AGAIN]:
+            flaw.looked_at = time.monotonic()
+            self.flaws.move_to_end(flaw.found.name)
+            if not await named(flaw.found):
+                self.flaws.pop(flaw.found.name, None)
+                continue
+            with suppress(Problem):
+                if (flaw.first, flaw.last) == (0, flaw.found.size):
+                    async for _ in self.stream(flaw.found):
+                        pass
+                else:
+                    await self.read(flaw.found, min(flaw.first, flaw.found.size - 1), max(flaw.last, flaw.first))
 
     async def look(self, component: Component) -> None:
         """Whether the store answers, and whether what was read from it was whole."""

@@ -4,6 +4,6 @@
 and the anchors are worth. Everything is read from the ledger and the rows that its facts name; nothing here is kept.
 """
 
-from app.audit.api import router
+from app.audit.api import AT_ONCE, router
 
-__all__ = ["router"]
+__all__ = ["AT_ONCE", "router"]

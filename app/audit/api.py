@@ -13,6 +13,8 @@ from app.db import ReadSession
 from app.errors import Problem
 from app.http import Door, Reply, Routes, reading
 
+AT_ONCE = 2  # stories that one process verifies at the same time
+
 router = Routes(tags=["ledger"])
 
 
@@ -135,5 +137,6 @@ async def get_story(
         state = request.app.state
         tenant = door.caller.tenant
         look = ledger.inside_of(state.database, tenant)
-        story = await proved(story, look, tenant, state.anchor_store, state.anchor_keys, found.subjects)
+        async with state.proving:
+            story = await proved(story, look, tenant, state.anchor_store, state.anchor_keys, found.subjects)
     return Reply(shown(story)).response()

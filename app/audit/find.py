@@ -18,6 +18,8 @@ MOST_CHANGES = 5  # of one record or payload: the newest are told
 BY_ID = text("""
   SELECT 'mission' AS kind, id AS subject, NULL::uuid AS writeback, 0 AS n FROM mission WHERE tenant = :tenant AND id = :id
   UNION ALL SELECT 'approval', mission, writeback, 1 FROM approval WHERE tenant = :tenant AND id = :id
+  UNION ALL SELECT 'question', a.mission, a.writeback, 1 FROM approval_question q
+    JOIN approval a ON a.tenant = q.tenant AND a.id = q.approval WHERE q.tenant = :tenant AND q.id = :id
   UNION ALL SELECT 'writeback', mission, id, 2 FROM writeback WHERE tenant = :tenant AND id = :id
   UNION ALL SELECT 'artifact', mission, NULL, 3 FROM artifact WHERE tenant = :tenant AND id = :id
   UNION ALL SELECT 'policy_decision', COALESCE(mission, tenant), NULL, 4 FROM policy_decision WHERE tenant = :tenant AND id = :id
@@ -55,8 +57,8 @@ class Found:
 
 
 async def find(session: ReadSession, said: str) -> Found | None:
-    """A mission, approval, writeback, artifact, policy decision or fact by its id; bytes by their SHA-256; a request by its id;
-    a record of a business system by its name. None when the session's tenant has nothing of that name."""
+    """A mission, approval, question about one, writeback, artifact, policy decision or fact by its id; bytes by their SHA-256; a
+    request by its id; a record of a business system by its name. None when the session's tenant has nothing of that name."""
     said = said.strip()
     return (
         await by_uuid(session, said)

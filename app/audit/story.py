@@ -197,6 +197,6 @@ def standing(step: dict[str, Any], proof: Proof) -> str:
     places = [ledger.Position.parse(one) for one in step["facts"]]
     if bad is not None and any(place is None or place >= bad for place in places):
         return "broken"
-    if proof.anchors == "failed" and not all(one in proof.signed for one in step["facts"]):
+    if not proof.broken.isdisjoint(step["facts"]):
         return "broken"
     return "anchored" if all(one in proof.signed for one in step["facts"]) else "chained"

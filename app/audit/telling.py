@@ -80,6 +80,10 @@ def group_of(fact: Fact) -> tuple[Any, ...]:
             return "worked", body.get("attempt", 1)
         case "approval.decided":
             return "decided", body.get("verdict"), fact.actor, body.get("state")
+        case "approval.escalated" | "approval.reminded" | "approval.reassigned":
+            return fact.type, fact.actor, body.get("role")
+        case "approval.answered":
+            return fact.type, fact.actor, body.get("state")
         case "approval.closed":
             return "closed", body.get("state"), fact.actor, body.get("reason")
         case "writeback.settled":
@@ -166,11 +170,40 @@ def opened(step: Step, who: str) -> str:
 def decided(step: Step, who: str) -> str:
     body, many = step.body, len(step.facts)
     verb = {"approve": "approved", "reject": "rejected"}.get(str(body.get("verdict")), "decided")
+    unanswered = sum(int(fact.body.get("open_questions") or 0) for fact in step.facts)
+    asked = f", with {times(unanswered, 'question')} unanswered" if unanswered else ""
     if many > 1:
-        return f"{who} {verb} {many} changes, each by the hash of its payload"
+        return f"{who} {verb} {many} changes, each by the hash of its payload{asked}"
     votes = f", {body.get('approvals')} of {body.get('required')}" if body.get("verdict") == "approve" else ""
     what = f"{step.change}: " if step.change != "it" else ""
-    return f"{who} {verb} {what}exactly {short(body.get('payload_sha256'))}{votes}"
+    return f"{who} {verb} {what}exactly {short(body.get('payload_sha256'))}{votes}{asked}"
+
+
+def reminded(step: Step, who: str) -> str:
+    return f"{step.body.get('role') or 'whoever may decide'} was reminded, {times(len(step.facts), 'time')}"
+
+
+def escalated(step: Step, who: str) -> str:
+    """By the clock, when it went on waiting; or by a person, who gave a reason."""
+    role = step.body.get("role") or "another role"
+    if step.first.actor.startswith("principal:"):
+        return f"{who} had {role} asked too"
+    return f"it was still undecided: {role} was asked too"
+
+
+def reassigned(step: Step, who: str) -> str:
+    was = ", ".join(str(one) for one in step.body.get("was") or [])
+    return f"{who} had {step.body.get('role') or 'another role'} asked instead{f' of {was}' if was else ''}"
+
+
+def questioned(step: Step, who: str) -> str:
+    return f"{who} asked {times(len(step.facts), 'question')} about {step.change}"
+
+
+def answered(step: Step, who: str) -> str:
+    state = step.body.get("state")
+    late = f", after it was {state}" if state not in (None, "pending") else ""
+    return f"{who} answered {times(len(step.facts), 'question')} about {step.change}{late}"
 
 
 def closed(step: Step, who: str) -> str:
@@ -235,8 +268,11 @@ SENTENCES: dict[str, Callable[[Step, str], str]] = {
     "approval.opened": opened,
     "decided": decided,
     "closed": closed,
-    "approval.reminded": lambda step, who: f"whoever may decide was reminded, {times(len(step.facts), 'time')}",
-    "approval.escalated": lambda step, who: f"nobody had decided: {step.body.get('role') or 'another role'} was asked too",
+    "approval.reminded": reminded,
+    "approval.escalated": escalated,
+    "approval.reassigned": reassigned,
+    "approval.questioned": questioned,
+    "approval.answered": answered,
     "approval.glass_broken": lambda step, who: f"{who} broke the glass: two holders of that role decide at once",
     "approval.superseded": lambda step, who: f"{who} asked about other changes instead",
     "writeback.claimed": claimed,

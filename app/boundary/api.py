@@ -10,8 +10,8 @@ from fastapi import APIRouter, Depends, Request, Response
 from app import missions
 from app.boundary import callbacks
 from app.boundary.callbacks import refuse_root_artifacts
-from app.boundary.dispatch import keep_refused
 from app.boundary.door import Signed, genuine, signed, spend, token, unknown
+from app.boundary.quarantine import keep_refused
 from app.errors import Problem
 from app.http.lane import ID, Way
 from app.http.replies import JSON, problem_reply

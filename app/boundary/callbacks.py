@@ -21,7 +21,7 @@ from app.boundary.door import unknown
 from app.caller import Caller
 from app.canonical import fingerprint
 from app.clock import now
-from app.db import Database, Fetch, after_commit
+from app.db import Database, Fetch
 from app.errors import Problem
 from app.missions import Held, Mission
 from app.telemetry import PROVIDER_FAILURES, STAGE_SECONDS, STRANGERS, begin
@@ -102,7 +102,7 @@ class Callbacks:
     ) -> None:
         self.database, self.nudge, self.lease = database, nudge, lease
         self.batches: Batches[Call, Outcome] = Batches(
-            database, self.run, lambda one: one.size, name="callbacks", connections=connections, wait_ms=wait_ms
+            database.connect, self.run, lambda one: one.size, name="callbacks", connections=connections, wait_ms=wait_ms
         )
 
     async def take(self, call: Call) -> Taken:
@@ -121,9 +121,8 @@ class Callbacks:
         """Everything that is pending, in one transaction."""
         async with connection.transaction():
             outcomes, held = await receive(connection.fetch, calls, self.lease)
+        held.afterwards(partial(self.nudge, held.nudges))
         held.committed()
-        with after_commit():
-            self.nudge(held.nudges)
         return outcomes
 
     async def escalate(self, call: Call) -> Outcome:
@@ -221,9 +220,8 @@ async def spend(held: Held, caller: Caller, mission: UUID, used: budgets.Amounts
     spent = await budgets.spend(held.fetch, caller.tenant, mission, used)
     held.change(mission, used_tokens=spent.used_tokens, used_cost_usd=spent.used_cost_usd)
     if spent.newly_over:
-        held.change(mission, degraded=budgets.used_up())
-        held.tell(caller, "budget.exceeded", mission, **budgets.exceeded(spent))
-        held.add("attempt_timer", mission, now() + budgets.GRACE)
+        await held.keep()  # what was said before stands before it in the ledger
+        held.change(mission, degraded=await budgets.note_used_up(held.fetch, caller, mission))
     return spent
 
 

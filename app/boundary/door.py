@@ -1,5 +1,6 @@
 """Who calls the internal API: a signature by a shared key, a nonce used once, and a token for exactly one attempt."""
 
+from collections import OrderedDict
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -16,6 +17,7 @@ from colony_client.errors import SignatureRefused, TokenRefused, VersionRefused
 from colony_client.versions import spoken_with
 
 REASONS = (*SignatureRefused.__subclasses__(), TokenRefused, *TokenRefused.__subclasses__())
+MOST_NONCES = 50_000  # that one process remembers
 begin(STRANGERS, [reason.__name__ for reason in REASONS])
 
 
@@ -64,7 +66,7 @@ async def signed(request: Request) -> Signed:
 
 async def spend(request: Request, call: Signed) -> None:
     """Uses the nonce of a call. Raises Problem unauthenticated when it was used before."""
-    if not await use_nonce(request.app.state.database, call.kid, call.nonce):
+    if not await request.app.state.nonces.use(call):
         raise stranger(request, "SignatureReplayed")
 
 
@@ -74,13 +76,34 @@ def stranger(request: Request, reason: str) -> Problem:
     return unknown()
 
 
-async def use_nonce(database: Database, kid: str, nonce: str) -> bool:
-    """Remembers a nonce for every root process, in a transaction of its own. False: it was used before."""
-    async with database.write() as session:
-        used = await session.execute(
-            "INSERT INTO nonce (kid, nonce) VALUES (:kid, :nonce) ON CONFLICT DO NOTHING", {"kid": kid, "nonce": nonce}
-        )
-    return bool(used.rowcount)
+class Nonces:
+    """The nonces of signed calls. Postgres keeps them for every root process; what this one has seen used it need not ask about."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.used: OrderedDict[tuple[str, str], None] = OrderedDict()
+
+    def seen(self, call: Signed) -> bool:
+        """Whether this process knows that the nonce of a call was used: then somebody sends again what was sent before."""
+        return (call.kid, call.nonce) in self.used
+
+    def note(self, call: Signed) -> None:
+        """The nonce is used, by whichever statement."""
+        self.used[call.kid, call.nonce] = None
+        while len(self.used) > MOST_NONCES:
+            self.used.popitem(last=False)
+
+    async def use(self, call: Signed) -> bool:
+        """Uses a nonce in a transaction of its own. False: it was used before."""
+        if self.seen(call):
+            return False
+        async with self.database.write() as session:
+            used = await session.execute(
+                "INSERT INTO nonce (kid, nonce) VALUES (:kid, :nonce) ON CONFLICT DO NOTHING",
+                {"kid": call.kid, "nonce": call.nonce},
+            )
+        self.note(call)
+        return bool(used.rowcount)
 
 
 def token(request: Request, mission: UUID, audience: tokens.TokenAudience = "callback") -> tokens.MissionToken:

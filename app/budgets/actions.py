@@ -36,6 +36,7 @@ SETTLE = text("""SELECT is_over, was_over FROM settle_budget(:tenant, :reservati
 RELEASE = text("SELECT release_budget(:tenant, :reservation)")
 SPEND = """SELECT s.is_over, s.was_over, s.used_tokens, s.used_cost_usd
            FROM set_config('app.tenant', $1, true) t CROSS JOIN LATERAL spend_budget(t::uuid, $2, $3, $4) s"""
+USED_UP = "SELECT budget_used_up(t::uuid, $2, $3, $4) FROM set_config('app.tenant', $1, true) t"
 HOLD = "SELECT hold_budgets($1, $2)"
 WOULD_LACK = text("SELECT budget_would_lack(:tenant, :tokens, CAST(:cost_usd AS numeric), :time_ms)")
 PUT = text("SELECT outcome, version FROM put_budget_limits(:tenant, :secret, :version, CAST(:limits AS jsonb))")
@@ -131,7 +132,8 @@ async def settle(
         return None
     spent = Spent(row.is_over, row.is_over and not row.was_over)
     if spent.newly_over:
-        await note_exceeded(session, caller, mission, spent)
+        await note_used_up(session.fetch, caller, mission)
+        session.nudge(ledger.FACTS)
     return spent
 
 
@@ -156,15 +158,12 @@ async def spend(fetch: Fetch, tenant: UUID, mission: UUID, amounts: Amounts) -> 
     return Spent(row["is_over"], row["is_over"] and not row["was_over"], row["used_tokens"], row["used_cost_usd"])
 
 
-NOTE = text("""
-  UPDATE mission SET degraded = CAST(:degraded AS jsonb) WHERE tenant = :tenant AND id = :id
-    AND state IN ('accepted', 'dispatched', 'running')""")
-
-
-async def note_exceeded(session: WriteSession, caller: Caller, mission: UUID, spent: Spent) -> None:
-    """Says once, on the ledger and on the mission, that the budget is used up and until when the colony may still finish."""
-    await session.execute(NOTE, {"tenant": caller.tenant, "id": mission, "degraded": json.dumps(used_up())})
-    await ledger.record(session, caller, "budget.exceeded", mission, **exceeded(spent))
+async def note_used_up(fetch: Fetch, caller: Caller, mission: UUID) -> dict[str, Any]:
+    """Says once, on the ledger and on the mission, that the budget is used up and until when the colony may still finish; answers
+    what the mission says of itself now."""
+    said = used_up()
+    await fetch(USED_UP, str(caller.tenant), mission, caller.actor, json.dumps(said))
+    return said
 
 
 def used_up() -> dict[str, Any]:
@@ -175,15 +174,6 @@ def used_up() -> dict[str, Any]:
         "effect": "The budget is used up. No further call is made; the colony may finish with what it has.",
         "since": iso(moment),
         "until": iso(moment + GRACE),
-    }
-
-
-def exceeded(spent: Spent) -> dict[str, Any]:
-    """The body of `budget.exceeded`."""
-    cost = spent.used_cost_usd
-    return {
-        "used_tokens": spent.used_tokens,
-        "used_cost_usd": None if cost is None else round(float(cost), 4),
     }
 
 

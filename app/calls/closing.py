@@ -14,13 +14,12 @@ from uuid import UUID
 import asyncpg
 
 from app import budgets, ledger, tape
-from app.artifacts import Laid
-from app.artifacts.actions import REMOVED, removed_meanwhile
+from app.artifacts import REMOVED, Laid, removed_meanwhile
 from app.batch import Batches
-from app.db import Database, after_commit
+from app.db import Database
 from app.ledger import Told
 
-CLOSE = f"SELECT close_calls({', '.join(f'${n}' for n in range(1, 31))})"  # $1, $2, ...
+CLOSE = f"SELECT close_calls({', '.join(f'${n}' for n in range(1, 32))})"  # $1, $2, ...
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,13 @@ class Closings:
     def __init__(self, database: Database, nudge: Callable[[Iterable[str]], None], *, wait_ms: int = 1000) -> None:
         self.nudge = nudge
         self.batches: Batches[Ended, None] = Batches(
-            database, self.run, lambda one: one.size, name="closings of calls", connections=1, wait_ms=wait_ms
+            database.connect,
+            self.run,
+            lambda one: one.size,
+            name="closings of calls",
+            told=self.tell,
+            connections=1,
+            wait_ms=wait_ms,
         )
 
     async def put(self, one: Ended) -> None:
@@ -96,6 +101,7 @@ class Closings:
             [one.calls_ms for one in ended],
             [one.provider for one in ended],
             [one.failed for one in ended],
+            [one.told.type for one in ended],
             [one.told.actor for one in ended],
             [one.told.body for one in ended],
             json.dumps(budgets.used_up()),
@@ -117,6 +123,7 @@ class Closings:
             [kind for _, kind, _, _, _ in shown],
             [version for _, _, _, _, version in shown],
         )
-        with after_commit():
-            self.nudge({ledger.FACTS})
         return [None] * len(ended)
+
+    def tell(self, *_: object) -> None:
+        self.nudge({ledger.FACTS})

@@ -62,10 +62,15 @@ class Openings:
     def __init__(self, database: Database, *, connections: int = 2, wait_ms: int = 1000) -> None:
         self.known: dict[tuple[UUID, UUID], Terms] = {}
         self.looks: Batches[tuple[UUID, UUID], Terms | None] = Batches(
-            database, self.look, lambda _: 32, name="terms of missions", connections=1, wait_ms=wait_ms
+            database.connect, self.look, lambda _: 32, name="terms of missions", connections=1, wait_ms=wait_ms
         )
         self.batches: Batches[Opening, Outcome] = Batches(
-            database, self.run, lambda one: one.size, name="openings of calls", connections=connections, wait_ms=wait_ms
+            database.connect,
+            self.run,
+            lambda one: one.size,
+            name="openings of calls",
+            connections=connections,
+            wait_ms=wait_ms,
         )
 
     def start(self) -> None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from app.cli import show
 from app.cli.client import Client, Failed, segment
-from app.cli.show import boxed, coloured, escape, marked, pairs, rows, state
+from app.cli.show import boxed, coloured, pairs, quotation, rows, state, styled
+from app.visible import visible
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -29,6 +30,7 @@ class Facts:
     story: dict[str, Any] = field(default_factory=dict)
     before: list[dict[str, Any]] = field(default_factory=list)
     environment: str = ""
+    names: dict[str, str] = field(default_factory=dict)
 
     @property
     def writes(self) -> bool:
@@ -64,7 +66,19 @@ def read(client: Client, approval: str, environment: str = "") -> Facts:
         target = found["payload"]["target"]
         known = more("/v1/explain", id=f"{found['payload']['connector']}/{target['kind']}/{target['id']}")
         facts.before = [one for one in known.get("changes", []) if one["approval_id"] != found["id"]]
+    facts.names = names(client, found)
     return facts
+
+
+def names(client: Client, found: dict[str, Any]) -> dict[str, str]:
+    """What those are called who asked, were asked and answered, or handed it on."""
+    asked = [one[name] for one in found.get("questions") or [] for name in ("asked_by", "to", "answered_by")]
+    ids = sorted({str(id) for id in [*asked, *(one["by"] for one in found.get("handed") or [])] if id})
+    try:
+        people = client.get("/v1/names", id=ids).body["people"] if ids else {}
+    except Failed:
+        return {}
+    return {id: str(one["name"]) for id, one in people.items()}
 
 
 def target(payload: dict[str, Any]) -> str:
@@ -72,7 +86,7 @@ def target(payload: dict[str, Any]) -> str:
 
 
 def plain(value: Any) -> str:
-    return "(empty)" if value in (None, "") else escape(value if isinstance(value, str) else json.dumps(value))
+    return "(empty)" if value in (None, "") else value if isinstance(value, str) else json.dumps(value)
 
 
 def short(value: Any) -> str:
@@ -86,11 +100,11 @@ def sentence(facts: Facts) -> str:
     if not facts.writes:
         return "Let the mission itself go on."
     payload, now = found["payload"], ((found.get("current") or {}).get("value") or {})
-    told = [f"{escape(name)} {short(now[name]) + ' → ' if name in now else ''}{short(value)}"[:120]
+    told = [f"{name} {short(now[name]) + ' → ' if name in now else ''}{short(value)}"[:120]
             for name, value in payload["changes"].items()]  # fmt: skip
-    where = escape(payload["connector"]) + (f" ({escape(facts.environment)})" if facts.environment else "")
+    where = payload["connector"] + (f" ({facts.environment})" if facts.environment else "")
     back = "It can be set back." if payload["operation"] == "update" else "It cannot be taken back once it is written."
-    verb, what = escape(payload["operation"].capitalize()), escape(target(payload))
+    verb, what = payload["operation"].capitalize(), target(payload)
     return f"{verb} 1 record, {what}, in {where}: {', '.join(told[:4])}{' …' if len(told) > 4 else ''}. {back}"
 
 
@@ -101,7 +115,7 @@ def changes(found: dict[str, Any], whole: bool = True) -> "Table":
     table = rows("field", "now", "proposed")
     for name, value in found["payload"]["changes"].items():
         before = say(now[name]) if name in now else "?"
-        table.add_row(escape(name), f"[red]- {before}[/red]", f"[green]+ {say(value)}[/green]")
+        table.add_row(visible(name), coloured(f"- {before}", "red"), coloured(f"+ {say(value)}", "green"))
     return table
 
 
@@ -116,14 +130,19 @@ def beware(found: dict[str, Any]) -> "Text":
 def screen(facts: Facts, *, raw: bool = False, evidence: bool = False) -> "RenderableType":
     """Parts 1 to 8, in this order."""
     found = facts.approval
-    parts: list[RenderableType] = [marked(f"[bold]{sentence(facts)}[/bold]")]
+    parts: list[RenderableType] = [coloured(sentence(facts), "bold")]
     if facts.writes:
         parts += [changes(found, whole=raw)]
         if raw:
             parts += [coloured(json.dumps(found["payload"], indent=2, ensure_ascii=False), "dim")]
     parts += [pairs({"beware": beware(found), "SHA-256": found["payload_sha256"], **why(facts)})]
     parts += quoted(found, evidence)
-    parts += [pairs(who(facts) | clock(found)), *earlier(facts), agent(found)]
+    parts += [
+        pairs(who(facts) | clock(found, facts.names)),
+        *questions(found, facts.names),
+        *earlier(facts),
+        agent(found),
+    ]
     title = f"{found['state']} · {facts.risk} risk · {found['id']}"
     return boxed(title, "yellow", *parts)
 
@@ -140,18 +159,14 @@ def why(facts: Facts) -> dict[str, Any]:
     said = f": {', '.join(fits)}" if fits else ""
     policy = "; ".join(f"{name} {value}" for name, value in (found.get("obligations") or {}).items())
     automatic = "nothing: a change waits for a human in every mode" if facts.writes else ""
-    return {"why here": f"{which}{escape(said)}", "policy wants": policy, "automatic if": automatic}
+    return {"why here": f"{which}{said}", "policy wants": policy, "automatic if": automatic}
 
 
 def quoted(found: dict[str, Any], every: bool) -> "list[RenderableType]":
     """Part 4: what it stands on, each checked by the root against the bytes it stored."""
     items = found.get("evidence") or []
     lines: list[RenderableType] = [
-        marked(
-            f"[green]✓[/green] [cyan]{escape(one['document'])}:{one['start']}-{one['end']}[/cyan] "
-            f"[dim]“{escape(show.short(one['quote']))}”[/dim]"
-        )
-        for one in (items if every else items[:STRONGEST])
+        styled(("✓ ", "green"), *quotation(one)) for one in (items if every else items[:STRONGEST])
     ]
     if len(items) > STRONGEST and not every:
         lines.append(coloured(f"and {len(items) - STRONGEST} more: e", "dim"))
@@ -178,18 +193,44 @@ def who(facts: Facts) -> dict[str, Any]:
     }
 
 
-def clock(found: dict[str, Any]) -> dict[str, Any]:
+def clock(found: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
     """Part 6."""
     roles = ", ".join(found.get("may_decide") or []) + (f" and {extra}" if (extra := found.get("must_hold")) else "")
     made = ", ".join(f"{one['verdict']} {one['decided_at'][:16]}" for one in found.get("decisions") or [])
     return {
         "expires": f"{left(found['expires_at'])} ({found['expires_at'][:16]})",
         "quorum": f"{found['approvals']} of {found['required']}{f': {made}' if made else ''}; may decide: {roles}",
+        "handed on": handed(found, names),
         "signed": "this rule counts signed approvals only: --signing-key" if found.get("signature_required") else "",
         "glass": coloured(f"broken at {glass['broken_at']}", "red") if (glass := found.get("glass")) else "",
         "replaces": found.get("predecessor"),
         "replaced by": found.get("successor_approval"),
     }
+
+
+def handed(found: dict[str, Any], names: dict[str, str]) -> str:
+    """Whom people had asked beside or instead of those whom the rule asks, and why."""
+    return "\n".join(
+        f"to {one['to']}{' instead' if one['instead'] else ' as well'}, by {names.get(one['by'], one['by'])}: {one['reason']}"
+        for one in found.get("handed") or []
+    )
+
+
+def questions(found: dict[str, Any], names: dict[str, str]) -> "list[RenderableType]":
+    """What people asked about it, and what was answered: their words, in a box of their own."""
+    asked = found.get("questions") or []
+    if not asked:
+        return []
+    lines: list[RenderableType] = []
+    for number, one in enumerate(asked, 1):
+        who, to = (names.get(one[name], one[name]) for name in ("asked_by", "to"))
+        lines.append(coloured(f"{number}  {who} asked {to}, {one['asked_at'][:16]}: {one['question']}"))
+        if one["answered_at"]:
+            answerer = names.get(one["answered_by"], one["answered_by"])
+            lines.append(coloured(f"   {answerer} answered {one['answered_at'][:16]}: {one['answer']}", "green"))
+        else:
+            lines.append(coloured("   not answered", "yellow"))
+    return [boxed("asked about it, in people's own words", "cyan", *lines)]
 
 
 def left(moment: str) -> str:
@@ -221,9 +262,9 @@ def agent(found: dict[str, Any]) -> "RenderableType":
     return boxed("written by the agent, not verified", "dim", coloured(words[:4000] or "nothing"))
 
 
-def approval(found: dict[str, Any]) -> None:
+def approval(client: Client, found: dict[str, Any]) -> None:
     """The short form: what a decision has to name, without the loop around it."""
-    payload = found["payload"]
+    payload, called = found["payload"], names(client, found)
     writes = found["subject"] == "writeback"
     about = {
         "approval": found["id"],
@@ -237,6 +278,7 @@ def approval(found: dict[str, Any]) -> None:
         "approvals": f"{found['approvals']} of {found['required']}",
         "may decide": ", ".join(found.get("may_decide") or [])
         + (f" and {extra}" if (extra := found.get("must_hold")) else ""),
+        "handed on": handed(found, called),
         "glass": coloured(f"broken at {glass['broken_at']}" if (glass := found.get("glass")) else "", "red"),
         "replaces": found.get("predecessor"),
         "replaced by": found.get("successor_approval"),
@@ -245,6 +287,7 @@ def approval(found: dict[str, Any]) -> None:
         "SHA-256": found["payload_sha256"],
     }
     shown: list[RenderableType] = [pairs(about), "", changes(found)] if writes else [pairs(about)]
+    shown += questions(found, called)
     show.out.print(boxed("Proposed change" if writes else "Question about the mission itself", "yellow", *shown))
 
 
@@ -259,7 +302,7 @@ def approvals(items: list[dict[str, Any]]) -> None:
     for item in items:
         risk = str(item.get("risk_level") or "")
         table.add_row(
-            item["id"], state(item["state"]), risk, escape(what(item)), item["mission_id"], item["expires_at"][:16]
+            item["id"], state(item["state"]), risk, visible(what(item)), item["mission_id"], item["expires_at"][:16]
         )
     if items:
         show.out.print(table)
@@ -274,6 +317,15 @@ def what(item: dict[str, Any]) -> str:
 
 
 def decided(found: dict[str, Any]) -> None:
-    show.line(f"Recorded; the approval is {found['state']}.")
+    show.line(f"Recorded; the approval is {found['state']}.{unanswered(found)}")
     if found["not_before"]:
         show.line(f"It is executed after {found['not_before']}, the end of the undo window.")
+
+
+def unanswered(receipt: dict[str, Any]) -> str:
+    """That a decision did not wait for an answer."""
+    return f" {still_open(receipt['open_questions'])}." if receipt["open_questions"] else ""
+
+
+def still_open(count: int) -> str:
+    return "1 question about it is open" if count == 1 else f"{count} questions about it are open"

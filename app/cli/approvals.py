@@ -42,7 +42,7 @@ def shown(approval: Id, url: Url = "", api_key: ApiKey = "", as_json: AsJson = F
     """What would be changed, why, and the hash that a decision has to name."""
     with Client(url, api_key) as client:
         found = client.get(f"/v1/approvals/{segment(approval)}").body
-    emit(found) if as_json else approval_screen.approval(found)
+        emit(found) if as_json else approval_screen.approval(client, found)
 
 
 @app.command()
@@ -93,7 +93,7 @@ def decide(
                 raise Failed(
                     f"Say what you saw with --payload-sha256; `mission-root approvals show {approval}` shows it.", 2
                 )
-            approval_screen.approval(seen.body)
+            approval_screen.approval(client, seen.body)
             if not typer.confirm(f"{decision.value.capitalize()} exactly this?"):
                 raise Failed("Nothing was decided.", 1)
             payload_sha256 = seen.body["payload_sha256"]
@@ -117,7 +117,7 @@ def seen(
         return found.body, found.etag, payload_sha256
     if as_json or not sys.stdin.isatty():
         raise Failed(f"Say what you saw with --payload-sha256; `mission-root approvals show {approval}` shows it.", 2)
-    approval_screen.approval(found.body)
+    approval_screen.approval(client, found.body)
     if not typer.confirm(ask):
         raise Failed("Nothing was done.", 1)
     return found.body, found.etag, found.body["payload_sha256"]
@@ -171,6 +171,75 @@ def reassign(
         asked = {"role": role, "reason": reason}
         done = client.post(f"{path}/reassign", asked, if_match=client.get(path).etag).body
     emit(done) if as_json else show.line(f"The approval is with {', '.join(done['may_decide'])} now.")
+
+
+@app.command()
+def escalate(
+    approval: Id,
+    role: Annotated[str, typer.Option(help="The role that is asked as well; its rule has to name it.")],
+    reason: Reason,
+    url: Url = "",
+    api_key: ApiKey = "",
+    as_json: AsJson = False,
+) -> None:
+    """Ask another role as well, now instead of when the ladder would. Votes, time and quorum stay."""
+    path = f"/v1/approvals/{segment(approval)}"
+    with Client(url, api_key) as client:
+        asked = {"role": role, "reason": reason}
+        done = client.post(f"{path}/escalate", asked, if_match=client.get(path).etag).body
+    emit(done) if as_json else show.line(f"It may be decided by {', '.join(done['may_decide'])} now.")
+
+
+@app.command()
+def ask(
+    approval: Id,
+    question: Annotated[str, typer.Argument(help="What you want to know.")],
+    to: Annotated[str, typer.Option(help="Whom, by name or id; the requester unless you say so.")] = "",
+    url: Url = "",
+    api_key: ApiKey = "",
+    as_json: AsJson = False,
+) -> None:
+    """Ask about a pending approval. Nothing of it changes, and nobody has to wait for the answer."""
+    path = f"/v1/approvals/{segment(approval)}"
+    with Client(url, api_key) as client:
+        body = {"question": question} | ({"to": addressee(client, path, to)} if to else {})
+        asked = client.post(f"{path}/questions", body).body
+    emit(asked) if as_json else show.line(
+        f"Asked; the answer will be a notice of yours. The question's id: {asked['id']}"
+    )
+
+
+def addressee(client: Client, path: str, to: str) -> str:
+    """Somebody who can answer, by name or id."""
+    known = client.get(f"{path}/briefing").body["may_be_asked"]
+    for one in known:
+        if to in (one["id"], one["name"]):
+            return str(one["id"])
+    names = ", ".join(one["name"] for one in known) or "nobody"
+    raise Failed(f"{to} is nobody who can answer; those who can: {names}.", 2)
+
+
+@app.command()
+def answer(
+    approval: Id,
+    question: Annotated[
+        str, typer.Argument(metavar="QUESTION", help="The question's id, or its number on the approval.")
+    ],
+    words: Annotated[str, typer.Argument(metavar="ANSWER", help="Your answer; it is given once.")],
+    url: Url = "",
+    api_key: ApiKey = "",
+    as_json: AsJson = False,
+) -> None:
+    """Answer a question about an approval, also when it has been decided meanwhile."""
+    path = f"/v1/approvals/{segment(approval)}"
+    with Client(url, api_key) as client:
+        if question.isdecimal():
+            asked = client.get(path).body["questions"]
+            if not 1 <= int(question) <= len(asked):
+                raise Failed(f"The approval has {len(asked)} questions, numbered from 1.", 3)
+            question = asked[int(question) - 1]["id"]
+        done = client.post(f"{path}/questions/{segment(question)}/answer", {"answer": words}).body
+    emit(done) if as_json else show.line("Answered; whoever asked is told.")
 
 
 @app.command()

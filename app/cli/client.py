@@ -194,14 +194,14 @@ class Client:
 
 def connection(url: str, headers: dict[str, str]) -> "httpx.Client":
     """What requests go through. Reading the authorities that TLS trusts takes longer than most answers: where the address
-    wants no TLS, none is trusted."""
+    wants no TLS, none is trusted. SSL_CERT_FILE and SSL_CERT_DIR say which, as they do to other programs."""
     import ssl
 
     with without(*NEEDLESS):
         import httpx
 
         plain = url.startswith("http://")
-        trusted = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if plain else httpx.create_ssl_context(trust_env=False)
+        trusted = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if plain else httpx.create_ssl_context()
         timeout = httpx.Timeout(30, read=LONG_POLL_S + 30)
         return httpx.Client(base_url=url, headers=headers, timeout=timeout, verify=trusted, trust_env=False)
 

@@ -98,13 +98,13 @@ def show_connectors(items: list[dict[str, Any]]) -> None:
         operations = (one["capabilities"] or {}).get("operations", {})
         able = ", ".join(f"{kind}: {' '.join(verbs) or 'read'}" for kind, verbs in operations.items())
         table.add_row(
-            show.escape(one["name"]),
+            show.visible(one["name"]),
             one["kind"],
             f"v{one['version']}",
             show.coloured(halted, "green" if halted == "on" else "red"),
             "yes" if one["readable"] else "no",
-            show.escape(", ".join(one["hosts"])),
-            show.escape(able),
+            show.visible(", ".join(one["hosts"])),
+            show.visible(able),
         )
     show.out.print(table) if items else show.line("No connector yet: mission-root connectors put NAME FILE")
 

@@ -189,7 +189,7 @@ def decide(walk: Walk, client: Client, approval: dict[str, Any]) -> None:
     """One decision on exactly the bytes that were shown."""
     if not walk.as_json:
         walk.tell("A change waits for a human")
-        approval_screen.approval(approval)
+        approval_screen.approval(client, approval)
     yes = not walk.asks or typer.confirm("Approve exactly this?", default=None)  # Enter alone decides nothing
     body = {"decision": "approve", "comment": "Approved in the demo."}
     if not yes:

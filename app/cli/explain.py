@@ -63,7 +63,7 @@ def story(found: dict[str, Any]) -> None:
 def put(words: str, *, bad: bool = False) -> None:
     """One line of the screen, whatever it holds."""
     show.out.print(
-        show.escape(" ".join(words.split("\n"))),
+        show.visible(" ".join(words.split("\n"))),
         no_wrap=True,
         overflow="ellipsis",
         crop=True,

@@ -156,7 +156,7 @@ def _show(report: "Report") -> None:
     found = show.rows("nr", "result", "requirement")
     for one in report.results:
         words, colour = RESULTS[one.outcome]
-        found.add_row(one.id, f"[{colour}]{words}[/{colour}]", show.escape(one.sentence))
+        found.add_row(one.id, show.coloured(words, colour), show.visible(one.sentence))
     show.out.print(found)
     for one in report.results:
         if one.outcome == "fail":

@@ -1,4 +1,4 @@
-"""`mission-root notices …`: what wants you: reminders, escalations, a broken glass."""
+"""`mission-root notices …`: what wants you: reminders, escalations, questions and answers, a broken glass."""
 
 from typing import Annotated
 
@@ -8,7 +8,7 @@ from app.cli import show
 from app.cli.client import ApiKey, AsJson, Client, Url, emit, segment
 from app.cli.lists import Limit, listed
 
-app = typer.Typer(help="What wants you: reminders and escalations of approvals.", no_args_is_help=True)
+app = typer.Typer(help="What wants you: reminders, escalations and questions of approvals.", no_args_is_help=True)
 
 
 @app.command("list")

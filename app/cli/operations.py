@@ -27,7 +27,8 @@ def shown(found: dict[str, Any]) -> None:
     columns = ("component", "state", "since", "waiting", "what it means")
     show.table(columns, (row(one) for one in found["components"]))
     for one in found["violators"]:
-        done = one["repair"] or "nothing: it takes a person"
+        why = f", a repair was refused ({one['refused']})" if one["refused"] else ""
+        done = one["repair"] or f"nothing: it takes a person{why}"
         over = "" if one["over_at"] is None else f", over at {one['over_at'][:19]}"
         show.line(
             f"{one['mission_id']} was {one['state']} and waited for nothing ({one['finding']}); done: {done}{over}"

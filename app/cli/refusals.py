@@ -33,6 +33,7 @@ HELPS = {
     "budget_exhausted": "mission-root budgets show",
     "own_request": "mission-root approvals show {id}",
     "already_decided": "mission-root approvals show {id}",
+    "already_answered": "mission-root approvals show {id}",
     "other_payload": "mission-root approvals show {id}",
     "expired": "mission-root approvals show {id}",
     "stale": "mission-root explain {id}",

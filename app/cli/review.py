@@ -21,10 +21,12 @@ REASONS = ("The evidence does not show it.", "It is the wrong record or value.",
 HELP = """j k     next, previous            d       raw bytes of the change
 Enter   open                      e       all evidence
 a       approve                   r       reject, with a reason
+s       ask about it              x       escalate: another role as well
 u       take the last one back    l       the queue
 ?       this help                 q       end
 
-To change what is proposed: mission-root approvals revise ID. To ask its mission: mission-root explain ID."""
+To answer a question: mission-root approvals answer ID NUMBER "…". To change what is proposed: mission-root approvals revise ID.
+To see what its mission did: mission-root explain ID."""
 
 
 @dataclass
@@ -45,7 +47,7 @@ class Review:
     typed: dict[str, str] = field(default_factory=dict)  # a reason that came too late is offered again
     decided: list[str] = field(default_factory=list)
     last: str = ""
-    undo: bool = False  # whether the last one can still be taken back, though nothing waits any more
+    until: datetime | None = None  # the end of the last one's undo window
     keys: Keys = field(init=False)
 
     def run(self) -> None:
@@ -55,6 +57,11 @@ class Review:
                 if not self.act(self.keys.next()):
                     break
         self.summary()
+
+    @property
+    def undo(self) -> bool:
+        """Whether the last one can still be taken back, though nothing waits any more."""
+        return self.until is not None and datetime.now(UTC) < self.until
 
     def sure(self, question: str) -> bool:
         show.out.print(Text(question, "bold"), end="")
@@ -83,7 +90,7 @@ class Review:
             mark = "▸" if number == self.at else " "
             until, goal = approval_screen.left(one["expires_at"]), one["mission_id"]
             style = "bold" if number == self.at else ""
-            cells = (mark, one["risk_level"], until, show.escape(approval_screen.what(one)), goal)
+            cells = (mark, one["risk_level"], until, show.visible(approval_screen.what(one)), goal)
             table.add_row(*cells, style=style)
         show.out.print(table)
 
@@ -93,7 +100,12 @@ class Review:
         if why := self.closed(self.facts):
             return Text(f"No decision here: {why}", "yellow")
         how = {"low": "a, then y", "medium": "a after a second, then y", "high": "a, then the record's id"}
-        return Text(f"[a]pprove ({how.get(self.facts.risk, 'a')})   [r]eject (with a reason)", "cyan")
+        told = Text(
+            f"[a]pprove ({how.get(self.facts.risk, 'a')})   [r]eject (with a reason)   a[s]k   [x] escalate", "cyan"
+        )
+        if waits := self.facts.approval.get("open_questions"):
+            told.append(f"\n{approval_screen.still_open(waits)}; a decision need not wait for the answer.", "yellow")
+        return told
 
     def closed(self, facts: Facts) -> str:
         """Why nothing can be decided on it; empty when something can."""
@@ -128,7 +140,9 @@ class Review:
                 self.take_back()
             case "a" | "r" if self.open and self.facts is not None:
                 self.approve(self.facts) if pressed == "a" else self.reject(self.facts)
-            case "a" | "r":
+            case "s" | "x" if self.open and self.facts is not None:
+                self.ask(self.facts) if pressed == "s" else self.escalate(self.facts)
+            case "a" | "r" | "s" | "x":
                 self.note = Text("Open it first: Enter.", "yellow")
         return True
 
@@ -181,6 +195,54 @@ class Review:
             return
         self.send(facts, "reject", reason)
 
+    def ask(self, facts: Facts) -> None:
+        """Puts a question to the requester; whoever else can answer is asked by the command."""
+        self.say(
+            facts,
+            "questions",
+            "What do you want to know; empty: nothing is asked",
+            "question",
+            {},
+            "Asked; nothing else changes.",
+        )
+
+    def escalate(self, facts: Facts) -> None:
+        found = facts.approval
+        further = [one for one in found["rule"].get("may_escalate_to") or [] if one not in found["may_decide"]]
+        if found["state"] == "pending" and not further:
+            self.note = Text("Its rule names nobody else to ask. A policy owner can, for the next ones.", "yellow")
+            return
+        role = further[0] if len(further) == 1 else self.keys.line(f"Which role as well: {', '.join(further)}")
+        if role:
+            self.say(
+                facts,
+                "escalate",
+                f"Why {show.visible(role)} too; empty: nothing is done",
+                "reason",
+                {"role": role},
+                "Asked too.",
+            )
+
+    def say(self, facts: Facts, verb: str, question: str, name: str, more: dict[str, str], done: str) -> None:
+        """A line of the reader's own about what is open, sent; what is not taken is offered again."""
+        found = facts.approval
+        kept = f"{verb} {found['id']}"
+        words = self.keys.line(question, self.typed.get(kept, ""))
+        if not words:
+            self.note = Text("Nothing was sent.", "yellow")
+            return
+        self.typed[kept] = words
+        try:
+            path = f"/v1/approvals/{segment(found['id'])}/{verb}"
+            self.client.post(path, {name: words} | more, if_match="" if verb == "questions" else facts.etag)
+        except Failed as failed:
+            self.open_this()
+            self.note = refusal(failed, self.facts, words)
+            return
+        del self.typed[kept]
+        self.open_this()
+        self.note = Text(done, "green")
+
     def send(self, facts: Facts, decision: Verdict, comment: str) -> None:
         """The decision on exactly what was shown; who was faster is said in place, and what was typed is kept."""
         found = facts.approval
@@ -196,20 +258,19 @@ class Review:
             self.note = refusal(failed, self.facts, comment)
             return
         self.decided.append(f"{decision} {approval_screen.what(found)}")
-        self.last, self.undo = found["id"], receipt["not_before"] is not None
+        self.last = found["id"]
+        self.until = datetime.fromisoformat(receipt["not_before"]) if receipt["not_before"] else None
         self.typed.pop(found["id"], None)
-        self.queue = (
-            [one for one in self.queue if one["id"] != found["id"]] if receipt["state"] != "pending" else self.queue
-        )
-        self.at = min(self.at, max(0, len(self.queue) - 1))
+        if receipt["state"] != "pending":
+            self.queue = [one for one in self.queue if one["id"] != found["id"]]
         self.note = self.receipt(found, receipt, decision)
-        self.open, self.facts = False, None
-        self.parting()
+        self.on()
 
     def receipt(self, found: dict[str, Any], receipt: dict[str, Any], decision: str) -> Text:
         """What was recorded, where, what runs next, and how long it can be taken back."""
         told = Text(
-            f"{decision.capitalize()} recorded: {show.visible(approval_screen.what(found))} is {receipt['state']}.\n",
+            f"{decision.capitalize()} recorded: {show.visible(approval_screen.what(found))} is {receipt['state']}."
+            f"{approval_screen.unanswered(receipt)}\n",
             "green",
         )
         try:
@@ -237,14 +298,18 @@ class Review:
             done = self.client.post(f"{path}/cancel", {"reason": reason}, if_match=self.client.get(path).etag).body
         except Failed as failed:
             self.note = Text(show.visible(str(failed)), "red")
+            self.on()
             return
-        self.last, self.undo = "", False
+        self.queue = [one for one in self.queue if one["id"] != self.last]
+        self.last, self.until = "", None
         self.decided.pop()
         self.note = Text(f"Taken back: it is {done['state']}, and nothing of it leaves.", "green")
-        self.parting()
+        self.on()
 
-    def parting(self) -> None:
-        """What is said last, where no screen follows on which it would stand."""
+    def on(self) -> None:
+        """Back to what is left; the note is said now where no screen follows on which it would stand."""
+        self.at = min(self.at, max(0, len(self.queue) - 1))
+        self.open, self.facts = False, None
         if not self.queue and not self.undo:
             show.out.print(self.note)
 

@@ -88,7 +88,7 @@ def show_rules(items: list[dict[str, Any]]) -> None:
             for hop in item["hops"]
         )
         table.add_row(
-            item["id"], str(item["version"]), item["subject"], show.escape(item["connector"]), show.escape(item["operation"]), item["risk"],
-            f"{item['required']} {item['approver_role']}", f"{item['life_s'] / 3600:g} h", ladder,
+            item["id"], str(item["version"]), item["subject"], show.visible(item["connector"]), show.visible(item["operation"]),
+            item["risk"], f"{item['required']} {item['approver_role']}", f"{item['life_s'] / 3600:g} h", ladder,
         )  # fmt: skip
     show.out.print(table)

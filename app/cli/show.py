@@ -13,6 +13,7 @@ from app.visible import visible
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.panel import Panel
+    from rich.status import Status
     from rich.table import Table
     from rich.text import Text
 
@@ -33,11 +34,15 @@ COLOURS = {
 }
 PATIENCE_S = 1.0  # what takes longer says so
 SHORT_QUOTE = 160
+INDENTED = (0, 0, 0, 3)
 SHOWN_CITATIONS = 3  # of one claim; the packet as JSON or HTML has all
 
 
 class Screen:
-    """A terminal, or whatever stands in its place. rich is imported when something is printed: many answers are JSON."""
+    """A terminal, or whatever stands in its place. rich is imported when something is printed: many answers are JSON.
+
+    No text is read as markup: brackets in others' words, split over two of them, would swallow what stands between.
+    """
 
     def __init__(self, **settings: Any) -> None:
         self._settings = settings
@@ -46,7 +51,7 @@ class Screen:
     def console(self) -> "Console":
         from rich.console import Console
 
-        return Console(highlight=False, emoji=False, **self._settings)
+        return Console(highlight=False, markup=False, emoji=False, **self._settings)
 
     def print(self, *what: Any, **how: Any) -> None:
         self.console.print(*what, **how)
@@ -61,24 +66,17 @@ def watched() -> bool:
     return sys.stderr.isatty()
 
 
-def escape(words: str) -> str:
-    """Text that others wrote, for the terminal: no markup, and whatever would move the cursor or turn the direction by its name."""
-    from rich.markup import escape as without_markup
-
-    return without_markup(visible(words))
-
-
 def line(sentence: str) -> None:
-    out.print(escape(sentence), soft_wrap=True)
+    out.print(visible(sentence), soft_wrap=True)
 
 
 def aside(sentence: str) -> None:
-    err.print(escape(sentence), style="dim", soft_wrap=True)
+    err.print(visible(sentence), style="dim", soft_wrap=True)
 
 
 def heading(words: str) -> None:
     out.print()
-    out.console.rule(escape(words), align="left", style="cyan")
+    out.console.rule(coloured(words), align="left", style="cyan")
 
 
 def coloured(words: str, style: str = "") -> "Text":
@@ -88,19 +86,23 @@ def coloured(words: str, style: str = "") -> "Text":
     return Text(visible(words), style)
 
 
-def marked(words: str) -> "Text":
-    """Our own words with markup; what others wrote in them is escaped."""
+def styled(*pieces: str | tuple[str, str]) -> "Text":
+    """A line of texts, whoever wrote them, each in its own style or in none."""
     from rich.text import Text
 
-    return Text.from_markup(words, emoji=False)
+    made = Text()
+    for piece in pieces:
+        words, style = (piece, "") if isinstance(piece, str) else piece
+        made.append(visible(words), style)
+    return made
 
 
 def boxed(title: str, colour: str, *parts: "RenderableType") -> "Panel":
-    """One below the other, in a box. The title is our own words."""
+    """One below the other, in a box."""
     from rich.console import Group
     from rich.panel import Panel
 
-    return Panel(Group(*parts), title=title, title_align="left", border_style=colour)
+    return Panel(Group(*parts), title=coloured(title), title_align="left", border_style=colour)
 
 
 def state(name: str) -> "Text":
@@ -121,7 +123,7 @@ def table(columns: Sequence[str], found: Iterable[Sequence[str]]) -> None:
     """A table of plain texts."""
     made = rows(*columns)
     for one in found:
-        made.add_row(*(escape(text) for text in one))
+        made.add_row(*map(visible, one))
     out.print(made)
 
 
@@ -134,7 +136,7 @@ def pairs(values: dict[str, Any]) -> "Table":
     table.add_column(overflow="fold")
     for name, value in values.items():
         if value not in (None, [], {}) and str(value):
-            table.add_row(name, value if isinstance(value, Text) else escape(str(value)))
+            table.add_row(name, value if isinstance(value, Text) else visible(str(value)))
     return table
 
 
@@ -184,7 +186,7 @@ def mission(found: dict[str, Any]) -> None:
 def missions(items: list[dict[str, Any]]) -> None:
     table = rows("id", "type", "state", "created", "goal")
     for item in items:
-        goal = escape(str(item.get("user_goal") or ""))
+        goal = visible(str(item.get("user_goal") or ""))
         table.add_row(item["id"], item["mission_type"], state(item["state"]), item["created_at"][:16], goal)
     out.print(table) if items else line("No missions.")
 
@@ -202,24 +204,25 @@ def packet(found: dict[str, Any]) -> None:
     if found["answer"] and not (found["claims"] and told):
         out.print(boxed("Answer", "cyan", coloured(found["answer"])))
     for number, claim in enumerate(found["claims"], 1):
-        out.print(f"[bold]{number}.[/bold] {escape(claim['text'])}")
+        out.print(styled((f"{number}.", "bold"), f" {claim['text']}"))
         for citation in claim["citations"][:SHOWN_CITATIONS]:
-            mark = "[green]✓[/green]" if citation["verified"] else "[red]✗ not verified[/red]"
-            quoted = short(citation["quote"])
-            place = f"{citation['document']}:{citation['start']}-{citation['end']}"
-            out.print(Padding(f"{mark} [cyan]{escape(place)}[/cyan] [dim]“{escape(quoted)}”[/dim]", (0, 0, 0, 3)))
+            mark = ("✓ ", "green") if citation["verified"] else ("✗ not verified ", "red")
+            out.print(Padding(styled(mark, *quotation(citation)), INDENTED))
         if claim.get("trust") == "untrusted":
-            out.print("   [red]stands on an untrusted source[/red]")
+            out.print(Padding(coloured("stands on an untrusted source", "red"), INDENTED))
         if more := claim["citations"][SHOWN_CITATIONS:]:
             proved = sum(bool(citation["verified"]) for citation in more)
-            out.print(f"   [dim]and {len(more)} more, {proved} of them verified[/dim]")
+            out.print(Padding(coloured(f"and {len(more)} more, {proved} of them verified", "dim"), INDENTED))
     for one in (found["review"] or {}).get("contradictions") or []:
-        out.print(f"[red]contradiction[/red] {escape(one['one']['value'])} or {escape(one['other']['value'])}?")
+        out.print(styled(("contradiction", "red"), f" {one['one']['value']} or {one['other']['value']}?"))
         for side in (one["one"], one["other"]):
-            place = f"{side['document']}:{side['start']}-{side['end']}"
-            out.print(
-                Padding(f"[cyan]{escape(place)}[/cyan] [dim]“{escape(short(side['quote']))}”[/dim]", (0, 0, 0, 3))
-            )
+            out.print(Padding(styled(*quotation(side)), INDENTED))
+
+
+def quotation(passage: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Where a passage stands, and its words: for a line of styled texts."""
+    place = f"{passage['document']}:{passage['start']}-{passage['end']}"
+    return (place, "cyan"), (f" “{short(passage['quote'])}”", "dim")
 
 
 def short(quote: str) -> str:
@@ -231,11 +234,11 @@ def trust(found: dict[str, Any], history: bool) -> None:
     """A workspace's rules of trust in the order in which they are asked."""
     for one in [found, *(found.get("history", []) if history else [])]:
         since = f", since {one['created_at']} by {one['created_by']}" if one["created_at"] else ""
-        out.print(f"[bold]Version {one['version']}[/bold]{escape(since)}")
+        out.print(styled((f"Version {one['version']}", "bold"), since))
         table = rows("of", "pattern", "trust")
         for rule in one["rules"]:
-            table.add_row(rule["of"], escape(rule["pattern"]), rule["trust"])
-        table.add_row("[dim]everything else[/dim]", "", "normal")
+            table.add_row(rule["of"], visible(rule["pattern"]), rule["trust"])
+        table.add_row(coloured("everything else", "dim"), "", "normal")
         out.print(table)
 
 
@@ -284,9 +287,9 @@ def counting(total: int, what: str, *, quiet: bool) -> Iterator[Callable[[], Non
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=err.console, transient=True) as progress:
-        task = progress.add_task(escape(what), total=total)
+        task = progress.add_task(visible(what), total=total)
         yield lambda: progress.advance(task)
 
 
@@ -303,7 +306,7 @@ def progressing(*, quiet: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
                 behind.append(f"{body.get('stage')} {body.get('latency_ms', 0):.0f} ms")
             if status:
                 now = body.get("stage") or event["type"].removeprefix("mission.")
-                status.update(f"[cyan]{escape(str(now))}[/cyan]  [dim]{escape(' · '.join(behind))}[/dim]")
+                status.update(styled((f"{now}  ", "cyan"), (" · ".join(behind), "dim")))
 
         yield tell
     if not quiet and behind:
@@ -318,7 +321,7 @@ def counting_down(seconds: float, *, quiet: bool) -> Iterator[None]:
         return
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err.console, transient=True) as progress:
         task = progress.add_task("undo window", total=max(seconds, 0.1))
         done = threading.Event()
@@ -342,13 +345,15 @@ def patience(what: str) -> Iterator[None]:
     if not watched():
         yield
         return
-    from rich.errors import LiveError
+    shown: list[Status] = []
 
-    status = err.console.status(f"[dim]{escape(what)}[/dim]", spinner="dots")
+    def begin() -> None:  # what is answered within the second does not pay for rich
+        from rich.errors import LiveError
 
-    def begin() -> None:
+        status = err.console.status(coloured(what, "dim"), spinner="dots")
         with suppress(LiveError):  # something else is shown already
             status.start()
+            shown.append(status)
 
     clock = threading.Timer(PATIENCE_S, begin)
     clock.daemon = True
@@ -358,4 +363,5 @@ def patience(what: str) -> Iterator[None]:
     finally:
         clock.cancel()
         clock.join()
-        status.stop()
+        for status in shown:
+            status.stop()

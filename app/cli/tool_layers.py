@@ -99,11 +99,11 @@ def show_layers(items: list[dict[str, Any]]) -> None:
     for one in items:
         failure = f"{one['failure']} {one['failed_at']}" if one["failure"] else ""
         table.add_row(
-            show.escape(one["name"]),
+            show.visible(one["name"]),
             f"v{one['version']}",
-            show.escape(one["owner"]),
+            show.visible(one["owner"]),
             show.coloured(one["state"], STATES[one["state"]]),
-            show.escape(", ".join(tool["name"].partition(".")[2] for tool in one["tools"])),
+            show.visible(", ".join(tool["name"].partition(".")[2] for tool in one["tools"])),
             str(one["calls"]),
             str(one["refusals"]),
             failure,
@@ -144,7 +144,7 @@ def show_layer(found: dict[str, Any]) -> None:
             tool["sensitivity"],
             f"{becomes['operation']} {becomes['kind']} in {becomes['connector']}" if becomes else "",
             show.coloured(tool["schema_sha256"][:12], "red" if tool["drifted"] else ""),
-            show.escape(tool["description"][:80]),
+            show.visible(tool["description"][:80]),
         )
     show.out.print(table)
     show.heading("Definition")

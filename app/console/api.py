@@ -38,12 +38,16 @@ class InboxView(Page[QueuedView]):
 
 
 class StandingView(BaseModel):
-    """Whether the caller may decide, and why not; why_not_edit: why they cannot ask about other values instead."""
+    """Whether the caller may decide, and why not; why_not_edit: why they cannot ask about other values instead; why_not_ask,
+    why_not_escalate: why they can put no question, or ask no further role; may_answer: the open questions that they could answer."""
 
     may_decide: bool
     standing: Literal["may", "own_request", "decided", "not_entitled"]
     why_not: str | None
     why_not_edit: str | None
+    why_not_ask: str | None
+    why_not_escalate: str | None
+    may_answer: list[UUID]
     opened_at: str | None
 
 
@@ -53,6 +57,7 @@ class BriefingView(BaseModel):
     approval_id: UUID
     you: StandingView
     may_decide: list[dict[str, Any]]
+    may_be_asked: list[dict[str, Any]]
     people: dict[str, dict[str, str]]
     policy: dict[str, Any] | None
     evidence: dict[str, Any]

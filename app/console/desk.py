@@ -1,9 +1,8 @@
 """How the desk does: what people would rather look at than read, and how well decisions held."""
 
-import json
 import time
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Iterable, Set
+from collections.abc import Set
 from datetime import datetime, timedelta
 from math import ceil
 from statistics import median
@@ -13,11 +12,12 @@ from uuid import UUID
 from sqlalchemy import text
 
 from app.clock import now
+from app.console.lasting import overwritten
 from app.console.queries import people
 from app.db import ReadSession
 from colony_client.contract import STAGES
 
-DAYS, MOST_MISSIONS, MOST_FACTS, MOST_DECISIONS, MOST_WRITTEN = 14, 10_000, 3_000, 2_000, 4_000
+DAYS, MOST_MISSIONS, MOST_FACTS, MOST_DECISIONS = 14, 10_000, 3_000, 2_000
 OUTCOMES = text("""
   SELECT to_char(m.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD') AS day, m.state, count(*) AS n
   FROM (SELECT created_at, state FROM mission WHERE tenant = :tenant AND created_at >= :since
@@ -31,7 +31,7 @@ AGES = text("""
     max(extract(epoch FROM clock_timestamp() - created_at)) AS oldest
   FROM approval WHERE tenant = :tenant AND state = 'pending' GROUP BY 1""")
 DECISIONS = text("""
-  SELECT d.approver, d.verdict, d.decided_at, l.opened_at, a.withdrawn_by, w.id AS writeback, w.target, w.created_at,
+  SELECT d.approver, d.verdict, d.decided_at, l.opened_at, a.withdrawn_by, w.id AS writeback, w.connector, w.target, w.created_at,
     e.state AS execution
   FROM (SELECT * FROM decision x WHERE x.tenant = :tenant AND x.decided_at >= :since ORDER BY x.decided_at DESC LIMIT :most) d
   JOIN approval a ON a.tenant = d.tenant AND a.id = d.approval
@@ -50,7 +50,7 @@ async def measured(session: ReadSession) -> dict[str, Any]:
     """The figures of the last DAYS days: outcomes by day, stages by latency, pending approvals by age, operators, queues.
 
     Bounded: the newest MOST_MISSIONS missions, MOST_FACTS facts and MOST_DECISIONS decisions are looked at,
-    and MOST_WRITTEN changes of the same records.
+    and of the changes of the same records as many as `overwritten` takes.
     """
     since = now() - timedelta(days=DAYS)
     asked = {"tenant": session.tenant, "since": since}
@@ -96,44 +96,17 @@ def place_of(stage: str) -> tuple[int, str]:
     return (STAGES.index(stage) if stage in STAGES else len(STAGES), stage)
 
 
-WRITTEN = text("""SELECT l.id, l.connector, l.target, l.payload FROM writeback l
-                  JOIN execution e ON e.tenant = l.tenant AND e.writeback = l.id AND e.state = 'succeeded'
-                  WHERE l.tenant = :tenant AND l.created_at >= :since AND l.target = ANY(:targets)
-                  ORDER BY l.created_at DESC, l.id DESC LIMIT :most""")
-
-
 async def by_operator(session: ReadSession, decided: Any) -> list[dict[str, Any]]:
     """How each person decides: how many, how many approvals, how long they looked, how many of those were reverted: taken
     back by a person before they left, or overwritten later by another change of the same field."""
     written = [row for row in decided if row.execution == "succeeded"]
-    over = set[UUID]()
-    if written:
-        asked = {
-            "tenant": session.tenant,
-            "since": min(row.created_at for row in written),
-            "targets": list({row.target for row in written}),
-            "most": MOST_WRITTEN,
-        }
-        over = overwritten(await session.rows(WRITTEN, asked))
+    since = min((row.created_at for row in written), default=now())
+    over = await overwritten(session, ((row.connector, row.target) for row in written), since)
     votes: dict[UUID, list[Any]] = defaultdict(list)
     for row in decided:
         votes[row.approver].append(row)
     names = await people(session, votes)
     return sorted((operator(who, names, rows, over) for who, rows in votes.items()), key=lambda one: -one["decisions"])
-
-
-def overwritten(newest_first: Iterable[Any]) -> set[UUID]:
-    """Which of these written changes did not last: a later one set one of the same fields of the same record to something else."""
-    found = set[UUID]()
-    after: dict[tuple[str, str, str], set[str]] = defaultdict(set)
-    for row in newest_first:
-        for name, value in json.loads(row.payload)["changes"].items():
-            later, said = after[row.connector, row.target, name], json.dumps(value, sort_keys=True)
-            if later - {said}:
-                found.add(row.id)
-            if len(later) < 2:  # of two different values one differs from whatever came before them
-                later.add(said)
-    return found
 
 
 def operator(who: UUID, names: dict[str, Any], rows: list[Any], over: Set[UUID]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ API key is, so a decision made here is proved to the wall as any other.
 """
 
 import hmac
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from urllib.parse import parse_qsl, urlsplit
 
@@ -16,10 +16,11 @@ from app.caller import Caller
 from app.errors import Problem
 from app.http.bodies import read_body
 from app.http.doors import bad_key, judged, look_up
-from app.http.limits import client_of, networks, plain
+from app.http.limits import Network, client_of, networks, plain, within
 
 COOKIE, LOGIN_COOKIE = "mission_root_console", "mission_root_login"
 FIELDS = 300
+BETWEEN = frozenset({"forwarded", "via", "x-real-ip"})  # what proxies say of themselves, beside X-Forwarded-*
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -81,7 +82,9 @@ async def form(request: Request, secret: str | None = None) -> "Form":
         pairs = parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=FIELDS, errors="strict")
     except (ValueError, UnicodeError):
         raise Problem("malformed", "The form cannot be read.") from None
-    found = Form(pairs)
+    found = Form(
+        [(name, value.replace("\r\n", "\n")) for name, value in pairs]
+    )  # forms send every line end as two characters
     if secret is not None and not hmac.compare_digest(found.get("token").encode(), token(secret).encode()):
         raise Problem(
             "forbidden", "The form is of another session. Reload the page and send it again.", action="console"
@@ -106,8 +109,12 @@ class Form:
 
 
 def loopback(request: Request) -> bool:
-    """Whether the request comes from this machine, and was meant for it: a foreign name that leads here is none of ours."""
-    address = client_of(request, networks(request.app.state.settings.trusted_proxies))
+    """Whether the request comes from this machine, and was meant for it: a foreign name that leads here is none of ours, and a
+    proxy that nobody named brings whoever asks it."""
+    trusted = networks(request.app.state.settings.trusted_proxies)
+    if relayed(request, trusted):
+        return False
+    address = client_of(request, trusted)
     try:
         host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
     except ValueError:  # a bracket without its other half
@@ -116,6 +123,14 @@ def loopback(request: Request) -> bool:
     return bool(address is not None and address.is_loopback) and (
         host == "localhost" or bool(named is not None and named.is_loopback)
     )
+
+
+def relayed(request: Request, trusted: Sequence[Network]) -> bool:
+    """Whether somebody in between has passed the request on who is not in TRUSTED_PROXIES: its address is theirs."""
+    peer = plain(request.client.host if request.client else "")
+    if peer is not None and within(peer, trusted):
+        return False
+    return any(name in BETWEEN or name.startswith("x-forwarded-") for name in request.headers)
 
 
 def own_origin(request: Request) -> bool:

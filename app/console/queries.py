@@ -13,8 +13,10 @@ from sqlalchemy import text
 from app import artifacts, evidence, missions, policy
 from app.approvals.queries import SELECT, Approval
 from app.approvals.queries import one as approval_of
+from app.approvals.questions import of_approval
 from app.artifacts import Located
 from app.clock import iso, now
+from app.console.lasting import overwritten
 from app.db import ReadSession
 from app.evidence.stored import Stored
 from app.identity.queries import NAMES
@@ -92,6 +94,7 @@ async def people(session: ReadSession, ids: Iterable[Any]) -> dict[str, dict[str
 
 
 DECIDERS = text("SELECT id, name, standing FROM deciders(:tenant, :approval)")
+ANSWERERS = text("SELECT id, name, standing, part FROM answerers(:tenant, :approval)")
 EARLIER = text("""
   SELECT w.id AS writeback, a.id AS approval, a.state, a.closed_at, a.note, s.state AS writeback_state,
     (SELECT jsonb_agg(jsonb_build_object('approver', d.approver, 'verdict', d.verdict, 'comment', d.comment) ORDER BY d.decided_at)
@@ -102,15 +105,13 @@ EARLIER = text("""
 JUDGED = text("""
   SELECT action, resource, effect, rule, policy_version, reason, obligations, at FROM policy_decision
   WHERE tenant = :tenant AND mission = :mission AND action = :action AND resource = :resource ORDER BY at DESC LIMIT 1""")
-# Of the newest decided changes of the same kind: what became of each, and which later change touched the same record.
+# Of the newest decided changes of the same kind: what became of each.
 SIMILAR = text("""
-  SELECT a.id AS approval, w.id AS writeback, w.target, w.payload, a.state, a.closed_at, s.state AS writeback_state,
+  SELECT a.id AS approval, w.id AS writeback, w.connector, w.target, w.payload, w.created_at, a.state, a.closed_at,
+    s.state AS writeback_state,
     a.withdrawn_by IS NOT NULL AS withdrawn,
     EXISTS (SELECT 1 FROM decision d WHERE d.tenant = a.tenant AND d.approval = a.id AND d.verdict = 'approve') AS approved,
-    (SELECT d.approver FROM decision d WHERE d.tenant = a.tenant AND d.approval = a.id ORDER BY d.decided_at DESC LIMIT 1) AS by,
-    ARRAY(SELECT l.payload FROM writeback l JOIN execution e ON e.tenant = l.tenant AND e.writeback = l.id AND e.state = 'succeeded'
-          WHERE l.tenant = w.tenant AND l.connector = w.connector AND l.target = w.target AND l.created_at > w.created_at
-          ORDER BY l.created_at LIMIT 3) AS later
+    (SELECT d.approver FROM decision d WHERE d.tenant = a.tenant AND d.approval = a.id ORDER BY d.decided_at DESC LIMIT 1) AS by
   FROM (SELECT * FROM writeback x WHERE x.tenant = :tenant ORDER BY x.created_at DESC, x.id DESC LIMIT 500) w
   JOIN approval a ON a.tenant = w.tenant AND a.writeback = w.id AND a.state <> 'pending'
   JOIN writeback_state s ON s.tenant = w.tenant AND s.id = w.id
@@ -119,6 +120,7 @@ SIMILAR = text("""
 LOOKED = text(
     "SELECT opened_at FROM approval_look WHERE tenant = :tenant AND approval = :approval AND principal = :who"
 )
+CLAIMED = text("SELECT EXISTS (SELECT 1 FROM execution WHERE tenant = :tenant AND writeback = :writeback)")
 
 MOST_NAMED = 200  # of those who may decide
 
@@ -150,6 +152,10 @@ async def briefing(session: ReadSession, who: UUID, id: UUID) -> tuple[dict[str,
     may = await session.rows(DECIDERS, {"tenant": session.tenant, "approval": id})
     standing = next((row.standing for row in may if row.id == who), "not_entitled")
     why_not = await open_to(session, found, mission, standing)
+    claimed = await session.scalar(CLAIMED, {"tenant": session.tenant, "writeback": found.writeback})
+    can = await session.rows(ANSWERERS, {"tenant": session.tenant, "approval": id})
+    mine = next((row for row in can if row.id == who), None)
+    unasked = silent(found, mine)
     earlier = await before(session, found.predecessor)
     similar = await alike(session, found, payload)
     looked = await session.scalar(LOOKED, {"tenant": session.tenant, "approval": id, "who": who})
@@ -158,8 +164,12 @@ async def briefing(session: ReadSession, who: UUID, id: UUID) -> tuple[dict[str,
     return {
         "approval_id": id,
         "you": {"may_decide": why_not is None, "standing": standing, "why_not": why_not,
-                "why_not_edit": closed_to_edits(found, mission, standing), "opened_at": iso(looked) if looked else None},
+                "why_not_edit": closed_to_edits(found, mission, standing, claimed),
+                "opened_at": iso(looked) if looked else None,
+                "why_not_ask": unasked, "why_not_escalate": unasked or closed_to_others(found),
+                "may_answer": for_whom(await of_approval(session, id), who, mine)},
         "may_decide": [{"id": row.id, "name": row.name} for row in may if row.standing == "may"][:MOST_NAMED],
+        "may_be_asked": [{"id": row.id, "name": row.name} for row in can if row.id != who][:MOST_NAMED],
         "people": await people(session, named),
         "policy": await judgement(session, found, mission),
         "earlier": earlier,
@@ -189,15 +199,47 @@ async def open_to(session: ReadSession, found: Approval, mission: missions.Missi
     return None
 
 
-def closed_to_edits(found: Approval, mission: missions.Mission, standing: str) -> str | None:
+def closed_to_edits(found: Approval, mission: missions.Mission, standing: str, claimed: bool) -> str | None:
     """Why somebody of this standing cannot ask about other values instead; None when they can, until the change is claimed."""
     if found.writeback is None:
         return "This asks about the mission itself: there is nothing to edit."
     if found.state not in ("pending", "approved"):
         return f"It is {found.state} already."
+    if claimed:
+        return "The executor has claimed it: what may have left is not edited any more."
     if why := over(found) or excluded(found, standing):
         return why
     return f"The mission is {mission.state}: nothing of it is changed any more." if mission.closed else None
+
+
+def silent(found: Approval, mine: Any) -> str | None:
+    """Why somebody cannot ask about it, nor have others asked; None when they can. mine: what they are to it."""
+    if found.state != "pending":
+        return f"It is {found.state} already."
+    if why := over(found):
+        return why
+    if mine is not None and mine.part:
+        return "It is your own request: others ask about it, and you can answer."
+    if mine is None:
+        return "It takes who may decide it, or an operator."
+    return None
+
+
+def closed_to_others(found: Approval) -> str | None:
+    """Why no further role can be asked, whoever wants it."""
+    if found.glass_broken_at is not None:
+        return "The glass is broken: two holders of break_glass decide, and nobody else is asked."
+    if not set(found.may_escalate_to) - set(found.may_decide):
+        return "Its approval rule names no further role. A policy owner can add one, for later approvals."
+    return None
+
+
+def for_whom(asked: Sequence[dict[str, Any]], who: UUID, mine: Any) -> list[UUID]:
+    """Which open questions somebody could answer: those put to them, and of the requester and operators all, but none of their own."""
+    every = mine is not None and mine.standing in ("requester", "operator")
+    return [
+        one["id"] for one in asked if not one["answered_by"] and one["asked_by"] != who and (every or one["to"] == who)
+    ]
 
 
 def over(found: Approval) -> str | None:
@@ -297,15 +339,6 @@ def strongest(found: Cited) -> dict[str, Any]:
             "unsupported_more": max(0, len(found.bare) - 20)}  # fmt: skip
 
 
-def undone(changes: dict[str, Any], later: Iterable[bytes]) -> bool:
-    """Whether a later change set one of the same fields to something else."""
-    for payload in later:
-        other = json.loads(payload)["changes"]
-        if any(name in other and other[name] != value for name, value in changes.items()):
-            return True
-    return False
-
-
 async def alike(session: ReadSession, found: Approval, payload: dict[str, Any]) -> dict[str, Any]:
     """Decisions on changes of the same kind, newest first, those with the same fields before others; and how many were
     taken back or overwritten afterwards. Looks among the tenant's newest 500 changes."""
@@ -313,11 +346,13 @@ async def alike(session: ReadSession, found: Approval, payload: dict[str, Any]) 
         return {"items": [], "approved": 0, "rejected": 0, "reverted": 0}
     asked = {"tenant": session.tenant, "connector": payload["connector"], "operation": payload["operation"],
              "kind": payload["target"]["kind"], "writeback": found.writeback}  # fmt: skip
-    items = []
-    for row in await session.rows(SIMILAR, asked):
+    rows, items = await session.rows(SIMILAR, asked), []
+    written = [row for row in rows if row.writeback_state == "succeeded"]
+    since = min((row.created_at for row in written), default=now())
+    replaced = await overwritten(session, ((row.connector, row.target) for row in written), since)
+    for row in rows:
         was = json.loads(row.payload)
         taken_back = row.approved and row.withdrawn
-        over = row.writeback_state == "succeeded" and undone(was["changes"], row.later)
         items.append(
             {
                 "approval_id": row.approval,
@@ -328,7 +363,7 @@ async def alike(session: ReadSession, found: Approval, payload: dict[str, Any]) 
                 "decision": row.state,
                 "by": row.by,
                 "closed_at": iso(row.closed_at) if row.closed_at else None,
-                "reverted": "taken back" if taken_back else "overwritten later" if over else None,
+                "reverted": "taken back" if taken_back else "overwritten later" if row.writeback in replaced else None,
             }
         )
     items.sort(key=lambda one: not one["same_fields"])

@@ -38,9 +38,19 @@ def foreign(value: Any) -> Any:
     left = len(text) - MOST
     if left > 0:
         text = text[:MOST]
-    if not (text.isascii() and text.isprintable()):
-        text = "".join(f"⟨U+{ord(c):04X}⟩" if hidden(c) else c for c in text)
-    return f"{text} … and {left:,} more characters" if left > 0 else text
+    return f"{named(text)} … and {left:,} more characters" if left > 0 else named(text)
+
+
+def named(text: str) -> str:
+    """The whole of a text, what cannot be seen in it as its name."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(f"⟨U+{ord(c):04X}⟩" if hidden(c) else c for c in text)
+
+
+def whole(text: str) -> Markup:
+    """What a field holds to be sent again: the whole of it. What is cut for a reader would come back cut, with our words behind."""
+    return Markup("{}").format(named(text))
 
 
 def hidden(character: str) -> bool:
@@ -108,7 +118,7 @@ def environment() -> jinja2.Environment:
     )
     made.filters |= {
         "when": instant, "id": identifier, "pill": pill, "left": words.left, "span": words.span, "count": words.count,
-        "spelled": spelled, "usd": words.usd, "share": words.share,
+        "spelled": spelled, "whole": whole, "usd": words.usd, "share": words.share,
     }  # fmt: skip
     made.globals |= {"address": address, "static": static, "charts": charts}
     return made

@@ -116,7 +116,10 @@ FACTS = {
     "approval.decided": "Decided",
     "approval.closed": "Approval closed",
     "approval.reminded": "Approvers reminded",
-    "approval.escalated": "Escalated",
+    "approval.escalated": "Another role asked too",
+    "approval.reassigned": "Handed to another role",
+    "approval.questioned": "Question asked",
+    "approval.answered": "Question answered",
     "approval.glass_broken": "Glass broken",
     "approval.superseded": "Replaced by another revision",
 }

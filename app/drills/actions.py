@@ -11,6 +11,7 @@ from app.caller import Caller, system
 from app.clock import new_id, now
 from app.db import ReadSession, WriteSession
 from app.drills.catalog import DRILLS
+from app.drills.queries import newest
 from app.drills.run import Outcome
 from app.errors import Problem
 
@@ -23,9 +24,6 @@ RUNNING = text("SELECT id FROM drill_run WHERE tenant = :tenant AND drill = :dri
 END = text("""
   UPDATE drill_run SET state = :state, reason = :reason, evidence = CAST(:evidence AS jsonb), finished_at = clock_timestamp()
   WHERE tenant = :tenant AND id = :id AND state = 'running' RETURNING drill, build""")
-NEWEST = text("""
-  SELECT DISTINCT ON (drill) drill, id, state, started_at FROM drill_run WHERE tenant = :tenant
-  ORDER BY drill, started_at DESC, id DESC""")
 TENANT = text("SELECT drill_tenant()")
 LOOK = timedelta(minutes=1)  # how often the schedule is looked at, at most
 
@@ -86,10 +84,9 @@ async def plan(session: WriteSession, interval: timedelta, build: str) -> dateti
 
     interval: from the beginning of one run of a drill to the next; zero: drills run only when somebody asks.
     """
-    newest = {row.drill: row for row in await session.rows(NEWEST, {"tenant": session.tenant})}
-    moment = now()
+    begun, moment = await newest(session), now()
     for drill in DRILLS:
-        last = newest.get(drill)
+        last = begun.get(drill)
         if last is not None and last.state == "running":
             await work.add(session, "drill", last.id)
         elif interval and (last is None or last.started_at + interval <= moment):

@@ -11,7 +11,7 @@ import httpx
 from sqlalchemy import text
 
 from app import boundary, work
-from app.boundary.dispatch import Colony
+from app.boundary import Colony
 from app.build import name_of
 from app.components import Component
 from app.db import Database

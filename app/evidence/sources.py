@@ -137,9 +137,10 @@ async def compared(shown: Shown, cited: Spans, placed: Mapping[str, Located], ob
 
 
 async def contradictions(shown: Shown, cited: Spans, texts: Mapping[Place, bytes]) -> tuple[list[Contradiction], int]:
-    """Where what is cited contradicts another source that was shown, and how many sources were not compared."""
+    """Where what is cited contradicts another source that was shown, and how many sources were not compared, or not to their end."""
     sources = {place: Compared(shown[place].kind, data, cited.get(place, [])) for place, data in texts.items()}
-    return await asyncio.to_thread(find, sources), len(shown) - len(sources)
+    found, cut_short = await asyncio.to_thread(find, sources)
+    return found, len(shown) - len(sources) + len(cut_short)
 
 
 async def chosen(session: ReadSession, places: Sequence[Place]) -> list[str]:

@@ -24,6 +24,18 @@ log = structlog.get_logger("http")
 ID = r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"  # a mission's, in a path
 
 
+def leaves_a_trace(parent: bytes | None, sample: float) -> bool:
+    """Whether a call goes the long way: it continues a trace that is kept, or begins one of the share that are."""
+    return random.random() < sample if parent is None else not parent.endswith(b"-00")  # noqa: S311  # no secret
+
+
+def answered(method: str, route: str, path: str, status: int, began: float, received: int, sent: int) -> None:
+    """What the framework's layers would count and say of a request."""
+    took = time.perf_counter() - began
+    count_request(method, route, status, took, received, sent)
+    log.info("request", method=method, path=path, status=status, ms=round(took * 1000, 2))
+
+
 @dataclass(frozen=True)
 class Way:
     """A POST route that the lane leads to. route: its path as metrics name it, in which a parameter stands where path has a group.
@@ -52,9 +64,7 @@ class Lane:
 
     async def lead(self, way: Way, named: Sequence[str], scope: Scope, receive: Receive, send: Send) -> None:
         parent = next((value for name, value in scope["headers"] if name == b"traceparent"), None)
-        if parent is not None and not parent.endswith(b"-00"):
-            return await self.framework(scope, receive, send)
-        if parent is None and random.random() < self.sample:  # noqa: S311  # no secret
+        if leaves_a_trace(parent, self.sample):
             with leaving_a_trace():
                 return await self.framework(scope, receive, send)
         with leaving_no_trace():
@@ -84,6 +94,4 @@ class Lane:
             except Exception as error:
                 response = way.refused(await on_bug(request, error))
             await response(scope, receive, saying_version(tagged))
-            took = time.perf_counter() - began
-            count_request("POST", way.route, status, took, len(getattr(request, "_body", b"")), sent)
-            log.info("request", method="POST", path=scope["path"], status=status, ms=round(took * 1000, 2))
+            answered("POST", way.route, scope["path"], status, began, len(getattr(request, "_body", b"")), sent)

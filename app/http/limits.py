@@ -25,7 +25,7 @@ from fastapi import Request
 
 from app.batch import Batches
 from app.caller import Caller
-from app.db import Database
+from app.db import Way
 from app.errors import Problem
 from app.settings import Address, Settings
 
@@ -77,11 +77,11 @@ class Wish:
 
 
 class Limits:
-    """The leases of one process. database is its own way there: a lease is taken while a request holds a session."""
+    """The leases of one process. way leads to the database beside the pool: a lease is taken while a request holds a session."""
 
     def __init__(
         self,
-        database: Database,
+        way: Way,
         *,
         key_per_s: float,
         principal_per_s: float,
@@ -92,9 +92,8 @@ class Limits:
         trusted: Sequence[Network] = (),
         wait_ms: int = 1000,
     ) -> None:
-        self.database = database
         self.refills: Batches[Wish, Sequence[asyncpg.Record]] = Batches(
-            database, grant, lambda wish: 100 * len(wish.asks), name="limits", connections=1, wait_ms=wait_ms
+            way.connect, grant, lambda wish: 100 * len(wish.asks), name="limits", connections=1, wait_ms=wait_ms
         )
         self.rates = {"key": key_per_s, "principal": principal_per_s, "tenant": tenant_per_s}
         self.mission_per_s, self.burst_s, self.failures = mission_per_s, burst_s, failures_per_minute
@@ -105,9 +104,12 @@ class Limits:
         self.counting: dict[bytes, asyncio.Lock] = {}
         self.buckets: OrderedDict[tuple[UUID, UUID, UUID | None], list[Ask]] = OrderedDict()
 
+    def open(self) -> None:
+        """Outside of any request: what is started here would carry its ids to the end of the process."""
+        self.refills.start()
+
     async def close(self) -> None:
         await self.refills.stop()
-        await self.database.close()
 
     # --- who is asking
 
@@ -243,8 +245,6 @@ class Limits:
                     await self.refill(tenant, lacking)
 
     async def refill(self, tenant: UUID | None, lacking: Sequence[tuple[Ask, Lease]]) -> None:
-        if not self.refills.tasks:  # whoever never asks needs no connection
-            self.refills.start()
         rows = await self.refills.put(Wish(tenant, [ask for ask, _ in lacking]))
         moment = time.monotonic()
         for (_, lease), row in zip(lacking, rows, strict=True):
@@ -293,7 +293,7 @@ def rate_limits(settings: Settings, address: Address) -> Limits:
     as many requests as it has servers would wait for each other.
     """
     return Limits(
-        Database(address.direct_url, pool_size=1, wait_ms=settings.database_pool_wait_ms, name="mission-root limits"),
+        Way(Address.of(address.direct_url), "mission-root limits"),
         key_per_s=settings.rate_limit_key_per_s,
         principal_per_s=settings.rate_limit_principal_per_s,
         tenant_per_s=settings.rate_limit_tenant_per_s,

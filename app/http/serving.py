@@ -6,17 +6,18 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from functools import lru_cache
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import uvicorn
 from fastapi import FastAPI
 from prometheus_client import Counter, Histogram, Summary
 
 from app.http.joined import Joined
-from app.process import set_when_told_to_stop
+from app.process import CANCELLED_S, set_when_told_to_stop
 from app.telemetry import without_query
 
 LATE_S = 0.25  # waited twice at the end of a server: for who is just connecting, then for who has not asked yet
+GRACE_S = 6  # then for what is under way; app.process says what the rest of the ten seconds is for
 
 
 class Held(Protocol):
@@ -27,16 +28,19 @@ class Held(Protocol):
     async def close(self) -> None: ...
 
 
-def lifespan_of(held: Held) -> Any:
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        await held.open()
-        app.state.started = True
+@asynccontextmanager
+async def opened(held: Held, app: FastAPI) -> AsyncIterator[None]:
+    """Around everything that serves, on whatever ports: nothing is closed that a request on one of them still needs.
+
+    app is the one that says that the process has started, and that it drains.
+    """
+    await held.open()
+    app.state.started = True
+    try:
         yield
+    finally:
         app.state.draining = True
         await held.close()
-
-    return lifespan
 
 
 class HttpMetrics:
@@ -166,6 +170,8 @@ class Server(uvicorn.Server):
             await self.take_in(door)
         await asyncio.sleep(LATE_S)
         await super().shutdown(sockets)
+        if late := set(self.server_state.tasks):  # cancelled a moment ago: they say what they have used
+            await asyncio.wait(late, timeout=CANCELLED_S)
 
     async def take_in(self, door: socket.socket) -> None:
         """Takes in everybody who has connected to a port that nobody listens at any more, and closes it."""
@@ -187,17 +193,17 @@ class Server(uvicorn.Server):
         return made
 
 
-def server(app: Any, host: str, port: int, lifespan: Literal["on", "off"] = "off") -> Server:
+def server(app: Any, host: str, port: int) -> Server:
     config = uvicorn.Config(
         app,
         host=host,
         port=port,
         http=Joined,
-        lifespan=lifespan,
+        lifespan="off",  # opened() does it for all servers of a process
         access_log=False,
         log_config=None,
         timeout_keep_alive=75,
-        timeout_graceful_shutdown=8,
+        timeout_graceful_shutdown=GRACE_S,
         server_header=False,
         date_header=True,
         proxy_headers=False,  # uvicorn would believe anybody on this machine; TRUSTED_PROXIES alone says who is believed
@@ -206,11 +212,13 @@ def server(app: Any, host: str, port: int, lifespan: Literal["on", "off"] = "off
     return Server(config)
 
 
-async def serve_all(app: FastAPI, *servers: Server, let_go: Callable[[], Awaitable[None]] | None = None) -> None:
-    """Runs the servers until SIGTERM or SIGINT, then lets requests finish; app is the one that says it is draining.
+async def serve_all(
+    held: Held, app: FastAPI, *servers: Server, let_go: Callable[[], Awaitable[None]] | None = None
+) -> None:
+    """Opens what the apps work with and runs the servers until SIGTERM or SIGINT, lets requests on all of them finish, and closes it.
 
-    let_go: ends what would keep connections open. Raises OSError when one of the ports cannot be opened; the others have
-    let go of theirs then.
+    app is the one that says it is draining. let_go: ends what would keep connections open. Raises OSError when one of the
+    ports cannot be opened; the others have let go of theirs then.
     """
     stopping = asyncio.Event()
     set_when_told_to_stop(stopping)
@@ -218,17 +226,18 @@ async def serve_all(app: FastAPI, *servers: Server, let_go: Callable[[], Awaitab
     async def drain() -> None:
         await stopping.wait()
         app.state.draining = True
-        if let_go is not None:
-            await let_go()
         for one in servers:
             one.should_exit = True
+        if let_go is not None:
+            await let_go()
 
-    watcher = asyncio.create_task(drain())
-    serving = [asyncio.create_task(one.serve()) for one in servers]
-    await asyncio.wait(serving, return_when=asyncio.FIRST_EXCEPTION)
-    stopping.set()
-    ended = await asyncio.gather(*serving, return_exceptions=True)
-    watcher.cancel()
+    async with opened(held, app):
+        watcher = asyncio.create_task(drain())
+        serving = [asyncio.create_task(one.serve()) for one in servers]
+        await asyncio.wait(serving, return_when=asyncio.FIRST_EXCEPTION)
+        stopping.set()
+        ended = await asyncio.gather(*serving, return_exceptions=True)
+        watcher.cancel()
     for failure in ended:
         if isinstance(failure, BaseException):
             raise failure

@@ -38,6 +38,9 @@ ACTIONS: dict[str, frozenset[str]] = {
     # Who may really decide is the wall's business; this only keeps passers-by from trying.
     "approvals.decide": READERS,
     "approvals.revise": READERS,
+    "approvals.escalate": READERS,
+    "approvals.ask": READERS,
+    "approvals.answer": READERS,
     "approvals.break_glass": frozenset({BREAK_GLASS}),
     "approvals.cancel": frozenset({OPERATOR}),
     "approvals.reassign": frozenset({OPERATOR}),

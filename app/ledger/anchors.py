@@ -199,6 +199,21 @@ async def stated(session: ReadSession) -> dict[str, Any] | None:
     return json.loads(body) if body is not None else None
 
 
+def stated_in(body: str | bytes) -> dict[str, Any]:
+    """What a fact says of its anchor; empty when somebody made it say something else: its chain tells of that."""
+    try:
+        said = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def number_in(body: str | bytes) -> int:
+    """The number of the anchor that a fact states; 0 is none."""
+    number = stated_in(body).get("number")
+    return number if isinstance(number, int) else 0
+
+
 class Anchorer:
     """What a worker does for anchors, tenant by tenant, each under a leased work row."""
 
@@ -324,8 +339,8 @@ OLDEST = text("""SELECT EXTRACT(EPOCH FROM clock_timestamp() - at) FROM ledger
 
 async def overdue(session: ReadSession, interval_s: float) -> float | None:
     """How many seconds the oldest fact that no anchor covers has waited, when that is more than three intervals."""
-    said = await stated(session)
-    after = (Position.parse(str(said.get("last"))) if said else None) or START
+    said = stated_in(await session.scalar(STATED, {"tenant": session.tenant}) or "")
+    after = Position.parse(str(said.get("last"))) or START
     waited = await session.scalar(OLDEST, {"tenant": session.tenant, "xid": str(after.xid), "id": after.id})
     return float(waited) if waited is not None and waited > 3 * interval_s else None
 
@@ -335,4 +350,6 @@ async def load(store: Store, tenant: UUID, number: int) -> Anchor | None:
     return Anchor.read(raw) if raw is not None else None
 
 
-__all__ = ["Anchor", "Anchorer", "Broken", "build", "load", "overdue", "stated", "statements", "stored"]
+__all__ = [
+    "Anchor", "Anchorer", "Broken", "build", "load", "number_in", "overdue", "stated", "stated_in", "statements", "stored",
+]  # fmt: skip

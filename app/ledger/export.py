@@ -10,14 +10,14 @@ import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import text
 
 from app.db import ReadSession
 from app.errors import Problem
-from app.ledger.anchors import AT, UP_TO, Anchor, place, slot, stated, statements, stored
+from app.ledger.anchors import AT, STATED, UP_TO, Anchor, number_in, place, slot, stated_in, statements, stored
 from app.ledger.keys import Keyring
 from app.ledger.merkle import Tree, leaf_hash
 from app.ledger.queries import START, Position, head
@@ -36,10 +36,11 @@ FACTS = text("""
   WHERE tenant = :tenant AND (CAST(:subject AS uuid) IS NULL OR subject = :subject)
     AND (xid, id) > (CAST(CAST(:xid AS text) AS xid8), :id) AND (xid, id) <= (CAST(CAST(:to_xid AS text) AS xid8), :to_id)
   ORDER BY ledger.xid, ledger.id LIMIT :limit""")
-# The facts of anchors that came after a position: one of the first of them covers it.
-ANCHORED = text("""SELECT body FROM ledger
+# The facts of anchors that came after a position: the first that covers it is among them, behind those of a backlog.
+ANCHORED = text("""SELECT xid::text AS xid, id, body FROM ledger
   WHERE tenant = :tenant AND subject = :tenant AND type = 'ledger.anchored' AND (xid, id) > (CAST(CAST(:xid AS text) AS xid8), :id)
-  ORDER BY ledger.xid, ledger.id LIMIT 20""")
+  ORDER BY ledger.xid, ledger.id LIMIT :limit""")
+AT_A_TIME = 20  # of them; without a backlog the first one covers it
 
 
 @dataclass
@@ -65,44 +66,41 @@ async def newest(reading: Reading, tenant: UUID, store: Store | None) -> Anchor 
     if store is None:
         return None
     async with reading() as session:
-        said = await stated(session)
+        number = number_in(await session.scalar(STATED, {"tenant": tenant}) or "")
     found = None
-    number = said.get("number") if said else None
-    async for _, anchor in stored(store, tenant, max(number - 1, 0) if isinstance(number, int) else 0):
+    async for _, anchor in stored(store, tenant, max(number - 1, 0)):
         found = anchor
     return found
 
 
-async def first_after(reading: Reading, tenant: UUID, position: Position) -> int | None:
-    """The number of the first anchor that covers a position, as the tenant's own chain says."""
-    async with reading() as session:
-        rows = await session.rows(ANCHORED, {"tenant": tenant, "xid": str(position.xid), "id": position.id})
-    for row in rows:
-        if (Position.parse(str(stated_in(row.body).get("last"))) or START) >= position:
-            return number_in(row.body)
-    return None
+class Stated(NamedTuple):
+    """An anchor as the tenant's own chain says: its number, and the last position that it covers."""
+
+    number: int
+    last: Position
 
 
-def stated_in(body: str) -> dict[str, Any]:
-    """What a fact says of its anchor; empty when somebody made it say something else: its chain tells of that."""
-    try:
-        said = json.loads(body)
-    except (ValueError, RecursionError):
-        return {}
-    return said if isinstance(said, dict) else {}
-
-
-def number_in(body: str) -> int:
-    """The number of the anchor that a fact states; 0 is none."""
-    number = stated_in(body).get("number")
-    return number if isinstance(number, int) else 0
+async def first_after(reading: Reading, tenant: UUID, position: Position) -> Stated | None:
+    """The first anchor that covers a position, as the tenant's own chain says."""
+    after = position
+    while True:
+        asked = {"tenant": tenant, "xid": str(after.xid), "id": after.id, "limit": AT_A_TIME}
+        async with reading() as session:
+            rows = await session.rows(ANCHORED, asked)
+        for row in rows:
+            last = Position.parse(str(stated_in(row.body).get("last"))) or START
+            if last >= position:
+                return Stated(number_in(row.body), last)
+        if len(rows) < AT_A_TIME:
+            return None
+        after = Position(int(rows[-1].xid), rows[-1].id)
 
 
 async def covering(reading: Reading, tenant: UUID, store: Store, upto: Position | None) -> Anchor | None:
     """The first anchor that covers a position; the newest one where none does, or no position is given."""
     if upto is not None:
-        number = await first_after(reading, tenant, upto)
-        raw = await store.get(slot(tenant, number)) if number is not None else None
+        said = await first_after(reading, tenant, upto)
+        raw = await store.get(slot(tenant, said.number)) if said is not None else None
         if raw is not None and (anchor := Anchor.read(raw)) is not None and anchor.last >= upto:
             return anchor
     return await newest(reading, tenant, store)

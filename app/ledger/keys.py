@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from typing import Any
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from app.canonical import canonical
+from app.canonical import canonical, parsed
 
 KID = re.compile(r"[A-Za-z0-9_-]{1,40}")
 SUCCESSION = "mission-root anchor key 1"
@@ -77,7 +76,7 @@ def sealed(statement: dict[str, Any], key: Ed25519PrivateKey) -> bytes:
 def parse(raw: bytes) -> dict[str, Any] | None:
     """A sealed object in its one form, signature unchecked; None when it is anything else."""
     try:
-        found = json.loads(raw)
+        found = parsed(raw)
         if (
             set(found) != {"signature", "statement"}
             or canonical(found) != raw

@@ -24,7 +24,7 @@ from app.missions.actions import (
     watch,
 )
 from app.missions.api import router
-from app.missions.ask import Ask
+from app.missions.ask import Ask, Wish
 from app.missions.held import Held, hold_each, holding
 from app.missions.intake import Intake
 from app.missions.moves import CLOSED, MOVES, State, move
@@ -43,6 +43,7 @@ __all__ = [
     "MissionView",
     "State",
     "Terms",
+    "Wish",
     "await_decision",
     "cancel",
     "complete",

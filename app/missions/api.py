@@ -10,7 +10,7 @@ import jsonschema_rs
 from fastapi import Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from app import retention
+from app import labels, retention
 from app.caller import Caller
 from app.db import ReadSession, WriteSession
 from app.errors import Problem
@@ -138,7 +138,7 @@ async def list_missions(
     created_after: Utc | None = None,
     created_before: Utc | None = None,
     label: Annotated[
-        str | None, Query(max_length=301, pattern=r"^[^:]{1,100}:.{0,200}$", description="name:value")
+        str | None, Query(max_length=labels.LONGEST, pattern=labels.NAME_AND_VALUE, description="name:value")
     ] = None,
 ) -> Response:
     """A page of missions; every filter narrows it."""

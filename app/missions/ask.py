@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from app.labels import LabelName, LabelValue
 
 
 class BudgetAsk(BaseModel):
@@ -16,17 +18,8 @@ class BudgetAsk(BaseModel):
     cost_usd: float | None = Field(None, ge=0, le=1e6, allow_inf_nan=False)
 
 
-def without_colon(name: str) -> str:
-    if ":" in name:
-        raise ValueError("a label's name has no colon: labels are asked for, and held, as name:value")
-    return name
-
-
-Label = Annotated[str, StringConstraints(min_length=1, max_length=100), AfterValidator(without_colon)]
-
-
-class Ask(BaseModel):
-    """A request for a mission."""
+class Wish(BaseModel):
+    """What a mission is to do, as somebody asks for it now or has asked for it once."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -55,7 +48,16 @@ class Ask(BaseModel):
     tools: (
         list[Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*$", max_length=64)]] | None
     ) = Field(None, max_length=50, description="Tools the mission may call; the type's own when left out.")
-    labels: dict[Label, Annotated[str, StringConstraints(max_length=200)]] = Field(default_factory=dict, max_length=20)
+    labels: dict[
+        Annotated[str, StringConstraints(min_length=1, max_length=100)],
+        Annotated[str, StringConstraints(max_length=200)],
+    ] = Field(default_factory=dict, max_length=20)
+
+
+class Ask(Wish):
+    """A request for a mission."""
+
+    labels: dict[LabelName, LabelValue] = Field(default_factory=dict, max_length=20)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pydantic_core import to_json
 from app.caller import Caller
 from app.canonical import canonical
 from app.clock import iso
-from app.missions.ask import Ask, Replay, workspace
+from app.missions.ask import Replay, Wish, workspace
 from app.missions.normalize import SAMPLE, Defaults, Envelopes
 from app.missions.queries import Mission, view
 from app.missions.types import MissionType
@@ -37,7 +37,7 @@ class Form:
     def __init__(
         self,
         caller: Caller,
-        ask: Ask,
+        ask: Wish,
         kind: MissionType,
         change: int,
         policies: PolicySet,
@@ -139,7 +139,7 @@ class Forms:
     def get(
         self,
         caller: Caller,
-        ask: Ask,
+        ask: Wish,
         kind: MissionType,
         change: int,
         policies: PolicySet,

@@ -131,9 +131,9 @@ class Held:
         """Ends an item; when it was wanted again meanwhile it becomes due instead."""
         self._held(item, "done", None)
 
-    def again(self, item: Item, at: datetime | None) -> None:
-        """Gives an item back, due at a time."""
-        self._held(item, "again", at)
+    def again(self, item: Item, at: datetime | None, *, failed: bool = False) -> None:
+        """Gives an item back, due at a time: done for now, or failed, and then its attempts count on."""
+        self._held(item, "failed" if failed else "again", at)
         if at is None:
             self.nudges.add(WORKERS)
 
@@ -259,13 +259,12 @@ def row_of(tenant: UUID, mission: Mission) -> tuple[Any, ...]:
 @asynccontextmanager
 async def holding(database: Database, wanted: Iterable[tuple[UUID, UUID]]) -> AsyncIterator[Held]:
     """A transaction that holds missions, and keeps what the block makes of them."""
-    async with database.together() as fetch:
-        held = Held(fetch)
+    nudges = set[str]()
+    async with database.together(nudges) as fetch:
+        held = Held(fetch, nudges=nudges)
         await held.hold(wanted)
         yield held
         await held.keep()
-    if held.nudges:
-        database.on_commit(held.nudges)
     held.committed()
 
 

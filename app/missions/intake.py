@@ -24,12 +24,12 @@ from app.budgets.actions import refusal as too_little_left
 from app.caller import Caller
 from app.canonical import sha256
 from app.clock import iso, new_id
-from app.db import Database, ReadSession, after_commit
+from app.db import Database, ReadSession
 from app.errors import Problem
 from app.http.idempotency import in_flight, mismatch, stored_answer
 from app.http.replies import JSON, PROBLEM, etag
 from app.ladder import Refused, Standing, Standings, standing, why_not
-from app.missions.ask import Ask, Replay, workspace
+from app.missions.ask import Replay, Wish, workspace
 from app.missions.forms import Degraded, Forms, admission, submitting_role
 from app.missions.normalize import Defaults, out_of_bounds, seal, understood
 from app.missions.rows import MIDDLE, TAKE_IN, Asked, Judged, Kept, columns
@@ -79,7 +79,13 @@ class Intake:
         self.asking_type: Together[tuple[UUID, str], MissionType | None] = Together()
         self.in_flight: set[tuple[UUID, UUID, str]] = set()
         self.batches: Batches[Judged, Kept] = Batches(
-            database, self.keep, lambda one: one.size, name="intake", connections=connections, wait_ms=wait_ms
+            database.connect,
+            self.keep,
+            lambda one: one.size,
+            name="intake",
+            told=self.tell,
+            connections=connections,
+            wait_ms=wait_ms,
         )
 
     async def take(self, asked: Asked) -> Answer:
@@ -255,8 +261,6 @@ class Intake:
         kept: list[Kept] = [None] * len(together)  # type: ignore[list-item]
         for n, outcome, at, status, headers, body in rows:
             kept[n - 1] = Kept(outcome, at, status, json.loads(headers) if headers else None, body)
-        with after_commit():
-            self.tell(together, kept)
         return kept
 
     def tell(self, together: Sequence[Judged], kept: Sequence[Kept]) -> None:
@@ -302,7 +306,7 @@ def enabled(settings: Settings) -> None:
         raise Problem("colony_disabled", "COLONY_ENABLED is false; no mission is accepted.", retry_after=60)
 
 
-async def reaching(session: ReadSession, tools: Tools, ask: Ask, kind: MissionType) -> bool:
+async def reaching(session: ReadSession, tools: Tools, ask: Wish, kind: MissionType) -> bool:
     """Whether a tool of the mission reaches the public web. Raises Problem validation for one that there is not.
 
     A type may outlive one of its tools: its missions begin, and go on or block when they call it.
@@ -312,12 +316,12 @@ async def reaching(session: ReadSession, tools: Tools, ask: Ask, kind: MissionTy
     return "public" in known.values()
 
 
-def may_call(ask: Ask, kind: MissionType) -> Sequence[str]:
+def may_call(ask: Wish, kind: MissionType) -> Sequence[str]:
     """The tools that a mission would have."""
     return kind.tools if ask.tools is None else ask.tools
 
 
-def goes(ask: Ask, kind: MissionType, replay: Replay | None = None) -> str:
+def goes(ask: Wish, kind: MissionType, replay: Replay | None = None) -> str:
     """How far a mission would go, as a mode. What is played from its tape writes nothing, whatever its mode was."""
     if replay is not None and replay.mode != "rerun":
         return "dry_run"
@@ -325,7 +329,7 @@ def goes(ask: Ask, kind: MissionType, replay: Replay | None = None) -> str:
 
 
 async def rehearse(
-    session: ReadSession, caller: Caller, ask: Ask, defaults: Defaults, tools: Tools
+    session: ReadSession, caller: Caller, ask: Wish, defaults: Defaults, tools: Tools
 ) -> tuple[MissionEnvelope, Verdict]:
     """Every check of a request, and nothing kept: the envelope it would have and what policy would say.
 

@@ -7,7 +7,6 @@ pieces, a credential not seen before, anything malformed) it hands on untouched:
 
 import asyncio
 import contextlib
-import random
 import re
 import time
 from typing import Any
@@ -22,13 +21,12 @@ from app.http.bodies import parse
 from app.http.doors import Call, welcome
 from app.http.edge import name_request, on_bug, on_problem
 from app.http.idempotency import KEY, fingerprint
-from app.http.serving import count_request
+from app.http.lane import answered, leaves_a_trace
 from app.missions.ask import Ask
 from app.missions.intake import PATH, Answer, enabled
 from app.missions.rows import Asked
 from app.telemetry import leaving_a_trace
 
-log = structlog.get_logger("http")
 BEARER = b"bearer "
 TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 MOST_PIECES = 8
@@ -50,7 +48,7 @@ class MissionLane:
         caller = self.caller(headers)
         if caller is None or len(headers) != len(scope["headers"]) or not usual(headers, self.limit):
             return await self.framework(scope, receive, send)
-        if self.traced(headers):
+        if leaves_a_trace(headers.get(b"traceparent"), self.sample):
             with leaving_a_trace():
                 return await self.framework(scope, receive, send)
         there = at_once(receive)
@@ -78,9 +76,7 @@ class MissionLane:
             {"type": "http.response.start", "status": status, "headers": [*sent, (b"request-id", request_id.encode())]}
         )
         await send({"type": "http.response.body", "body": content})
-        took = time.perf_counter() - began
-        count_request("POST", PATH, status, took, len(body), len(content))
-        log.info("request", method="POST", path=PATH, status=status, ms=round(took * 1000, 2))
+        answered("POST", PATH, PATH, status, began, len(body), len(content))
 
     def caller(self, headers: dict[bytes, bytes]) -> Any:
         """Whom this process has seen with this credential before, when they might submit missions then."""
@@ -89,10 +85,6 @@ class MissionLane:
             return None
         found = self.state.callers.get(shown[7:].decode())
         return found if found is not None and self.state.allow("missions.create", found) else None
-
-    def traced(self, headers: dict[bytes, bytes]) -> bool:
-        parent = headers.get(b"traceparent")
-        return random.random() < self.sample if parent is None else not parent.endswith(b"-00")  # noqa: S311  # no secret
 
     async def take(
         self, request: Request, call: Call, ask: Ask, body: bytes, headers: dict[bytes, bytes], request_id: str

@@ -17,7 +17,7 @@ from app.canonical import canonical
 from app.clock import now
 from app.errors import Problem
 from app.http.edge import entry
-from app.missions.ask import Ask
+from app.missions.ask import Wish
 from app.missions.types import MissionType
 from app.stencil import MARK, Stencil
 from colony_client.artifacts import MissionEnvelope, Producer, left_out_of_hash, sealed
@@ -99,7 +99,7 @@ FIELDS = {name: MissionEnvelope.model_fields[name] for name in ("user_goal", "no
 Bounds = create_model("Bounds", **{name: (field.annotation, field) for name, field in FIELDS.items()})  # type: ignore[call-overload]
 
 
-def understood(ask: Ask, kind: MissionType) -> Said:
+def understood(ask: Wish, kind: MissionType) -> Said:
     """Raises Problem validation when nothing is left of the goal, or something does not fit."""
     goal, plain = tidy(ask.user_goal), normalized(ask.user_goal)
     if not any(unicodedata.category(c)[0] in "LNPS" for c in plain):
@@ -128,7 +128,7 @@ SAMPLE = Said(f"{MARK}-goal", f"{MARK}-plain", {"workspace": f"{MARK}-workspace"
 class Envelopes:
     """The envelopes of requests that differ in nothing but what they say."""
 
-    def __init__(self, ask: Ask, kind: MissionType, caller: Caller, role: str, defaults: Defaults) -> None:
+    def __init__(self, ask: Wish, kind: MissionType, caller: Caller, role: str, defaults: Defaults) -> None:
         """Raises Problem validation when what they have in common does not fit into an envelope."""
         mission = uuid4()
         try:
@@ -169,7 +169,7 @@ class Envelopes:
 
 
 def seal(
-    ask: Ask, said: Said, kind: MissionType, caller: Caller, role: str, mission: UUID, defaults: Defaults
+    ask: Wish, said: Said, kind: MissionType, caller: Caller, role: str, mission: UUID, defaults: Defaults
 ) -> tuple[MissionEnvelope, bytes]:
     """One envelope, and its canonical bytes. Raises ValidationError."""
     budget = ask.budget

@@ -10,7 +10,7 @@ from pydantic_core import to_json
 
 from app.caller import Caller
 from app.canonical import mark_of
-from app.missions.ask import Ask, Replay, workspace
+from app.missions.ask import Replay, Wish, workspace
 from app.missions.forms import Form
 
 MIDDLE = b'","updated_at":"'  # what stands between the two times of an answer
@@ -22,7 +22,7 @@ class Asked:
     """One request: who, what, and how it is told apart from its repetitions."""
 
     caller: Caller
-    ask: Ask
+    ask: Wish
     key: str | None = None  # Idempotency-Key
     fingerprint: bytes = b""
     traceparent: str | None = None

@@ -1,7 +1,7 @@
 """A call of a model as the root keeps it: judged and paid for before, counted and recorded after; and the switch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from decimal import Decimal
 from time import monotonic
@@ -23,11 +23,63 @@ from app.model_gateway.queries import mission_and_switches
 from app.model_gateway.request import Asked
 from app.model_gateway.usage import Usage
 from app.model_gateway.wire import Outcome
-from app.tools.judging import check_attempt, left_over
 from colony_client import tokens
 
 SLACK = timedelta(minutes=1)  # of a reservation, beyond the time that all providers together may take
+Allowed = tuple[Target, UUID]  # with the decision that allows it
 SWITCH = text("SELECT * FROM switch_model_provider(:tenant, :secret, :provider, :off, :reason)")
+
+
+@dataclass(frozen=True)
+class Called:
+    """A call of a model by a mission's client. call: what was asked, in the form of the tape."""
+
+    openings: calls.Openings
+    database: Database
+    gateway: Gateway
+    environment: str
+    said: tokens.MissionToken
+    asked: Asked
+    call: tape.Call
+    began: float = field(default_factory=monotonic)
+
+    @property
+    def caller(self) -> Caller:
+        return colony_of(self.said)
+
+    @property
+    def known(self) -> bool:
+        """Whether the model is one here."""
+        return self.asked.model in self.gateway.registry.routes
+
+    @property
+    def kept_as(self) -> tape.Call:
+        """The call as it goes on the tape."""
+        return self.call if self.known else unknown(self.call)
+
+    def considered(self, mission: Mission | Terms, targets: Sequence[Target]) -> list[Facts]:
+        """What the rules may look at, of each target."""
+        return [facts(mission, self.environment, one) for one in targets]
+
+    def opened(
+        self, asked: Asked, considered: Sequence[Facts], allowed: Sequence[Allowed], reservation: UUID
+    ) -> "Opened":
+        """asked: with the limit that what is left of the budget sets."""
+        decisions = {target.provider.name: decision for target, decision in allowed}
+        order = tuple(target for target, _ in allowed)
+        said = self.said
+        return Opened(
+            self.caller,
+            said.mission,
+            said.attempt,
+            asked,
+            self.call,
+            order,
+            considered,
+            decisions,
+            reservation,
+            self.began,
+        )
 
 
 @dataclass(frozen=True)
@@ -46,44 +98,28 @@ class Opened:
     began: float
 
 
-async def open_call(
-    openings: calls.Openings,
-    database: Database,
-    gateway: Gateway,
-    environment: str,
-    said: tokens.MissionToken,
-    asked: Asked,
-    call: tape.Call,
-) -> Opened | Heard:
-    """Mission, policy and budget, in one transaction. Raises Problem; what was decided is kept also then.
+async def open_call(one: Called) -> Opened | Heard:
+    """Mission, policy and budget: from memory in one statement, or at length in one transaction. Raises Problem; what was decided at
+    length is kept also then.
 
-    A replay hears what is on the tape, and nobody is asked on its behalf. call: what was asked, in the form of the tape.
+    A replay hears what is on the tape, and nobody is asked on its behalf.
     """
-    return await at_once(openings, gateway, environment, said, asked, call) or await at_length(
-        database, gateway, environment, said, asked, call
-    )
+    return await at_once(one) or await at_length(one)
 
 
-async def at_once(
-    openings: calls.Openings,
-    gateway: Gateway,
-    environment: str,
-    said: tokens.MissionToken,
-    asked: Asked,
-    call: tape.Call,
-) -> Opened | None:
+async def at_once(one: Called) -> Opened | None:
     """The ordinary call, which is allowed and fits into the budget: judged from memory, and opened if nothing of that has changed.
 
     None: it is to be judged at length; nothing is kept.
     """
-    caller, began, off = colony_of(said), monotonic(), gateway.off
-    terms, targets = await openings.terms(said.tenant, said.mission), here(gateway, asked.model, off)
+    said, off = one.said, one.gateway.off
+    terms, targets = await one.openings.terms(said.tenant, said.mission), here(one.gateway, one.asked.model, off)
     if terms is None or terms.played or isinstance(targets, Problem):
         return None
-    considered = [facts(terms, environment, one) for one in targets]
+    considered = one.considered(terms, targets)
     drafts = [
-        policy.draft(caller, "model.call", one.name, dict(seen), requester=terms.requested_by)
-        for one, seen in zip(targets, considered, strict=True)
+        policy.draft(one.caller, "model.call", target.name, dict(seen), requester=terms.requested_by)
+        for target, seen in zip(targets, considered, strict=True)
     ]
     allowed = [
         (target, draft.decision.id)
@@ -92,104 +128,64 @@ async def at_once(
     ]
     if not allowed:
         return None
-    bounds = Bounds.of(asked, allowed)
+    bounds = Bounds.of(one.asked, allowed)
     opening = calls.Opening(
         said.tenant, terms, said.attempt, "model", bounds.amounts(bounds.limit), bounds.life, drafts, off=off
     )
-    outcome = await openings.open(opening)
+    outcome = await one.openings.open(opening)
     if not isinstance(outcome, UUID):
         return None
-    bounded = replace(asked, max_tokens=bounds.limit)
-    return opened(caller, said, bounded, call, considered, allowed, outcome, began)
+    return one.opened(replace(one.asked, max_tokens=bounds.limit), considered, allowed, outcome)
 
 
-def opened(
-    caller: Caller,
-    said: tokens.MissionToken,
-    asked: Asked,
-    call: tape.Call,
-    considered: Sequence[Facts],
-    allowed: Sequence[tuple[Target, UUID]],
-    reservation: UUID,
-    began: float,
-) -> Opened:
-    decisions = {target.provider.name: decision for target, decision in allowed}
-    order = tuple(target for target, _ in allowed)
-    return Opened(caller, said.mission, said.attempt, asked, call, order, considered, decisions, reservation, began)
-
-
-async def at_length(
-    database: Database,
-    gateway: Gateway,
-    environment: str,
-    said: tokens.MissionToken,
-    asked: Asked,
-    call: tape.Call,
-) -> Opened | Heard:
+async def at_length(one: Called) -> Opened | Heard:
     """Any call, step by step; what is refused is kept with its fact. Raises Problem."""
-    caller, began = colony_of(said), monotonic()
     found: Opened | Heard | Problem
-    known = asked.model in gateway.registry.routes
-    async with database.write() as session:
-        await session.enter(said.tenant)
-        mission, gateway.off = await mission_and_switches(session, said.mission)
-        check_attempt(mission, said)
+    async with one.database.write() as session:
+        await session.enter(one.said.tenant)
+        mission, one.gateway.off = await mission_and_switches(session, one.said.mission)
+        calls.check_attempt(mission, one.said)
         assert mission is not None
-        if mission.played:
-            found = await answered_again(session, caller, mission, environment, call, known)
-        else:
-            call = call if known else unknown(call)
-            targets = here(gateway, asked.model, gateway.off)
-            found = await admitted(session, caller, said, mission, environment, targets, asked, call, began)
+        found = await (answered_again(session, one, mission) if mission.played else admitted(session, one, mission))
     if isinstance(found, Problem):
         raise found
     return found
 
 
-async def admitted(
-    session: WriteSession,
-    caller: Caller,
-    said: tokens.MissionToken,
-    mission: Mission,
-    environment: str,
-    targets: "list[Target] | Problem",
-    asked: Asked,
-    call: tape.Call,
-    began: float,
-) -> Opened | Problem:
+async def admitted(session: WriteSession, one: Called, mission: Mission) -> Opened | Problem:
     """Policy for each target, then the budget."""
+    targets = here(one.gateway, one.asked.model, one.gateway.off)
     if isinstance(targets, Problem):
-        await note_refused(session, caller, mission, call, [], targets)
+        await note_refused(session, one.caller, mission, one.kept_as, [], targets)
         return targets
-    considered = [facts(mission, environment, one) for one in targets]
-    allowed, refusal = await judged(session, caller, mission, call, targets, considered)
+    considered = one.considered(mission, targets)
+    allowed, refusal = await judged(session, one, mission, targets, considered)
     if refusal is not None:
         return refusal
     try:
-        reservation, bounded = await reserved(session, caller, mission, asked, allowed)
+        reservation, bounded = await reserved(session, one.caller, mission, one.asked, allowed)
     except Problem as lacking:  # an answer of Postgres, not an error: what was decided is kept
-        refusal = await left_over(session, caller, mission.id, lacking)
+        refusal = await calls.left_over(session, one.caller, mission.id, lacking)
         if refusal.code == "budget_exhausted":
-            await note_refused(session, caller, mission, call, considered, refusal)
+            await note_refused(session, one.caller, mission, one.call, considered, refusal)
         return refusal
-    return opened(caller, said, bounded, call, considered, allowed, reservation, began)
+    return one.opened(bounded, considered, allowed, reservation)
 
 
-async def answered_again(
-    session: WriteSession, caller: Caller, mission: Mission, environment: str, call: tape.Call, known: bool
-) -> Heard | Problem:
+async def answered_again(session: WriteSession, one: Called, mission: Mission) -> Heard | Problem:
     """What the tape says to a call of a replay. A call that is not on it, or that policy decides otherwise now, ends it.
 
-    known: whether the model is one here. Where it was none then, the call is on the tape under no name.
+    Where the model was none then, the call is on the tape under no name.
     """
+    call, caller = one.call, one.caller
     if not await tape.holds(session, mission, call) and (
-        not known or await tape.holds(session, mission, unknown(call))
+        not one.known or await tape.holds(session, mission, unknown(call))
     ):
         call = unknown(call)
     taped = await tape.answer(session, caller, mission, call, denials=True)
     if isinstance(taped, Problem):
         return taped
-    said = await play(session, caller, mission, environment, call, taped)
+    said = await play(session, caller, mission, one.environment, call, taped)
     if isinstance(said, str):
         return await tape.diverge(session, caller, mission.id, call, taped.ordinal, said)
     return said
@@ -219,18 +215,13 @@ def here(gateway: Gateway, model: str, off: frozenset[str]) -> list[Target] | Pr
 
 
 async def judged(
-    session: WriteSession,
-    caller: Caller,
-    mission: Mission,
-    call: tape.Call,
-    targets: Sequence[Target],
-    considered: Sequence[Facts],
-) -> tuple[list[tuple[Target, UUID]], Problem | None]:
+    session: WriteSession, one: Called, mission: Mission, targets: Sequence[Target], considered: Sequence[Facts]
+) -> tuple[list[Allowed], Problem | None]:
     """The targets that policy lets this mission ask, each with its decision; the refusal when there is none."""
     allowed, denials = [], []
     for target, said in zip(targets, considered, strict=True):
         decision = await policy.decide(
-            session, caller, "model.call", target.name, dict(said), mission.id, requester=mission.requested_by
+            session, one.caller, "model.call", target.name, dict(said), mission.id, requester=mission.requested_by
         )
         if decision.verdict.effect == "allow":
             allowed.append((target, decision.id))
@@ -238,7 +229,7 @@ async def judged(
             denials.append(decision)
     if allowed:
         return allowed, None
-    return [], await denied(session, caller, mission, call, considered, denials[0])
+    return [], await denied(session, one.caller, mission, one.call, considered, denials[0])
 
 
 def facts(mission: Mission | Terms, environment: str, target: Target) -> dict[str, Any]:
@@ -265,7 +256,7 @@ class Bounds:
     life: timedelta
 
     @classmethod
-    def of(cls, asked: Asked, allowed: Sequence[tuple[Target, UUID]]) -> "Bounds":
+    def of(cls, asked: Asked, allowed: Sequence[Allowed]) -> "Bounds":
         targets = [target for target, _ in allowed]
         prompt = min(asked.prompt_tokens, max(one.model.context_tokens for one in targets))
         limit = min(one.model.output_tokens for one in targets)
@@ -279,7 +270,7 @@ class Bounds:
 
 
 async def reserved(
-    session: WriteSession, caller: Caller, mission: Mission, asked: Asked, allowed: Sequence[tuple[Target, UUID]]
+    session: WriteSession, caller: Caller, mission: Mission, asked: Asked, allowed: Sequence[Allowed]
 ) -> tuple[UUID, Asked]:
     """Holds what the call may cost, and bounds its answer by what that leaves.
 

@@ -15,13 +15,14 @@ from fastapi import APIRouter, Request, Response
 
 from app import calls, policy, tape
 from app.boundary.door import token
+from app.calls import check_attempt
 from app.canonical import sha256
 from app.db import unavailable
 from app.errors import Problem
 from app.http import Reply, read_body
 from app.http.edge import request_id
 from app.http.lane import ID, Way
-from app.model_gateway.actions import Opened, colony_of, ended, facts, open_call
+from app.model_gateway.actions import Called, Opened, colony_of, ended, facts, open_call
 from app.model_gateway.gateway import Answer, Gateway, NoAnswer, Try, without_usage
 from app.model_gateway.health import LONGEST_REST_S
 from app.model_gateway.playing import Heard
@@ -30,7 +31,6 @@ from app.model_gateway.request import LARGEST, Asked, read
 from app.model_gateway.shapes import DONE, OpenAIRoute, Streamed, as_error, error_of, event
 from app.model_gateway.wire import Outcome, ProviderFailed
 from app.policy.queries import in_force
-from app.tools.judging import check_attempt
 from colony_client import tokens
 
 router = APIRouter(tags=["models"], route_class=OpenAIRoute)
@@ -58,10 +58,11 @@ async def create_chat_completion(mission_id: UUID, request: Request) -> Response
     asked, arguments = read(await read_body(request, LARGEST))
     state = request.app.state
     gateway: Gateway = state.models
-    wanted = tape.Call("model", asked.model, arguments)
     named = request_id(request)
-    environment = state.settings.environment
-    opened = await open_call(state.openings, state.database, gateway, environment, said, asked, wanted)
+    wanted = tape.Call("model", asked.model, arguments)
+    opened = await open_call(
+        Called(state.openings, state.database, gateway, state.settings.environment, said, asked, wanted)
+    )
     if isinstance(opened, Heard):
         return again(opened, asked, named)
     call = Call(state.closings, gateway, opened, named)

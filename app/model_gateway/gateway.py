@@ -77,9 +77,9 @@ class Gateway:
         return cls(registry, lines, {name: Health.of(name) for name in registry.providers})
 
     async def close(self) -> None:
-        """After the last request: what is still being counted is counted."""
+        """After the last request: what is still being counted is counted, however long that takes; whoever closes has a limit."""
         if self.settling:
-            await asyncio.wait(self.settling, timeout=5)
+            await asyncio.wait(self.settling)
         for one in self.lines.values():
             await one.http.aclose()
 

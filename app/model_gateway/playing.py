@@ -60,7 +60,7 @@ async def play(
     if taped.outcome == "denied":
         if allowed:
             return "allowed_now"
-        first = next(iter(decided.values()))
+        [first, *_] = decided.values()
         await denied(session, caller, mission, call, said["considered"], first)
         return Heard(problem=policy.refusal(first))
     fact = said.get("fact")
@@ -72,7 +72,9 @@ async def play(
         told = {**fact, "policy_decision": decision.id if decision else None, "attempt": mission.attempt}
         await ledger.record(session, caller, "model.called", mission.id, **told)
     else:
-        await ledger.record(session, caller, "model.refused", mission.id, **refused(call, said["problem"]["code"]))
+        await ledger.record(
+            session, caller, "model.refused", mission.id, **refused(mission, call, said["problem"]["code"])
+        )
     await tape.record(session, mission.id, mission.attempt, call, taped.outcome, taped.answer, taped.took_ms)
     return heard(taped)
 
@@ -97,6 +99,7 @@ async def denied(
         policy_decision=decision.id,
         rule=decision.verdict.rule,
         policy_version=decision.verdict.policy_version,
+        attempt=mission.attempt,
     )
     refusal = policy.refusal(decision)
     said = kept(considered, Heard(problem=refusal))
@@ -108,9 +111,9 @@ async def note_refused(
     session: WriteSession, caller: Caller, mission: Mission, call: tape.Call, considered: Sequence[Facts], why: Problem
 ) -> None:
     """A call that was refused before anybody was asked, by the switch or the budget: the colony goes on by that."""
-    await ledger.record(session, caller, "model.refused", mission.id, **refused(call, why.code))
+    await ledger.record(session, caller, "model.refused", mission.id, **refused(mission, call, why.code))
     await tape.record(session, mission.id, mission.attempt, call, "refused", kept(considered, Heard(problem=why)), 0.0)
 
 
-def refused(call: tape.Call, code: str) -> dict[str, Any]:
-    return {"model": call.name, "request_sha256": call.sha256.hex(), "code": code}
+def refused(mission: Mission, call: tape.Call, code: str) -> dict[str, Any]:
+    return {"model": call.name, "request_sha256": call.sha256.hex(), "code": code, "attempt": mission.attempt}

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, Va
 
 from app import outbound
 from app.settings import MODEL_KEY, Misconfigured, Settings
-from app.writebacks.yaml_body import Plain
+from app.writebacks.definition_body import Plain
 from colony_client.contract import url_origin
 
 LARGEST_FILE = 262_144

@@ -149,7 +149,8 @@ class StatusView(BaseModel):
 async def get_status(request: Request, door: Annotated[Door[ReadSession], reading("status.read")]) -> Response:
     """Components as this process sees them, and violators of the liveness invariant in the caller's tenant.
 
-    A violator was found by the worker, which looks every few seconds; `repair` says what it did, null that a person has to act.
+    A violator was found by the worker, which looks every few seconds; `repair` says what it did, null that a person has to act,
+    and `refused` why a repair that was tried could not be made.
     `liveness` is null until a tenant's missions were looked at for the first time.
     """
     state = request.app.state

@@ -27,6 +27,7 @@ SAID: dict[str, tuple[str | None, Sequence[str], str]] = {
     "open_missions": ("state", sorted(OPEN), "Missions that are not closed, by state."),
     "open_mission_oldest_seconds": ("state", sorted(OPEN), "Longest time since an open mission last moved, by state."),
     "invariant_violations": ("invariant", ["liveness"], "Rows that break what must always hold, by invariant."),
+    "liveness_look_oldest_seconds": (None, (), "Longest time since the open missions of a tenant were looked at."),
     "approvals_pending": ("subject", ["mission", "writeback"], "Approvals that wait for a human, by what they are of."),
     "approval_oldest_seconds": (None, (), "Age of the oldest pending approval; 0: none."),
     "approvals_expiring": (None, (), "Pending approvals that expire within an hour."),

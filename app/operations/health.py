@@ -13,8 +13,7 @@ import structlog
 from sqlalchemy import text
 
 from app import artifacts, delivery, ledger
-from app.boundary import colony_trouble
-from app.boundary.dispatch import EFFECTS
+from app.boundary import EFFECTS, colony_trouble
 from app.components import Component
 from app.db import ReadSession
 from app.http.probes import PROBE_S, fits_the_schema
@@ -249,6 +248,7 @@ class Watch:
                 self.tenants[tenant].approvals.succeeded()
             for tenant in full:
                 self.own(tenant).approvals.failed(f"{limit} approvals wait or more, and {limit} may")
+        await self.state.objects.look_again(lambda place: artifacts.still(self.state.database, place))
 
     def degraded(self, tenant: UUID, mode: str, tools: Collection[str]) -> dict[str, Any] | None:
         """Why a mission that is accepted now could not run now; None when nothing is known to be in its way.

@@ -72,7 +72,7 @@ IS_STUCK = {
 BEGINNING = (datetime.fromisoformat("0001-01-02T00:00:00+00:00"), UUID(int=0))
 
 KNOWN = text("""
-  SELECT mission, state, finding, repair, since, found_at, over_at FROM mission_repair
+  SELECT mission, state, finding, repair, refused, since, found_at, over_at FROM mission_repair
   WHERE tenant = :tenant AND (over_at IS NULL OR found_at > clock_timestamp() - interval '1 day')
   ORDER BY over_at IS NULL DESC, found_at DESC, id DESC LIMIT 100""")
 LAST_LOOK = text("""
@@ -131,6 +131,7 @@ async def violators(session: ReadSession) -> list[dict[str, Any]]:
             "since": iso(row.since),
             "finding": row.finding,
             "repair": row.repair,
+            "refused": row.refused,
             "found_at": iso(row.found_at),
             "over_at": iso(row.over_at) if row.over_at else None,
         }

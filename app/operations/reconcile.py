@@ -30,8 +30,8 @@ REPAIRED_LATELY = text("""
     AND found_at > clock_timestamp() - interval '1 hour'""")
 OPEN_ROW = text("SELECT 1 FROM mission_repair WHERE tenant = :tenant AND mission = :mission AND over_at IS NULL")
 NOTE = text("""
-  INSERT INTO mission_repair (tenant, mission, state, finding, repair, since, over_at)
-  VALUES (:tenant, :mission, :state, :finding, CAST(:repair AS text), :since,
+  INSERT INTO mission_repair (tenant, mission, state, finding, repair, refused, since, over_at)
+  VALUES (:tenant, :mission, :state, :finding, CAST(:repair AS text), CAST(:refused AS text), :since,
           CASE WHEN CAST(:repair AS text) IS NOT NULL THEN clock_timestamp() END)""")
 UNREPAIRED = text("""
   SELECT r.mission, m.state FROM mission_repair r JOIN mission m ON m.tenant = r.tenant AND m.id = r.mission
@@ -67,27 +67,39 @@ async def reconcile(database: Database, item: Item, interval: timedelta) -> None
 
 
 async def repair_one(database: Database, tenant: UUID, found: Stuck) -> None:
-    """Under the mission's lock: looks once more, repairs, and says so. Whoever moved it meanwhile was faster."""
-    caller = system(tenant, "liveness")
+    """Repairs one mission. One that cannot be moved is shown, and keeps nobody else from being looked after."""
     try:
-        async with database.write() as session:
-            await session.enter(tenant)
-            mission = await missions.lock(session, found.mission)
-            if mission.state != found.state or not await is_stuck(session, mission.id, mission.state):
-                return
-            asked = {"tenant": tenant, "mission": mission.id}
-            enough = await session.scalar(REPAIRED_LATELY, asked) >= MOST_REPAIRS
-            repair = None if enough else await repaired(session, caller, mission)
-            if repair is None and await session.scalar(OPEN_ROW, asked):
-                return  # it is known, and waits for a person
-            said = {"state": found.state, "finding": found.finding}
-            await session.execute(NOTE, asked | said | {"repair": repair, "since": found.since})
-            kind = "mission.repaired" if repair else "mission.stuck"
-            await ledger.record(session, caller, kind, mission.id, **said, repair=repair)
-        REPAIRS.labels(found.state, repair or "none").inc()
-        log.warning("a mission waited for nothing", mission=str(found.mission), repair=repair, **said)
-    except Problem as refused:  # one that cannot be moved keeps nobody else from being looked after
+        await attempt(database, tenant, found)
+    except Problem as refused:
         log.error("a repair was refused", mission=str(found.mission), code=refused.code)
+        await attempt(database, tenant, found, refused=refused.code)
+    except Exception:
+        log.exception("a repair failed", mission=str(found.mission))
+        await attempt(database, tenant, found, refused="failed")
+
+
+async def attempt(database: Database, tenant: UUID, found: Stuck, refused: str | None = None) -> None:
+    """Under the mission's lock: looks once more, repairs, and says so. Whoever moved it meanwhile was faster.
+
+    refused: why it was not possible a moment ago; then it is only said that it waits for a person.
+    """
+    caller = system(tenant, "liveness")
+    async with database.write() as session:
+        await session.enter(tenant)
+        mission = await missions.lock(session, found.mission)
+        if mission.state != found.state or not await is_stuck(session, mission.id, mission.state):
+            return
+        asked = {"tenant": tenant, "mission": mission.id}
+        enough = refused is not None or await session.scalar(REPAIRED_LATELY, asked) >= MOST_REPAIRS
+        repair = None if enough else await repaired(session, caller, mission)
+        if repair is None and await session.scalar(OPEN_ROW, asked):
+            return  # it is known, and waits for a person
+        said = {"state": found.state, "finding": found.finding}
+        await session.execute(NOTE, asked | said | {"repair": repair, "refused": refused, "since": found.since})
+        kind = "mission.repaired" if repair else "mission.stuck"
+        await ledger.record(session, caller, kind, mission.id, **said, repair=repair, refused=refused)
+    REPAIRS.labels(found.state, repair or "none").inc()
+    log.warning("a mission waited for nothing", mission=str(found.mission), repair=repair, **said)
 
 
 async def repaired(session: WriteSession, caller: Caller, mission: Mission) -> str | None:

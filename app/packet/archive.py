@@ -23,8 +23,9 @@ from pydantic_core import to_json
 from sqlalchemy import text
 
 from app import artifacts, ledger, policy
-from app.approvals.queries import inbox
+from app.approvals.queries import OPEN_THEN, inbox
 from app.approvals.queries import view as approval_view
+from app.approvals.questions import of_each
 from app.approvals.signatures import keys_of
 from app.artifacts import Objects
 from app.canonical import canonical
@@ -54,7 +55,8 @@ README = """A reviewer packet of mission {mission}.
 packet.html      to read; packet.json says the same
 verify.py        checks everything offline:  python verify.py  (take it from somewhere you trust, not only from here)
 artifacts/       what was stored, by its hash; sources/ the texts that are cited; shown.jsonl what the mission was shown
-approvals.jsonl  with who decided what; policy_decisions.jsonl, writebacks.jsonl with receipts and what was read back
+approvals.jsonl  with who decided what, and what was asked and answered; policy_decisions.jsonl, writebacks.jsonl with receipts
+                 and what was read back
 ledger/          the mission's facts as one chain, each with its proof against a signed anchor
 manifest.json    every file with its hash
 """
@@ -67,10 +69,10 @@ SOURCES = text("SELECT sha256 FROM blob WHERE tenant = :tenant AND sha256 = ANY(
 WEIGHT = text("""
   SELECT (SELECT COALESCE(sum(octet_length(a.bytes)), 0) FROM artifact a WHERE a.tenant = :tenant AND a.mission = :mission)
        + (SELECT COALESCE(sum(b.size), 0) FROM blob b WHERE b.tenant = :tenant AND b.sha256 = ANY(:sources))""")
-DECISIONS = text("""
-  SELECT approval, approver, verdict, comment, decided_at, encode(payload_sha256, 'hex') AS payload_sha256,
-    convert_from(signature, 'UTF8') AS signature
-  FROM decision WHERE tenant = :tenant AND approval = ANY(:approvals) ORDER BY decided_at, approver""")
+DECISIONS = text(f"""
+  SELECT d.approval, d.approver, d.verdict, d.comment, d.decided_at, encode(d.payload_sha256, 'hex') AS payload_sha256,
+    convert_from(d.signature, 'UTF8') AS signature, {OPEN_THEN}
+  FROM decision d WHERE d.tenant = :tenant AND d.approval = ANY(:approvals) ORDER BY d.decided_at, d.approver""")  # noqa: S608
 
 Look = Callable[[], AbstractAsyncContextManager[ReadSession]]
 
@@ -259,7 +261,10 @@ async def approval_lines(session: ReadSession, mission: UUID) -> AsyncIterator[b
             said = {name: value for name, value in row._mapping.items() if name != "approval"}
             said |= {"decided_at": iso(row.decided_at), "keys": {name: public.hex() for name, public in keys.items()}}
             decided[row.approval].append(said)
-        yield b"".join(line({**approval_view(one), "decisions": decided[one.id]}) for one in page)
+        questions = await of_each(session, list(decided))
+        yield b"".join(
+            line({**approval_view(one), "decisions": decided[one.id], "questions": questions[one.id]}) for one in page
+        )
         if len(page) < PAGE:
             return
         after = [page[-1].created_at.isoformat(), str(page[-1].id)]

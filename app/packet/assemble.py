@@ -7,6 +7,7 @@ from uuid import UUID
 from app import approvals, artifacts, ledger, policy, retention, writebacks
 from app.approvals.queries import decisions
 from app.approvals.queries import view as approval_view
+from app.approvals.questions import of_each
 from app.clock import iso
 from app.db import ReadSession
 from app.ledger.queries import START
@@ -33,6 +34,7 @@ async def assemble(session: ReadSession, mission_id: UUID) -> dict[str, Any] | N
     facts = await ledger.facts(session, START, MAX_FACTS, mission_id)
     written = await writebacks.of_mission(session, mission_id)
     asked = await approvals.of_mission(session, mission_id)
+    questions = await of_each(session, [one.id for one in asked])
     stated = claims(review, aggregation)
     return {
         "mission": shown,
@@ -51,7 +53,10 @@ async def assemble(session: ReadSession, mission_id: UUID) -> dict[str, Any] | N
             {**row, "id": str(row["id"]), "inputs_sha256": row["inputs_sha256"].hex(), "at": iso(row["at"])}
             for row in await policy.recorded(session, mission_id)
         ],
-        "approvals": [{**approval_view(one), "decisions": await decisions(session, one.id)} for one in asked],
+        "approvals": [
+            {**approval_view(one), "decisions": await decisions(session, one.id), "questions": questions[one.id]}
+            for one in asked
+        ],
         "writebacks": [writeback_view(one) for one in written],
         "artifacts": [
             {

@@ -516,7 +516,34 @@ def check_approvals(files, facts, tenant):
         for one in said["decisions"]:
             same(where, "the hash that the approver saw", one["payload_sha256"], said["payload_sha256"])
             signatures.append(check_signature(where, tenant, said, one))
+    check_questions(facts, found)
     return found, signatures
+
+
+def check_questions(facts, approvals):
+    """What was asked about the approvals and answered, against the hashes in the facts."""
+    found, told = {}, set()
+    for id, (where, said) in approvals.items():
+        for one in said["questions"]:
+            need(one["id"] not in found, where, f"question {one['id']} stands twice")
+            found[one["id"]] = where, id, one
+    for fact in facts.of("approval.questioned", "approval.answered"):
+        body, id = fact["body"], fact["body"]["question"]
+        need(id in found, "approvals.jsonl", f"question {id}, which {fact['where']} names, is missing")
+        where, approval, one = found[id]
+        words, who = ("question", "asked_by") if "to" in body else ("answer", "answered_by")
+        same(where, "what a question is about", approval, body["approval"])
+        same(where, f"who said the {words}", f"principal:{one[who]}", fact["actor"])
+        need(isinstance(one[words], str), where, f"the {words} is missing")
+        same(
+            where, f"the hash of the {words}", hashlib.sha256(one[words].encode()).hexdigest(), body[f"{words}_sha256"]
+        )
+        if "to" in body:
+            same(where, "who was asked", one["to"], body["to"])
+        told.add((id, words))
+    for id, (where, _, one) in found.items():
+        need((id, "question") in told, where, f"question {id} is named by no fact")
+        same(where, "whether it was answered", one["answer"] is not None, (id, "answer") in told)
 
 
 def check_signature(where, tenant, approval, decision):

@@ -157,6 +157,28 @@ ACTIONS: dict[str, Action] = {
             role=word("The role that it goes to.", "admin"),
             risk_level=RISK,
         ),
+        operate(
+            "approval.escalate",
+            "Somebody asks another role as well; the wall checks afterwards that they may.",
+            "Approval",
+            subject=Fact("What is to be approved.", ("writeback", "mission"), "writeback"),
+            role=word("The role that is asked as well.", "admin"),
+            risk_level=RISK,
+        ),
+        operate(
+            "approval.ask",
+            "Somebody asks a question about an approval; the wall checks afterwards that they may.",
+            "Approval",
+            subject=Fact("What is to be approved.", ("writeback", "mission"), "writeback"),
+            risk_level=RISK,
+        ),
+        operate(
+            "approval.answer",
+            "Somebody answers a question about an approval; the wall checks afterwards that they may.",
+            "Approval",
+            subject=Fact("What is to be approved.", ("writeback", "mission"), "writeback"),
+            risk_level=RISK,
+        ),
         operate("mission.cancel", "Somebody ends a mission.", "Mission", own=OWN, environment=ENVIRONMENT),
         operate("mission.fail", "Somebody marks a mission as failed.", "Mission", own=OWN, environment=ENVIRONMENT),
         operate(

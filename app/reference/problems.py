@@ -23,6 +23,7 @@ CAUSES = {
     "verdict_refused": "A verdict of another build or tenant, one that has expired, or a file that was edited on its way.",
     "own_request": "The person who asked for the mission, or who answers for the agent that did, tried to approve its change.",
     "already_decided": "A second click, or a second try after a lost answer.",
+    "already_answered": "Two people saw the same open question, and one was faster; or a second click.",
     "other_payload": "The approval was replaced by a revision, or the hash is one of another approval.",
     "expired": "Nobody decided in time; an approval that expires fails closed.",
     "bytes_removed": "Reading, replaying or comparing a mission whose time to be kept is over.",

@@ -165,28 +165,36 @@ def evidence(seen: Picture) -> dict[str, Any]:
 
 
 async def review(session: WriteSession, caller: Caller, environment: str, build: str, probes: Probes) -> list[str]:
-    """Computes and keeps the gates, and lowers what their evidence no longer carries. Answers the rungs that were lowered."""
+    """Computes and keeps the gates, and lowers what their evidence no longer carries. Answers the rungs that were lowered.
+
+    Everything is read before the first thing is kept: that takes the tenant's ladder, and who lowers a rung by hand waits for it.
+    """
     seen = await picture(session, environment, build, probes)
+    falls = await fallen(session, environment, seen)
     await judging.note(session, environment, seen.gates, seen.around.at)
-    failed = sorted(name for name, drill in seen.around.drills.items() if not drill.passed)
     lowered = []
-    for rung in ladder().of(environment):
-        if not rung.gates or not seen.stands.enabled(rung.name):
-            continue
-        budget = await error_budget(session, rung.mission_type, seen.around.at)
-        if failed:
-            cause, why = "drill_failed", drills_said(failed, seen.around.drills)
-        elif budget.spent:
-            cause, why = "error_budget", budget_said(budget)
-        else:
-            continue
-        asked = {"tenant": caller.tenant, "environment": environment, "rung": rung.name, "cause": cause}
+    for name, cause, why in falls:
+        asked = {"tenant": caller.tenant, "environment": environment, "rung": name, "cause": cause}
         if await session.scalar(LOWER_ITSELF, asked | {"evidence": json.dumps(why)}):
-            lowered.append(rung.name)
-            log.warning("rung lowered", rung=rung.name, cause=cause, tenant=str(caller.tenant))
+            lowered.append(name)
+            log.warning("rung lowered", rung=name, cause=cause, tenant=str(caller.tenant))
     if lowered:
         session.nudge(ledger.FACTS)
     return lowered
+
+
+async def fallen(session: ReadSession, environment: str, seen: Picture) -> list[tuple[str, str, dict[str, Any]]]:
+    """The enabled rungs that their evidence no longer carries: name, cause, and what was seen."""
+    failed = sorted(name for name, drill in seen.around.drills.items() if not drill.passed)
+    found = []
+    for rung in ladder().of(environment):
+        if not rung.gates or not seen.stands.enabled(rung.name):
+            continue
+        if failed:
+            found.append((rung.name, "drill_failed", drills_said(failed, seen.around.drills)))
+        elif (budget := await error_budget(session, rung.mission_type, seen.around.at)).spent:
+            found.append((rung.name, "error_budget", budget_said(budget)))
+    return found
 
 
 def drills_said(failed: Sequence[str], drills: Mapping[str, Drill]) -> dict[str, Any]:

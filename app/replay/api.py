@@ -9,7 +9,7 @@ from uuid import UUID
 
 import jinja2
 from fastapi import Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from app import missions
 from app.caller import Caller
@@ -19,7 +19,7 @@ from app.http import Call, Cursor, Door, Limit, Page, Reply, Routes, calling, pa
 from app.http.doors import admitting
 from app.http.edge import request_id
 from app.http.idempotency import fingerprint, idempotency_key
-from app.missions import Ask, Asked, MissionView
+from app.missions import Asked, MissionView, Wish
 from app.missions.ask import BudgetAsk, Replay
 from app.missions.intake import enabled
 from app.packet.api import inert, preferred
@@ -169,20 +169,29 @@ async def repeated(of: UUID, asked: ReplayAsk, request: Request, call: Call) -> 
     return Response(given.body, given.status, given.headers)
 
 
-def ask_again(said: MissionEnvelope) -> Ask:
-    """The request that an envelope was made of, with everything spelled out."""
-    return Ask(
-        mission_type=said.mission_type,
-        user_goal=said.user_goal,
-        inputs=dict(said.inputs),
-        mode=said.mode,
-        origin_surface=said.origin_surface,
-        risk_level=said.risk_level,
-        sensitivity_class=said.sensitivity_class,
-        budget=BudgetAsk(time_ms=said.budget.time_ms, tokens=said.budget.tokens, cost_usd=said.budget.cost_usd),
-        tools=list(said.tools),
-        labels=dict(said.labels),
-    )
+def ask_again(said: MissionEnvelope) -> Wish:
+    """The request that an envelope was made of, with everything spelled out.
+
+    Raises Problem validation when nobody could ask for that here: elsewhere, or once, something else may have been possible.
+    """
+    try:
+        return Wish(
+            mission_type=said.mission_type,
+            user_goal=said.user_goal,
+            inputs=dict(said.inputs),
+            mode=said.mode,
+            origin_surface=said.origin_surface,
+            risk_level=said.risk_level,
+            sensitivity_class=said.sensitivity_class,
+            budget=BudgetAsk(time_ms=said.budget.time_ms, tokens=said.budget.tokens, cost_usd=said.budget.cost_usd),
+            tools=list(said.tools),
+            labels=dict(said.labels),
+        )
+    except ValidationError as refused:
+        found = [f"{'.'.join(str(step) for step in one['loc'])}: {one['msg']}" for one in refused.errors()[:3]]
+        raise Problem(
+            "validation", f"What was asked for then cannot be asked for here ({'; '.join(found)}): make a new request."
+        ) from None
 
 
 @router.get(

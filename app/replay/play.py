@@ -5,15 +5,21 @@ root decides it decides anew: policy for each call and each change, the review o
 """
 
 from collections import Counter
+from collections.abc import Awaitable
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
+
+import structlog
+from sqlalchemy.exc import StatementError
 
 from app import missions, model_gateway, tape, tools, work
 from app.artifacts import Objects
 from app.boundary import callbacks
 from app.caller import Caller, system
 from app.clock import now
-from app.db import Database, WriteSession
+from app.db import Database, ReadSession, WriteSession, unavailable
+from app.errors import Problem
 from app.missions import Held, Mission
 from app.replay.recording import Answered, Fact, Recording
 from app.replay.sources import Played, played
@@ -35,6 +41,9 @@ from colony_client.contract import (
 LEASE = timedelta(minutes=1)  # it is over within one transaction
 CALLS = ("tool.called", "tool.failed", "tool.refused", "tool.denied")
 MODEL_CALLS = ("model.called", "model.refused", "model.denied")
+# What a file of another environment, or of another version of the root, may lack or hold that is no good here.
+NOT_WHOLE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+log = structlog.get_logger("replay")
 
 
 async def play(database: Database, item: Item, environment: str, objects: Objects) -> None:
@@ -43,7 +52,7 @@ async def play(database: Database, item: Item, environment: str, objects: Object
         await session.enter(item.tenant)
         asked = await missions.find(session, item.subject)
         assert asked is not None and asked.replay_of is not None
-        found = await played(session, asked.replay_of, environment)
+        found = await found_again(session, asked.replay_of, environment)
     if isinstance(found, Played):
         await bring_sources(database, objects, item.tenant, found.brought)
     async with database.write() as session:
@@ -54,10 +63,18 @@ async def play(database: Database, item: Item, environment: str, objects: Object
             if isinstance(found, Played):
                 await Player(session, caller, mission, found.recording).play()
             else:
-                await missions.fail(
-                    session, caller, mission.id, "replay", reason="replay_removed", note=f"What it repeats was {found}."
-                )
+                reason, note = found
+                await missions.fail(session, caller, mission.id, "replay", reason=reason, note=note)
         await work.finish(session, item)
+
+
+async def found_again(session: ReadSession, id: UUID, environment: str) -> Played | tuple[str, str]:
+    """What is played, or why the replay ends before it has begun: reason and note."""
+    try:
+        found = await played(session, id, environment)
+    except Problem as malformed:  # a file that an earlier version took in
+        return "replay_unplayable", malformed.detail
+    return ("replay_removed", f"What it repeats was {found}.") if isinstance(found, str) else found
 
 
 class Player:
@@ -69,35 +86,62 @@ class Player:
         self.seq = 0
         self.asked: Counter[tuple[str, str, str]] = Counter()
         self.taped = {(one.kind, one.name, one.call.sha256.hex(), one.ordinal): one for one in recording.calls}
+        self.at = 0  # the fact that is played
         self.ended = False
 
     async def play(self) -> None:
         await self.held.hold([(self.caller.tenant, self.mission.id)])
         for fact in self.recording.of_attempt():
-            if fact.type in CALLS:
-                await self.call(fact)
-            elif fact.type in MODEL_CALLS:
-                await self.model_call(fact)
-            elif fact.type == "provider.failed":
-                self.held.tell(self.caller, fact.type, self.mission.id, **fact.body)
-            else:
-                await self.repeat(fact)
+            self.at = fact.seq
+            await self.whole(self.again(fact))
             if self.ended:
                 break
-        if not self.ended:
+        else:
             why = self.recording.reason or self.recording.state
             self.give_up("replay_ended", f"The recorded attempt ended without a signal of its colony: {why}.")
-        await self.held.keep()
+        if not await self.whole(self.keep()):
+            await self.held.keep()  # that the replay has ended, and how
         self.session.nudges |= self.held.nudges  # no `committed`: what was counted then is not counted again
+
+    async def whole(self, step: Awaitable[None]) -> bool:
+        """A step of the replay. Where it cannot be made of what the recording says, or what would come of it is refused here, the
+        replay ends, and False is answered: made once more it would be the same."""
+        try:
+            await step
+        except (*NOT_WHOLE, Problem, StatementError) as error:
+            if isinstance(error, StatementError) and unavailable(error) is not None:
+                raise
+            log.warning("a recording cannot be played", mission=str(self.mission.id), fact=self.at, exc_info=error)
+            why = "is not whole" if isinstance(error, NOT_WHOLE) else "is refused here"
+            self.give_up("replay_unplayable", f"What the recording says in fact {self.at} {why}.")
+            return False
+        return True
+
+    async def keep(self) -> None:
+        """Writes what was said since the last call. What Postgres refuses is forgotten: with it nothing could be written."""
+        try:
+            async with self.session.part():
+                await self.held.keep()
+        except StatementError:
+            self.held = Held(self.session.fetch)
+            await self.held.hold([(self.caller.tenant, self.mission.id)])
+            raise
+
+    async def again(self, fact: Fact) -> None:
+        if fact.type in (*CALLS, *MODEL_CALLS):
+            await self.keep()  # what was said before stands before it in the ledger
+            async with self.session.part():
+                await (self.call(fact) if fact.type in CALLS else self.model_call(fact))
+        elif fact.type == "provider.failed":
+            self.held.tell(self.caller, fact.type, self.mission.id, **fact.body)
+        else:
+            await self.repeat(fact)
 
     # --- what the colony said
 
     async def repeat(self, fact: Fact) -> None:
-        """What the colony said behind a fact, once more. A file of another environment may hold what cannot be said again."""
-        try:
-            event = self.event(fact)
-        except (ValueError, LookupError, TypeError):
-            return self.give_up("replay_unplayable", f"What the recording says in fact {fact.seq} is not whole.")
+        """What the colony said behind a fact, once more."""
+        event = self.event(fact)
         if event is not None and not await self.say(event):
             self.give_up("replay_unplayable", f"What the recording says in fact {fact.seq} is refused here.")
 
@@ -181,6 +225,11 @@ class Player:
             return await self.diverge(asked, taped.ordinal, why, rule)
         if refusal is None:
             await tools.noted_again(self.session, self.caller, self.mission, wanted, asked, on_tape(taped))
+            refusal = tools.switched_off_then(on_tape(taped))
+        if refusal is not None and wanted.name in await tools.needs(self.session, self.mission):
+            mission = await missions.lock(self.session, self.mission.id)
+            await tools.block(self.session, self.caller, mission, wanted, refusal)
+            await self.over()
 
     async def model_call(self, fact: Fact) -> None:
         """The same for a model. What its client did not wait for is on no tape, and nothing went on by it."""
@@ -201,15 +250,17 @@ class Player:
         """The next answer to a call; None when it is on no tape, and the replay has ended."""
         which = (kind, name, sha256)
         self.asked[which] += 1
-        await self.held.keep()  # what was said before stands before it in the ledger
         taped = self.taped.get((*which, self.asked[which]))
         if taped is None:
             await self.diverge(tape.Call(kind, name, b""), self.asked[which], "no_tape")
         return taped
 
     async def diverge(self, asked: tape.Call, ordinal: int, why: str, rule: str | None = None) -> None:
-        self.ended = True
         await tape.diverge(self.session, self.caller, self.mission.id, asked, ordinal, why, rule)
+        await self.over()
+
+    async def over(self) -> None:
+        self.ended = True
         await work.drop(self.session, "colony_cancel", self.mission.id)  # no colony has it
 
 

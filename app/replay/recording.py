@@ -1,7 +1,6 @@
 """What is known of a mission, in one value: read from the tables, written to a file, and read from it again."""
 
 import base64
-import json
 from typing import Any
 from uuid import UUID
 
@@ -9,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from sqlalchemy import text
 
 from app import artifacts, ledger, missions, tape, writebacks
+from app.canonical import parsed
 from app.clock import iso
 from app.db import ReadSession
 from app.ledger.queries import START
@@ -16,6 +16,8 @@ from app.missions import Mission
 
 MOST_FACTS = 20_000
 PAGE = 2000
+MOST_ATTEMPTS = 2**31 - 1  # what the database counts to
+NO_NUL = r"^[^\x00]*$"  # which it keeps in no text
 DECISIONS = text("""
   SELECT action, resource, effect, rule, policy_version, reason, convert_from(inputs, 'UTF8') AS inputs, at FROM policy_decision
   WHERE tenant = :tenant AND mission = :mission ORDER BY at, id LIMIT 5000""")
@@ -41,7 +43,7 @@ class Answered(Part):
     """A call of a tool or a model, and what was answered (JSON in base64, as it was)."""
 
     kind: str = Field(pattern="^(tool|model)$")
-    name: str = Field(min_length=1, max_length=200)
+    name: str = Field(min_length=1, max_length=200, pattern=NO_NUL)
     arguments: JsonValue
     ordinal: int = Field(ge=1)
     outcome: str = Field(pattern="^(answered|refused|denied)$")
@@ -91,9 +93,9 @@ class Recording(Part):
 
     mission: UUID
     tenant: UUID
-    environment: str = Field(max_length=40)
-    mission_type: str = Field(max_length=64)
-    attempt: int = Field(ge=1)
+    environment: str = Field(max_length=40, pattern=NO_NUL)
+    mission_type: str = Field(max_length=64, pattern=NO_NUL)
+    attempt: int = Field(ge=1, le=MOST_ATTEMPTS)
     state: str = Field(max_length=40)
     reason: str | None = Field(None, max_length=200)
     reason_note: str | None = Field(None, max_length=2000)
@@ -108,12 +110,13 @@ class Recording(Part):
     changes: list[Change] = Field(max_length=5000)
 
     def of_attempt(self) -> list[Fact]:
-        """The facts of the attempt that is played, in order: from its dispatch on."""
+        """The facts of the attempt that is played, in order, from when the mission was accepted for it: a first call overtakes the
+        answer to the dispatch now and then. What was under way when an attempt was lost is told after that, and is no part of it."""
         begins = 0
         for place, fact in enumerate(self.facts):
-            if fact.type == "mission.dispatched" and fact.body.get("attempt") == self.attempt:
+            if fact.type == "mission.accepted" and fact.body.get("attempt", 1) == self.attempt:
                 begins = place
-        return self.facts[begins:]
+        return [fact for fact in self.facts[begins:] if fact.body.get("attempt", self.attempt) == self.attempt]
 
     def artifact(self, id: Any) -> Stored | None:
         return next((one for one in self.artifacts if str(one.id) == str(id)), None)
@@ -138,13 +141,13 @@ async def record(session: ReadSession, mission: Mission, environment: str) -> Re
         answer_status=mission.answer_status,
         created_at=iso(mission.created_at),
         closed_at=iso(mission.closed_at) if mission.closed_at else None,
-        envelope=json.loads(envelope),
+        envelope=parsed(envelope),
         facts=[Fact(seq=one.seq, type=one.type, actor=one.actor, at=iso(one.at), body=one.body) for one in found],
         calls=[
             Answered(
                 kind=one.kind,
                 name=one.name,
-                arguments=json.loads(one.arguments),
+                arguments=parsed(one.arguments),
                 ordinal=one.ordinal,
                 outcome=one.outcome,
                 answer=base64.b64encode(one.answer).decode(),
@@ -158,7 +161,7 @@ async def record(session: ReadSession, mission: Mission, environment: str) -> Re
                 schema_name=one.schema_name,
                 attempt=one.attempt,
                 producer=one.producer,
-                content=json.loads(one.bytes),
+                content=parsed(one.bytes),
             )
             for one in stored
         ],
@@ -170,7 +173,7 @@ async def record(session: ReadSession, mission: Mission, environment: str) -> Re
                 rule=row.rule,
                 policy_version=row.policy_version,
                 reason=row.reason,
-                inputs=json.loads(row.inputs),
+                inputs=parsed(row.inputs),
             )
             for row in decided
         ],
@@ -206,8 +209,8 @@ async def changes(session: ReadSession, mission: Mission) -> list[Change]:
     """What was asked about, in the payloads that were approved or refused; of a replay what would have been."""
     if mission.played:
         rows = await session.rows(SHADOWED, {"tenant": session.tenant, "mission": mission.id})
-        return [Change(payload=json.loads(row.payload), state="shadow") for row in rows]
+        return [Change(payload=parsed(row.payload), state="shadow") for row in rows]
     first: dict[UUID, Change] = {}  # of each proposal what the colony said, before anybody edited it
     for one in await writebacks.of_mission(session, mission.id):
-        first.setdefault(one.proposal, Change(payload=json.loads(one.payload), state=one.state))
+        first.setdefault(one.proposal, Change(payload=parsed(one.payload), state=one.state))
     return list(first.values())

@@ -105,8 +105,8 @@ def understood(found: dict[str, Any]) -> Contents:
         recording = Recording.model_validate_json(json.dumps(statement["recording"]), strict=True)
         envelope = MissionEnvelope.model_validate_json(json.dumps(recording.envelope))
         sources = [base64.b64decode(one, validate=True) for one in statement["sources"]]
-        for call in recording.calls:
-            _ = call.answer_bytes
+        for one in recording.calls:
+            _ = one.call, one.answer_bytes
     except ValidationError as refused:
         first = refused.errors(include_url=False, include_input=False)[0]
         raise unusable(f"The recording is malformed at {'/'.join(map(str, first['loc']))}: {first['msg']}.") from None

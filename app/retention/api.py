@@ -7,6 +7,7 @@ from uuid import UUID
 from fastapi import Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from app import labels
 from app.clock import iso
 from app.db import ReadSession, WriteSession
 from app.errors import Problem
@@ -74,9 +75,9 @@ class HoldAsk(BaseModel):
     )
     scope: Literal["tenant", "mission", "label"]
     mission_id: UUID | None = None
-    label: Annotated[str | None, Field(max_length=301, pattern=r"^[^:]{1,100}:.{0,200}$", description="name:value")] = (
-        None
-    )
+    label: Annotated[
+        str | None, Field(max_length=labels.LONGEST, pattern=labels.NAME_AND_VALUE, description="name:value")
+    ] = None
     reason: Words
 
     @model_validator(mode="after")

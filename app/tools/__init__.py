@@ -8,10 +8,10 @@ be cited. A tool that changes something never runs: its call becomes a proposal 
 from app.tools import known
 from app.tools.api import WAY, router
 from app.tools.builtin import TOOLS
-from app.tools.judging import judge
+from app.tools.judging import block, judge, needs
 from app.tools.known import Register
 from app.tools.layers_api import router as registering
-from app.tools.noting import noted_again
+from app.tools.noting import noted_again, switched_off_then
 from app.tools.sessions import Sessions
 from app.tools.watch import check_layers
 
@@ -20,10 +20,13 @@ __all__ = [
     "WAY",
     "Register",
     "Sessions",
+    "block",
     "check_layers",
     "judge",
     "known",
+    "needs",
     "noted_again",
     "registering",
     "router",
+    "switched_off_then",
 ]

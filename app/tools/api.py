@@ -10,8 +10,9 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Request, Response
 
 from app import budgets, calls, missions, policy, tape
-from app.boundary.door import Signed, genuine, signed, spend, stranger, token, use_nonce
+from app.boundary.door import Signed, genuine, signed, stranger, token
 from app.caller import Caller
+from app.calls import check_attempt, left_over, over
 from app.errors import Problem
 from app.http import Reply
 from app.http.lane import ID, Way
@@ -19,9 +20,9 @@ from app.missions import Terms
 from app.telemetry import TOOL_CALLS
 from app.tools import gateway, known, proposals
 from app.tools.builtin import Context
-from app.tools.judging import block, check_attempt, judge, left_over, looked_at, needs, over, switched_off
+from app.tools.judging import block, judge, looked_at, needs, switched_off
 from app.tools.known import Known
-from app.tools.noting import ended, note, note_failed, noted_again, replayed
+from app.tools.noting import ended, note, note_failed, noted_again, replayed, switched_off_then
 from colony_client import tokens
 from colony_client.contract import ToolAnswer, ToolCall, ToolOffers
 from colony_client.errors import BadBody
@@ -32,7 +33,8 @@ CALLS = "/internal/v1/missions/{mission_id}/tools/{tool}/calls"
 NOTHING = budgets.Amounts()  # a call of a tool is counted, and refused where nothing is left; it costs no tokens
 # what a tool says; the rest is the root's own trouble
 TOOLS_OWN = ("not_found", "validation", "upstream_unavailable", "tool_failed", "tool_drifted", "tool_unmapped")
-CALL_LIFE = timedelta(minutes=2)  # longer than any tool may take; a crash in between is put right after this
+# Longer than any call may take that opens a session, looks and asks, and all of it once more; a crash in between is put right after it.
+CALL_LIFE = timedelta(minutes=5)
 
 
 @router.get("/internal/v1/missions/{mission_id}/tools", operation_id="listTools", response_model=ToolOffers)
@@ -81,20 +83,31 @@ async def call_tool(
 ) -> Response:
     """Policy, then the tool, then the note of what was shown. Sessions are short; none is open while a target is asked."""
     state = request.app.state
+    if state.nonces.seen(call):  # before anything is taken for it: whoever sends a call again uses up no mission's rate
+        raise stranger(request, "SignatureReplayed")
+    admitted: tokens.MissionToken | None = None
     try:
         said = token(request, mission_id)
         await state.limits.admit_mission(request, said.tenant, mission_id)
+        admitted = said
         asked = read_call(call.body)
         one = Called(state, call, said, tool, asked, taped_call(tool, dict(asked.arguments)))
     except Problem:
-        await spend(request, call)
+        if not await state.nonces.use(call):
+            raise replayed_call(request, admitted) from None
         raise
     opened = await at_once(one)
     if opened == "replayed":
-        state.limits.give_back_call(said.tenant, mission_id)
-        raise stranger(request, "SignatureReplayed")
+        raise replayed_call(request, admitted)
     found = await at_length(one) if opened == "again" else opened
     return found if isinstance(found, Response) else await asked_and_closed(one, found)
+
+
+def replayed_call(request: Request, admitted: tokens.MissionToken | None) -> Problem:
+    """What was taken for a call that was sent before, as another process knew, goes back."""
+    if admitted is not None:
+        request.app.state.limits.give_back_call(admitted.tenant, admitted.mission)
+    return stranger(request, "SignatureReplayed")
 
 
 async def without_framework(request: Request, mission: str, tool: str) -> Response:
@@ -164,8 +177,9 @@ async def at_once(one: Called) -> Opened | Literal["again", "replayed"]:
                 said.tenant, terms, said.attempt, one.purpose, NOTHING, CALL_LIFE, [draft], version, nonce=nonce
             )
             outcome = await state.openings.open(opening)
+            state.nonces.note(one.call)
             return Opened(terms, wanted, outcome) if isinstance(outcome, UUID) else outcome
-    return "again" if await use_nonce(state.database, one.call.kid, one.call.nonce) else "replayed"
+    return "again" if await state.nonces.use(one.call) else "replayed"
 
 
 async def at_length(one: Called) -> Opened | Response:
@@ -199,6 +213,9 @@ async def at_length(one: Called) -> Opened | Response:
             await noted_again(session, caller, mission, wanted, taped, played)
             if played.outcome == "answered" and (proposal := replayed(played).proposal) is not None:
                 await proposals.keep_again(session, caller, mission, wanted, proposal)
+            refusal = switched_off_then(played)
+            if refusal is not None and blocks:
+                await block(session, caller, mission, wanted, refusal)
         elif refusal is None:
             try:
                 reservation = await budgets.reserve(session, caller, mission.id, NOTHING, one.purpose, life=CALL_LIFE)

@@ -13,7 +13,7 @@ from app.tools.builtin import Arguments, Context, Result, said_no
 from app.tools.known import Known, drift
 from app.tools.mcp import CODES, Answer, ServerFailed
 from app.tools.schemas import fit
-from app.tools.sessions import Drifted, Sessions, Unusable
+from app.tools.sessions import Drifted, Full, Sessions, Unusable
 from app.writebacks.connectors import ConnectorError
 
 MOST_ERRORS = 20
@@ -70,6 +70,10 @@ async def call(sessions: Sessions, context: Context, known: Known, arguments: di
     except Unusable as lacking:
         raise Problem(
             "tool_failed", f"{known.name} cannot be called from here: {lacking}.", cause="tool_unusable"
+        ) from None
+    except Full:
+        raise Problem(
+            "rate_limited", "As many tools are being asked as this process asks at once.", retry_after=1, limit="tools"
         ) from None
     except ServerFailed as failure:
         raise failed(known, failure) from None

@@ -1,11 +1,10 @@
-"""Whether a tool may be called now: the attempt, policy, the switch, the budget; and the tools that a mission cannot do without."""
+"""Whether a tool may be called now: policy and the switch; and the tools that a mission cannot do without."""
 
 from typing import Any
 from uuid import UUID
 
 from app import ledger, missions, policy, tape
 from app.caller import Caller
-from app.clock import now
 from app.db import WriteSession
 from app.errors import Problem
 from app.missions import Mission, Terms
@@ -13,29 +12,7 @@ from app.missions.types import type_of
 from app.tools.definition import cleared
 from app.tools.known import Known
 from app.tools.noting import problem_bytes
-from colony_client import tokens
 from colony_client.artifacts import MissionEnvelope
-
-
-def check_attempt(mission: Mission | None, said: tokens.MissionToken) -> None:
-    """Only the current attempt of a mission under way, within its budget, calls tools."""
-    if mission is None:
-        raise Problem("not_found", "There is no such mission.")
-    if (ended := over(mission, said)) is not None:
-        raise ended
-
-
-def over(mission: Mission, said: tokens.MissionToken) -> Problem | None:
-    """Why the attempt of a token is not, or not any more, under way."""
-    if mission.attempt != said.attempt:
-        return Problem("attempt_superseded", f"The current attempt is {mission.attempt}.")
-    if mission.state not in ("accepted", "dispatched", "running"):
-        return Problem("mission_closed", f"The mission is {mission.state}.")
-    if mission.over_budget:
-        return Problem("budget_exhausted", "The mission's budget is used up.", account="mission")
-    if mission.deadline_at is not None and mission.deadline_at <= now():
-        return Problem("budget_exhausted", "The mission's time is used up.", account="mission", lacking=["time_ms"])
-    return None
 
 
 def looked_at(terms: Terms, wanted: Known, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -87,6 +64,7 @@ async def judge(
         policy_decision=decision.id,
         rule=decision.verdict.rule,
         policy_version=decision.verdict.policy_version,
+        attempt=mission.attempt,
     )
     refusal = policy.refusal(decision)
     await tape.record(session, mission.id, mission.attempt, taped, "denied", problem_bytes(refusal), 0.0)
@@ -107,23 +85,10 @@ async def switched_off(
             tool=wanted.name,
             arguments_sha256=taped.sha256.hex(),
             code=off.code,
+            attempt=mission.attempt,
         )
         await tape.record(session, mission.id, mission.attempt, taped, "refused", problem_bytes(off), 0.0)
     return off
-
-
-async def left_over(session: Any, caller: Caller, mission: UUID, refused: Problem) -> Problem:
-    """The refusal of a call for which too little is left, with its fact."""
-    if refused.code == "budget_exhausted":
-        await ledger.record(
-            session,
-            caller,
-            "budget.refused",
-            mission,
-            account=refused.members["account"],
-            lacking=refused.members["lacking"],
-        )
-    return refused
 
 
 # --- tools that a mission cannot do without

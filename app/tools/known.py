@@ -13,6 +13,7 @@ from app.tools.builtin import TOOLS, Tool
 from app.tools.definition import BadDefinition, Entry, Layer, Pin
 
 BUILT_IN = "built_in"
+OFF = ("tool_halted", "tool_drifted", "tool_unmapped")  # as what a tool that cannot be called now refuses
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from app.caller import Caller
 from app.db import Database, ReadSession, WriteSession
 from app.listing import Place
 from app.tools.definition import Layer
-from app.writebacks.versions import ANY, NO_REASON, Refusals, Switch
+from app.writebacks.switches import ANY, NO_REASON, Refusals, Switch
 
 COLUMNS = """l.name, l.version, l.kind, l.definition, l.account, l.retired, l.created_by, l.created_at, s.drifted, s.drifted_at,
   s.answered_at, s.failed_at, s.failure, s.calls, s.refusals"""

@@ -36,7 +36,7 @@ from app.tools.definition import KINDS, BadDefinition, Definition, Layer, parse
 from app.tools.mcp import CODES, ServerFailed
 from app.tools.pinning import pin
 from app.tools.sessions import Sessions, Unusable
-from app.writebacks.yaml_body import put_body, read_document, split
+from app.writebacks.definition_body import put_body, read_document, split
 
 router = Routes(tags=["tool layers"])
 

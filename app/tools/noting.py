@@ -13,7 +13,7 @@ from app.db import WriteSession
 from app.errors import Problem
 from app.missions import Mission
 from app.tools.builtin import Result
-from app.tools.known import Known
+from app.tools.known import OFF, Known
 
 
 async def note(
@@ -126,6 +126,12 @@ def replayed(played: tape.Taped) -> Result:
     said = json.loads(played.answer)
     shown = [(bytes.fromhex(source), document, version) for source, document, version in said["shown"]]
     return Result(said["result"], said["kind"], shown, proposal=said.get("proposal"))
+
+
+def switched_off_then(played: tape.Taped) -> Problem | None:
+    """The refusal of a tool that was switched off, or was not what was registered: what blocks a mission that needs it."""
+    refused = problem_again(played) if played.outcome == "refused" else None
+    return refused if refused is not None and refused.code in OFF else None
 
 
 def problem_again(played: tape.Taped) -> Problem:

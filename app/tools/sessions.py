@@ -31,6 +31,7 @@ log = structlog.get_logger("tools")
 
 LOOK_AGAIN_S = 60.0  # a session in use asks for the server's tools so often
 IDLE_S = 120.0
+FRESH_S = 1.0  # whoever was just given a session is about to ask
 MOST = 128  # sessions of one process
 TELL_S = 1.0  # how often what was seen is told
 COUNTING = ("tool_unreachable", "tool_timed_out", "tool_broke_off", "tool_protocol")  # what opens a breaker
@@ -54,13 +55,18 @@ class Drifted(Exception):
         self.tools = tools
 
 
+class Full(Exception):
+    """As many servers are being asked at this moment as one process asks."""
+
+
 @dataclass
 class Live:
-    """A session in the pool."""
+    """A session in the pool. asking: how many calls wait for its answer; while there are any, only a broken one is closed."""
 
     session: "Session"
     looked_at: float
     used_at: float
+    asking: int = 0
 
 
 @dataclass
@@ -127,11 +133,13 @@ class Sessions:
                     later.answered, later.failure = one.answered, one.failure
 
     async def prune(self) -> None:
-        """Closes what is broken, what nobody uses, and what is too much."""
+        """Closes what is broken, and what nobody uses."""
         moment = time.monotonic()
-        old = [which for which, one in self.live.items() if one.session.over or moment - one.used_at > IDLE_S]
-        fresh = sorted((one.used_at, which) for which, one in self.live.items() if which not in old)
-        old += [which for _, which in fresh[: max(0, len(fresh) - MOST)]]
+        old = [
+            which
+            for which, one in self.live.items()
+            if one.session.over or (not one.asking and moment - one.used_at > IDLE_S)
+        ]
         gone = [self.live.pop(which) for which in old]  # at once: whoever comes while these close begins anew
         await asyncio.gather(*(one.session.close() for one in gone))
 
@@ -166,20 +174,23 @@ class Sessions:
     # --- asking
 
     async def ask(self, tenant: UUID, layer: Layer, tool: str, arguments: dict[str, Any]) -> Answer:
-        """What a tool (our name of it) answers. Raises ServerFailed, Drifted or Unusable."""
+        """What a tool (our name of it) answers. Raises ServerFailed, Drifted, Unusable or Full."""
         which = (tenant, layer.name, layer.version)
         breaker, seen = self.breaker(which), self.seen[which]
         seen.calls += 1
-        if (opens := breaker.retry_at()) is not None:
+        if (opens := breaker.turned_away()) is not None:
             raise ServerFailed("tool_unreachable", f"{layer.name} is left alone until {opens:%H:%M:%S}", retryable=True)
         entry = layer.entry(tool)
         assert entry is not None
         try:
             for first in (True, False):
                 live, reused = await self.session(which, layer)
-                if tool in (changed := drifted(layer, live.session)):
-                    raise Drifted(changed)
+                live.asking += 1
                 try:
+                    if live.session.stale or live.used_at - live.looked_at > LOOK_AGAIN_S:
+                        await self.look(which, layer, live)
+                    if tool in (changed := drifted(layer, live.session)):
+                        raise Drifted(changed)
                     answer = await live.session.call(entry.theirs, arguments)
                     break
                 except ServerFailed as failure:
@@ -194,6 +205,8 @@ class Sessions:
                     # a server that was started anew knows nothing of a session that we remember: a fresh one is tried once
                     if not (first and reused and failure.code == "tool_broke_off"):
                         raise
+                finally:
+                    live.asking -= 1
         except ServerFailed as failure:
             TOOL_FAILURES.labels(failure.code).inc()
             self.heard(which, failure.code)
@@ -223,16 +236,27 @@ class Sessions:
             if live is not None:
                 await self.discard(which, live)
             return await self._opening.ask(which, partial(self._open, which, layer)), False
-        live.used_at = time.monotonic()  # before anything is awaited: what is in use is not old
-        if live.session.stale or live.used_at - live.looked_at > LOOK_AGAIN_S:
-            await self.look(which, layer, live)
+        live.used_at = time.monotonic()
         return live, True
 
     async def _open(self, which: Which, layer: Layer) -> Live:
+        await self.make_room()
         session = await self.begin(which[0], layer)
         moment = time.monotonic()
         live = self.live[which] = Live(session, moment, moment)
         return live
+
+    async def make_room(self) -> None:
+        """Closes the idle session that was used the longest ago when there are too many. One in use is left to its calls: a tool
+        that is broken off in the middle may run twice. Raises Full."""
+        if len(self.live) + len(self._opening.asking) <= MOST:  # with the one that is about to be opened
+            return
+        before = time.monotonic() - FRESH_S
+        idle = [(one.used_at, which) for which, one in self.live.items() if not one.asking and one.used_at < before]
+        if not idle:
+            raise Full
+        _, oldest = min(idle)
+        await self.discard(oldest, self.live[oldest])
 
     async def look(self, which: Which, layer: Layer, live: Live) -> list[str]:
         """Asks again for the tools of a server that is in use; what has drifted."""

@@ -32,7 +32,7 @@ from app.writebacks.connectors import (
     Refused,
 )
 from app.writebacks.connectors.registry import ConnectorSettings, Definition, reader
-from app.writebacks.versions import ANY, NO_REASON, Refusals, Switch
+from app.writebacks.switches import ANY, NO_REASON, Refusals, Switch
 
 NEWEST = text("""
   SELECT name, version, kind, definition, account, retired, created_by, created_at FROM connector
@@ -249,7 +249,7 @@ class Guarded(Reader):
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
-        if (until := self._component.retry_at()) is not None:
+        if (until := self._component.turned_away()) is not None:
             reason = f"{self.name} does not answer, and is left alone until {until:%H:%M:%S} UTC."
             raise ReadFailed(reason, "connector_unreachable")
         try:

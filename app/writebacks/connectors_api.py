@@ -21,7 +21,7 @@ from app.writebacks import book
 from app.writebacks.connectors import ConnectorError, RecordMissing, Refused
 from app.writebacks.connectors.definitions import BadDefinition, Capabilities
 from app.writebacks.connectors.registry import KINDS, capabilities, check, hosts, readable
-from app.writebacks.yaml_body import put_body, read_document, split
+from app.writebacks.definition_body import put_body, read_document, split
 
 router = Routes(tags=["connectors"])
 

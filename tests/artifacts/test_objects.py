@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.artifacts.objects import CHUNK, PIECE, Laid, Located, Objects, component, digests, open_objects
+from app.artifacts import objects as objects_module
+from app.artifacts.objects import AGAIN, CHUNK, PIECE, Laid, Located, Objects, component, digests, open_objects
 from app.canonical import sha256
 from app.errors import Problem
 from app.ledger.store import open_store
@@ -141,6 +142,33 @@ async def test_what_is_damaged_stays_so_until_those_bytes_are_read_again(place: 
     assert await objects.read(found, PIECE + 7, PIECE + 8) == data[PIECE + 7 : PIECE + 8]
     await objects.look(told)
     assert told.state == "up"
+
+
+async def test_a_few_of_what_was_damaged_are_read_again_and_not_all_the_time(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Located] = []
+
+    async def named(one: Located) -> bool:
+        asked.append(one)
+        return one.size != SIZES[0]
+
+    objects = Objects(open_store(place), 4096)
+    several = [located(await objects.lay_down(TENANT, content(4096 + n))) for n in range(AGAIN + 2)]
+    for one in several:
+        await overwrite(objects, one, content(one.size)[:-1] + b"?")
+        assert await refusal(objects, one) == "artifact_damaged"
+    await objects.look_again(named)
+    assert not asked, "they have just been looked at"
+    monkeypatch.setattr(objects_module, "AGAIN_S", 0.0)
+    await overwrite(objects, several[1], content(several[1].size))
+    await objects.look_again(named)
+    assert asked == several[:AGAIN]
+    assert {flaw.found for flaw in objects.flaws.values()} == {*several[2:]}, (
+        "no row named the first, the second is back"
+    )
+    await objects.look_again(named)
+    assert asked[AGAIN:] == [several[3], several[4], several[2]], "the others have their turn"
 
 
 async def test_a_store_that_is_away_is_neither_missing_nor_damaged(

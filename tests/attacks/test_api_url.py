@@ -52,7 +52,10 @@ WRITABLE = {
 }  # fmt: skip
 # Functions that the api may call, and why calling one without a secret gets nobody a writeback.
 CALLABLE = {
+    "answer_question": "wants a secret",
+    "answerers": "reads: whom a holder of this role could ask anyway",
     "approver_keys": "reads public keys",
+    "ask_question": "wants a secret",
     "ask_connector_read": "asks the executor for a look at a record, which it may show anyway",
     "authenticate": "wants the SHA-256 of a secret",
     "break_glass": "wants a secret",
@@ -67,6 +70,7 @@ CALLABLE = {
     "enter_tenant": "enters, as any session may with a setting",
     "fact_hash": "computes",
     "fitting_rules": "reads",
+    "hand_on": "wants a secret",
     "full_approval_queues": "says which tenants have many approvals waiting",
     "lay_ladder": "computes",
     "note_tool_layer": "adds to what was seen of a layer: what has drifted can only become more",
@@ -77,7 +81,6 @@ CALLABLE = {
     "put_rule": "wants a secret",
     "put_tool_layer": "wants a secret",
     "raised_risk": "reads",
-    "reassign": "wants a secret",
     "release_budget": "gives back what was held for a mission",
     "renew": "wants a secret",
     "require_present": "checks",
@@ -119,6 +122,7 @@ CALLABLE = {
     "hold_missions": "runs as its caller: whatever it may not do itself",
     "keep_missions": "runs as its caller: whatever it may not do itself",
     "use_nonces": "runs as its caller: whatever it may not do itself",
+    "budget_used_up": "runs as its caller: whatever it may not do itself",
     "hold_budgets": "holds accounts where they are until its transaction ends",
     "names_of": "names and kinds of principals of the tenant entered, which stories name anyway",
     "take_in": "runs as its caller: whatever it may not do itself",

@@ -108,7 +108,9 @@ async def test_a_lease_is_not_taken_for_good_and_lost_work_comes_back(ground: Gr
     asked = await ground.approved()
     executor = await ground.of("executor")
     await executor.fetch("SELECT * FROM take_executor_work(500, interval '100 years')")
-    await ground.value("executor", "SELECT finish_executor_work($1, $2, 1, 1, NULL)", ground.tenant, asked.writeback)
+    await ground.value(
+        "executor", "SELECT finish_executor_work($1, $2, 1, 1, NULL, false)", ground.tenant, asked.writeback
+    )
     worker = await ground.of("worker")
     while await worker.fetchval("SELECT restore_executor_work(500)"):
         pass

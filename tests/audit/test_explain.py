@@ -1,5 +1,6 @@
 """Any id leads to its whole story, to nobody else's, and each step of it says what it is worth."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -7,6 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from app import ledger
+from app.audit import AT_ONCE
 from app.caller import system
 from tests.packet.zips import anchor, with_store, written
 from tests.world import World
@@ -379,3 +381,45 @@ async def test_what_was_cut_off_the_end_of_a_chain_is_missed(world: World, life:
         )
     for one in (early, beside):
         assert (await told(world, one["id"], verify=True))["proof"]["verified"]
+
+
+async def test_only_what_an_anchor_contradicts_is_broken(world: World, life: Life, tmp_path: Path) -> None:
+    """What came after every anchor has its chain, whatever became of the anchors before it."""
+    with_store(world, tmp_path / "anchors")
+    early = await world.create()
+    await anchor(world)
+    await world.operator.post(f"/v1/missions/{early['id']}/cancel", json={"reason": "x"}, headers={"If-Match": '"v1"'})
+    [slot] = (tmp_path / "anchors").rglob("anchors/*.json")
+    slot.write_bytes(b"")
+    story = await told(world, early["id"], verify=True)
+    assert (story["proof"]["verified"], story["proof"]["finding"]) == (
+        False,
+        "anchor 1: it is missing, or cannot be read",
+    )
+    assert {step["what"]: step["proof"] for step in story["steps"]} == {"accepted": "broken", "cancelled": "chained"}
+
+
+@pytest.mark.parametrize("body", ["[1]", "no JSON at all", '{"number": true, "last": 7}'])
+async def test_what_somebody_made_an_anchors_fact_say_stops_no_answer(
+    world: World, life: Life, tmp_path: Path, body: str
+) -> None:
+    with_store(world, tmp_path / "anchors")
+    await anchor(world)
+    first = (await told(world, life.id))["steps"][0]["facts"][0]
+    await tampered(world, "UPDATE ledger SET body = $1 WHERE type = 'ledger.anchored'", body.encode())
+    for path in (f"/v1/ledger/facts/{first}/proof", f"/v1/ledger/export?subject={life.id}", "/v1/status"):
+        answer = await world.auditor.get(path)
+        assert answer.status_code == 200, (path, answer.text)
+    assert (await told(world, life.id, verify=True))["proof"]["anchors"] == "none"
+
+
+async def test_few_stories_are_verified_at_a_time(world: World, tmp_path: Path) -> None:
+    mission = await world.create()
+    proving = world.public.state.proving
+    for _ in range(AT_ONCE):
+        await proving.acquire()
+    waiting = asyncio.create_task(told(world, mission["id"], verify=True))
+    assert (await told(world, mission["id"]))["proof"] is None, "the others do not wait"
+    assert not waiting.done()
+    proving.release()
+    assert (await waiting)["proof"]["verified"]

@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 
+from app.http.serving import opened
 from app.main import Root, internal_app
 from colony_client import signing
 from colony_client.artifacts import (
@@ -118,9 +119,9 @@ async def test_the_signature_is_over_everything_that_is_said(world: World) -> No
 async def test_a_request_counts_once_in_all_processes_of_the_root(world: World) -> None:
     """A replay to another process of the root, which shares only the database, is refused."""
     second = Root(world.settings())
-    second.callbacks.batches.start()
-    try:
-        other = httpx.AsyncClient(transport=httpx.ASGITransport(internal_app(second)), base_url="http://root")
+    app = internal_app(second)
+    async with opened(second, app):
+        other = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://root")
         life = await in_state(world, "running")
         path, token = events_path(life.dispatch), life.dispatch.mission_token
         for first, again in ((world.inside, other), (other, world.inside), (other, other)):
@@ -128,11 +129,6 @@ async def test_a_request_counts_once_in_all_processes_of_the_root(world: World) 
             taken = await call(world, path, batch(life.dispatch), token, via=first, **nonce)
             assert taken.status_code == 200, taken.text
             problem(await call(world, path, batch(life.dispatch), token, via=again, **nonce), "unauthenticated")
-    finally:
-        await second.callbacks.batches.stop()
-        await second.database.close()
-        await second.reader.close()
-        await second.colony.aclose()
 
 
 async def test_a_nonce_is_spent_even_when_the_call_is_refused(world: World) -> None:

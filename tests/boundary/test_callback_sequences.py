@@ -16,13 +16,13 @@ import pytest
 from hypothesis import HealthCheck, Phase, example, given, seed, settings
 from hypothesis import strategies as st
 
+from app.http.serving import opened
 from app.main import Root, internal_app, public_app
 from tests.boundary.deliveries import ENDS, FATES, MIDDLE, Delivery, Door, Teller, bodies
 from tests.boundary.remains import remains
 from tests.world import World
 from tests.world.checks import inspector
 from tests.world.life import event, stuck
-from tests.world.world import lifespan
 
 SEQUENCES = int(os.environ.get("CALLBACK_SEQUENCES", "300"))
 SEED = int(os.environ.get("CALLBACK_SEED", str(random.SystemRandom().randrange(2**32))))
@@ -153,7 +153,7 @@ EVERYTHING = Story(
 async def stage(world: World, capsys: pytest.CaptureFixture[str]) -> AsyncIterator[Stage]:
     """When all is told, the ledger of all of it verifies."""
     other = Root(world.settings())
-    async with lifespan(public_app(other)):
+    async with opened(other, public_app(other)):
         made = Stage(world, [Door(world.root, world.internal), Door(other, internal_app(other))])
         yield made
     verdict = (await world.auditor.post("/v1/ledger/verify")).json()

@@ -54,7 +54,7 @@ async def admitted(world: World) -> Patients:
     await due(world, "attempt_timer", asked.id)
     assert (await cancelled.end("cancel")).status_code == 200
     offered, *batch = [await begin(world) for _ in range(1 + BATCH)]
-    items = await work.take(world.worker.database, "worker", list(KINDS_OF_WORK), 50, world.root_lease())
+    items, _ = await work.turn(world.worker.database, list(KINDS_OF_WORK), 50, world.root_lease())
     return Patients(offered, batch, asked, cancelled, {item.subject: item for item in items})
 
 

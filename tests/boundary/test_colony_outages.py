@@ -7,11 +7,13 @@ from datetime import timedelta
 import pytest
 
 from app import work
+from app.boundary import quarantine
 from app.clock import now
 from app.worker import Worker
 from tests.boundary.faults import broken
 from tests.boundary.outage import again, origins, retry_in_s, says, waits
 from tests.world import World
+from tests.world.checks import inspector
 from tests.world.life import begin, due, in_state, under_way
 
 dispatch = importlib.import_module("app.boundary.dispatch")  # the room's door has a verb of this name
@@ -95,6 +97,20 @@ async def test_a_fault_in_the_middle_of_a_batch_loses_none_of_it(world: World) -
     assert {await life.state() for life in lives} == {"dispatched"}
 
 
+async def test_each_mission_of_a_call_in_vain_waits_by_its_own_attempts(world: World) -> None:
+    """Who has failed for long is offered beside who comes for the first time, and puts that one off no longer than it has to be."""
+    old, new = await begin(world), await begin(world)
+    await (await inspector(world)).execute(
+        "UPDATE work SET attempts = 6 WHERE kind = 'dispatch' AND subject = $1", old.id
+    )
+    async with broken(world) as colony:
+        colony.manner = "html_500"
+        await world.run_work("dispatch", rounds=1)
+        assert len(colony.calls) == 1
+    assert 20 < await retry_in_s(old) <= 30
+    assert await retry_in_s(new) <= 0.5
+
+
 async def test_an_answer_that_nobody_asked_for_is_not_taken_for_the_next_ones(world: World) -> None:
     first, second = await begin(world), await begin(world)
     async with broken(world, "answers_everything_twice") as colony:
@@ -112,14 +128,14 @@ async def test_an_answer_that_nobody_asked_for_is_not_taken_for_the_next_ones(wo
 async def test_whoever_makes_the_same_mistake_in_other_words_fills_no_disk(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatch, "MOST_KEPT", 4)
+    monkeypatch.setattr(quarantine, "MOST_KEPT", 4)
     life = await begin(world)
     async with broken(world, "another_page_each_time") as colony:
         for _ in range(6):
             await again(life)
         assert len(colony.calls) == 6
         assert await origins(life) == ["dispatch_answer"] * 4
-        monkeypatch.setattr(dispatch, "MOST_KEPT_BYTES", 20)
+        monkeypatch.setattr(quarantine, "MOST_KEPT_BYTES", 20)
         other = await begin(world)
         for _ in range(3):
             await again(other)
@@ -166,7 +182,7 @@ async def test_an_attempt_is_not_offered_by_two_workers_at_one_time_however_long
 
         async def toil(worker: Worker) -> None:
             while len(colony.calls) < 8:
-                items = await work.take(worker.database, "worker", ["dispatch"], 10, worker.lease)
+                items, _ = await work.turn(worker.database, ["dispatch"], 10, worker.lease)
                 await (worker.dispatch(items) if items else asyncio.sleep(0.02))
 
         async with asyncio.timeout(20):

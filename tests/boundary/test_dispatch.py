@@ -114,9 +114,9 @@ async def test_an_attempt_is_offered_again_under_its_own_number_until_somebody_a
 async def test_two_workers_with_the_same_work_offer_one_attempt(world: World) -> None:
     """A worker that was slow comes back after its lease: it offers the same attempt again, and one move is made."""
     offers, life = Offers(world), await begin(world)
-    [first] = await work.take(world.worker.database, "worker", ["dispatch"], 10, world.root_lease())
+    [first], _ = await work.turn(world.worker.database, ["dispatch"], 10, world.root_lease())
     await due(world, "dispatch", life.id)
-    [second] = await work.take(world.worker.database, "worker", ["dispatch"], 10, world.root_lease())
+    [second], _ = await work.turn(world.worker.database, ["dispatch"], 10, world.root_lease())
     assert second.fence > first.fence
     colony = world.worker.colony
     await asyncio.gather(*(boundary.dispatch(world.worker.database, colony, [item]) for item in (first, second)))
@@ -128,7 +128,7 @@ async def test_two_workers_with_the_same_work_offer_one_attempt(world: World) ->
 
 async def test_what_ended_meanwhile_is_not_offered(world: World) -> None:
     offers, life = Offers(world), await begin(world)
-    items = await work.take(world.worker.database, "worker", ["dispatch"], 10, world.root_lease())
+    items, _ = await work.turn(world.worker.database, ["dispatch"], 10, world.root_lease())
     assert (await life.end("cancel")).status_code == 200
     await boundary.dispatch(world.worker.database, world.worker.colony, items)
     assert offers.batches == [] and await life.state() == "cancelled"

@@ -92,7 +92,7 @@ class Play:
 
     async def offer(self, by: int, manner: str) -> None:
         worker = self.workers[by]
-        items = await work.take(worker.database, "worker", ["dispatch"], 50, worker.lease)
+        items, _ = await work.turn(worker.database, ["dispatch"], 50, worker.lease)
         if not items:
             return
         self.colony.manner = manner

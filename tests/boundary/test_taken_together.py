@@ -14,7 +14,7 @@ from app.boundary.callbacks import Call, Taken
 from app.caller import SYSTEM, Caller
 from app.errors import Problem
 from app.missions.held import holding
-from app.work import Item, take
+from app.work import Item, turn
 from colony_client.contract import Event, EventBatch
 from tests.boundary.deliveries import ENDS, MIDDLE, bodies
 from tests.boundary.remains import remains
@@ -179,12 +179,12 @@ async def test_batches_of_several_tenants_never_wait_for_each_other_in_a_ring(wo
     connections = [await world.connect("api"), await world.connect("api")]
     for _ in range(8):
         batches: list[list[Call]] = []
-        for turn in range(2):
+        for at in range(2):
             ours, theirs = await in_state(world, "running"), await begin_elsewhere(world)
             used = event(1, type="usage.reported", tokens_in=1, tokens_out=1, cost_usd=0.01)
             ends = event(1, type="signal", signal="blocked", reason="no")
-            pair = [call(ours, 1, [used if turn else ends]), call(theirs, 1, [ends if turn else used])]
-            batches.append(pair[::-1] if turn else pair)
+            pair = [call(ours, 1, [used if at else ends]), call(theirs, 1, [ends if at else used])]
+            batches.append(pair[::-1] if at else pair)
         runs = (world.root.callbacks.run(one, batch) for one, batch in zip(connections, batches, strict=True))
         for outcomes in await asyncio.gather(*runs):
             assert all(isinstance(one, Taken) for one in outcomes)
@@ -218,7 +218,7 @@ async def test_a_review_that_cannot_be_kept_fails_alone(world: World) -> None:
 async def test_whoever_lost_the_lease_ends_nothing(world: World) -> None:
     """What is written for many at once is fenced row by row."""
     lives = [await begin(world) for _ in range(2)]
-    items = await take(world.worker.database, "worker", ["dispatch"], 10, world.root_lease())
+    items, _ = await turn(world.worker.database, ["dispatch"], 10, world.root_lease())
     late = [Item(one.tenant, one.kind, one.subject, one.fence - 1, one.wanted, one.attempts) for one in items[:1]]
     async with holding(world.worker.database, [(one.tenant, one.subject) for one in items]) as held:
         held.finish(late[0])
@@ -229,7 +229,7 @@ async def test_whoever_lost_the_lease_ends_nothing(world: World) -> None:
     assert [tuple(row) for row in rows] == [(late[0].subject, True)]
     async with holding(world.worker.database, [(one.tenant, one.subject) for one in items]) as held:
         held.again(late[0], None)
-    again = await take(world.worker.database, "worker", ["dispatch"], 10, world.root_lease())
+    again, _ = await turn(world.worker.database, ["dispatch"], 10, world.root_lease())
     assert again == []
 
 

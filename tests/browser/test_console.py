@@ -175,6 +175,64 @@ async def test_expired_while_open(before: Screen, world: World) -> None:
     assert await state(world, change) == "expired"
 
 
+async def test_a_question_between_two_people_and_an_escalation_by_keys(before: Screen, world: World) -> None:
+    change = await pending_change(world)
+    path = f"/approvals/{change['id']}"
+    mine, theirs = await before.page(path=path), await before.page("submitter", path=path)
+    deciding = await before.page("second_operator", path=path)
+    await deciding.keyboard.press("a")
+    await deciding.locator("#why").fill("my careful words")
+    await mine.keyboard.press("s")
+    await mine.keyboard.type("Which call is it from?")
+    await mine.keyboard.press("Tab")  # to whom: the requester comes first
+    await mine.keyboard.press("Tab")
+    await mine.keyboard.press("Enter")
+    await mine.locator("#questions").get_by_text("Which call is it from?").wait_for()
+    # the requester's page hears of it; whoever is deciding is told, and keeps what they typed
+    await theirs.locator("#questions").get_by_text("Which call is it from?").wait_for()
+    await deciding.locator("#said").get_by_text("Somebody asked about it").wait_for()
+    assert await deciding.locator("#why").input_value() == "my careful words"
+    await theirs.locator("#questions").get_by_role("button", name="Answer").click()
+    await theirs.keyboard.type("From that of the 3rd.")
+    await theirs.keyboard.press("Tab")
+    await theirs.keyboard.press("Enter")
+    await theirs.get_by_text("submitter answered").wait_for()
+    await mine.get_by_text("From that of the 3rd.").wait_for()
+
+    await mine.keyboard.press("x")
+    await mine.keyboard.type("It is theirs to say.")
+    await mine.keyboard.press("Enter")
+    await mine.get_by_text("asked too").wait_for()
+    await mine.keyboard.press("x")  # the rule names nobody else, and that is said
+    await mine.locator("#said").get_by_text("names no further role").wait_for()
+    admin = await before.page("admin", path=path)
+    await admin.get_by_role("button", name="Approve").wait_for()
+    # neither has made the form stale that was open all the while
+    await deciding.locator("#why").press("Enter")
+    await deciding.get_by_text("second_operator approved").wait_for()
+    assert await state(world, change) == "approved" and before.complaints == []
+
+
+async def test_asking_answering_and_escalating_without_a_script(before: Screen, world: World) -> None:
+    change = await pending_change(world)
+    path = f"/approvals/{change['id']}"
+    mine = await before.page(path=path, java_script_enabled=False)
+    await mine.locator("#panel-ask summary").click()
+    await mine.locator("#question").fill("Which call is it from?")
+    await mine.get_by_role("button", name="Ask", exact=True).click()
+    await mine.locator("#questions").get_by_text("Which call is it from?").wait_for()
+    theirs = await before.page("submitter", path=path, java_script_enabled=False)
+    await theirs.locator("#questions summary").click()
+    await theirs.locator("#answer-1").fill("From that of the 3rd.")
+    await theirs.get_by_role("button", name="Answer", exact=True).click()
+    await theirs.get_by_text("submitter answered").wait_for()
+    await mine.locator("#panel-escalate summary").click()
+    await mine.locator("#escalate-why").fill("It is theirs to say.")
+    await mine.get_by_role("button", name="Ask this role too").click()
+    await mine.get_by_text("It is theirs to say.").wait_for()
+    assert (await world.operator.get(f"/v1/approvals/{change['id']}")).json()["may_decide"] == ["operator", "admin"]
+
+
 async def test_the_requester_sees_why(before: Screen, world: World) -> None:
     change = await pending_change(world)
     await hire(world, "owner", "operator")

@@ -1,29 +1,54 @@
 """The short way into the routes of tools and models answers as the framework does, right or wrong."""
 
 import json
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
 import pytest
 
+from app.http.lane import Lane
 from tests.boundary.calls import call, token_of
 from tests.models.conftest import ASK, House, house
-from tests.tools.registered import mission_with
+from tests.tools.registered import ask, mission_with
 from tests.world import World
 from tests.world.checks import impersonal
+from tests.world.life import Life
 
 __all__ = ["house"]
 
 TRACED = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
+Send = Callable[[httpx.AsyncClient], Awaitable[httpx.Response]]
+BothWays = Callable[[Send], Awaitable[tuple[httpx.Response, httpx.Response]]]
 
 
-def both(one: httpx.Response, other: httpx.Response) -> None:
-    first, second = impersonal(one), impersonal(other)
-    assert first == second
-    assert "traceparent" in other.headers and "traceparent" not in one.headers
-    assert {"request-id", "ratelimit-policy"} & set(one.headers) == {"request-id", "ratelimit-policy"} & set(
-        other.headers
-    )
+@pytest.fixture
+def both_ways(monkeypatch: pytest.MonkeyPatch, world: World) -> BothWays:
+    """Sends the same once by the short way and once, traced, through the framework; answers both."""
+    short, take = list[str](), Lane.take
+
+    async def noticed(self: Lane, *arguments: Any) -> None:
+        short.append("taken")
+        await take(self, *arguments)
+
+    monkeypatch.setattr(Lane, "take", noticed)
+
+    async def sent(send: Send) -> tuple[httpx.Response, httpx.Response]:
+        answers = []
+        for headers, taken in (({}, ["taken"]), (TRACED, [])):
+            short.clear()
+            inside = httpx.ASGITransport(world.internal)
+            async with httpx.AsyncClient(transport=inside, base_url="http://root", headers=headers) as via:
+                answers.append(await send(via))
+            assert short == taken
+        return answers[0], answers[1]
+
+    return sent
+
+
+def tools_of(world: World, life: Life, tool: str, body: bytes, token: str | None = None) -> Send:
+    path = f"/internal/v1/missions/{life.id}/tools/{tool}/calls"
+    return lambda via: call(world, path, body, token or life.dispatch.mission_token, via=via)
 
 
 @pytest.mark.parametrize(
@@ -31,35 +56,23 @@ def both(one: httpx.Response, other: httpx.Response) -> None:
     [b'{"arguments": {}}', b'{"arguments": {"x": 1}}', b'{"arguments": [', b"[]", b'{"arguments": {"n": 1e999}}'],
     ids=["right", "unknown argument", "no json", "no object", "no number"],
 )
-async def test_a_tools_answer_is_the_same_both_ways(world: World, body: bytes) -> None:
+async def test_a_tools_answer_is_the_same_both_ways(world: World, both_ways: BothWays, body: bytes) -> None:
     life = await mission_with(world, "workspace.outline")
-    path = f"/internal/v1/missions/{life.id}/tools/workspace.outline/calls"
-    answers = []
-    for headers in ({}, TRACED):
-        async with httpx.AsyncClient(
-            transport=httpx.ASGITransport(world.internal), base_url="http://root", headers=headers
-        ) as via:
-            answers.append(await call(world, path, body, life.dispatch.mission_token, via=via))
-    both(*answers)
+    one, other = await both_ways(tools_of(world, life, "workspace.outline", body))
+    assert impersonal(one) == impersonal(other)
+    assert "traceparent" in other.headers and "traceparent" not in one.headers
+    told = {"request-id", "ratelimit-policy"}
+    assert told & set(one.headers) == told & set(other.headers)
 
 
 @pytest.mark.parametrize("tool", ["workspace.read", "nothing", "nobody.knows"])
-async def test_a_refusal_is_the_same_both_ways(world: World, tool: str) -> None:
+@pytest.mark.parametrize("stranger", [False, True])
+async def test_a_refusal_is_the_same_both_ways(world: World, both_ways: BothWays, tool: str, stranger: bool) -> None:
     life = await mission_with(world, "workspace.outline")
-    path = f"/internal/v1/missions/{life.id}/tools/{tool}/calls"
-    answers = []
-    for headers in ({}, TRACED):
-        async with httpx.AsyncClient(
-            transport=httpx.ASGITransport(world.internal), base_url="http://root", headers=headers
-        ) as via:
-            answers.append(await call(world, path, b'{"arguments": {}}', life.dispatch.mission_token, via=via))
-            stranger = token_of(world, life.dispatch, audience="gateway")
-            answers.append(await call(world, path, b'{"arguments": {}}', stranger, via=via))
-    said = [{**answer.json(), "policy_decision": ""} for answer in answers]
-    for one in said:
-        one.pop("request_id")
-    assert said[0] == said[2] and said[1] == said[3]
-    assert [one.status_code for one in answers[:2]] == [one.status_code for one in answers[2:]]
+    token = token_of(world, life.dispatch, audience="gateway") if stranger else None
+    one, other = await both_ways(tools_of(world, life, tool, b'{"arguments": {}}', token))
+    own = {"policy_decision": "", "request_id": ""}
+    assert one.json() | own == other.json() | own and one.status_code == other.status_code
 
 
 @pytest.mark.parametrize(
@@ -67,32 +80,57 @@ async def test_a_refusal_is_the_same_both_ways(world: World, tool: str) -> None:
     [{"model": "small", "messages": ASK}, {"model": "nobody", "messages": ASK}, {"model": "small"}, "x"],
     ids=["right", "unknown", "incomplete", "no object"],
 )
-async def test_a_models_answer_is_the_same_both_ways(house: House, said: Any) -> None:
+async def test_a_models_answer_is_the_same_both_ways(house: House, both_ways: BothWays, said: Any) -> None:
     life = await house.mission()
-    answers = []
-    for headers in ({}, TRACED):
-        async with httpx.AsyncClient(base_url=house.base, headers=headers) as via:
-            path = f"/internal/v1/missions/{life.id}/openai/v1/chat/completions"
-            more = {"Authorization": f"Bearer {life.dispatch.gateway_token}", "Content-Type": "application/json"}
-            answers.append(await via.post(path, content=json.dumps(said), headers=more))
-    one, other = answers
+    path = f"/internal/v1/missions/{life.id}/openai/v1/chat/completions"
+    more = {"Authorization": f"Bearer {life.dispatch.gateway_token}", "Content-Type": "application/json"}
+    one, other = await both_ways(lambda via: via.post(path, content=json.dumps(said), headers=more))
     assert one.status_code == other.status_code
-    shown = [answer.json() for answer in answers]
+    shown = [answer.json() for answer in (one, other)]
     for each in shown:
         each.get("error", {}).pop("request_id", None)
     assert shown[0] == shown[1]
     assert one.headers.get("x-should-retry") == other.headers.get("x-should-retry")
 
 
-async def test_a_replayed_call_uses_up_nobodys_rate(world: World) -> None:
+# --- calls that somebody sends again
+
+
+def few_calls(world: World, life: Life, monkeypatch: pytest.MonkeyPatch, burst: int) -> Any:
+    """From now on a mission may make so many calls, and no more for as long as a test takes; its lease."""
+    limits = world.root.limits
+    monkeypatch.setattr(limits, "mission_per_s", 0.001)
+    monkeypatch.setattr(limits, "burst_s", burst * 1000.0)
+    limits.leases.clear()
+    return limits.lease(limits.bucket_of(life.dispatch.envelope.tenant_id, life.id))
+
+
+@pytest.mark.parametrize("body", [b'{"arguments": {}}', b'{"arguments": ['], ids=["right", "malformed"])
+async def test_a_call_that_is_sent_again_uses_up_nobodys_rate(
+    world: World, monkeypatch: pytest.MonkeyPatch, body: bytes
+) -> None:
     life = await mission_with(world, "workspace.outline")
-    path = f"/internal/v1/missions/{life.id}/tools/workspace.outline/calls"
-    nonce = "n" * 24
-    first = await call(world, path, b'{"arguments": {}}', life.dispatch.mission_token, nonce=nonce)
-    assert first.status_code == 200
-    bucket = world.root.limits.bucket_of(life.dispatch.envelope.tenant_id, life.id)
-    before = world.root.limits.lease(bucket).tokens
-    again = await call(world, path, b'{"arguments": {}}', life.dispatch.mission_token, nonce=nonce)
-    assert again.status_code == 401
-    assert world.root.limits.lease(bucket).tokens == before
-    assert len(await life.facts("tool.called")) == 1
+    lease = few_calls(world, life, monkeypatch, 3)
+    path, nonce = f"/internal/v1/missions/{life.id}/tools/workspace.outline/calls", "n" * 24
+    first = await call(world, path, body, life.dispatch.mission_token, nonce=nonce)
+    assert first.status_code == (200 if body.endswith(b"}") else 422)
+    for _ in range(4):
+        lease.until = 0.0  # what a process has leased is lost after a second
+        again = await call(world, path, body, life.dispatch.mission_token, nonce=nonce)
+        assert again.status_code == 401
+    assert (await ask(world, life.dispatch, "workspace.outline")).status_code == 200
+    assert len(await life.facts("tool.called")) == 1 + (first.status_code == 200)
+
+
+@pytest.mark.parametrize("body", [b'{"arguments": {}}', b'{"arguments": ['], ids=["right", "malformed"])
+async def test_what_was_taken_for_a_call_that_another_process_knew_goes_back(
+    world: World, monkeypatch: pytest.MonkeyPatch, body: bytes
+) -> None:
+    life = await mission_with(world, "workspace.outline")
+    lease = few_calls(world, life, monkeypatch, 3)
+    path, nonce = f"/internal/v1/missions/{life.id}/tools/workspace.outline/calls", "n" * 24
+    await call(world, path, body, life.dispatch.mission_token, nonce=nonce)
+    world.root.nonces.used.clear()
+    assert lease.tokens == 0
+    assert (await call(world, path, body, life.dispatch.mission_token, nonce=nonce)).status_code == 401
+    assert lease.tokens == 1

@@ -1,6 +1,9 @@
 """Calls that are judged from memory: what is no longer so comes back, each by itself, and what stands leaves what it always left."""
 
+import ast
 import asyncio
+import inspect
+import textwrap
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from decimal import Decimal
@@ -12,15 +15,19 @@ import pytest
 
 from app import budgets, calls, policy
 from app.caller import SYSTEM, Caller
+from app.model_gateway import actions as model_actions
 from app.tools import api as tools_api
 from app.tools import known
 from app.tools.judging import looked_at
 from tests.boundary.remains import remains
+from tests.models.conftest import House, house
 from tests.tools.odd_server import Odd, served_odd
 from tests.tools.registered import ask, definition, entry, mission_with, put, register
 from tests.world import World
 from tests.world.checks import census, inspector, problem
 from tests.world.life import Life, give_guide
+
+__all__ = ["house"]
 
 
 @pytest.fixture
@@ -123,8 +130,28 @@ async def forbidden(life: Life, odd: Odd) -> None:
     assert said.status_code in (200, 201), said.text
 
 
-OF_ONE_MISSION = (superseded, ended, late, spent)
-OF_THE_TOOL = (halted, all_halted, registered_anew, retired, drifted, forbidden)
+# Each with what `over` and `Known.off` look at for it: what is judged there open_calls looks at once more, in SQL.
+OF_ONE_MISSION = {superseded: {"attempt"}, ended: {"state"}, late: {"deadline_at"}, spent: {"over_budget"}}
+OF_THE_TOOL = {
+    halted: {"halted"},
+    all_halted: {"halted"},
+    registered_anew: {"access", "entry", "becomes"},
+    retired: {"retired"},
+    drifted: {"drifted"},
+    forbidden: set[str](),
+}
+
+
+def conditions(function: Any) -> set[str]:
+    """The members that a function's conditions look at."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    tests = [node.test for node in ast.walk(tree) if isinstance(node, ast.If)]
+    return {one.attr for test in tests for one in ast.walk(test) if isinstance(one, ast.Attribute)}
+
+
+def test_whatever_ends_a_call_has_its_case_here() -> None:
+    assert conditions(calls.over) == set[str]().union(*OF_ONE_MISSION.values())
+    assert conditions(known.Known.off) == set[str]().union(*OF_THE_TOOL.values())
 
 
 @pytest.mark.parametrize("change", [*OF_ONE_MISSION, *OF_THE_TOOL], ids=lambda change: change.__name__)
@@ -197,6 +224,16 @@ async def test_the_budget_refuses_one_of_two_in_a_batch(world: World) -> None:
     assert held == 600
 
 
+async def test_fifty_at_once_on_a_budget_for_ten_are_ten(world: World) -> None:
+    life = await mission_with(world, "workspace.outline", budget={"tokens": 1000})
+    await ask(world, life.dispatch, "workspace.outline")
+    amounts = budgets.Amounts(100, Decimal(0))
+    wanted = [await opening(life, "workspace.outline", purpose="model", amounts=amounts) for _ in range(50)]
+    outcomes = await asyncio.gather(*(world.root.openings.open(one) for one in wanted))
+    assert sum(isinstance(one, UUID) for one in outcomes) == 10 and outcomes.count("again") == 40
+    assert await run(world, wanted[0]) == ["replayed"]
+
+
 async def test_a_batch_serves_two_tenants_each_by_its_own(world: World) -> None:
     life = await mission_with(world, "workspace.outline")
     await ask(world, life.dispatch, "workspace.outline")
@@ -244,6 +281,56 @@ async def test_a_call_judged_at_once_leaves_what_one_judged_at_length_leaves(
     assert await more_of(world, quick.id) == await more_of(world, slow.id)
 
 
+async def test_a_models_call_judged_at_once_leaves_what_one_judged_at_length_leaves(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = house.world
+    warm, quick, slow = [await house.mission() for _ in range(3)]
+    await house.ask(warm)
+    monkeypatch.setattr(model_actions, "monotonic", lambda: 0.0)  # both take as long
+    lengthy, at_length = list[UUID](), model_actions.at_length
+
+    async def noticed(one: model_actions.Called) -> Any:
+        lengthy.append(one.said.mission)
+        return await at_length(one)
+
+    monkeypatch.setattr(model_actions, "at_length", noticed)
+    answers = [await house.ask(quick)]
+
+    async def never(*_: Any) -> str:
+        return "again"
+
+    monkeypatch.setattr(world.root.openings, "open", never)
+    answers.append(await house.ask(slow))
+    assert lengthy == [slow.id] and answers[0].choices == answers[1].choices
+    left = await remains(world, [quick.id, slow.id])
+    assert left[quick.id] == left[slow.id]
+    assert await more_of(world, quick.id) == await more_of(world, slow.id)
+
+
+async def test_a_provider_switched_off_between_judging_and_opening_is_not_asked(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life, openings = await house.mission(), house.world.root.openings
+    await house.ask(life)
+    assert len(house.east.asked) == 1
+    seen: list[calls.Outcome] = []
+
+    async def meanwhile(connection: asyncpg.Connection, items: Sequence[calls.Opening]) -> Any:
+        if not seen:
+            off = await house.world.admin.post("/v1/model-providers/east/off", json={"reason": "as the test says"})
+            assert off.status_code == 200, off.text
+        outcomes = await type(openings).run(openings, connection, items)
+        seen.extend(outcomes)
+        return outcomes
+
+    monkeypatch.setattr(openings.batches, "run", meanwhile)
+    await house.ask(life)
+    assert seen == ["again"] and len(house.east.asked) == 1 and len(house.west.asked) == 1
+    [_, last] = await house.calls(life)
+    assert last["provider"] == "west"
+
+
 async def more_of(world: World, mission: UUID) -> list[Any]:
     """Decisions, reservations, readings and tape of a mission, without ids and times."""
     found = []
@@ -263,21 +350,28 @@ async def more_of(world: World, mission: UUID) -> list[Any]:
 # --- the end of a process
 
 
+async def run_out(world: World) -> None:
+    """The life of everything that is reserved is over, and whoever looks for that has looked."""
+    connection = await inspector(world)
+    async with connection.transaction():
+        await connection.execute("ALTER TABLE budget_reservation DISABLE TRIGGER budget_reservation_guard")
+        await connection.execute(
+            "UPDATE budget_reservation SET expires_at = now() - interval '1 s' WHERE state = 'reserved' AND expires_at > now()"
+        )
+        await connection.execute("ALTER TABLE budget_reservation ENABLE ALWAYS TRIGGER budget_reservation_guard")
+    async with world.worker.database.write() as session:
+        await budgets.reconcile(session)
+
+
 async def test_what_was_opened_and_never_closed_runs_out(world: World) -> None:
     life = await mission_with(world, "workspace.outline", budget={"tokens": 1000})
     await ask(world, life.dispatch, "workspace.outline")
     amounts = budgets.Amounts(700, Decimal(0))
-    [reservation] = await run(world, await opening(life, "workspace.outline", purpose="model", amounts=amounts))
+    await run(world, await opening(life, "workspace.outline", purpose="model", amounts=amounts))
     connection = await inspector(world)
     held = "SELECT reserved_tokens FROM budget_account WHERE key = $1"
     assert await connection.fetchval(held, str(life.id)) == 700
-    await connection.execute("ALTER TABLE budget_reservation DISABLE TRIGGER budget_reservation_guard")
-    await connection.execute(
-        "UPDATE budget_reservation SET expires_at = now() - interval '1 s' WHERE id = $1", reservation
-    )
-    await connection.execute("ALTER TABLE budget_reservation ENABLE ALWAYS TRIGGER budget_reservation_guard")
-    async with world.worker.database.write() as session:
-        await budgets.reconcile(session)
+    await run_out(world)
     assert await connection.fetchval(held, str(life.id)) == 0
     again = await run(world, await opening(life, "workspace.outline", purpose="model", amounts=amounts))
     assert isinstance(again[0], UUID)

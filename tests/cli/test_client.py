@@ -1,17 +1,24 @@
 """The command line against a root that answers what it is told to: exit codes, sentences, JSON, documents sent."""
 
 import json
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.x509.oid import NameOID
 
 from app.cli import main, show, workspace
-from app.cli.client import Client
+from app.cli.client import Client, connection
+from app.clock import now
 from app.errors import KINDS, Problem
 
 Answer = tuple[int, dict[str, str], Any]
@@ -284,7 +291,11 @@ def test_an_approval_shows_the_difference_and_disarms_the_terminal(root: Root, c
 
 def test_a_decision_needs_the_hash_that_was_seen(root: Root, command: Callable[..., Ended]) -> None:
     root.answers["GET /v1/approvals/a1"] = (200, {"ETag": '"v1"'}, APPROVAL)
-    root.answers["POST /v1/approvals/a1/decisions"] = (201, {}, {"state": "approved", "not_before": None})
+    root.answers["POST /v1/approvals/a1/decisions"] = (
+        201,
+        {},
+        {"state": "approved", "not_before": None, "open_questions": 0},
+    )
     exit_code, _, err = command("approvals", "decide", "a1", "approve")
     assert exit_code == 2 and "--payload-sha256" in err, "nobody can be asked here"
     assert command("approvals", "decide", "a1", "reject", "--payload-sha256", "ab" * 32)[0] == 2, "a reason is due"
@@ -403,3 +414,59 @@ def test_ingest_stops_at_a_refused_key(root: Root, command: Callable[..., Ended]
 def test_a_folder_without_documents_is_wrong_usage(root: Root, command: Callable[..., Ended], tmp_path: Path) -> None:
     assert command("workspace", "ingest", str(tmp_path))[0] == 2
     assert not root.asked
+
+
+def test_brackets_in_a_packet_hide_nothing_and_end_nothing(root: Root, command: Callable[..., Ended]) -> None:
+    def passage(quote: str) -> dict[str, Any]:
+        return {"document": "notes[a", "start": 1, "end": 2, "quote": quote, "verified": True}
+
+    claim = {"text": "Ask [/b", "citations": [passage("x] it [/y"), passage("[bold")], "trust": "untrusted"}
+    sides = {
+        side: {"document": "d[red", "start": 1, "end": 2, "quote": f"{side}]", "value": value}
+        for side, value in (("one", "5 [/z"), ("other", "6]"))
+    }
+    root.answers["GET /v1/missions/1/packet"] = (
+        200, {}, PACKET | {"answer": "Ask [/b", "claims": [claim], "review": {"contradictions": [sides]}},
+    )  # fmt: skip
+    code, out, err = command("missions", "packet", "1")
+    assert (code, err) == (0, "")
+    said = " ".join(out.split())
+    for words in (
+        "1. Ask [/b",
+        "✓ notes[a:1-2 “x] it [/y”",
+        "“[bold”",
+        "contradiction 5 [/z or 6]?",
+        "d[red:1-2 “other]”",
+    ):
+        assert words in said, words
+
+
+def test_an_answer_within_a_second_does_not_pay_for_rich() -> None:
+    asked = """if True:
+        import sys
+        from app.cli import show
+        show.watched = lambda: True
+        with show.patience("asking"):
+            pass
+        sys.exit("rich.console" in sys.modules)"""
+    assert subprocess.run([sys.executable, "-c", asked], check=False).returncode == 0
+
+
+def test_the_authority_that_the_environment_names_is_the_one_that_is_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, name = (
+        Ed25519PrivateKey.generate(),
+        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "an authority of ours")]),
+    )
+    made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
+    made = made.not_valid_before(now()).not_valid_after(now() + timedelta(days=1))
+    made = made.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    file = tmp_path / "authority.pem"
+    file.write_bytes(made.sign(key, None).public_bytes(serialization.Encoding.PEM))
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    contexts = list[Any]()
+    monkeypatch.setattr("httpx.Client", lambda **given: contexts.append(given["verify"]))
+    connection("https://root.example", {})
+    [trusted] = contexts[0].get_ca_certs()
+    assert trusted["subject"] == ((("commonName", "an authority of ours"),),)

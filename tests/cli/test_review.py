@@ -182,6 +182,32 @@ def test_names_and_ids_that_the_agent_chose_are_shown_as_what_they_are(root: Roo
         at.press("q", "0 decided, 1 left.")
 
 
+def test_brackets_split_over_two_words_hide_nothing(root: Root) -> None:
+    """Neither what stands between them nor the screen itself, wherever the agent chose the words."""
+    approval = {
+        "id": "a1", "subject": "writeback", "mission_id": "m1", "mission_type": "t", "state": "pending", "risk_level": "high",
+        "payload_sha256": "ab" * 32, "approvals": 0, "required": 1, "expires_at": "2040-01-01T00:00:00Z", "requested_by": "p1",
+        "rule": {"id": "r1", "version": 1, "comment_required": False}, "summary": "x", "rationale": "y", "may_decide": ["operator"],
+        "current": {"value": {"stage": "new [/y"}},
+        "evidence": [{"document": "notes[a", "start": 1, "end": 2, "quote": "b] said so [/x"}],
+        "payload": {"connector": "crm", "operation": "update", "target": {"kind": "lead", "id": "L-1"}, "expected_version": "4",
+                    "changes": {"note": "see [x", "owner": "mallory]", "stage": "[/x", "tail": "y]\\"}},
+    }  # fmt: skip
+    root.answers["GET /v1/inbox"] = (200, {}, {"items": [approval], "next_cursor": None, "has_more": False})
+    root.answers["GET /v1/approvals/a1"] = (200, {"ETag": '"v1"'}, approval)
+    known = {"MISSION_ROOT_URL": root.url, "MISSION_ROOT_API_KEY": "mr_test"}
+    with Terminal("approvals", "review", environment=known) as at:
+        at.until("1 of 1")
+        shown = " ".join(at.press("\r", "written by the agent, not verified", "q end").replace("│", " ").split())
+        for words in (
+            "in crm: note see [x, owner mallory], stage new [/y → [/x, tail y]\\. It can be set back.",
+            "- new [/y + [/x",
+            "✓ notes[a:1-2 “b] said so [/x”",
+        ):
+            assert words in shown, words
+        at.press("q", "0 decided, 1 left.")
+
+
 async def test_raw_bytes_evidence_help_and_taking_back(world: World, review: Callable[..., Terminal]) -> None:
     both = await waiting(world, "low", "low")
 
@@ -210,6 +236,47 @@ async def test_raw_bytes_evidence_help_and_taking_back(world: World, review: Cal
 
     await asyncio.to_thread(play)
     assert [await state(world, one) for one in both] == ["cancelled", "cancelled"]
+
+
+async def test_what_is_taken_back_is_not_left_even_when_more_approvals_were_wanted(
+    world: World, review: Callable[..., Terminal]
+) -> None:
+    first, second = await waiting(world, "high", "low")
+
+    def play() -> None:
+        with review() as at:
+            at.until("1 of 2", name(first))
+            at.press("\r", f"lead {name(first)}")
+            time.sleep(1.1)
+            at.press("a", f"Type {name(first)} to approve")
+            at.press(f"{name(first)}\r", "It waits for more approvals.", "1 of 2")
+            at.press("u", "Why is it taken back")
+            queue = at.press("A slip.\r", "Taken back: it is cancelled", "1 of 1", name(second))
+            assert name(first) not in queue
+            at.press("q", "0 decided, 1 left.")
+
+    await asyncio.to_thread(play)
+    assert [await state(world, one) for one in (first, second)] == ["cancelled", "pending"]
+
+
+def test_the_review_ends_with_the_undo_window(root: Root) -> None:
+    approval = {
+        "id": "a1", "subject": "writeback", "mission_id": "m1", "mission_type": "t", "state": "pending", "risk_level": "low",
+        "payload_sha256": "ab" * 32, "approvals": 0, "required": 1, "expires_at": "2040-01-01T00:00:00Z", "requested_by": "p1",
+        "rule": {"id": "r1", "version": 1, "comment_required": False}, "may_decide": ["operator"],
+        "payload": {"connector": "crm", "operation": "update", "target": {"kind": "lead", "id": "L-1"}, "changes": {"a": 1}},
+    }  # fmt: skip
+    over = {"state": "approved", "not_before": "2020-01-01T00:00:00+00:00", "open_questions": 0}
+    root.answers["GET /v1/inbox"] = (200, {}, {"items": [approval], "next_cursor": None, "has_more": False})
+    root.answers["GET /v1/approvals/a1"] = (200, {"ETag": '"v1"'}, approval)
+    root.answers["POST /v1/approvals/a1/decisions"] = (201, {}, over)
+    known = {"MISSION_ROOT_URL": root.url, "MISSION_ROOT_API_KEY": "mr_test"}
+    with Terminal("approvals", "review", environment=known) as at:
+        at.until("1 of 1")
+        at.press("\r", "q end")
+        at.press("a", "Approve exactly this?")
+        at.press("y", "1 decided; nothing waits any more.")
+        assert at.ended() == 0
 
 
 async def test_the_requester_is_refused_in_place(world: World, review: Callable[..., Terminal]) -> None:

@@ -1,5 +1,6 @@
 """Somebody at the console: a cookie, pages, and the forms on them, sent as a browser would send them."""
 
+import html
 import re
 from html.parser import HTMLParser
 from typing import Any
@@ -60,6 +61,12 @@ class Page(HTMLParser):
     @property
     def text(self) -> str:
         return re.sub(r"\s+", " ", "".join(self.words))
+
+    def field(self, label: str) -> str:
+        """What the field with this label is sent as."""
+        [place] = re.findall(rf'<label for="([^"]+)">{re.escape(html.escape(label, quote=False))}[ <]', self.source)
+        [name] = [said["name"] for _, said in self.tags if said.get("id") == place]
+        return str(name)
 
     def form_to(self, ending: str, **having: str) -> dict[str, Any]:
         """The form whose action ends so, and that has these fields as they are."""

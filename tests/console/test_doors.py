@@ -116,6 +116,36 @@ async def test_a_link_works_once_in_time_and_on_this_machine(world: World) -> No
     await named.aclose()
 
 
+BEHIND: dict[str, dict[str, str]] = {
+    "with the client's address": {"X-Forwarded-For": "192.0.2.7"},
+    "with its scheme alone": {"X-Forwarded-Proto": "https"},
+    "with the host it was asked for": {"X-Forwarded-Host": "root.example.com"},
+    "as the standard has it": {"Forwarded": "for=192.0.2.7;proto=https"},
+    "by another name": {"X-Real-IP": "192.0.2.7"},
+    "and says its own": {"Via": "1.1 proxy"},
+    "that lies": {"X-Forwarded-For": "127.0.0.1"},
+}
+
+
+@pytest.mark.parametrize("proxy", BEHIND)
+async def test_behind_a_proxy_on_this_machine_that_nobody_named_nobody_is_local(world: World, proxy: str) -> None:
+    """It asks from 127.0.0.1 and writes the Host anew, so that address and name look like somebody who sits here."""
+    world.public.state.settings = world.settings(console_base_url="https://root.example.com")
+    desk, link = Desk(world), await link_for(world, "operator")
+    refused = await desk.http.get("/console/login", params={"link": link}, headers=BEHIND[proxy])
+    assert refused.status_code == 403 and COOKIE not in refused.headers.get("set-cookie", "")
+    form = {"Origin": HERE, **BEHIND[proxy]}
+    assert (await desk.http.post("/console/login", data={"link": link}, headers=form)).status_code == 403
+    # who really sits here gets in by the same link; and behind a proxy that is named it is the client who counts
+    assert (await desk.http.get("/console/login", params={"link": link})).status_code == 303
+    named = {"console_base_url": "https://root.example.com", "trusted_proxies": "127.0.0.1/32"}
+    world.public.state.settings = world.settings(**named)
+    far = await desk.http.get("/console/login", params={"link": "x" * 40}, headers={"X-Forwarded-For": "192.0.2.7"})
+    near = await desk.http.get("/console/login", params={"link": "x" * 40}, headers={"X-Forwarded-For": "127.0.0.1"})
+    assert (far.status_code, near.status_code) == (403, 401)
+    await desk.http.aclose()
+
+
 async def test_a_form_is_taken_from_our_own_pages_only(world: World) -> None:
     desk, change = await seat(world), await pending_change(world)
     page = await desk.get(f"/console/approvals/{change['id']}")
@@ -181,7 +211,8 @@ async def test_only_a_page_that_goes_on_by_itself_asks_where_the_record_ends(wor
         source = (await desk.get(f"/console{path}")).source
         assert bool(re.search(r'data-after="\d+[^"]*"', source)) == bool(live), path
     form = (await desk.get(f"/console/approvals/{change['id']}")).form_to("/decision", decision="reject")
-    assert 'data-after="' in (refused := await desk.send(form)).source and refused.status == 422
+    refused = await desk.send(form)
+    assert refused.status == 422 and re.search(r'data-after="\d+[^"]*"', refused.source)
 
 
 async def test_signing_out_and_losing_ones_rights_end_it_everywhere(world: World) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from app.console import render
 from app.console.render import MOST, foreign, page
+from app.labels import UNSEEN
 from colony_client.artifacts import Citation, Claim
 from tests.console.desk import Page, path_of, seat
 from tests.world import World
@@ -107,6 +108,11 @@ def named(payload: str) -> str:
     return unicodedata.normalize("NFC", re.sub(r"[\x00-\x1f\x7f-\x9f/\\\\]", "_", payload)[:60].strip())
 
 
+def labelled(payload: str) -> str:
+    """What of it can be in a label: one line."""
+    return re.sub(f"[{UNSEEN}]", "_", payload)
+
+
 async def hostile_change(world: World, payloads: list[str]) -> tuple[dict[str, Any], list[Citation]]:
     """An approval behind which everything that somebody else can write says them: goal, labels, the cited documents and their
     names, quotes, claims, summary, reason, fields and values; and what it cites."""
@@ -116,7 +122,7 @@ async def hostile_change(world: World, payloads: list[str]) -> tuple[dict[str, A
     dispatch = await world.dispatch(
         mission_type="crm_lead_intelligence",
         user_goal=everything[:2000],
-        labels={named(one).replace(":", " "): one[:60] for one in payloads},
+        labels={labelled(named(one)).replace(":", " "): labelled(one)[:60] for one in payloads},
     )
     listed = await world.colony.tool(dispatch, "crm.list", kind="lead", limit=1)
     found = await world.colony.tool(dispatch, "workspace.search", query="rollback", limit=20)
@@ -134,6 +140,15 @@ async def hostile_change(world: World, payloads: list[str]) -> tuple[dict[str, A
     await world.colony.complete(dispatch, claims=claims, proposals=[made])
     await world.run_work("review")
     [approval] = (await world.operator.get(f"/v1/approvals?mission={dispatch.mission_id}")).json()["items"]
+    path = f"/v1/approvals/{approval['id']}"
+    asked = await world.operator.post(f"{path}/questions", json={"question": everything[:2000]})
+    assert asked.status_code == 201, asked.text
+    told = await world.submitter.post(
+        f"{path}/questions/{asked.json()['id']}/answer", json={"answer": everything[:2000]}
+    )
+    assert told.status_code == 200, told.text
+    why, seen = {"role": "admin", "reason": everything[:2000]}, {"If-Match": f'"v{approval["version"]}"'}
+    assert (await world.operator.post(f"{path}/escalate", json=why, headers=seen)).status_code == 200
     return approval, said
 
 
@@ -160,7 +175,7 @@ async def test_hostile_words_in_every_place(world: World, number: int) -> None:
         await desk.get("/console/missions"),
         await desk.get(f"/console/batch?like={change['id']}"),
         await desk.send(approve, comment=words, name=words, sha256="0" * 64, once="a"),
-        await desk.send(edit, reason=words, sha256="0" * 64, once="b", **{"field:priority": words}),
+        await desk.send(edit, reason=words, sha256="0" * 64, once="b", **{shown.field("priority"): words}),
         await desk.send(reject, comment=words, sha256="0" * 64, once="c"),
     ]
     assert squeezed(foreign(words)) in pages[-1].text and pages[-1].status == 409
@@ -173,7 +188,7 @@ async def test_hostile_words_in_every_place(world: World, number: int) -> None:
             ),
             await desk.get("/console/login", params={"next": payload[:200]}),
         ]
-    edited = await desk.send(edit, reason=words, once="d", **{"field:priority": f"{words}!"})
+    edited = await desk.send(edit, reason=words, once="d", **{shown.field("priority"): f"{words}!"})
     assert edited.status == 200 and "This follows one that is" in edited.text, edited.text
     decided = await other.send(
         (await other.get(path_of(edited))).form_to("/decision", decision="reject"), comment=words, once="e"

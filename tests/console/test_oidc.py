@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -12,19 +13,20 @@ import pytest
 
 from app.clock import now
 from app.console import oidc
-from app.console.door import COOKIE
+from app.console.door import COOKIE, LOGIN_COOKIE
 from app.embedded import free_port
 from app.settings import Misconfigured, Settings, check_console
-from tests.console.desk import HERE, Desk, seat
+from tests.console.desk import HERE, Desk, Page, link_for, seat
 from tests.identity.provider import PASSWORD, SECRET
 from tests.world import World
 from tests.world.checks import hire, inspector, pending_change
 
 
-@pytest.fixture(scope="module")
-def issuer() -> Iterator[str]:
+@contextmanager
+def provider_for(place: str) -> Iterator[str]:
+    """A provider where the console at this address is registered; its issuer."""
     port = free_port()
-    command = [sys.executable, "-m", "tests.identity.provider", str(port), "EdDSA", f"{HERE}/console/login/callback"]
+    command = [sys.executable, "-m", "tests.identity.provider", str(port), "EdDSA", f"{place}/console/login/callback"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         assert process.stdout and process.stdout.readline() == "ready\n"
@@ -34,20 +36,26 @@ def issuer() -> Iterator[str]:
         process.wait(15)
 
 
-async def ready(world: World, issuer: str) -> None:
+@pytest.fixture(scope="module")
+def issuer() -> Iterator[str]:
+    with provider_for(HERE) as issuer:
+        yield issuer
+
+
+async def ready(world: World, issuer: str, place: str = HERE) -> None:
     await world.with_registrar(oidc_issuer=issuer, oidc_audience="mission-root")
     settings = world.settings(
-        oidc_issuer=issuer, oidc_client_id="console", oidc_client_secret=SECRET, console_base_url=HERE
+        oidc_issuer=issuer, oidc_client_id="console", oidc_client_secret=SECRET, console_base_url=place
     )
     world.public.state.settings = settings
 
 
-async def at_the_provider(start: httpx.Response) -> str:
+async def at_the_provider(start: httpx.Response, place: str = HERE) -> str:
     """Fills in the provider's forms as anna; the address that it sends the browser back to."""
     async with httpx.AsyncClient(trust_env=False) as browser:
         page = await browser.get(start.headers["location"])
         for _ in range(10):
-            if page.headers.get("location", "").startswith(HERE + "/console"):
+            if page.headers.get("location", "").startswith(place + "/console"):
                 return str(page.headers["location"])
             if page.is_redirect:
                 page = await browser.get(str(page.url.join(page.headers["location"])))
@@ -57,6 +65,18 @@ async def at_the_provider(start: httpx.Response) -> str:
             form |= {"login": "anna"} if 'name="login"' in page.text else {"password": PASSWORD}
             page = await browser.post(page.request.url, data=form)
     raise AssertionError(page.text[:500])
+
+
+async def anna(world: World, issuer: str) -> dict[str, Any]:
+    """Somebody here who is anna at the provider."""
+    person = await hire(world, "anna", "operator")
+    who: dict[str, Any] = (await person.http.get("/v1/whoami")).json()
+    connection = await inspector(world)
+    await connection.execute(
+        "INSERT INTO oidc_identity (tenant, principal, issuer, subject) VALUES ($1::text::uuid, $2::text::uuid, $3, 'anna')",
+        who["tenant_id"], who["principal_id"], issuer,
+    )  # fmt: skip
+    return who
 
 
 async def test_somebody_signs_in_there_and_decides_here(world: World, issuer: str) -> None:
@@ -71,13 +91,7 @@ async def test_somebody_signs_in_there_and_decides_here(world: World, issuer: st
     # nobody here is linked to anna yet
     refused = await desk.http.get(back)
     assert refused.status_code == 403 and "Nobody here is linked to you" in refused.text
-    person = await hire(world, "anna", "operator")
-    who = (await person.http.get("/v1/whoami")).json()
-    connection = await inspector(world)
-    await connection.execute(
-        "INSERT INTO oidc_identity (tenant, principal, issuer, subject) VALUES ($1::text::uuid, $2::text::uuid, $3, 'anna')",
-        who["tenant_id"], who["principal_id"], issuer,
-    )  # fmt: skip
+    who = await anna(world, issuer)
     start = await desk.http.get(f"{to_provider.partition('?')[0]}?next=/console/missions")
     signed = await desk.http.get(await at_the_provider(start))
     assert (signed.status_code, signed.headers["location"]) == (303, "/console/missions"), signed.text
@@ -149,8 +163,8 @@ async def test_no_provider_no_way_there(world: World) -> None:
     await desk.http.aclose()
 
 
-async def test_cookies_are_secure_where_the_console_is(world: World) -> None:
-    """And a one-time link goes on working on the machine itself, forms and all: a provider that is down locks nobody out there."""
+async def test_a_provider_that_is_down_locks_nobody_out_who_sits_at_the_machine(world: World) -> None:
+    """A one-time link goes on working there, forms and all, and of what is sent to the named console nothing is taken."""
     change, own = await pending_change(world), {"Origin": "https://root.example.com"}
     world.public.state.settings = world.settings(
         oidc_issuer="http://127.0.0.1:9", oidc_client_id="console", console_base_url="https://root.example.com"
@@ -178,20 +192,48 @@ async def test_cookies_are_secure_where_the_console_is(world: World) -> None:
         await one.aclose()
 
 
-async def test_a_session_of_a_named_console_travels_by_tls_only(world: World, issuer: str) -> None:
-    await ready(world, issuer)
-    world.public.state.settings = world.settings(
-        oidc_issuer=issuer,
-        oidc_client_id="console",
-        oidc_client_secret=SECRET,
-        console_base_url="https://root.example.com",
-    )
-    proxied = httpx.AsyncClient(transport=httpx.ASGITransport(world.public), base_url="http://root.example.com")
-    assert "Secure" in (await proxied.get("/console/login/oidc")).headers["set-cookie"]
-    local = Desk(world)
-    assert "Secure" not in (await local.http.get("/console/login/oidc")).headers["set-cookie"]
-    await proxied.aclose()
-    await local.http.aclose()
+def kept(answer: httpx.Response, name: str) -> tuple[str, bool]:
+    """The cookie that an answer sets, as a browser sends it, and whether that is by TLS alone."""
+    [line] = [
+        one for one in answer.headers.get_list("set-cookie") if one.startswith(f"{name}=") and "Max-Age=0" not in one
+    ]
+    return line.partition(";")[0], "Secure" in line.split("; ")
+
+
+PROXIES: dict[str, tuple[str, dict[str, str]]] = {
+    "that leaves the name": ("http://root.example.com", {}),
+    "on this machine, that writes it anew": (HERE, {"X-Forwarded-For": "192.0.2.7"}),
+}
+
+
+@pytest.mark.parametrize("proxy", PROXIES)
+async def test_a_session_of_a_named_console_travels_by_tls_only(world: World, proxy: str) -> None:
+    """Whatever ends the TLS before it: signing in to its end, the session's own cookie too."""
+    (base, said), place = PROXIES[proxy], "https://root.example.com"
+    with provider_for(place) as issuer:
+        await ready(world, issuer, place)
+        await anna(world, issuer)
+        proxied = httpx.AsyncClient(transport=httpx.ASGITransport(world.public), base_url=base, headers=said)
+        start = await proxied.get("/console/login/oidc")
+        cookie, by_tls = kept(start, LOGIN_COOKIE)
+        assert by_tls
+        back = httpx.URL(await at_the_provider(start, place))
+        signed = await proxied.get(back.raw_path.decode(), headers={"Cookie": cookie})
+        assert signed.status_code == 303, signed.text
+        session, by_tls = kept(signed, COOKIE)
+        assert by_tls
+        page = await proxied.get("/console", headers={"Cookie": session})
+        out = await proxied.post(
+            "/console/logout",
+            data=dict(Page(page).form_to("/logout")["fields"]),
+            headers={"Cookie": session, "Origin": place},
+        )
+        assert out.status_code == 303 and "Secure" in out.headers["set-cookie"]
+        await proxied.aclose()
+    local = await seat(world)
+    assert not kept(await local.http.get("/console/login", params={"link": await link_for(world, "operator")}), COOKIE)[
+        1
+    ]
 
 
 @pytest.mark.parametrize(

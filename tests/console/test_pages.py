@@ -2,14 +2,18 @@
 
 import re
 from typing import Any
+from uuid import UUID
 
 import pytest
 
+from app.canonical import canonical
+from app.console import lasting
 from app.console.desk import Remembered
 from tests.console.desk import seat
+from tests.operations.test_service_health import REMOVE_WORK
 from tests.world import World
 from tests.world.checks import hire, inspector, pending_change
-from tests.world.life import give_guide
+from tests.world.life import age, begin, give_guide, reconcile
 
 EVERY = ("", "/missions", "/audit", "/release", "/health", "/policies", "/policies/baseline", "/connectors")
 
@@ -269,6 +273,57 @@ async def test_how_people_decide_is_measured(world: World) -> None:
     assert {one["approval_id"]: one["reverted"] for one in shown["items"]}[first["id"]] == "overwritten later"
 
 
+async def rewritten(world: World, payloads: list[dict[str, Any]]) -> list[str]:
+    """As many changes of one record, approved and written one after the other, that set these values: their approvals."""
+    changes = [await approved(world) for _ in payloads]
+    connection = await inspector(world)
+    for table in ("writeback", "execution", "approval"):
+        await connection.execute(f"ALTER TABLE {table} DISABLE TRIGGER ALL")
+    for later, (change, values) in enumerate(zip(reversed(changes), reversed(payloads), strict=True)):
+        await connection.execute(
+            """INSERT INTO execution (tenant, writeback, approval, payload_sha256, idempotency_key, state, lease_until, not_after,
+                 settled_at, observed)
+               SELECT a.tenant, w.id, a.id, w.payload_sha256, gen_random_uuid(), 'succeeded', now(), now(), now(), w.payload
+               FROM approval a JOIN writeback w ON w.id = a.writeback WHERE a.id = $1""",
+            UUID(change["id"]),
+        )
+        payload = canonical({**change["payload"], "changes": values})
+        await connection.execute(
+            "UPDATE writeback SET payload = $2, created_at = now() - $3 * interval '1 s' WHERE id = $1",
+            UUID(change["writeback_id"]), payload, later,
+        )  # fmt: skip
+    return [change["id"] for change in changes]
+
+
+CASES: dict[str, tuple[list[dict[str, Any]], list[int]]] = {
+    "by the fifth that follows": ([{"a": 1}, {"b": 1}, {"c": 1}, {"d": 1}, {"e": 1}, {"a": 2}], [0]),
+    "true is not 1": ([{"a": 1}, {"a": True}], [0]),
+    "1.0 is 1, and the order of members says nothing": ([{"a": {"x": 1.0, "y": 2}}, {"a": {"y": 2, "x": 1}}], []),
+    "the same again": ([{"a": "x", "b": "y"}, {"a": "x"}, {"b": "z"}], [0]),
+    "there and back": ([{"a": "x"}, {"a": "y"}, {"a": "x"}], [0, 1]),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+async def test_what_was_overwritten_is_one_thing_wherever_it_is_said(world: World, case: str) -> None:
+    payloads, gone = CASES[case]
+    similar = await pending_change(world)
+    ids = await rewritten(world, payloads)
+    [operator] = (await world.operator.get("/v1/desk")).json()["operators"]
+    assert operator["reverted"] == len(gone)
+    said = (await world.operator.get(f"/v1/approvals/{similar['id']}/briefing")).json()["similar"]
+    shown = {one["approval_id"]: one["reverted"] for one in said["items"]}
+    assert {ids.index(id) for id, reverted in shown.items() if reverted} == set(gone) & {ids.index(id) for id in shown}
+    assert said["reverted"] == len(gone)
+
+
+async def test_the_desk_reads_no_more_bytes_than_it_says(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    await rewritten(world, [{"a": "x" * 50_000}, {"a": "y" * 50_000}, {"a": "z" * 50_000}])
+    monkeypatch.setattr(lasting, "MOST_BYTES", 120_000)
+    [operator] = (await world.operator.get("/v1/desk")).json()["operators"]
+    assert operator["reverted"] == 1, "of the newest two"
+
+
 async def test_gates_and_ladder_are_shown_as_the_api_says_them(world: World) -> None:
     gates = (await world.auditor.get("/v1/release/gates")).json()
     ladder = (await world.auditor.get("/v1/release/ladder")).json()
@@ -282,3 +337,26 @@ async def test_gates_and_ladder_are_shown_as_the_api_says_them(world: World) -> 
         assert rung["title"] in page.text
         for lack in rung["missing"]:
             assert lack["reason"] in page.text, lack
+
+
+async def test_what_was_repaired_is_not_among_what_nothing_would_move(world: World) -> None:
+    desk = await seat(world)
+    assert "Nobody has looked yet" in (await desk.get("/console/health")).text
+    repaired, known = await begin(world), await begin(world)
+    connection = await inspector(world)
+    await connection.execute(REMOVE_WORK, repaired.id)
+    await age(repaired)
+    await reconcile(world)
+    page = (await desk.get("/console/health")).text
+    assert "None: every open mission has a lease" in page and "1 other in the last day, over since" in page
+    assert f"{repaired.id} accepted no dispatch" in page and "dispatch added now" in page
+    await connection.execute(
+        """INSERT INTO mission_repair (tenant, mission, state, finding, refused, since)
+           SELECT tenant, id, state, 'no_dispatch', 'wrong_state', updated_at FROM mission WHERE id = $1""", known.id,
+    )  # fmt: skip
+    page = (await desk.get("/console/health")).text
+    stuck, _, over = page.partition("in the last day")
+    assert (
+        f"{known.id} accepted no dispatch" in stuck and "it takes a person: a repair was refused (wrong_state)" in stuck
+    )
+    assert str(repaired.id) in over and str(repaired.id) not in stuck

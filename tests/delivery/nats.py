@@ -5,11 +5,12 @@ import base64
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -27,6 +28,7 @@ from nats.js.errors import NotFoundError
 
 from app.embedded import ends_with_parent
 
+PAGE = Path(__file__).parents[2] / "docs" / "bus.md"
 BINARY = Path(sys.executable).parent / "nats-server"
 STREAM = "mission_root"
 
@@ -130,47 +132,62 @@ async def stored(server: NatsServer) -> list[Got]:
 
 
 class Consumer:
-    """A durable consumer as docs/bus.md has one: each subject's facts once and in order, whatever fault the server has."""
+    """The consumer that docs/bus.md prints, as it stands there, started again when it ends: each subject's facts once and in order,
+    whatever fault the server has. root, keys: where it reads what the stream no longer has."""
 
-    def __init__(self, server: NatsServer) -> None:
+    def __init__(self, server: NatsServer, root: str, keys: Mapping[str, str]) -> None:
         self.server = server
         self.got: list[Got] = []
         self.ids: set[str] = set()
-        self.reached: dict[str, int] = {}
+        self.at: dict[str, int] = {}
         self.more = asyncio.Condition()
+        self.names: dict[str, Any] = {"reached": self.reached, "handle": self.handle, "keys": keys}
+        exec(printed(server.url, root), self.names)
+
+    def reached(self, subject: str) -> int:
+        return self.at.get(subject, 0)
+
+    def handle(self, subject: str, fact: dict[str, Any]) -> None:
+        self.at[subject] = fact["seq"]
+        self.ids.add(fact["id"])
+        self.got.append(Got(fact["id"], subject, json.dumps(fact, separators=(",", ":")).encode()))
+        self.telling = asyncio.ensure_future(self.tell())
+
+    async def tell(self) -> None:
+        async with self.more:
+            self.more.notify_all()
 
     async def run(self) -> None:
         while True:
             with contextlib.suppress(Exception):
-                async with jetstream(self.server) as js:
-                    subscription = await js.pull_subscribe(f"{STREAM}.>", durable="tests", stream=STREAM)
-                    while True:
-                        await self.take(await subscription.fetch(200, timeout=5))
-            await asyncio.sleep(0.02)  # it is away: come back
-
-    async def take(self, messages: list[Any]) -> None:
-        for message in messages:
-            id, due = message.headers["Nats-Msg-Id"], self.reached.get(message.subject, 0) + 1
-            seq = json.loads(message.data)["seq"]
-            if seq > due:
-                await message.nak(delay=0.05)
-                continue
-            if seq == due:
-                self.reached[message.subject] = due
-                self.ids.add(id)
-                self.got.append(Got(id, message.subject, message.data))
-            await message.ack()
-        async with self.more:
-            self.more.notify_all()
+                await self.names["main"]()
+            await asyncio.sleep(0.2)  # it is away: come back
 
     async def until(self, enough: Any, seconds: float = 60) -> None:
         async with asyncio.timeout(seconds), self.more:
             await self.more.wait_for(enough)
 
 
+def printed(bus: str, root: str) -> str:
+    """The lines of the page, with places and pauses of a test."""
+    [code] = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
+    for said, instead in (
+        ('"nats://bus.internal:4222"', f"{bus!r}, allow_reconnect=False, error_cb=quiet"),
+        ("https://root.internal", root),
+        ("timeout=30", "timeout=2"),
+        ("delay=1", "delay=0.05"),
+        ("asyncio.run(main())", "async def quiet(_): ..."),
+    ):
+        assert code.count(said) == 1, said
+        code = code.replace(said, instead)
+    return code
+
+
 @asynccontextmanager
-async def consuming(server: NatsServer) -> AsyncIterator[Consumer]:
-    consumer = Consumer(server)
+async def consuming(
+    server: NatsServer, root: str = "http://127.0.0.1:9", keys: Mapping[str, str] | None = None
+) -> AsyncIterator[Consumer]:
+    consumer = Consumer(server, root, keys or {})
     task = asyncio.create_task(consumer.run())
     try:
         yield consumer

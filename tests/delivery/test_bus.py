@@ -172,6 +172,7 @@ async def test_a_fact_is_published_as_streams_show_it(world: World, server: Nats
             while shown["type"] != "mission.accepted":
                 shown = await events.next()
         assert accepted.payload == json.dumps(shown, separators=(",", ":")).encode() and accepted.id == shown["id"]
+        assert accepted in await stored(server), "byte for byte"
         before = len(consumer.got)
         await world.create()
         await consumer.until(lambda: len(consumer.got) > before)
@@ -389,6 +390,59 @@ async def test_a_stream_that_was_deleted_is_made_again_and_that_is_said(
     assert [one.id for one in await stored(server)] == facts[facts.index(first["place"]) + 1 :], "on from the cursor"
     [said] = [one for one in logs if "made again" in one["event"]]
     assert (said["log_level"], said["after"], found["state"]) == ("error", first["place"], "up")
+
+
+async def heard_of(world: World, consumer: Consumer, subjects: list[UUID]) -> None:
+    """Waits for all facts about these subjects; then the consumer has each of them once and in order."""
+    facts, tenant = await ledger_of(world), await world.tenant()
+    for about in (f"{STREAM}.{tenant}.{subject}" for subject in subjects):
+        wanted = [id for id, subject, _ in facts if subject == about]
+        await consumer.until(lambda wanted=wanted: set(wanted) <= consumer.ids)
+        assert [one.id for one in consumer.got if one.subject == about] == wanted
+
+
+async def test_a_stream_is_deleted_under_a_consumer(world: World, server: NatsServer) -> None:
+    """With facts on it that the consumer has not had. It takes them from the ledger, and goes on with the stream that is made again."""
+    writer, subjects = Writer(world.root.database, await world.tenant()), [uuid4() for _ in range(3)]
+    keys = {str(await world.tenant()): world.people["auditor"].key}
+    async with serving(world) as base, consuming(server, base, keys) as consumer:
+        async with publishing(world, place(server)):
+            await writer.write(*subjects)
+            await heard_of(world, consumer, subjects)
+        consumer.names["handle"] = busy  # it handles nothing more until the stream is gone
+        async with publishing(world, place(server)):
+            for _ in range(3):
+                await writer.write(*subjects)
+            first = await all_published(world)
+            async with jetstream(server) as js:
+                await js.delete_stream(STREAM)
+            await becomes(world, lambda found: found["stream_made"] != first["stream_made"])
+            consumer.names["handle"] = consumer.handle
+            await writer.write(*subjects)
+            await heard_of(world, consumer, subjects)
+            assert len(await stored(server)) == len(subjects), "the others were on the old one alone"
+
+
+def busy(_subject: str, _fact: dict[str, Any]) -> None:
+    raise ConnectionError("the consumer's own database is away")
+
+
+async def test_a_consumer_that_begins_when_a_stream_is_old(world: World, server: NatsServer) -> None:
+    """The stream has lost its oldest facts, as by their age; about some subjects it has the last ones only, about one all."""
+    writer, subjects = Writer(world.root.database, await world.tenant()), [uuid4() for _ in range(3)]
+    keys = {str(await world.tenant()): world.people["auditor"].key}
+    async with serving(world) as base, publishing(world, place(server)):
+        for _ in range(4):
+            await writer.write(*subjects[:2])
+        await all_published(world)
+        async with jetstream(server) as js:
+            await js.purge_stream(STREAM)
+        for _ in range(2):
+            await writer.write(*subjects)
+        await all_published(world)
+        async with consuming(server, base, keys) as consumer:
+            await heard_of(world, consumer, subjects)
+        assert len(await stored(server)) == 6
 
 
 async def test_what_the_bus_acknowledged_and_lost_is_sent_again(world: World, server: NatsServer) -> None:

@@ -144,6 +144,7 @@ def test_nothing_of_ours_is_published_but_through_the_proxy_and_only_to_this_mac
 
 def test_the_colony_reaches_neither_database_nor_crm_nor_the_world() -> None:
     networks = {name: set(one["networks"]) for name, one in SERVICES.items()}
+    assert networks["worker"] & networks["root"] >= {"boundary"}, "drills play the colony, and call back as it does"
     assert networks["colony"] == {"boundary"} and networks["executor"] == {"database", "crm"}
     assert {name for name, one in networks.items() if "outside" in one} == {"root", "registrar", "worker", "collector"}
     closed = {name for name, options in COMPOSE["networks"].items() if options and options.get("internal")}

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import kubernetes_validate
 import pytest
@@ -244,9 +245,34 @@ def test_who_may_call_whom() -> None:
                 found.setdefault(port["port"], set()).update(who)
         return found
 
-    assert callers("root") == {8080: {"ingress-nginx", "worker"}, 8081: {"colony"}, 9400: {"observability"}}
+    assert callers("root") == {8080: {"ingress-nginx", "worker"}, 8081: {"colony", "worker"}, 9400: {"observability"}}
     assert callers("registrar") == {8082: {"root"}, 9403: {"observability"}}
     assert callers("colony") == {8090: {"root", "worker", "observability"}}
     assert callers("worker") == {9401: {"observability"}} and callers("executor") == {9402: {"observability"}}
     assert callers("schema") == {}
-    assert environment("worker")["ROOT_BASE_URL"] == "http://root:8080" and "root" in reach("worker")
+
+
+def test_every_address_that_a_process_is_given_is_open_at_both_ends() -> None:
+    """The worker's CALLBACK_BASE_URL too: its drills play the colony and call back."""
+    services, policies, seen = of_kind("Service"), of_kind("NetworkPolicy"), set[tuple[str, str, int]]()
+
+    def open_to(rules: list[dict[str, Any]], end: str, other: str, port: int) -> bool:
+        return any(
+            {"port": port} in rule["ports"]
+            and any(
+                other in one["values"]
+                for peer in rule[end]
+                for one in peer.get("podSelector", {}).get("matchExpressions", [])
+            )
+            for rule in rules
+        )
+
+    for caller in pods():
+        for name, value in environment(caller).items():
+            if name.endswith("_BASE_URL") and (place := urlsplit(value)).hostname in services:
+                assert place.hostname and place.port
+                called = services[place.hostname]["spec"]["selector"][COMPONENT]
+                assert open_to(policies[caller]["spec"]["egress"], "to", called, place.port), (caller, name)
+                assert open_to(policies[called]["spec"]["ingress"], "from", caller, place.port), (caller, name)
+                seen.add((caller, called, place.port))
+    assert {("worker", "root", 8080), ("worker", "root", 8081), ("colony", "root", 8081)} <= seen

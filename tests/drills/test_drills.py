@@ -9,12 +9,15 @@ import asyncpg
 import httpx
 import pytest
 from prometheus_client import REGISTRY
+from sqlalchemy import text
 
 from app import drills
+from app.drills import actions, queries
 from app.drills.catalog import CONNECTOR, DRILLS, TENANT
 from app.drills.people import OPERATOR, PEOPLE, SUBMITTER, secret_of
 from colony_client.signing import parse_keys
 from tests.drills.conftest import KEY, Doors, at_work, prepared
+from tests.release.scene import drilled as drilled_lately
 from tests.world import World
 from tests.world.checks import inspector, problem
 from tests.world.life import Life
@@ -197,6 +200,30 @@ async def test_the_schedule_runs_what_is_due_and_nothing_twice(drilled: World) -
         ):
             await asyncio.sleep(0.02)
     assert await connection.fetchval("SELECT count(*) FROM drill_run") == len(DRILLS)
+
+
+async def test_of_thousands_of_runs_the_newest_are_read(world: World) -> None:
+    await drilled_lately(world, "replay", ago="2 h")
+    connection = await inspector(world)
+    await connection.execute(
+        """INSERT INTO drill_run (tenant, id, drill, state, build, started_at, finished_at)
+           SELECT t.id, gen_random_uuid(), d, 'passed', 'b', at, at FROM tenant t, unnest(ARRAY['replay', 'colony_down']) d,
+             generate_series(now() - interval '2000 h', now() - interval '1 h', interval '1 h') at WHERE t.drills"""
+    )
+    await connection.execute("ANALYZE drill_run")
+    found = {one["name"]: one for one in (await world.auditor.get("/v1/drills")).json()["items"]}
+    assert (
+        found["replay"]["state"] == found["colony_down"]["state"] == "passed"
+        and found["blocked_tool"]["state"] == "never"
+    )
+    async with world.worker.database.write() as session:
+        await session.enter(await actions.tenant_of_drills(session))
+        for ended in (False, True):
+            assert {*await queries.newest(session, ended)} == {"replay", "colony_down"}
+        read = await session.scalar(
+            text("SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'drill_run'")
+        )
+    assert 0 < read < 10, "of four thousand"
 
 
 async def test_a_run_that_no_worker_comes_to_the_end_of_is_a_failure(drilled: World) -> None:

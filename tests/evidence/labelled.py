@@ -26,7 +26,7 @@ def sources(pair: dict[str, Any], cited: str) -> dict[Place, Source]:
 
 def found_in(pair: dict[str, Any]) -> list[list[Contradiction]]:
     """What is found when one side is cited, and when the other is."""
-    return [find(sources(pair, cited)) for cited in "ab"]
+    return [find(sources(pair, cited))[0] for cited in "ab"]
 
 
 def figures() -> tuple[int, int, int]:

@@ -33,7 +33,7 @@ class Change:
     async def item(self, executor: Executor) -> work.Item:
         """The work of this writeback, leased, whoever held it before."""
         await self.due()
-        [item] = await work.take(executor.database, "executor", ["execute"], 8, timedelta(seconds=30))
+        [item] = await work.take(executor.database, "execute", 8, timedelta(seconds=30))
         assert item.subject == self.id
         return item
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from app.boundary.dispatch import EFFECTS
+from app.boundary import EFFECTS
 from app.migrate import head
 from tests.conftest import Cluster
 from tests.delivery.streams import SSE

@@ -14,11 +14,13 @@ from uuid import uuid4
 
 import httpx
 import pytest
+import structlog
 from starlette.requests import Request
 
 from app.caller import Caller
-from app.http.limits import address_of, networks
-from app.http.serving import server
+from app.http import limits
+from app.http.limits import address_of, grant, networks
+from app.http.serving import opened, server
 from app.main import Root, public_app
 from tests.world import World
 from tests.world.checks import inspector, problem
@@ -43,13 +45,8 @@ async def served(world: World, address: str = "192.0.2.1", **settings: Any) -> A
     root = Root(world.settings(**settings))
     app = public_app(root)
     transport = httpx.ASGITransport(app, client=(address, 1234), raise_app_exceptions=False)
-    try:
-        async with httpx.AsyncClient(transport=transport, base_url="http://root.test") as client:
-            yield client
-    finally:
-        for one in (root.database, root.reader, root.limits):
-            await one.close()
-        await root.colony.aclose()
+    async with opened(root, app), httpx.AsyncClient(transport=transport, base_url="http://root.test") as client:
+        yield client
 
 
 def bearer(key: str) -> dict[str, str]:
@@ -122,15 +119,17 @@ async def test_without_limits_nothing_is_counted(world: World) -> None:
 CHILD = """
 import asyncio, sys
 from app.caller import Caller
-from app.db import Database
+from app.db import Way
 from app.errors import Problem
 from app.http.limits import Limits
+from app.settings import Address
 from starlette.requests import Request
 from uuid import UUID
 url, tenant, seconds = sys.argv[1], UUID(sys.argv[2]), float(sys.argv[3])
 async def main():
-    database = Database(url, pool_size=2)
-    limits = Limits(database, key_per_s=40, principal_per_s=1e6, tenant_per_s=1e6, mission_per_s=0, burst_s=1, failures_per_minute=0)
+    limits = Limits(Way(Address.of(url), "test"), key_per_s=40, principal_per_s=1e6, tenant_per_s=1e6, mission_per_s=0, burst_s=1,
+                    failures_per_minute=0)
+    limits.open()
     caller = Caller(tenant, UUID(int=7), "principal:x", credential=UUID(int=8))
     admitted = 0
     async def one():
@@ -342,3 +341,17 @@ async def test_the_server_itself_believes_nobody(trusted: str, seen: str, monkey
         one.should_exit = True
         await running
     assert (answer.text, answer.headers["x-scheme"]) == (seen, "http")
+
+
+async def test_what_asks_for_rates_belongs_to_no_request(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is logged there later would carry the ids of the request that happened to be first."""
+    carried = list[dict[str, Any]]()
+
+    async def seen(*given: Any) -> Any:
+        carried.append(structlog.contextvars.get_contextvars())
+        return await grant(*given)
+
+    monkeypatch.setattr(limits, "grant", seen)
+    async with served(world) as client:
+        assert (await ask(client, world.people["operator"].key)).status_code == 200
+    assert carried and not any({"request_id", "tenant_id"} & one.keys() for one in carried), carried

@@ -5,14 +5,17 @@ After a wanted change: UPDATE_SNAPSHOTS=1 .venv/bin/python -m pytest tests/http/
 
 import json
 import os
+import random
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import jsonschema_rs
 
+from app.clock import iso, now
 from app.reference.document import EXAMPLES
-from tests.http.examples import note, write
+from tests.http.examples import note, same, write
 from tests.release.scene import bring, look_after, signed
 from tests.rooms.test_routes import LEAVE_FACTS, PROBES, attest
 from tests.tools.registered import entry, plant
@@ -269,3 +272,20 @@ def fits(document: dict[str, Any], answer: httpx.Response) -> str:
         if kind == "application/json":
             assert set(answer.json()) <= set(properties), (named, set(answer.json()) - set(properties))
     return named
+
+
+def test_an_example_stays_only_when_what_it_says_is_the_same() -> None:
+    def said(**more: Any) -> dict[str, Any]:
+        body = {
+            "id": str(uuid4()),
+            "took_ms": random.random(),
+            "time_ms": {"used": random.random(), "limit": 5},
+            "days": 30,
+        }
+        return {"path": f"/v1/missions/{uuid4()}", "status": 201, "body": body | {"at": iso(now())} | more}
+
+    assert same(said(), said())
+    assert not same(said(), said() | {"status": 202})
+    assert not same(said(), said(days=90))
+    assert not same(said(), said(time_ms={"used": 1, "limit": 6}))
+    assert not same(said(days=None), said())

@@ -5,8 +5,10 @@ import socket
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 
-from app.http.serving import server
+from app.http import serving
+from app.http.serving import serve_all, server
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -22,7 +24,7 @@ async def answered(reader: asyncio.StreamReader) -> str:
 
 async def test_a_request_on_its_way_when_the_end_begins_is_answered() -> None:
     one = server(app, "127.0.0.1", 0)
-    serving = asyncio.create_task(one.serve())
+    running = asyncio.create_task(one.serve())
     while not one.started:
         await asyncio.sleep(0.01)
     address = one.servers[0].sockets[0].getsockname()
@@ -39,12 +41,12 @@ async def test_a_request_on_its_way_when_the_end_begins_is_answered() -> None:
         assert "connection: close" in await answered(reader)
         assert await reader.read() == b""
         writer.close()
-    await serving
+    await running
 
 
 async def test_whom_only_the_kernel_has_let_in_is_answered_too() -> None:
     one = server(app, "127.0.0.1", 0)
-    serving = asyncio.create_task(one.serve())
+    running = asyncio.create_task(one.serve())
     while not one.started:
         await asyncio.sleep(0.01)
     door = socket.create_server(("127.0.0.1", 0))  # nobody listens at it
@@ -57,4 +59,104 @@ async def test_whom_only_the_kernel_has_let_in_is_answered_too() -> None:
         await asyncio.open_connection(*address)
     writer.close()
     one.should_exit = True
-    await serving
+    await running
+
+
+async def test_who_connects_while_the_port_is_closed_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop has let go of the port, and nobody has taken in what the kernel lets in meanwhile."""
+    one = server(app, "127.0.0.1", 0)
+    running = asyncio.create_task(one.serve())
+    while not one.started:
+        await asyncio.sleep(0.01)
+    listening, late = one.servers[0], list[socket.socket]()
+    address, close = listening.sockets[0].getsockname(), listening.close
+
+    def closed() -> None:
+        close()
+        if not late:
+            late.append(socket.create_connection(address))
+            late[0].sendall(b"GET / HTTP/1.1\r\nHost: root\r\n\r\n")
+
+    monkeypatch.setattr(listening, "close", closed)
+    one.should_exit = True
+    async with asyncio.timeout(10):
+        await running
+        reader, writer = await asyncio.open_connection(sock=late[0])
+        assert "connection: close" in await answered(reader)
+    writer.close()
+
+
+class Opened:
+    """What the apps of a process work with."""
+
+    def __init__(self) -> None:
+        self.is_open = False
+
+    async def open(self) -> None:
+        self.is_open = True
+
+    async def close(self) -> None:
+        self.is_open = False
+
+
+async def test_what_requests_need_is_open_until_the_last_port_has_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    told, held, asked, go_on = list[asyncio.Event](), Opened(), asyncio.Event(), asyncio.Event()
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        asked.set()
+        await go_on.wait()
+        headers = [(b"content-length", b"2"), (b"x-open", str(held.is_open).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    monkeypatch.setattr(serving, "set_when_told_to_stop", told.append)
+    state = FastAPI()
+    first, second = server(app, "127.0.0.1", 0), server(slow, "127.0.0.1", 0)
+    serve, first_is_gone = first.serve, asyncio.Event()
+
+    async def noted() -> None:
+        await serve()
+        first_is_gone.set()
+
+    monkeypatch.setattr(first, "serve", noted)
+    running = asyncio.create_task(serve_all(held, state, first, second))
+    async with asyncio.timeout(10):
+        while not (first.started and second.started):
+            await asyncio.sleep(0.01)
+        reader, writer = await asyncio.open_connection(*second.servers[0].sockets[0].getsockname())
+        writer.write(b"GET / HTTP/1.1\r\nHost: root\r\n\r\n")
+        await asked.wait()
+        assert state.state.started
+        told[0].set()
+        await first_is_gone.wait()
+        assert state.state.draining and held.is_open
+        go_on.set()
+        assert "x-open: true" in await answered(reader)
+        await running
+    writer.close()
+    assert not held.is_open
+
+
+async def test_what_is_cancelled_at_the_end_may_still_say_what_it_has_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, said = asyncio.Event(), asyncio.Event()
+
+    async def endless(scope: Any, receive: Any, send: Any) -> None:
+        asked.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            said.set()
+
+    monkeypatch.setattr(serving, "GRACE_S", 0)
+    one = server(endless, "127.0.0.1", 0)
+    ending = asyncio.create_task(one.serve())
+    while not one.started:
+        await asyncio.sleep(0.01)
+    _, writer = await asyncio.open_connection(*one.servers[0].sockets[0].getsockname())
+    writer.write(b"GET / HTTP/1.1\r\nHost: root\r\n\r\n")
+    await asked.wait()
+    one.should_exit = True
+    await ending
+    assert said.is_set()
+    writer.close()

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from app.clock import now
+from app.http.serving import opened
 from tests.world import Person, World
 from tests.world.checks import census, hire, inspector, problem
 
@@ -292,20 +293,16 @@ async def test_a_revoked_key_is_dead_at_once_in_every_process(world: World) -> N
     from app.main import Root, public_app
 
     other = Root(world.settings())
-    there = httpx.AsyncClient(transport=httpx.ASGITransport(public_app(other)), base_url="http://b")
+    app = public_app(other)
+    there = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://b")
     key = await made(await world.auditor.post("/v1/api-keys", json={}))
     bearer = {"Authorization": f"Bearer {key['secret']}"}
-    try:
+    async with opened(other, app), there:
         assert (await there.get("/v1/missions", headers=bearer)).status_code == 200
         ended = await made(await world.auditor.delete(f"/v1/api-keys/{key['id']}"), 200)
         assert ended["state"] == "revoked"
         problem(await there.get("/v1/missions", headers=bearer), "unauthenticated")
         problem(await world.client(key["secret"]).get("/v1/missions"), "unauthenticated")
-    finally:
-        await there.aclose()
-        for one in (other.database, other.reader, other.limits):
-            await one.close()
-        await other.upstream.close()
 
 
 async def test_everybody_sees_their_own_keys_and_an_admin_all(world: World) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from importlib import import_module
@@ -254,9 +255,8 @@ def test_the_process_stops_with_that_sentence(case: str, tmp_path: Path) -> None
     given = {name: value for name, value in os.environ.items() if name.upper() not in names(root.Settings)}
     given |= COMPLETE | wrong | {"PYTHONPATH": str(REPOSITORY)}
     if case == "a write credential":
-        done = subprocess.run(
-            [sys.executable, "-m", "app.main"], cwd=tmp_path, text=True, capture_output=True, env=given, check=False
-        )
+        started = [sys.executable, "-m", "app.main"]
+        done = subprocess.run(started, cwd=tmp_path, text=True, capture_output=True, env=given, check=False, timeout=60)
         code, out, error = done.returncode, done.stdout, done.stderr
     else:
         code, out, error = forked(import_module("app.main").run, given, tmp_path)
@@ -264,3 +264,8 @@ def test_the_process_stops_with_that_sentence(case: str, tmp_path: Path) -> None
     [sentence] = error.splitlines()
     assert sentence.startswith(words) and sentence.endswith("."), error
     assert "write-secret" not in sentence and "no-key-id-in-front" not in sentence
+
+
+def test_one_that_does_not_stop_fails_its_test(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tests.world.forked.LONGEST_S", 0.2)
+    assert forked(signal.pause, {}, tmp_path)[0] == -signal.SIGKILL

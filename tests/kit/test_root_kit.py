@@ -15,7 +15,7 @@ from uuid import UUID
 
 import pytest
 
-from app.boundary import callbacks, door
+from app.boundary import callbacks, door, watch
 from app.embedded import free_port
 from app.tools import api as tools_api
 from colony_client import client as wire_client
@@ -212,12 +212,10 @@ def asks_no_policy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def never_dispatches_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    dispatch = sys.modules["app.boundary.dispatch"]
-
     async def alive(*_: Any) -> Any:
-        return dispatch.Said(60)
+        return watch.Said(60)
 
-    monkeypatch.setattr(dispatch, "ask", alive)
+    monkeypatch.setattr(watch, "ask", alive)
 
 
 def follows_redirects(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,6 +82,11 @@ BODIES: dict[str, tuple[bytes, str]] = {
     "a goal that grows too long": (ask(user_goal="\ufb2c" * 8000), "validation"),
     "too many labels": (ask(labels={str(n): "" for n in range(21)}), "validation"),
     "an empty label": (ask(labels={"": "a"}), "validation"),
+    "a label of two lines": (ask(labels={"a": "b\nc"}), "validation"),
+    "a label that ends its line": (ask(labels={"a": "b\r"}), "validation"),
+    "a label with a line end of Unicode's": (ask(labels={"a": "b\u2028c"}), "validation"),
+    "a label's name of two lines": (ask(labels={"a\nb": "c"}), "validation"),
+    "a label's name with a colon": (ask(labels={"a:b": "c"}), "validation"),
     "too many tools": (ask(tools=["a"] * 51), "validation"),
     "a tool that is no name": (ask(tools=["rm -rf /"]), "validation"),
     "a negative budget": (ask(budget={"tokens": -1}), "validation"),
@@ -199,7 +204,7 @@ QUERIES = {
     "requested_by": ["me", "0", ""],
     "created_after": ["yesterday", "2026-01-01", "2026-01-01T00:00:00", "0001-01-01T00:00:00+23:59", "1e400", ""],
     "created_before": ["9999-12-31T23:59:59-23:59", "-1", "NaN", "99999999999999999999"],
-    "label": ["a", ":b", "\x00:b", "a:\x00", "a" * 101 + ":b"],
+    "label": ["a", ":b", "\x00:b", "a:\x00", "a" * 101 + ":b", "a:b\nc", "a\n:b", "a:b\n", "a:\u2029"],
     "mission_type": ["x" * 65, "\x00"],
 }
 

@@ -9,9 +9,10 @@ import asyncpg
 import httpx
 import pytest
 
-from app import identity
+from app import identity, work
+from app.caller import system
 from app.db import Database
-from app.missions import Ask, Asked
+from app.missions import Ask, Asked, Held, hold_each
 from tests.world import World
 from tests.world.checks import as_listed, inspector, problem
 
@@ -116,6 +117,18 @@ async def test_what_fails_after_the_commit_fails_nobody_and_nothing_is_done_twic
         f"/v1/missions/{made['id']}/cancel", json={"reason": "enough"}, headers={"If-Match": answers[0].headers["etag"]}
     )
     assert (ended.status_code, ended.json()["state"]) == (200, "cancelled")
+    worker = world.worker.database
+    monkeypatch.setattr(worker, "on_commit", deaf)
+    items, _ = await work.turn(worker, ["dispatch"], 10, world.root_lease())
+    become: list[Any] = []
+
+    def degrade(held: Held, item: work.Item) -> None:
+        become.append(item.subject)
+        held.degrade(system(item.tenant, "worker"), item.subject, "colony_busy", "It waits.")
+        held.again(item, None)
+
+    await hold_each(worker, items, degrade)
+    assert len(become) == len(items) == 4, "what was kept for all was not kept again for each"
 
 
 async def test_tenants_share_a_statement_and_a_budget_refuses_its_own_rows_only(world: World) -> None:

@@ -173,7 +173,7 @@ TARGETS = st.builds(
         name, Provider.model_construct(name="p"),
         Model(upstream="x", input_usd=i, output_usd=o, context_tokens=10_000, output_tokens=5_000),
     ),
-    st.just("m"), st.floats(0, 100), st.floats(0, 100),
+    st.just("m"), *[st.decimals(0, 100, places=6).map(float)] * 2,
 )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from app.canonical import parsed
 from app.errors import Problem
 from app.model_gateway.request import PASSED_AS, REFUSED, read
 from app.model_gateway.wire import events
@@ -40,7 +41,7 @@ def test_every_body_is_a_call_or_a_problem_that_names_a_field(more: dict[str, An
         assert problem.code in ("validation", "malformed")
         return
     assert (
-        json.loads(form)["body"] == asked.body
+        parsed(form)["body"] == asked.body
         and asked.prompt_tokens > len(json.dumps(asked.body["messages"]).encode()) // 2
     )
     assert not set(asked.body) & {"model", "stream", "stream_options", "max_tokens", "max_completion_tokens", *REFUSED}

@@ -10,8 +10,10 @@ import pytest
 
 from app import boundary
 from app.clock import now
+from app.components import Component
 from app.telemetry import COMPONENT_UP
-from app.writebacks.book import BREAKERS
+from app.writebacks.book import BREAKERS, Guarded
+from app.writebacks.connectors import Observed, Reader, ReadFailed
 from tests.boundary.faults import BrokenColony, broken
 from tests.operations.test_service_health import component, status
 from tests.world import World
@@ -307,6 +309,42 @@ async def test_a_target_that_does_not_answer_is_left_alone_for_a_while(world: Wo
         one.stays_open = timedelta(0)
     assert "value" in await current()
     assert component(await status(world), "connector sample_crm")["state"] == "up"
+
+
+class Silent(Reader):
+    """A target that says nothing until it is let."""
+
+    name = "silent"
+
+    def __init__(self) -> None:
+        self.asked, self.answer = 0, asyncio.Event()
+
+    async def read(self, kind: str, record_id: str) -> Observed:
+        self.asked += 1
+        await self.answer.wait()
+        return Observed(kind, record_id, {}, "1", now())
+
+
+async def test_of_all_who_wait_for_a_silent_target_one_asks_whether_it_is_back() -> None:
+    silent, breaker = Silent(), Component("connector silent", "x", opens_after=1)
+    guarded = Guarded(silent, breaker)
+    breaker.failed("connector_timed_out")
+    assert breaker.opened_at
+    breaker.opened_at -= breaker.stays_open
+    several = [asyncio.create_task(guarded.read("lead", "1")) for _ in range(5)]
+    async with asyncio.timeout(5):
+        refused = await asyncio.gather(*several[1:], return_exceptions=True)
+    assert silent.asked == 1 and all("left alone until" in str(one) for one in refused)
+    trial = several[0]
+    trial.cancel()  # whoever asked went away
+    await asyncio.wait([trial])
+    with pytest.raises(ReadFailed, match="left alone until"):
+        await guarded.read("lead", "1")
+    breaker.opened_at -= breaker.stays_open
+    silent.answer.set()
+    await guarded.read("lead", "1")
+    await asyncio.gather(*(guarded.read("lead", "1") for _ in range(3)))
+    assert (silent.asked, breaker.state) == (5, "up")
 
 
 async def test_of_a_connector_that_was_mended_or_retired_the_status_tells_no_old_story(world: World) -> None:

@@ -63,6 +63,24 @@ async def test_a_mission_that_only_a_person_can_get_going_is_a_violation_until_s
     assert (await read(world))["invariant_violations"]["liveness"] == 0
 
 
+async def test_a_tenant_that_nobody_looks_at_is_seen(world: World) -> None:
+    await world.another_tenant()
+    connection = await inspector(world)
+
+    async def oldest() -> float:
+        return (await read(world))["liveness_look_oldest_seconds"][""]
+
+    await connection.execute("ALTER TABLE tenant DISABLE TRIGGER ALL")
+    await connection.execute("UPDATE tenant SET created_at = now() - interval '1 h' WHERE name = 'other'")
+    assert 3600 <= await oldest() < 3700, "that was never looked at"
+    await connection.execute(
+        "INSERT INTO liveness_look SELECT id, now() - interval '20 min', 1, 0, 0 FROM tenant WHERE name = 'other'"
+    )
+    assert 1200 <= await oldest() < 3600
+    await connection.execute("UPDATE tenant SET suspended_at = now() WHERE name = 'other'")
+    assert await oldest() < 1200, "of a suspended one nothing moves"
+
+
 async def test_ages_of_approvals_and_of_what_nobody_knows(world: World) -> None:
     found = await read(world)
     assert found["approval_oldest_seconds"] == found["writeback_unknown_oldest_seconds"] == {"": 0.0}

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Any
 from uuid import UUID
 
@@ -10,6 +11,7 @@ import asyncpg
 import pytest
 from sqlalchemy import event, text
 
+from app.errors import Problem
 from app.missions.moves import OPEN
 from app.operations import liveness
 from tests.operations.test_service_health import REMOVE_WORK, component, status
@@ -17,6 +19,7 @@ from tests.world import World
 from tests.world.checks import inspector
 from tests.world.life import Life, age, asked_at_intake, begin, by_force, due, escalated, in_state, reconcile, stuck
 
+reconciler = import_module("app.operations.reconcile")  # the room gives out the verb of that name
 STARTS: dict[str, Any] = {
     **{state: lambda world, state=state: in_state(world, state) for state in sorted(OPEN)},
     "asked at intake": asked_at_intake,
@@ -162,6 +165,47 @@ async def test_what_does_not_hold_is_given_up_and_shown(world: World) -> None:
     assert (await status(world))["status"] == "degraded"
 
 
+@pytest.mark.parametrize(
+    ("met", "refused"),
+    [(Problem("wrong_state", "It may not."), "wrong_state"), (RuntimeError("a fault of ours"), "failed")],
+)
+async def test_a_repair_that_is_refused_is_shown_and_keeps_nobody_else_waiting(
+    world: World, monkeypatch: pytest.MonkeyPatch, met: Exception, refused: str
+) -> None:
+    lives = [await begin(world) for _ in range(2)]
+    ill, well = lives
+    for life in lives:
+        await (await inspector(world)).execute(REMOVE_WORK, life.id)
+        await age(life)
+    as_always = reconciler.repaired
+
+    async def repaired(session: Any, caller: Any, mission: Any) -> str | None:
+        done = await as_always(session, caller, mission)
+        if mission.id == ill.id:
+            raise met
+        return done
+
+    monkeypatch.setattr(reconciler, "repaired", repaired)
+    for _ in range(2):
+        await reconcile(world)
+        found = await status(world)
+        said = {
+            one["mission_id"]: (one["repair"], one["refused"], one["over_at"] is None) for one in found["violators"]
+        }
+        assert said == {str(ill.id): (None, refused, True), str(well.id): ("dispatch_added", None, False)}
+        assert found["status"] == "degraded"
+        assert await stuck(world) == [f"{ill.id} is accepted"], "of what was refused nothing is left"
+    assert [said for _, said in await ill.facts("mission.stuck")] == [
+        {"state": "accepted", "finding": "no_dispatch", "refused": refused}
+    ]
+    monkeypatch.undo()
+    await reconcile(world)
+    found = await status(world)
+    assert found["status"] == "ok" and all(one["over_at"] for one in found["violators"]), (
+        "once it can be, it is repaired"
+    )
+
+
 async def test_two_reconcilers_at_once_repair_once(world: World) -> None:
     life = await begin(world)
     await (await inspector(world)).execute(REMOVE_WORK, life.id)
@@ -273,7 +317,7 @@ async def test_what_was_found_stays_as_it_was_found(world: World) -> None:
     await connection.execute(REMOVE_WORK, life.id)
     await age(life)
     await reconcile(world)
-    for change in ("repair = 'other'", "over_at = now()", "found_at = now()", "state = 'running'"):
+    for change in ("repair = 'other'", "refused = 'other'", "over_at = now()", "found_at = now()", "state = 'running'"):
         with pytest.raises(asyncpg.PostgresError) as refused:
             await connection.execute(f"UPDATE mission_repair SET {change}")
         assert refused.value.sqlstate == "RX037", change

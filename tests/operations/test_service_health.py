@@ -8,9 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from app.boundary.dispatch import EFFECTS
+from app.boundary import EFFECTS
 from app.clock import now
-from app.http.serving import lifespan_of
+from app.http.serving import opened
 from app.main import Root, public_app
 from colony_client.client import ColonyClient
 from tests.boundary.faults import broken
@@ -166,7 +166,7 @@ async def test_a_process_without_its_database_is_alive_and_not_ready(world: Worl
     nowhere = f"postgresql://nobody:nothing@127.0.0.1:{port}/none"
     root = Root(world.settings(database_url=nowhere, reader_database_url=nowhere))
     app = public_app(root)
-    async with lifespan_of(root)(app):
+    async with opened(root, app):
         client = httpx.AsyncClient(
             transport=httpx.ASGITransport(app, raise_app_exceptions=False), base_url="http://root.test"
         )
@@ -205,7 +205,7 @@ async def test_a_process_that_has_not_started_says_so(world: World) -> None:
     app = public_app(root)
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://root.test")
     assert [(await client.get(path)).status_code for path in PROBES] == [200, 200, 503, 503]
-    async with lifespan_of(root)(app):
+    async with opened(root, app):
         assert [(await client.get(path)).status_code for path in PROBES] == [200] * 4
     assert [(await client.get(path)).status_code for path in ("/livez", "/readyz")] == [200, 503]
 

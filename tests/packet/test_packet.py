@@ -9,6 +9,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from app.labels import UNSEEN
 from app.visible import visible
 from colony_client.artifacts import AggregationPacket, Citation, Claim, WorkerResult, quote_sha256
 from tests.life.test_moves import REACH
@@ -216,7 +217,9 @@ class Reader(HTMLParser):
 
 async def hostile_mission(world: World, words: str) -> Life:
     """A mission that has the same words in every place where a stranger can put some."""
-    life = await under_way(world, user_goal=f"goal {words}"[:8_000], labels={"x": words[:200]})
+    life = await under_way(
+        world, user_goal=f"goal {words}"[:8_000], labels={"x": re.sub(f"[{UNSEEN}]", "_", words)[:200]}
+    )
     [citation, *_] = await life.show()
     short, line = words[:4_000], words[:200]
     false = Citation(

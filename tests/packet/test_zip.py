@@ -126,7 +126,7 @@ def changed(value: Any) -> Any:
 
 # What the facts hold beside the manifest, as the documentation says.
 BOUND = {
-    "approvals.jsonl": ("id", "writeback_id", "payload_sha256", "state", "decisions", "payload"),
+    "approvals.jsonl": ("id", "writeback_id", "payload_sha256", "state", "decisions", "payload", "questions"),
     "writebacks.jsonl": ("id", "approval_id", "payload", "payload_sha256", "state", "observed", "observed_sha256", "idempotency_key"),
     "policy_decisions.jsonl": ("id", "inputs", "inputs_sha256"),
     "shown.jsonl": ("source", "document"),
@@ -185,6 +185,7 @@ async def test_every_part_of_what_the_packet_shows_is_held_against_the_rest(cont
         "an approval": lambda said: said["approvals"][0].update(state="rejected"),
         "an approval less": lambda said: said["approvals"].pop(),
         "who approved": lambda said: said["approvals"][0]["decisions"][0].update(approver="00000000-0000-7000-8000-000000000000"),
+        "what was asked": lambda said: said["approvals"][0]["questions"][0].update(question="Another?"),
         "a change": lambda said: said["writebacks"][0]["payload"]["changes"].update(status="won"),
         "what was read back": lambda said: said["writebacks"][0].update(read_back={"status": "won"}),
         "a policy decision": lambda said: said["policy_decisions"][0].update(effect="deny"),

@@ -52,7 +52,8 @@ async def anchor(world: World) -> None:
 
 
 async def written(world: World) -> Life:
-    """A completed mission: two sources that contradict each other, a change that was approved, executed and read back."""
+    """A completed mission: two sources that contradict each other, a change that was asked about, approved, executed and
+    read back."""
     await give_guide(world)
     await give_guide(world, WIKI, "wiki/on-call.md")
     life = await under_way(world)
@@ -68,6 +69,11 @@ async def written(world: World) -> Life:
         {"type": "signal", "signal": "complete"},
     )
     await world.run_work("review")
+    for one in (await world.operator.get(f"/v1/approvals?mission={life.id}")).json()["items"]:
+        path = f"/v1/approvals/{one['id']}/questions"
+        asked = (await world.operator.post(path, json={"question": "Which call is it from?"})).json()
+        said = await world.submitter.post(f"{path}/{asked['id']}/answer", json={"answer": "From that of the 3rd."})
+        assert said.status_code == 200, said.text
     await approve_all(life)
     for writeback in await life.writebacks():
         await life.settle(await life.claim(writeback["id"]), writeback["id"], "succeeded")

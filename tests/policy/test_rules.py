@@ -53,6 +53,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any] | None, str]] = {
         "writeback.propose", PRODUCTION | AUTONOMOUS, None, "deny",
     ),
     "operate.decide": ("operate.approval.decide", {}, SUBMITTER, "allow"),
+    "operate.ask_further": ("operate.approval.escalate", {}, ADMIN, "allow"),
     "operate.operators": ("operate.mission.fail", {}, OPERATOR, "allow"),
     "operate.own_missions": ("operate.mission.cancel", {"own": True}, SUBMITTER, "allow"),
     "operate.admins_halt": ("operate.connector.halt", {}, ADMIN, "allow"),

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from app.ladder import ladder, reaches
 from app.ladder.rungs import AUTONOMY
 from app.release.gates import BY_NAME, GATES
 from app.release.judge import judge, note
+from app.release.looks import error_budget
 from tests.conftest import Cluster
 from tests.release.scene import (
     all_green,
@@ -243,11 +245,13 @@ async def test_enabling_answers_with_the_gates_it_was_enabled_on(ready: World, m
     assert len(computed) == 1, "once, under nobody's lock"
 
 
-async def test_who_lowers_while_the_gates_are_kept_waits_for_them_and_they_for_nobody(
-    ready: World, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("cause", ["drill_failed", "error_budget"])
+async def test_who_lowers_while_the_gates_are_kept_waits_for_what_is_written_alone(
+    ready: World, monkeypatch: pytest.MonkeyPatch, cause: str
 ) -> None:
-    """Both take the ladder before the tenant's chain of facts; the other way round each would wait for the other."""
-    lower = asyncio.Event()
+    """Both take the ladder before the tenant's chain of facts; the other way round each would wait for the other. And nothing
+    is read any more once the ladder is taken."""
+    lower, late = asyncio.Event(), []
     connection = await inspector(ready)
     waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
@@ -258,15 +262,23 @@ async def test_who_lowers_while_the_gates_are_kept_waits_for_them_and_they_for_n
             while not await connection.fetchval(waits):
                 await asyncio.sleep(0.01)
 
+    async def read(session: Any, *given: Any) -> Any:
+        late.append(lower.is_set())
+        found = await error_budget(session, *given)
+        return replace(found, ended=100, failed=100) if cause == "error_budget" else found
+
     monkeypatch.setattr("app.release.judge.note", kept)
-    await drilled(ready, "blocked_writeback", state="failed")
+    monkeypatch.setattr("app.release.actions.error_budget", read)
+    if cause == "drill_failed":
+        await drilled(ready, "blocked_writeback", state="failed")
     review = asyncio.create_task(look_after(ready))
     await lower.wait()
     said = await ready.operator.post("/v1/release/ladder/dry_run/lower", json={"reason": "Something is wrong."})
     await review
     assert (said.status_code, said.json()["outcome"], said.json()["lowered"]) == (200, "lowered", 1), said.text
+    assert not any(late) and bool(late) == (cause == "error_budget")
     causes = {name: one["last_change"]["cause"] for name, one in (await rungs(ready)).items() if one["last_change"]}
-    assert causes == {"dry_run": "asked", "oracle_staging": "drill_failed"}
+    assert causes == {"dry_run": "asked", "oracle_staging": cause}
 
 
 # --- what lowers it

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
@@ -9,10 +10,12 @@ import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from app.canonical import sha256
 from app.ledger import signer
 from app.ledger.keys import sealed
 from app.replay.wiring import sides
 from app.settings import Misconfigured
+from colony_client.artifacts import MissionEnvelope, contract_hash
 from tests.replay.test_recorded import rich
 from tests.world import World
 from tests.world.checks import inspector, problem
@@ -96,24 +99,100 @@ async def test_what_is_signed_but_malformed_is_refused_by_name(world: World) -> 
     assert "attempt" in said["detail"]
     broken = statement | {"by": "elsewhere", "sources": ["!"]}
     problem(await taken_in(world.operator, sealed(broken, key)), "validation")
-    whole = statement | {"by": "elsewhere"}
+    for more in ({"attempt": 2**31}, {"mission_type": "a\x00b"}, {"environment": "a\x00b"}):
+        broken = statement | {"by": "elsewhere", "recording": statement["recording"] | more}
+        said = problem(await taken_in(world.operator, sealed(broken, key)), "validation")
+        assert next(iter(more)) in said["detail"]
+    calls = [one | {"name": "a\x00b"} for one in statement["recording"]["calls"]]
+    broken = statement | {"by": "elsewhere", "recording": statement["recording"] | {"calls": calls}}
+    assert "calls/0/name" in problem(await taken_in(world.operator, sealed(broken, key)), "validation")["detail"]
+    calls = [one | {"arguments": {"n": 1e16}} for one in statement["recording"]["calls"]]
+    whole = statement | {"by": "elsewhere", "recording": statement["recording"] | {"calls": calls}}
     assert (await taken_in(world.operator, sealed(whole, key))).status_code == 201
 
 
-@pytest.mark.parametrize("what", ["an artifact missing", "another form", "refused"])
+async def test_a_file_that_an_earlier_version_took_in_and_this_one_does_not_ends_its_replay(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, data = await exported(world)
+    other = await world.another_tenant()
+    made = (await taken_in(other.http, data)).json()
+    asked = (await other.http.post(f"/v1/recordings/{made['id']}/replay", json={"mode": "recorded"})).json()
+    monkeypatch.setattr("app.replay.transfer.PURPOSE", "mission-root recording 2")
+    await world.run_work("replay")
+    ended = (await other.http.get(f"/v1/missions/{asked['id']}")).json()
+    assert (ended["state"], ended["reason"]) == ("failed", "replay_unplayable"), ended
+
+
+def facts(recording: dict[str, Any], type: str) -> list[dict[str, Any]]:
+    return [one for one in recording["facts"] if one["type"] == type]
+
+
+def of_tool(recording: dict[str, Any], outcome: str, **said: Any) -> None:
+    """Every call of that outcome was answered otherwise."""
+    for one in recording["calls"]:
+        if one["outcome"] == outcome:
+            one["answer"] = base64.b64encode(json.dumps(said).encode()).decode()
+
+
+def without_the_packet(recording: dict[str, Any]) -> None:
+    recording["artifacts"] = [one for one in recording["artifacts"] if one["schema_name"] != "aggregation_packet"]
+
+
+def produced_by(name: Any) -> Callable[[dict[str, Any]], None]:
+    def spoil(recording: dict[str, Any]) -> None:
+        for one in recording["artifacts"]:
+            one["content"]["producer"] = name
+
+    return spoil
+
+
+def without_a_stage(recording: dict[str, Any]) -> None:
+    facts(recording, "stage.started")[0]["body"] = {}
+
+
+def with_arguments_that_are_none(recording: dict[str, Any]) -> None:
+    [one] = [one for one in recording["calls"] if one["name"] == "workspace.search"]
+    one["arguments"] = [1]
+    facts(recording, "tool.called")[-1]["body"]["arguments_sha256"] = sha256(b"[1]").hex()
+
+
+def with_a_model(outcome: str, answer: Any) -> Callable[[dict[str, Any]], None]:
+    def spoil(recording: dict[str, Any]) -> None:
+        asked = {"kind": "model", "name": "small", "arguments": {}, "ordinal": 1, "outcome": outcome, "took_ms": 1.0}
+        recording["calls"].append(asked | {"answer": base64.b64encode(json.dumps(answer).encode()).decode()})
+        place = recording["facts"].index(facts(recording, "stage.started")[0])
+        body = {"model": "small", "request_sha256": sha256(b"{}").hex(), "attempt": 1}
+        recording["facts"].insert(place, recording["facts"][place] | {"type": "model.called", "body": body})
+
+    return spoil
+
+
+SPOILED: dict[str, Callable[[dict[str, Any]], None]] = {
+    "an artifact missing": without_the_packet,
+    "another form": without_a_stage,
+    "refused": produced_by("somebody else"),
+    "what no text may hold": produced_by({"name": "a\x00b", "version": "1"}),
+    "no result": lambda recording: of_tool(recording, "answered", shown=[], kind="document"),
+    "shown what is not there": lambda recording: of_tool(
+        recording, "answered", result={}, kind="document", shown=[["0" * 64, "nothing.md", None]]
+    ),
+    "an unknown problem": lambda recording: of_tool(
+        recording, "refused", code="nobody_knows", detail="", errors=[], members={}
+    ),
+    "half a problem": lambda recording: of_tool(recording, "refused", code="not_found"),
+    "arguments that are none": with_arguments_that_are_none,
+    "a model that says nothing": with_a_model("answered", {}),
+    "a model that nobody asked about": with_a_model("denied", {"considered": []}),
+    "a model with half a fact": with_a_model("answered", {"considered": [], "fact": {"provider": None, "n": 2.0**70}}),
+}
+
+
+@pytest.mark.parametrize("what", SPOILED)
 async def test_a_file_that_cannot_be_played_to_its_end_ends_its_replay(world: World, what: str) -> None:
     _, data = await exported(world)
     statement = json.loads(data)["statement"]
-    recording = statement["recording"]
-    if what == "an artifact missing":
-        recording["artifacts"] = [one for one in recording["artifacts"] if one["schema_name"] != "aggregation_packet"]
-    elif what == "another form":
-        for fact in recording["facts"]:
-            if fact["type"] == "stage.started":
-                fact["body"] = {}
-    else:
-        for one in recording["artifacts"]:
-            one["content"]["producer"] = "somebody else"
+    SPOILED[what](statement["recording"])
     other = await world.another_tenant()
     forged = sealed(statement | {"by": "elsewhere"}, signer(ELSEWHERE).by_kid["elsewhere"])
     made = (await taken_in(other.http, forged)).json()
@@ -138,3 +217,26 @@ async def test_settings_that_are_no_keys_stop_the_process(world: World) -> None:
     wrong = world.root.settings.model_copy(update={"transfer_trusted_keys": "nonsense"})
     with pytest.raises(Misconfigured, match="TRANSFER_TRUSTED_KEYS must be kid:base64"):
         sides(wrong)
+
+
+@pytest.mark.parametrize("mode", ["recorded", "rerun"])
+async def test_what_could_be_asked_for_elsewhere_is_repeated_or_refused_by_name(world: World, mode: str) -> None:
+    """Labels of which nobody could ask for by name and value are taken again; what no mission here may say is refused."""
+    _, data = await exported(world)
+    statement = json.loads(data)["statement"] | {"by": "elsewhere"}
+    other = await world.another_tenant()
+
+    async def repeated(**said: Any) -> httpx.Response:
+        statement["recording"]["envelope"] |= said
+        envelope = MissionEnvelope.model_validate_json(json.dumps(statement["recording"]["envelope"]))
+        statement["recording"]["envelope"]["contract_hash"] = contract_hash(envelope)
+        made = await taken_in(other.http, sealed(statement, signer(ELSEWHERE).by_kid["elsewhere"]))
+        assert made.status_code == 201, made.text
+        return await other.http.post(f"/v1/recordings/{made.json()['id']}/replay", json={"mode": mode})
+
+    labels = {"case:old": "one\ntwo"}
+    taken = await repeated(labels=labels)
+    assert taken.status_code == 202, taken.text
+    assert taken.json()["labels"] == labels
+    said = problem(await repeated(labels={"n" * 150: "long"}), "validation")
+    assert "labels" in said["detail"] and "at most 100 characters" in said["detail"], said

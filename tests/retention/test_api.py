@@ -7,6 +7,7 @@ from uuid import UUID
 import obstore
 import pytest
 
+from app.artifacts import objects as objects_module
 from app.artifacts import open_objects
 from app.packet import archive, offline
 from app.retention import Sweeper
@@ -73,7 +74,8 @@ async def sweep(world: World) -> None:
     await world.make_due("retention")
     from app import work
 
-    for item in await work.take(world.worker.database, "worker", ["retention"], 8, world.root_lease()):
+    items, _ = await work.turn(world.worker.database, ["retention"], 8, world.root_lease())
+    for item in items:
         await world.worker.sweeper.turn(item)
 
 
@@ -116,7 +118,9 @@ async def test_the_colony_reads_spans_of_a_large_source(large: World) -> None:
 
 
 @pytest.mark.parametrize("what", ["missing", "damaged"])
-async def test_bytes_that_are_not_there_count_as_unverified_and_are_said(large: World, what: str) -> None:
+async def test_bytes_that_are_not_there_count_as_unverified_and_are_said(
+    large: World, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = await give_guide(large, LARGE)
     life = await begin(large)
     await life.take()
@@ -138,6 +142,41 @@ async def test_bytes_that_are_not_there_count_as_unverified_and_are_said(large: 
     status = (await large.auditor.get("/v1/status")).json()
     [told] = [one for one in status["components"] if one["name"] == "artifacts"]
     assert (status["status"], told["state"]) == ("degraded", "degraded") and source not in str(told)
+    await looked_again(large, monkeypatch)
+    assert await artifacts_state(large) == "degraded", "it is still so"
+    await obstore.put_async(objects.store.objects, name, LARGE.encode())
+    await looked_again(large, monkeypatch)
+    assert await artifacts_state(large) == "up", "somebody has put it back"
+
+
+async def looked_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a process does in the background, of objects that were looked at long ago."""
+    monkeypatch.setattr(objects_module, "AGAIN_S", 0.0)
+    world.root.objects = world.public.state.objects
+    await world.root.watch.turn()
+
+
+async def artifacts_state(world: World) -> str:
+    components = (await world.auditor.get("/v1/status")).json()["components"]
+    return str(next(one["state"] for one in components if one["name"] == "artifacts"))
+
+
+async def test_what_retention_removed_is_missed_by_nobody(large: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    life, source = await answered(large, sensitivity_class="restricted")
+    objects = large.worker.objects
+    assert objects.store
+    [label] = [one async for page in objects.labels(await large.tenant()) for one in page]
+    await obstore.delete_async(objects.store.objects, f"{await large.tenant()}/{label[:2]}/{label}")
+    problem(await large.submitter.get(f"/v1/missions/{life.id}/sources/{source}"), "artifact_missing")
+    await looked_again(large, monkeypatch)
+    assert await artifacts_state(large) == "degraded"
+    await large.submitter.delete("/v1/workspaces/default/documents", params={"path": "guide.md"})
+    connection = await inspector(large)
+    await connection.execute("UPDATE document SET retired_at = retired_at - interval '31 days'")
+    await grow_old(large, life.id, 91)
+    await sweep(large)
+    await looked_again(large, monkeypatch)
+    assert await artifacts_state(large) == "up"
 
 
 async def test_a_review_waits_for_a_store_that_is_away(large: World) -> None:
@@ -227,7 +266,7 @@ async def test_labels_are_held_as_they_are_given(world: World) -> None:
         ask = {"scope": "label", "label": label, "reason": "a case"}
         assert (await world.admin.put(f"/v1/legal-holds/case-{number}", json=ask)).status_code == 201
     assert (await world.submitter.get(f"/v1/missions/{life.id}")).json()["retention"]["holds"] == ["case-0", "case-1"]
-    for label in (f"{name}n:{value}", f"{name}:{value}v", "a:" + "v" * 299, "a", ":b"):
+    for label in (f"{name}n:{value}", f"{name}:{value}v", "a:" + "v" * 299, "a", ":b", "a:b\n", "a:\x85"):
         ask = {"scope": "label", "label": label, "reason": "a case"}
         problem(await world.admin.put("/v1/legal-holds/no", json=ask), "validation")
     ask = {"mission_type": "oracle_advisory", "user_goal": "What is there?", "labels": {"a:b": "c"}}

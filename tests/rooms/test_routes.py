@@ -16,6 +16,7 @@ from fastapi.routing import iter_route_contexts
 
 from app import drills
 from app.canonical import sha256
+from app.http.serving import opened
 from app.identity import ACTIONS, ROLES
 from app.main import Root, internal_app
 from app.model_gateway.providers import Provider as ModelProvider
@@ -228,6 +229,9 @@ async def theirs_and_absent(world: World) -> dict[str, Any]:
     policies = (await world.auditor.post("/v1/policies/evaluate", json=ASK_POLICY)).json()["policy_version"]
     there = {
         "notice_id": await notice(world, approval["id"]),
+        "question_id": (
+            await world.operator.post(f"/v1/approvals/{approval['id']}/questions", json={"question": "Why now?"})
+        ).json()["id"],
         "version": policies,
         **await somebody(world),
         **await somewhere(world),
@@ -466,6 +470,17 @@ async def about_approval(world: World, verb: str, who: str = "operator", **body:
     )
 
 
+async def ask_about(world: World) -> httpx.Response:
+    approval = await pending_change(world)
+    return await world.operator.post(f"/v1/approvals/{approval['id']}/questions", json={"question": "Why now?"})
+
+
+async def answer_question(world: World) -> httpx.Response:
+    asked = await ask_about(world)
+    path = f"{asked.headers['location']}/questions/{asked.json()['id']}/answer"
+    return await world.submitter.post(path, json={"answer": "The customer called."})
+
+
 async def note_look(world: World) -> httpx.Response:
     approval = await pending_change(world)
     return await world.operator.post(f"/v1/approvals/{approval['id']}/looks", json={})
@@ -685,6 +700,9 @@ LEAVE_FACTS: dict[str, tuple[Callable[[World], Awaitable[httpx.Response]], str]]
     "extendMission": (extend, "mission.extended"),
     "runDrill": (run_drill, "drill.asked"),
     "reassignApproval": (lambda world: about_approval(world, "reassign", role="admin"), "approval.reassigned"),
+    "escalateApproval": (lambda world: about_approval(world, "escalate", role="admin"), "approval.escalated"),
+    "askAboutApproval": (ask_about, "approval.questioned"),
+    "answerQuestion": (answer_question, "approval.answered"),
     "decide": (approve, "approval.decided"),
     "noteLook": (note_look, "approval.seen"),
     "breakGlass": (break_glass, "approval.glass_broken"),
@@ -844,13 +862,11 @@ async def test_a_call_is_not_taken_twice_by_two_processes(world: World) -> None:
     method, path, body, more = (await internal_calls(world))["getRootView"]
     other = Root(world.settings())
     headers = {**more, **sign(world.root.colony_keys, method, path, body, "root")}
-    try:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(internal_app(other)), base_url="http://b") as there:
-            assert (await world.inside.request(method, path, headers=headers)).status_code == 200
-            problem(await there.request(method, path, headers=headers), "unauthenticated")
-    finally:
-        await other.database.close()
-        await other.reader.close()
+    app = internal_app(other)
+    transport = httpx.ASGITransport(app)
+    async with opened(other, app), httpx.AsyncClient(transport=transport, base_url="http://b") as there:
+        assert (await world.inside.request(method, path, headers=headers)).status_code == 200
+        problem(await there.request(method, path, headers=headers), "unauthenticated")
 
 
 async def test_public_and_internal_share_no_route(world: World) -> None:

@@ -1,14 +1,18 @@
 """Tool layers over HTTP: registering, pinning, looking, switching off, and who may."""
 
+import asyncio
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from app import work
+from app.tools import watch
 from app.tools.servers import StdioServer
 from tests.tools.odd_server import Odd, odd_server, served_odd
-from tests.tools.registered import ask, definition, entry, mission_with, put, register, shown
+from tests.tools.registered import ask, definition, entry, mission_with, plant, put, register, shown
 from tests.world import World
-from tests.world.checks import problem
+from tests.world.checks import inspector, problem
 from tests.world.life import demo
 
 WHY = {"json": {"reason": "a test"}}
@@ -199,6 +203,45 @@ async def test_the_background_look_finds_what_drifted_and_comes_back(world: Worl
     await world.make_due("tool_check")
     await world.run_work("tool_check")
     assert (await shown(world))["failure"] == "tool_unreachable"
+
+
+async def test_the_background_look_keeps_its_lease_while_servers_take_their_time(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two"):
+        await plant(world, name, entry("echo"))
+    connection, lease = await inspector(world), timedelta(seconds=0.4)
+    await connection.execute(
+        "INSERT INTO work (tenant, kind, subject, queue) SELECT id, 'tool_check', id, 'worker' FROM tenant WHERE name = 'demo'"
+    )
+    [item], _ = await work.turn(world.worker.database, ["tool_check"], 1, lease)
+    monkeypatch.setattr(watch, "PAGE", 1)
+    looked, looking, go_on = list[str](), asyncio.Event(), asyncio.Event()
+
+    async def slow(_: Any, layer: Any) -> None:
+        looked.append(layer.name)
+        looking.set()
+        await go_on.wait()
+
+    monkeypatch.setattr(world.worker.tools, "check", slow)
+    task = asyncio.create_task(watch.check_layers(world.worker.tools, item, timedelta(minutes=5), lease))
+    await looking.wait()
+    held = "SELECT lease_until FROM work WHERE kind = 'tool_check'"
+    first = await connection.fetchval(held)
+    async with asyncio.timeout(20):
+        while await connection.fetchval(held) < first + lease:
+            await asyncio.sleep(0.01)
+    assert (await work.turn(world.worker.database, ["tool_check"], 1, lease))[0] == []
+    await connection.execute(
+        "UPDATE work SET fence = fence + 1 WHERE kind = 'tool_check'"
+    )  # somebody else has it all the same
+    during = await connection.fetchval(held)
+    async with asyncio.timeout(20):
+        while any("lease of a look" in one.get_name() for one in asyncio.all_tasks()):
+            await asyncio.sleep(0.01)
+    go_on.set()
+    await task
+    assert looked == ["one"] and await connection.fetchval(held) == during
 
 
 async def test_the_background_look_sees_past_those_that_are_retired(

@@ -11,7 +11,7 @@ import pytest
 
 from app.tools import mcp
 from app.tools.servers import StdioServer
-from app.tools.sessions import IDLE_S
+from app.tools.sessions import IDLE_S, LOOK_AGAIN_S
 from tests.tools import odd_server as module
 from tests.tools.odd_server import Odd, odd_server, served_odd
 from tests.tools.registered import ask, definition, entry, mission_with, put, register, shown
@@ -156,6 +156,66 @@ async def test_an_idle_session_that_is_taken_up_again_is_not_old(world: World, o
     live.session.look = meanwhile  # type: ignore[method-assign]
     assert (await said(world, life, "odd.echo", text="y"))["text"] == "y"
     assert list(pool.live.values()) == [live] and not live.session.over
+
+
+async def test_above_the_bound_only_idle_sessions_close_and_a_call_too_many_hears_so(
+    world: World, odd: Odd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tool that is broken off in the middle may run twice."""
+    for name in ("one", "two", "three"):
+        await register(world, odd, "echo", "slow", name=name)
+    life = await mission_with(
+        world, *(f"{name}.{tool}" for name in ("one", "two", "three") for tool in ("echo", "slow"))
+    )
+    monkeypatch.setattr("app.tools.sessions.MOST", 2)
+    monkeypatch.setattr("app.tools.sessions.FRESH_S", IDLE_S / 2)  # however slow the machine
+    pool = world.root.tools
+    await said(world, life, "one.echo", text="x")
+    by_name = {which[1]: live for which, live in pool.live.items()}
+    inside, go_on, whole = asyncio.Event(), asyncio.Event(), by_name["one"].session.call
+
+    async def slowly(*arguments: Any) -> Any:
+        inside.set()
+        await go_on.wait()
+        return await whole(*arguments)
+
+    by_name["one"].session.call = slowly  # type: ignore[method-assign]
+    calling = asyncio.create_task(said(world, life, "one.echo", text="y"))
+    await inside.wait()
+    by_name["one"].used_at -= IDLE_S + 1  # the least used of all
+    await said(world, life, "two.echo", text="x")
+    await pool.prune()
+    problem(await ask(world, life.dispatch, "three.echo", {"text": "x"}), "rate_limited")
+    [two] = [live for which, live in pool.live.items() if which[1] == "two"]
+    two.used_at -= IDLE_S / 2
+    await said(world, life, "three.echo", text="x")
+    assert sorted(which[1] for which in pool.live) == ["one", "three"], "the idle one went"
+    refused = problem(await ask(world, life.dispatch, "two.echo", {"text": "x"}), "rate_limited")
+    assert refused["limit"] == "tools"
+    assert await life.facts("tool.failed") == [], "the root's own trouble"
+    go_on.set()
+    assert (await calling)["text"] == "y" and not by_name["one"].session.over
+    assert [live.asking for live in pool.live.values()] == [0, 0]
+
+
+async def test_a_server_started_anew_costs_no_call_also_when_its_tools_are_looked_at_first(
+    world: World, odd: Odd
+) -> None:
+    await register(world, odd)
+    life = await mission_with(world, "odd.echo")
+    await said(world, life, "odd.echo", text="x")
+    [live] = world.root.tools.live.values()
+    live.looked_at -= LOOK_AGAIN_S + 1
+
+    async def unknown() -> None:
+        live.session.broken = "tool_broke_off"
+        raise mcp.ServerFailed("tool_broke_off", "the session is unknown", retryable=True)
+
+    live.session.look = unknown  # type: ignore[method-assign]
+    assert (await said(world, life, "odd.echo", text="y"))["text"] == "y"
+    assert (
+        await life.facts("tool.failed") == [] and world.root.tools.live and live not in world.root.tools.live.values()
+    )
 
 
 async def test_the_looking_after_goes_on_after_a_fault(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -207,7 +207,7 @@ async def test_tryton_stands_still_until_nobody_waits_and_does_it_then(office: O
     writeback = await office.approved(lead, comment="Call me")
     executor = office.executor()
     await office.due(writeback)
-    [item] = await work.take(executor.database, "executor", ["execute"], 1, timedelta(seconds=30))
+    [item] = await work.take(executor.database, "execute", 1, timedelta(seconds=30))
     claimed = await executor.claim(item)
     assert isinstance(claimed, Claimed)
     stood = asyncio.Event()

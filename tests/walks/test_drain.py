@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -117,6 +117,14 @@ def waited(pid: int, since: float) -> float:
     return time.monotonic() - since
 
 
+CALLS = "SELECT id, state FROM budget_reservation WHERE mission = $1::text::uuid AND purpose LIKE 'tool:crm.%'"
+
+
+def calls(instance: Instance, mission: str, state: str) -> set[Any]:
+    """The mission's calls of the CRM through the root that are in a state."""
+    return {row["id"] for row in instance.sql(CALLS, mission) if row["state"] == state}
+
+
 def claimed(instance: Instance, writebacks: list[str]) -> int:
     rows = instance.sql("SELECT count(*) FROM execution WHERE writeback = ANY ($1::text[]::uuid[])", writebacks)
     return int(rows[0][0])
@@ -128,18 +136,23 @@ def test_nothing_is_dropped_and_everybody_is_gone_in_time(instance: Instance, tu
     with instance.client("submitter") as client:
         mission = create(client, "crm_lead_intelligence", "Which leads deserve a call, and why?")
         until(lambda: state(client, mission) == "awaiting_approval", "there is something to approve")
-    with Load(instance) as load:
+    with ExitStack() as stack:
         with frozen(instance.pid("executor")):
             writebacks = approve_all(instance, mission)
             os.kill(instance.pid("crm"), signal.SIGSTOP)
+            with instance.client("submitter") as client:
+                asking = create(client, "crm_lead_intelligence", "Who has not been called for long?")
+            asked = until(lambda: calls(instance, asking, "reserved"), "its colony asks through the internal port")
+            load = stack.enter_context(Load(instance))
         with frozen(instance.pid("crm")):
             until(lambda: claimed(instance, writebacks) > 0, "a change is under way")
             stopped = [told_to_stop(instance, name) for name in ("serve", "worker", "executor")]
-            time.sleep(0.5)  # the target is silent while they are told to stop
+            time.sleep(1.0)  # the target is silent while they are told to stop, and nobody is left at the public port
         took = [waited(*one) for one in stopped]
         with instance.client("auditor") as client:
             until(lambda: client.get("/readyz").status_code == 200, "the next ones are there")
     assert max(took) <= LONGEST_S, took
+    assert asked <= calls(instance, asking, "settled"), "what was asked through the internal port was answered and kept"
     assert load.dropped == [], f"{len(load.dropped)} of {len(load.accepted)}"
     assert load.streams_ended and set(load.streams_ended) == {"ended"}, load.streams_ended
     with instance.client("submitter") as client:

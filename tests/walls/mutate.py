@@ -38,6 +38,7 @@ MODULES = (
     "walls.test_constraints", "walls.test_tenants", "walls.test_proof", "walls.test_delegation",
     "walls.test_policies", "walls.test_webhooks", "walls.test_connectors", "ledger.test_facts", "budgets.test_guards",
     "walls.test_ladder", "walls.test_interventions", "walls.test_intake", "walls.test_tool_layers", "walls.test_models",
+    "walls.test_questions",
 )  # fmt: skip
 CATALOG = ("walls.test_catalog", "walls.test_roles")
 # A list of what there is notices everything and proves nothing.
@@ -59,6 +60,7 @@ GUARDS = (
     "guard_webhook", "guard_webhook_secret", "guard_webhook_delivery", "waiting_webhooks",
     "is_ladder", "guard_notice", "entitled_to", "votes", "stands_for", "lay_ladder", "give_notice", "next_step", "climb",
     "restore_approval_timers", "see_notice", "break_glass", "withdraw", "ask_again", "revise", "renew", "stricter", "put_rule", "take_in",
+    "hand_on", "has_a_say", "guard_question", "ask_question", "answer_question", "tell_of_question", "line_of", "answerers",
 )  # fmt: skip
 # Who is likeliest to notice, so that a run need not ask everybody.
 ASK_FIRST = {
@@ -66,6 +68,8 @@ ASK_FIRST = {
                     ("walls.test_ladder",)),
     **dict.fromkeys(("is_ladder", "guard_rule", "put_rule", "break_glass", "withdraw", "ask_again", "revise", "renew", "stricter", "votes",
                      "entitled_to", "took_part"), ("walls.test_interventions", "walls.test_ladder")),
+    **dict.fromkeys(("hand_on", "has_a_say", "guard_question", "ask_question", "answer_question", "tell_of_question", "line_of",
+                     "answerers"), ("walls.test_questions",)),
 }  # fmt: skip
 # The same by a word in the mutation's name; the first that fits.
 LIKELY = (
@@ -114,6 +118,7 @@ REDUNDANT = {
     "break_glass, condition 8: COALESCE(p_reason, '') !~ '[^[:space:]]'": "decide() wants its vote's reason, and all is undone",
     "climb, early end 1: a.id IS NULL": "of no approval there is no next step",
     "break_glass, condition 9: a.payload_sha256 IS DISTINCT FROM p_sha256": "decide() compares the hash too, and all is undone",
+    "guard_question, lock 1: FOR UPDATE": "ask_question() and answer_question(), the only writers, hold the approval already",
     "claim, condition 6: clock_timestamp() >= a.expires_at": "guard_execution() refuses it too, and claim() answers the same",
     "decide, condition 4: clock_timestamp() >= a.expires_at": "guard_decision() refuses it too, and decide() answers the same",
 }

@@ -15,7 +15,7 @@ from tests.walls.test_immutable import furnished
 WALL = (
     "tenant", "principal", "role_grant", "api_key", "session", "approver_key", "oidc_identity", "risk_floor",
     "ledger", "mission", "artifact", "approval_rule", "connector", "connector_switch", "notice", "writeback",
-    "approval", "decision", "execution", "policy", "policy_set", "blob", "legal_hold",
+    "approval", "approval_question", "decision", "execution", "policy", "policy_set", "blob", "legal_hold",
 )  # fmt: skip
 
 # One row per constraint of the wall: the columns that break it and nothing else, in a copy of a good row. The triggers are
@@ -159,17 +159,24 @@ BREAKS: dict[str, dict[str, Any] | None] = {
     "approval_tenant_glass_broken_by_fkey":
         {"id": FRESH, "writeback": "@spare_writeback", "glass_broken_by": FRESH, "glass_broken_at": "epoch", "was_rule": "@rule",
          "was_rule_version": 1},
-    "approval_reassigned": {"reassignments": 1}, "approval_withdrawn": {"withdrawn_by": "@anna"},
+    "approval_handed": {"handed": {}}, "approval_withdrawn": {"withdrawn_by": "@anna"},
     "approval_tenant_withdrawn_by_fkey":
         {"id": FRESH, "writeback": "@spare_writeback", "state": "cancelled", "withdrawn_by": FRESH},
-    "approval_tenant_reassigned_by_fkey":
-        {"id": FRESH, "writeback": "@spare_writeback", "reassigned_by": FRESH, "reassigned_to": "admin", "reassignments": 1},
     "approval_tenant_was_rule_was_rule_version_fkey":
         {"id": FRESH, "writeback": "@spare_writeback", "glass_broken_by": "@anna", "glass_broken_at": "epoch", "was_rule": FRESH,
          "was_rule_version": 1},
     "approval_tenant_writeback_mission_fkey": {"id": FRESH, "writeback": "@elsewhere_writeback"},
     "approval_tenant_writeback_payload_sha256_requested_by_fkey":
         {"id": FRESH, "writeback": "@spare_writeback", "payload_sha256": "\\xab"},
+    "approval_question_pkey": {"number": 9}, "approval_question_number": {"id": FRESH},
+    "approval_question_bounded": {"id": FRESH, "number": 21}, "approval_question_words": {"id": FRESH, "number": 9, "question": " "},
+    "approval_question_answer": {"id": FRESH, "number": 9, "answer": "x" * 2001},
+    "approval_question_answered": {"id": FRESH, "number": 9, "answered_at": None},
+    "approval_question_others": {"id": FRESH, "number": 9, "addressee": "@anna"},
+    "approval_question_tenant_approval_fkey": {"id": FRESH, "approval": FRESH},
+    "approval_question_tenant_asked_by_fkey": {"id": FRESH, "number": 9, "asked_by": FRESH},
+    "approval_question_tenant_addressee_fkey": {"id": FRESH, "number": 9, "addressee": FRESH},
+    "approval_question_tenant_answered_by_fkey": {"id": FRESH, "number": 9, "answered_by": FRESH},
     "decision_pkey": {}, "decision_verdict_check": {"verdict": "maybe"}, "decision_comment_check": {"comment": "x" * 2001},
     "decision_check": {"approver": "@asker"}, "decision_check1": {"verdict": "reject", "comment": None},
     "decision_tenant_approver_fkey": {"approver": FRESH},
@@ -218,7 +225,8 @@ async def test_every_constraint_of_the_wall_stands_alone(ground: Ground) -> None
         "ledger": f"subject = '{asked.mission}' AND seq = 1",
         "mission": f"id = '{asked.mission}'", "artifact": f"mission = '{asked.mission}'",
         "approval_rule": f"tenant = '{ground.tenant}' AND connector = 'crm'", "writeback": f"id = '{asked.writeback}'",
-        "approval": f"id = '{asked.approval}'", "notice": f"approval = '{asked.approval}'", "decision": f"approval = '{asked.approval}'",
+        "approval": f"id = '{asked.approval}'", "approval_question": f"tenant = '{ground.tenant}'",
+        "notice": f"approval = '{asked.approval}'", "decision": f"approval = '{asked.approval}'",
         "execution": f"writeback = '{asked.writeback}'", "policy": f"tenant = '{ground.tenant}'",
         "policy_set": f"tenant = '{ground.tenant}'", "blob": f"tenant = '{ground.tenant}' AND object IS NULL",
         "legal_hold": f"tenant = '{ground.tenant}'",

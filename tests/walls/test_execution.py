@@ -297,7 +297,7 @@ async def test_the_executor_ends_its_own_work_by_fence(ground: Ground) -> None:
     later = datetime.now(UTC) + timedelta(hours=1)
 
     async def finish(fence: int | None, wanted: int, again: datetime | None = None) -> bool:
-        statement = "SELECT finish_executor_work($1, $1, $2, $3, $4)"
+        statement = "SELECT finish_executor_work($1, $1, $2, $3, $4, false)"
         return await ground.value("executor", statement, ground.tenant, fence, wanted, again)
 
     async def next_at() -> datetime:

@@ -13,7 +13,7 @@ from tests.walls.ground import Ground
 # Tables of the record: nothing deletes or truncates them, not even the superuser without taking the guard down first.
 KEPT = (
     "tenant", "principal", "role_grant", "api_key", "session", "approver_key", "oidc_identity", "risk_floor",
-    "console_link", "approval_look",
+    "console_link", "approval_look", "approval_question",
     "ledger", "mission", "mission_label", "mission_type", "artifact", "policy_decision",
     "policy", "policy_set", "quarantine", "approval_rule", "notice", "connector", "connector_switch", "model_switch", "model_use",
     "writeback", "approval", "decision", "execution", "webhook", "webhook_secret", "tape", "recording", "shadow_writeback",
@@ -31,7 +31,6 @@ async def furnished(ground: Ground) -> dict[str, Any]:
     """A row in every table of the record; answers ids to name them by."""
     asked = await ground.approved()
     rejected = await ground.ask()
-    await ground.decide(rejected, "anna", "reject")
     await ground.claim(asked)
     await ground.halt("elsewhere")
     await ground.session("anna")
@@ -48,6 +47,15 @@ async def furnished(ground: Ground) -> dict[str, Any]:
                      VALUES ($1, $2, sha256($3), clock_timestamp() + interval '4 minutes')""",
                      ground.tenant, ground.ids["anna"], uuid4().bytes)  # fmt: skip
     await ground.run("api", "SELECT note_look($1, $2, $3)", ground.tenant, asked.approval, ground.secrets["anna"])
+    [question] = await ground.run(
+        "api", "SELECT * FROM ask_question($1, $2, $3, 'Why?', NULL)",
+        ground.tenant, rejected.approval, ground.secrets["anna"],
+    )  # fmt: skip
+    await ground.decide(rejected, "anna", "reject")
+    await ground.run(
+        "api", "SELECT * FROM answer_question($1, $2, $3, $4, 'So.')",
+        ground.tenant, rejected.approval, ground.secrets["ben"], question["question"],
+    )  # fmt: skip
     await ground.risk_floor("elsewhere", "*", "medium")
     await ground.run("api", "INSERT INTO mission_type (tenant, name, version, definition, created_by) VALUES ($1, 'type', 1, '{}', $2)",
                      ground.tenant, ground.ids["adam"])  # fmt: skip

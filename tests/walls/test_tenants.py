@@ -162,7 +162,7 @@ async def test_a_function_works_in_the_tenant_that_was_entered_only(ground: Grou
         "executor": (
             ("SELECT * FROM claim($1, $2, $3)", asked.writeback, timedelta(seconds=1)),
             ("SELECT settle($1, $2, 1, 'failed', NULL, NULL)", asked.writeback),
-            ("SELECT finish_executor_work($1, $2, 1, 1, NULL)", asked.writeback),
+            ("SELECT finish_executor_work($1, $2, 1, 1, NULL, false)", asked.writeback),
         ),
     }
     async with neighbour_of(ground) as other:

@@ -73,6 +73,15 @@ async def test_a_receiver_that_is_silent_does_not_hold_up_the_end(world: World) 
     assert worker.courier is not None and not worker.courier.sending
 
 
+async def test_what_cannot_be_closed_does_not_hold_up_the_end(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker(world.settings())
+    for one in (worker.tools, worker.drills):
+        monkeypatch.setattr(one, "stop" if one is worker.tools else "close", for_ever)
+    worker.stopping.set()
+    async with asyncio.timeout(10):
+        await worker.run()
+
+
 async def test_an_executor_says_how_much_it_leaves(world: World) -> None:
     executor = Executor(world.settings(executor_database_url=world.url("executor")))
     executor.in_hand |= {asyncio.ensure_future(for_ever())}

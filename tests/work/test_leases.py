@@ -12,6 +12,7 @@ import pytest
 from app import work
 from app.clock import now
 from app.db import Database
+from app.missions import Held, hold_each
 from app.work import KINDS, Item
 from app.worker import VERBS
 from tests.world import World
@@ -36,7 +37,14 @@ async def add_for_executor(world: World, subject: UUID) -> None:
 
 
 async def take(world: World, *kinds: str, limit: int = 10, lease: timedelta = LONG) -> list[Item]:
-    return await work.take(world.worker.database, "worker", list(kinds) or ["review"], limit, lease)
+    items, _ = await work.turn(world.worker.database, list(kinds) or ["review"], limit, lease)
+    return items
+
+
+async def next_due(world: World) -> datetime | None:
+    """A look that takes nothing says only when."""
+    _, due = await work.turn(world.worker.database, ["review"], 0, LONG)
+    return due
 
 
 async def finish(world: World, item: Item) -> bool:
@@ -83,7 +91,7 @@ async def test_work_waits_until_it_is_due(world: World) -> None:
     subject = uuid4()
     await add(world, "review", subject, now() + timedelta(hours=1))
     assert await take(world) == []
-    due = await work.next_due(world.worker.database, "worker")
+    due = await next_due(world)
     assert due is not None and timedelta(minutes=59) < due - now() <= timedelta(hours=1)
     await add(world, "review", subject)
     assert len(await take(world)) == 1
@@ -156,15 +164,60 @@ async def test_work_given_back_is_due_when_its_holder_says(world: World) -> None
     assert len(await take(world)) == 1, "given back for now: due at once"
 
 
-async def test_attempts_are_those_since_it_was_last_done(world: World) -> None:
-    """So that what is done each minute for months is tried again soon when it first fails."""
-    await add(world, "review", uuid4())
-    for failed, attempts in ((True, 1), (True, 2), (False, 3), (False, 1), (True, 1), (True, 2)):
-        [item] = await take(world)
-        assert item.attempts == attempts
-        async with world.worker.database.write() as session:
+class Alone:
+    """How one item is taken and given back: by itself."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    async def wish(self, subject: UUID) -> None:
+        await add(self.world, "review", subject)
+
+    async def take(self) -> Item:
+        [item] = await take(self.world)
+        return item
+
+    async def give_back(self, item: Item, done: bool, failed: bool) -> None:
+        async with self.world.worker.database.write() as session:
             await session.enter(item.tenant)
-            await work.again(session, item, None, failed=failed)
+            await (work.finish(session, item) if done else work.again(session, item, None, failed=failed))
+
+
+class Together(Alone):
+    """In one statement with others."""
+
+    async def give_back(self, item: Item, done: bool, failed: bool) -> None:
+        def become(held: Held, item: Item) -> None:
+            held.finish(item) if done else held.again(item, None, failed=failed)
+
+        await hold_each(self.world.worker.database, [item], become)
+
+
+class ByTheExecutor(Alone):
+    async def wish(self, subject: UUID) -> None:
+        await add_for_executor(self.world, subject)
+
+    async def take(self) -> Item:
+        [item] = await work.take(self.world.executor().database, "execute", 1, LONG)
+        return item
+
+    async def give_back(self, item: Item, done: bool, failed: bool) -> None:
+        await self.world.executor().finish(item, None if done else now(), failed=failed)
+
+
+@pytest.mark.parametrize("way", [Alone, Together, ByTheExecutor])
+async def test_attempts_are_those_since_it_was_last_done(world: World, way: type[Alone]) -> None:
+    """So that what is done each minute for months is tried again soon when it first fails."""
+    subject, by = uuid4(), way(world)
+    await by.wish(subject)
+    for outcome, attempts in (
+        ("failed", 1), ("failed", 2), ("again", 3), ("again", 1), ("failed", 1), ("wanted meanwhile", 2), ("failed", 1), ("failed", 2),
+    ):  # fmt: skip
+        item = await by.take()
+        assert item.attempts == attempts
+        if outcome == "wanted meanwhile":
+            await by.wish(subject)
+        await by.give_back(item, done=outcome == "wanted meanwhile", failed=outcome == "failed")
 
 
 async def test_a_dead_holders_work_goes_to_somebody_else_and_the_dead_changes_nothing(world: World) -> None:
@@ -188,28 +241,12 @@ async def test_a_lease_protects_its_holder_until_it_runs_out(world: World) -> No
     await add(world, "review", uuid4())
     [item] = await take(world, lease=timedelta(milliseconds=150))
     assert await take(world) == []
-    due = await work.next_due(world.worker.database, "worker")
+    due = await next_due(world)
     assert due is not None and due > now() - timedelta(seconds=5)
     deadline = now() + timedelta(seconds=10)
     while not (taken := await take(world)) and now() < deadline:
         await asyncio.sleep(0.02)
     assert [one.fence for one in taken] == [item.fence + 1]
-
-
-async def test_of_each_kind_no_more_is_taken_than_was_asked(world: World) -> None:
-    database = await inspector(world)
-    await database.execute("DELETE FROM work")
-    await database.execute("VACUUM ANALYZE work")
-    assert await take(world) == []
-    tenant = await world.tenant()
-    await database.execute(
-        """INSERT INTO work (tenant, kind, subject, queue)
-           SELECT $1, k, gen_random_uuid(), 'worker' FROM generate_series(1, 300), unnest('{review,progress}'::text[]) k""",
-        tenant,
-    )
-    taken = await work.take(world.worker.database, "worker", ["review", "progress"], 7, timedelta(seconds=20))
-    assert Counter(one.kind for one in taken) == {"review": 7, "progress": 7}
-    assert await database.fetchval("SELECT count(*) FROM work WHERE lease_until IS NOT NULL") == 14
 
 
 async def test_a_plan_made_for_an_empty_queue_takes_no_more_than_was_asked(world: World) -> None:
@@ -223,7 +260,7 @@ async def test_a_plan_made_for_an_empty_queue_takes_no_more_than_was_asked(world
            SELECT $1, k, gen_random_uuid(), 'worker' FROM generate_series(1, 300), unnest('{review,progress}'::text[]) k""",
         tenant,
     )
-    taken = await work.take(world.worker.database, "worker", ["review", "progress"], 7, timedelta(seconds=20))
+    taken, _ = await work.turn(world.worker.database, ["review", "progress"], 7, timedelta(seconds=20))
     assert Counter(one.kind for one in taken) == {"review": 7, "progress": 7}
     assert await database.fetchval("SELECT count(*) FROM work WHERE lease_until IS NOT NULL") == 14
 
@@ -286,7 +323,7 @@ async def test_two_workers_at_once_never_hold_the_same_item(world: World) -> Non
 
         async def hoard(database: Database) -> list[Item]:
             held: list[Item] = []
-            while taken := await work.take(database, "worker", ["review"], 5, LONG):
+            while taken := (await work.turn(database, ["review"], 5, LONG))[0]:
                 assert len(taken) <= 5
                 held += taken
             return held
@@ -372,7 +409,7 @@ async def test_the_worker_cannot_reach_the_executors_queue_nor_the_executor_the_
             async with database.write() as session:
                 await session.enter(await demo(world))
                 await session.execute(statement)
-    assert [item.kind for item in await work.take(executor.database, "executor", ["execute"], 10, LONG)] == ["execute"]
+    assert [item.kind for item in await work.take(executor.database, "execute", 10, LONG)] == ["execute"]
     assert [item.kind for item in await take(world)] == ["review"]
 
 
@@ -384,7 +421,7 @@ async def test_the_executor_ends_and_postpones_only_what_it_holds(world: World) 
         async with executor.database.write() as session:
             await session.enter(tenant or item.tenant)
             return await session.scalar(
-                "SELECT finish_executor_work(:t, :s, :f, :w, CAST(:at AS timestamptz))",
+                "SELECT finish_executor_work(:t, :s, :f, :w, CAST(:at AS timestamptz), false)",
                 {
                     "t": item.tenant,
                     "s": item.subject,
@@ -396,16 +433,16 @@ async def test_the_executor_ends_and_postpones_only_what_it_holds(world: World) 
 
     await add_for_executor(world, subject)
     await add(world, "review", subject)
-    [dead] = await work.take(executor.database, "executor", ["execute"], 1, GONE)
-    [held] = await work.take(executor.database, "executor", ["execute"], 1, LONG)
+    [dead] = await work.take(executor.database, "execute", 1, GONE)
+    [held] = await work.take(executor.database, "execute", 1, LONG)
     assert await give_back(dead, None) is False
     assert await give_back(held, now() + timedelta(hours=1)) is True
-    assert await work.take(executor.database, "executor", ["execute"], 1, LONG) == []
+    assert await work.take(executor.database, "execute", 1, LONG) == []
     await add_for_executor(world, subject)
-    [held] = await work.take(executor.database, "executor", ["execute"], 1, LONG)
+    [held] = await work.take(executor.database, "execute", 1, LONG)
     await add_for_executor(world, subject)
     assert await give_back(held, now() + timedelta(hours=1)) is True
-    [wished] = await work.take(executor.database, "executor", ["execute"], 1, LONG)  # a wish meanwhile is not put off
+    [wished] = await work.take(executor.database, "execute", 1, LONG)  # a wish meanwhile is not put off
     with pytest.raises(Exception, match=r"RX|tenant"):
         await give_back(wished, None, tenant=uuid4())
     assert await give_back(wished, None) is True

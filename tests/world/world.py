@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 from app import identity, work
 from app.db import Database
 from app.executor import Executor
+from app.http.serving import opened
 from app.ledger.keys import public_text, signer
 from app.main import Root, internal_app, public_app
 from app.registrar import Registrar, registrar_app
@@ -100,7 +101,7 @@ class World:
             keys = await identity.seed_demo(self.url("registrar"))
         self.root = Root(self.settings())
         self.public, self.internal = public_app(self.root), internal_app(self.root)
-        await self.stack.enter_async_context(lifespan(self.public))
+        await self.stack.enter_async_context(opened(self.root, self.public))
         await self.with_registrar()
         self.colony = ScriptedColony(self.root.colony_keys)
         self.colony.connect(self.internal)
@@ -123,7 +124,7 @@ class World:
         settings = self.settings(registrar_database_url=self.url("registrar"), **more)
         self.registrar = Registrar(settings)
         app = registrar_app(self.registrar)
-        await self.stack.enter_async_context(lifespan(app))
+        await self.stack.enter_async_context(opened(self.registrar, app))
         self.registrar_app = app
         self.root.upstream.http = httpx.AsyncClient(transport=httpx.ASGITransport(app, raise_app_exceptions=False))
         return self.registrar
@@ -180,7 +181,7 @@ class World:
         """Does all worker work that is due, until nothing is; answers how many items that were. kinds keeps to some."""
         wanted, done = list(kinds or (*VERBS, "dispatch", "replay", "review", "attempt_timer", "colony_cancel")), 0
         for _ in range(rounds):
-            items = await work.take(self.worker.database, "worker", wanted, 32, self.root_lease())
+            items, _ = await work.turn(self.worker.database, wanted, 32, self.root_lease())
             if not items:
                 return done
             done += len(items)
@@ -283,7 +284,7 @@ class World:
         """Carries out everything that is due for the executor."""
         executor = executor or self.executor()
         done = 0
-        while items := await work.take(executor.database, "executor", ["execute"], 8, self.root_lease()):
+        while items := await work.take(executor.database, "execute", 8, self.root_lease()):
             for item in items:
                 await executor.guarded(item)
             done += len(items)

@@ -49,7 +49,12 @@ async def render(
     if found["state"] == "pending" and briefing["you"]["may_decide"]:
         await visit.inside.try_post(f"{path}/looks")
     writeback, rows = await visit.gather(writeback_of(visit, found), rows_of(visit, found))
-    more = [found["withdrawn_by"], *(one["approver"] for one in found["decisions"])]
+    more = [
+        found["withdrawn_by"],
+        *(one["approver"] for one in found["decisions"]),
+        *(one["by"] for one in found["handed"]),
+    ]
+    more += [one[name] for one in found["questions"] for name in ("asked_by", "to", "answered_by")]
     if conflict:
         more += [one["approver"] for one in conflict.get("current", {}).get("decisions", [])]
     names = {key: one["name"] for key, one in briefing["people"].items()} | await visit.names(*more)
@@ -68,6 +73,7 @@ async def render(
         diff=differences(says),
         raw=pieces(canonical(found["payload"]).decode() if found["payload"] else ""),
         buttons=buttons(visit, found, briefing, writeback),
+        further=[one for one in found["rule"]["may_escalate_to"] if one not in found["may_decide"]],
         writeback=writeback,
         rows=rows,
         conflict=conflict,
@@ -79,7 +85,7 @@ async def render(
         once=secrets.token_hex(16),
         command=command(found),
         longest_value=MOST,
-        editable=[edits.field(name, value) for name, value in sorted(changes_of(found).items())],
+        editable=edits.fields(changes_of(found)),
     )
 
 
@@ -125,11 +131,11 @@ def buttons(
         else None
     )
     moving = found["state"] in ("pending", "approved") and (writeback is None or writeback["started_at"] is None)
-    edit = briefing["you"]["why_not_edit"] or (None if moving else "What was claimed is not edited any more.")
+    edit = briefing["you"]["why_not_edit"]
     glass = closed or (
         None
         if allow("approvals.break_glass", visit.caller)
-        else "The ladder escalates it; a holder of break_glass can break the glass."
+        else "Only a holder of break_glass can break the glass. An admin gives that role beforehand."
     )
     if found["glass"]:
         glass = "The glass is broken already."
@@ -138,7 +144,16 @@ def buttons(
         if moving and allow("approvals.cancel", visit.caller)
         else "Taking back is an operator's, until the executor has claimed it."
     )
-    return {"approve": why or signed, "reject": why, "edit": edit, "escalate": glass, "ask": closed, "back": back}
+    you = briefing["you"]
+    return {
+        "approve": why or signed,
+        "reject": why,
+        "edit": edit,
+        "ask": you["why_not_ask"],
+        "escalate": you["why_not_escalate"],
+        "glass": glass,
+        "back": back,
+    }
 
 
 def command(found: dict[str, Any]) -> str:
@@ -190,9 +205,9 @@ def said(detail: str, errors: Sequence[dict[str, str]] = ()) -> dict[str, Any]:
 
 
 async def take(
-    visit: Visit, sent: Form, verb: str, body: dict[str, Any], typed: dict[str, str], panel: str
+    visit: Visit, sent: Form, verb: str, body: dict[str, Any], typed: dict[str, str], panel: str, part: str = ""
 ) -> Response:
-    """One verb of the API. What it will not do is said on the page, with what was typed still there."""
+    """One verb of the API. What it will not do is said on the page, with what was typed still there; part: where to go on."""
     try:
         await visit.inside.post(
             f"/v1/approvals/{visit.id}/{verb}", body, if_match=sent.get("etag"), idempotency_key=sent.get("once")
@@ -201,7 +216,7 @@ async def take(
         if refused.code in ("unauthenticated", "not_found", "rate_limited") or refused.status >= 500:
             raise
         return await render(visit, refused.status, refused.document, typed, panel)
-    return RedirectResponse(address("approvals", visit.id), 303)
+    return RedirectResponse(address("approvals", visit.id) + part, 303)
 
 
 async def revised(visit: Visit) -> Response:
@@ -235,4 +250,26 @@ async def glass_broken(visit: Visit) -> Response:
     sent = await visit.form()
     reason = sent.get("reason")
     body = {"payload_sha256": sent.get("sha256"), "reason": reason}
-    return await take(visit, sent, "break-glass", body, {"glass_reason": reason}, "escalate")
+    return await take(visit, sent, "break-glass", body, {"glass_reason": reason}, "glass")
+
+
+async def escalated(visit: Visit) -> Response:
+    """Another role is asked as well."""
+    sent = await visit.form()
+    body = {"role": sent.get("role"), "reason": sent.get("reason")}
+    typed = {"role": body["role"], "escalate_reason": body["reason"]}
+    return await take(visit, sent, "escalate", body, typed, "escalate")
+
+
+async def asked(visit: Visit) -> Response:
+    sent = await visit.form()
+    body = {"question": sent.get("question"), "to": sent.get("to") or None}
+    typed = {"question": sent.get("question"), "to": sent.get("to")}
+    return await take(visit, sent, "questions", body, typed, "ask", "#questions")
+
+
+async def answered(visit: Visit) -> Response:
+    sent = await visit.form()
+    question, words = str(visit.request.path_params["question"]), sent.get("answer")
+    typed = {"answered": question, "answer": words}
+    return await take(visit, sent, f"questions/{question}/answer", {"answer": words}, typed, "answer", "#questions")

@@ -45,8 +45,8 @@ function tick() {
     if (left <= 0 && one.closest(".approval") && !one.dataset.over) { one.dataset.over = "1"; over(); }
   }
 }
-function over() {
-  if (page && !page.dataset.moved) { page.dataset.moved = "1"; say("Its time has moved on: look again", own); }
+function over(words) {
+  if (page && page.dataset.moved !== "1") { page.dataset.moved = words ? "" : "1"; say(words || "Its time has moved on: look again", own); }
 }
 setInterval(tick, 1000);
 
@@ -74,7 +74,9 @@ function soon(part) {
 const KINDS = ["mission.accepted", "mission.dispatched", "mission.running", "mission.in_review", "mission.reviewed", "mission.awaiting_approval",
   "mission.executing", "mission.completed", "mission.failed", "mission.denied", "mission.cancelled", "mission.degraded", "stage.started",
   "stage.completed", "artifact.stored", "writeback.proposed", "writeback.claimed", "writeback.settled", "approval.opened", "approval.decided",
-  "approval.closed", "approval.superseded", "approval.escalated", "approval.glass_broken"];
+  "approval.closed", "approval.superseded", "approval.escalated", "approval.glass_broken", "approval.reassigned", "approval.questioned",
+  "approval.answered"];
+const WORDS = { "approval.questioned": "Somebody asked about it: look again", "approval.answered": "A question was answered: look again" };
 if ((live || page) && window.EventSource) {
   const source = new EventSource("/console/stream?after=" + encodeURIComponent($("#main").dataset.after));
   const heard = (event) => {
@@ -82,7 +84,7 @@ if ((live || page) && window.EventSource) {
     if (live && live.dataset.live && fact.type.startsWith(live.dataset.live)) soon(live);
     if (live && live.dataset.liveMission === fact.subject) soon(live);
     if (page && fact.type !== "approval.seen" && fact.body.approval === page.dataset.approval) {
-      if (busy() || all("details.panel[open], form[data-sent]").length) over(); else location.replace(here);
+      if (busy() || all("details.panel[open], form[data-sent]").length) over(WORDS[fact.type]); else location.replace(here);
     }
   };
   KINDS.forEach((kind) => source.addEventListener(kind, heard));
@@ -99,7 +101,7 @@ function open(name) {
     return;
   }
   all("details.panel").forEach((one) => { one.open = one === panel; });
-  const first = $("input:not([type=hidden]):not([type=radio]), [data-preset]", panel);
+  const first = $("input:not([type=hidden]):not([type=radio]), textarea, [data-preset]", panel);
   ((name === "approve" && !$("input[required]:not([type=hidden])", panel) && $("[data-confirm]", panel)) || first || $("button", panel)).focus();
   panel.scrollIntoView({ block: "nearest" });
 }
@@ -145,6 +147,8 @@ const KEYS = {
   e: () => { const part = $("#evidence"); if (part) { part.classList.toggle("whole"); part.scrollIntoView({ block: "start" }); part.focus(); } },
   a: () => page && open("approve"),
   r: () => page && open("reject"),
+  s: () => page && open("ask"),
+  x: () => page && open("escalate"),
   i: () => { location.href = "/console"; },
   "/": () => ($("#q") || $("#search")).focus(),
   "?": () => { const help = $("#help"); if (help && !help.open) help.showModal(); },

@@ -1,6 +1,7 @@
 """What is cited, held against every other source that the mission was shown. Pure; processor time in proportion to the text.
 
-All of it goes by statements and pairs of them up to a number: what a hostile text has more of is not looked at.
+All of it goes by statements and pairs of them up to a number. Each source gets its share of both, and what says the same again
+takes none: a hostile text that goes on and on hides no other. What is not looked at is told.
 """
 
 import re
@@ -9,8 +10,8 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from itertools import islice, zip_longest
-from typing import Literal
+from itertools import zip_longest
+from typing import Literal, TypeVar
 
 from app.evidence.contradictions.statements import Statement, Text, hints, identifier, of_record, statements
 from app.evidence.contradictions.values import Value
@@ -19,13 +20,14 @@ from colony_client.artifacts import MAX_CONTRADICTIONS, ContradictingSpan, Contr
 
 MOST_OTHERS = 50  # sources that were shown and not cited
 MOST_BYTES = 2**19  # of all that are compared, together
-MOST_STATEMENTS = 500  # of the cited passages
+MOST_STATEMENTS = 500  # of the cited passages, together
 MOST_HELD = 10_000  # pairs of statements that are held against each other
 
 INSIDE = bytes(range(0x80, 0xC0))  # bytes of UTF-8 that begin no character
 
 Place = tuple[str, str]  # source hash, document
 Kind = Literal["number", "amount", "date", "name", "negation"]
+T = TypeVar("T")
 
 
 @dataclass
@@ -55,51 +57,99 @@ class Differing:
     claims: set[str] = field(default_factory=set)
 
 
-def find(sources: Mapping[Place, Source]) -> list[Contradiction]:
-    """The contradictions between what is cited and any other source, the same for the same input; at most MAX_CONTRADICTIONS."""
+def find(sources: Mapping[Place, Source]) -> tuple[list[Contradiction], set[Place]]:
+    """The contradictions between what is cited and any other source, the same for the same input; at most MAX_CONTRADICTIONS.
+    And the sources that say more about it than was looked at."""
     texts = {place: Text(source.data.decode(errors="replace")) for place, source in sources.items()}
+    saying = {
+        place: iter(cited(place, source, texts[place])) for place, source in sorted(sources.items()) if source.spans
+    }
+    ones, unread = in_turn(saying, MOST_STATEMENTS)
+    if not ones:
+        return [], unread
     index: dict[tuple[str, ...], list[Cited]] = defaultdict(list)
-    for place, source in sorted(sources.items()):
-        for one in cited(place, source, texts[place], MOST_STATEMENTS - sum(map(len, index.values()))):
-            index[key(one.said)].append(one)
-    if not index:
-        return []
+    for one in ones:
+        index[key(one.said)].append(one)
+    about = re.compile(any_of({hint for one in ones for hint in hints(one.said)}), re.I)
+    pairs, unpaired = in_turn(
+        {place: alike(place, source, texts[place], about, index) for place, source in sorted(sources.items())},
+        MOST_HELD,
+    )
     found: dict[tuple[tuple[str, str, int, int], ...], Differing] = {}
-    for one, place, other in islice(alike(sources, texts, index), MOST_HELD):
+    for one, place, other in pairs:
         if (why := differ(one.said, other)) is not None:
             sides = (one.place, one.said), (place, other)
             name = tuple(sorted((*at, told.start, told.end) for at, told in sides))
             found.setdefault(name, Differing(sides, why)).claims.update(one.claims)
-    return [made(texts, found[name]) for name in sorted(found)[:MAX_CONTRADICTIONS]]
+    return [made(texts, found[name]) for name in sorted(found)[:MAX_CONTRADICTIONS]], unread | unpaired
+
+
+def in_turn(waiting: Mapping[Place, Iterator[T]], most: int) -> tuple[list[T], set[Place]]:
+    """One of each place after the other, as long as there are some, so many at most; and the places that have more."""
+    found, rest, more = list[T](), dict(waiting), set[Place]()
+    while rest:
+        for place, coming in list(rest.items()):
+            one = next(coming, None)
+            if one is None or len(found) == most:
+                del rest[place]
+                more.update([place] if one is not None else [])
+            else:
+                found.append(one)
+    return found, more
+
+
+def any_of(words: Iterable[str]) -> str:
+    """A pattern that finds one of some words. It reads each character of a text once for all of them, not once for each."""
+    rest: dict[str, list[str]] = defaultdict(list)
+    for word in words:
+        if not word:
+            return ""
+        rest[word[0]].append(word[1:])
+    return f"(?:{'|'.join(re.escape(first) + any_of(rest[first]) for first in sorted(rest))})"
 
 
 def alike(
-    sources: Mapping[Place, Source], texts: Mapping[Place, Text], index: Mapping[tuple[str, ...], Sequence[Cited]]
+    place: Place, source: Source, text: Text, about: re.Pattern[str], index: Mapping[tuple[str, ...], Sequence[Cited]]
 ) -> Iterator[tuple[Cited, Place, Statement]]:
-    """What is cited beside what another source states about the same matter, always in the same order."""
-    about = re.compile(
-        "|".join(sorted({hint for ones in index.values() for one in ones for hint in hints(one.said)})), re.I
-    )
-    for place, source in sorted(sources.items()):
-        for other in stated(source, texts[place], partial(mentions, about, texts[place].text)):
-            for one in index.get(key(other), ()):
-                if one.place[0] != place[0] and not parallel(one.place[1], place[1]):
-                    yield one, place, other
+    """What is cited of others beside what a source states about the same matter, always in the same order: everything that it
+    states with what comes first, then with what comes second."""
+    said = {one.said.anywhere(): one.said for ones in index.values() for one in ones if one.place == place}
+    of_others: dict[tuple[str, ...], list[Cited]] = {}
+    told: dict[Statement, list[Cited]] = {}
+    for other in stated(source, text, partial(mentions, about, text.text)):
+        about_it = key(other)
+        if about_it not in index:
+            continue
+        if about_it not in of_others:
+            of_others[about_it] = [one for one in index[about_it] if apart(one.place, place)]
+        if of_others[about_it]:
+            told.setdefault(other.anywhere(), of_others[about_it])
+            said.setdefault(other.anywhere(), other)
+    for rank in range(max(map(len, told.values()), default=0)):
+        for what, ones in told.items():
+            if rank < len(ones):
+                yield ones[rank], place, said[what]
 
 
-def cited(place: Place, source: Source, text: Text, most: int) -> list[Cited]:
-    """What the cited passages of a source state: the first sentences that a citation has some of."""
+def apart(one: Place, other: Place) -> bool:
+    return one[0] != other[0] and not parallel(one[1], other[1])
+
+
+def cited(place: Place, source: Source, text: Text) -> list[Cited]:
+    """What the cited passages of a source state: all sentences that a citation has some of. What says the same again adds the
+    claims that stand on it."""
     spans = in_characters(source)
-    waiting, open_, told = deque(spans), list[tuple[int, int, str | None]](), dict[Statement, set[str]]()
-    for said in stated(source, text, partial(overlaps, merged(spans))):
-        while waiting and waiting[0][0] < said.end:
+    waiting, open_ = deque(spans), list[tuple[int, int, str | None]]()
+    said, claims = dict[Statement, Statement](), defaultdict[Statement, set[str]](set)
+    for one in stated(source, text, partial(overlaps, merged(spans))):
+        while waiting and waiting[0][0] < one.end:
             open_.append(waiting.popleft())
-        open_ = [one for one in open_ if said.start < one[1]]
-        if open_ and len(told) == most and said not in told:
-            break
+        open_ = [span for span in open_ if one.start < span[1]]
         if open_:
-            told.setdefault(said, set()).update(claim for _, _, claim in open_ if claim)
-    return [Cited(place, said, tuple(sorted(claims))) for said, claims in told.items()]
+            what = one.anywhere()
+            said.setdefault(what, one)
+            claims[what].update(claim for _, _, claim in open_ if claim)
+    return [Cited(place, one, tuple(sorted(claims[what]))) for what, one in said.items()]
 
 
 def stated(source: Source, text: Text, wanted: Callable[[int, int], bool]) -> Iterator[Statement]:

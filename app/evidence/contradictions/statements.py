@@ -8,7 +8,7 @@ either a word of the statement or keeps it from being one: a contradiction that 
 import json
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -36,8 +36,10 @@ from app.evidence.contradictions.vocabulary import (
     STOP,
     VAGUE,
 )
+from colony_client.canonical import CanonicalizationError, canonical
 
-MOST_CHARACTERS = 600  # of a sentence
+MOST_CHARACTERS = 600  # of a sentence, or of a field of a record
+MOST_OF_HINT = 12  # characters
 MOST_OF_HEADING = 200  # characters that are read of one
 
 # Where a sentence ends: behind its point, at a semicolon, an empty line, or a line that begins an item, a row or a pair.
@@ -95,6 +97,10 @@ class Statement:
     def weight(self) -> int:
         """How many of its words name a matter."""
         return sum(word not in vague() for word in self.words)
+
+    def anywhere(self) -> "Statement":
+        """The same, wherever it is said: two that are equal then say nothing that one of them does not."""
+        return replace(self, start=0, end=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,11 +190,11 @@ def vague() -> frozenset[str]:
     return frozenset(map(stem, VAGUE))
 
 
-def hints(said: Statement) -> set[str]:
+def hints(said: Statement) -> Set[str]:
     """Beginnings of words of which a sentence that states the same has one: a stem that ends in i may be a y in the text."""
     if said.name:
-        return {HINTS.get(said.name[0], said.name[0][:5])}
-    return {re.escape(word.rstrip("i") or word) for word in (max(said.words, key=len), said.words[-1])}
+        return HINTS.get(said.name[0], {said.name[0][:5]})
+    return {(word.rstrip("i") or word)[:MOST_OF_HINT] for word in (max(said.words, key=len), said.words[-1])}
 
 
 def sentences(text: str) -> Iterator[tuple[int, int]]:
@@ -203,20 +209,26 @@ def sentences(text: str) -> Iterator[tuple[int, int]]:
 
 
 def statements(source: Text, wanted: Callable[[int, int], bool]) -> Iterator[Statement]:
-    """What those sentences of a source state, in order, whose place is wanted."""
+    """What those sentences of a source state, in order, whose place is wanted. One that is too long is not even looked at: it
+    would be held by one search, and nothing else would run meanwhile."""
     for first, last in sentences(source.text):
-        if wanted(first, last) and not source.fenced(first):
-            yield from of_sentence(source, first, source.text[first:last])
+        at, said = bare(first, source.text[first:last])
+        if not 8 <= len(said) <= MOST_CHARACTERS:
+            continue
+        if wanted(max(first, at - MOST_OF_HEADING), at + len(said)) and not source.fenced(first):
+            yield from of_sentence(source, at, said)
+
+
+def bare(at: int, said: str) -> tuple[int, str]:
+    """A sentence and its place without a heading that it follows without an empty line, and without the blanks around it."""
+    if said.lstrip().startswith("#"):
+        line, _, rest = said.partition("\n")
+        at, said = at + len(line) + 1, rest
+    return at + len(said) - len(said.lstrip()), said.strip()
 
 
 def of_sentence(source: Text, at: int, said: str) -> Iterator[Statement]:
     """What characters of a source state that begin at a place and are one sentence."""
-    if said.lstrip().startswith("#"):  # a heading and what follows it without an empty line
-        line, _, rest = said.partition("\n")
-        at, said = at + len(line) + 1, rest
-    at, said = at + len(said) - len(said.lstrip()), said.strip()
-    if not 8 <= len(said) <= MOST_CHARACTERS:
-        return
     end, said = at + len(said), _BLANKS.sub(" ", said)  # patterns that skip blanks would try every number of them
     if _EXAMPLE.search(said) or _CODE.search(said):
         return
@@ -313,8 +325,9 @@ def keyed(words: Sequence[str], own: Sequence[str], at: int, end: int, value: st
     found = [one.value for one in told if one.value]
     rest = [word for one in told if one.value is None and (word := one.text.lower()) not in STOP | FILLERS]
     if len(found) == 1 and len(rest) <= 1:
-        more = [stem(word) for word in rest if stem(word) not in words]
-        yield Statement(at, end, subject([*words, *more]), tuple(found))
+        about = subject([*words, *(stem(word) for word in rest if stem(word) not in words)])
+        if about:  # "To: 5 minutes" under no heading says nothing of anything
+            yield Statement(at, end, about, tuple(found))
 
 
 def heading_words(heading: str) -> list[str]:
@@ -352,7 +365,7 @@ def named(said: str) -> tuple[tuple[str, ...], tuple[str, frozenset[str], str]] 
 def who_or_what(said: str, relation: str) -> frozenset[str]:
     """The words of a name or a state; none when it is no plain one."""
     said = re.sub(r"[*_`\"“”]", "", said).strip().rstrip(".")
-    words = re.findall(r"[\w.'@-]*\w", said)
+    words = re.findall(r"\w+(?:[.'@-]+\w+)*", said)
     if not 1 <= len(words) <= 4 or re.search(
         r"[,;(]|\b(?:and|or|not|no|who|which|unknown|none|tbd|vacant|n/a)\b", said, re.I
     ):
@@ -366,21 +379,30 @@ def who_or_what(said: str, relation: str) -> frozenset[str]:
 
 
 def of_record(data: bytes) -> Iterator[Statement]:
-    """What a record's snapshot states, field by field; only of records with a name of their own, such as L-1001."""
+    """What a record's snapshot states, field by field; only of records with a name of their own, such as L-1001.
+
+    A snapshot is canonical JSON, so a field is found behind the one before it; what is written otherwise is read up to there.
+    """
     try:
         said = json.loads(data)
         id, fields = str(said["id"]).lower(), said["fields"]
     except (ValueError, TypeError, KeyError, RecursionError):
         return
-    text, behind = data.decode(errors="replace"), 0
-    if not identifier(id) or not isinstance(fields, dict):
+    text, at = data.decode(errors="replace"), 0
+    if len(id) > MOST_CHARACTERS or not identifier(id) or not isinstance(fields, dict):
         return
     for key, value in fields.items():
-        if not isinstance(value, str | int | float) or isinstance(value, bool) or "\0" in str(value):
+        if not isinstance(value, str | int | float) or isinstance(value, bool):
             continue
-        shown = json.dumps(key, ensure_ascii=False) + ":" + json.dumps(value, ensure_ascii=False)
-        at = text.find(shown, behind)
+        if len(key) + len(str(value)) > MOST_CHARACTERS or "\0" in str(value):
+            continue
+        try:
+            shown = f"{canonical(key).decode()}:{canonical(value).decode()}"
+        except CanonicalizationError:
+            return
+        at = text.find(shown, at)
+        if at < 0:
+            return
         own = [stem(word.lower()) for word in re.findall(r"[A-Za-z]+", key)]
-        behind = max(at, behind)
-        if at >= 0 and own:
+        if own:
             yield from keyed([id, *own], own, at, at + len(shown), str(value))

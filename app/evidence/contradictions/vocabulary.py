@@ -46,7 +46,7 @@ EVENTS = _set(
 ROLES = _set("owner maintainer manager author lead contact approver sponsor ceo cto director head chair")
 STATES = _set("state status stage priority phase")
 RELATIONS = {word: word for word in ROLES | STATES} | {"prioriti": "priority"}  # by stem
-HINTS = {"owner": r"own|run\b", "manager": "manag", "lead": "lead|led", "author": "author|writ"}
+HINTS = {"owner": {"own", "run"}, "manager": {"manag"}, "lead": {"lead", "led"}, "author": {"author", "writ"}}
 DONE_BY = {
     "owned": "owner",
     "maintained": "maintainer",

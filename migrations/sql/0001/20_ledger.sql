@@ -20,6 +20,7 @@ CREATE TABLE ledger (
 CREATE UNIQUE INDEX ledger_position ON ledger (tenant, xid, id);
 CREATE INDEX ledger_position_all ON ledger (xid, id);
 CREATE INDEX ledger_request ON ledger (tenant, request) WHERE request IS NOT NULL;
+CREATE INDEX ledger_anchored ON ledger (tenant, xid, id) WHERE type = 'ledger.anchored';  -- which anchor covers a place
 
 -- What is hashed. One line of fields, one line of body bytes, after the previous hash: easy to redo in any language.
 -- Its names were bound when it was made, so that no search_path leads it astray; setting one would cost as much as the hash.
@@ -47,8 +48,8 @@ BEGIN
   NEW.request := COALESCE(NEW.request, NULLIF(current_setting('app.request', true), '')::uuid);
   -- Facts that only the wall itself may state; anybody else writing them would be forging a decision.
   IF (NEW.type = ANY (ARRAY['approval.decided', 'approval.closed', 'approval.reminded', 'approval.escalated',
-        'approval.glass_broken', 'approval.superseded', 'approval.reassigned', 'writeback.claimed', 'writeback.settled', 'writeback.attempted',
-        'writeback.renewed', 'notice.seen', 'approval.seen', 'budget.limits_changed'])
+        'approval.glass_broken', 'approval.superseded', 'approval.reassigned', 'approval.questioned', 'approval.answered',
+        'writeback.claimed', 'writeback.settled', 'writeback.attempted', 'writeback.renewed', 'notice.seen', 'approval.seen', 'budget.limits_changed'])
       OR split_part(NEW.type, '.', 1) = ANY (ARRAY['rule', 'risk', 'policy', 'connector', 'approver_key', 'tool_layer', 'model_provider',
            'bytes', 'hold', 'retention', 'rung', 'gate', 'attestation', 'verdict']))
      AND current_user <> '{prefix}_owner' THEN

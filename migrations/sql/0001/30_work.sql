@@ -8,8 +8,8 @@ CREATE TABLE work (
   next_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   wanted int NOT NULL DEFAULT 1,      -- raised by every add; a finish that saw an older value leaves the row for another turn
   lease_until timestamptz,
-  fence bigint NOT NULL DEFAULT 0,    -- raised by every claim; a holder whose fence is old changes nothing
-  attempts int NOT NULL DEFAULT 0,
+  fence bigint NOT NULL DEFAULT 0,    -- raised by every claim; a holder whose fence is old changes nothing (a claim that a crash forgot: record 0061)
+  attempts int NOT NULL DEFAULT 0,    -- claims since it was added, or last done well
   added_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   PRIMARY KEY (tenant, kind, subject),
   CONSTRAINT work_queue CHECK ((queue = 'executor') = (kind IN ('execute', 'connector_read')))
@@ -25,6 +25,15 @@ CREATE POLICY walled_in ON work AS RESTRICTIVE FOR INSERT TO {prefix}_api, {pref
 CREATE POLICY walled_up ON work AS RESTRICTIVE FOR UPDATE TO {prefix}_api, {prefix}_worker
   USING (queue = 'worker') WITH CHECK (queue = 'worker');
 CREATE POLICY walled_out ON work AS RESTRICTIVE FOR DELETE TO {prefix}_api, {prefix}_worker USING (queue = 'worker');
+-- Some of it is the worker's alone: whose URL leaks from the api must not put off what would show what they did (anchor), what
+-- removes bytes in time (retention), what repairs (liveness, drills), nor what lowers a rung (release_check).
+DO $$
+DECLARE others constant text := $k$ (kind NOT IN ('anchor', 'retention', 'liveness', 'drills', 'release_check')) $k$;
+BEGIN
+  EXECUTE 'CREATE POLICY workers_in ON work AS RESTRICTIVE FOR INSERT TO {prefix}_api WITH CHECK' || others;
+  EXECUTE 'CREATE POLICY workers_up ON work AS RESTRICTIVE FOR UPDATE TO {prefix}_api USING' || others || 'WITH CHECK' || others;
+  EXECUTE 'CREATE POLICY workers_out ON work AS RESTRICTIVE FOR DELETE TO {prefix}_api USING' || others;
+END $$;
 
 -- The wall's own way to ask for attention: repeating it never makes a second row, only an earlier one.
 CREATE FUNCTION want_work(p_tenant uuid, p_kind text, p_subject uuid, p_queue text, p_at timestamptz) RETURNS void
@@ -84,8 +93,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_te
   SELECT public.next_work('executor', ARRAY['execute', 'connector_read'])
 $$;
 -- The executor has no table grants; it ends or postpones its own work rows by fence through this.
--- p_again null: done. The answer says whether the fence still held.
-CREATE FUNCTION finish_executor_work(p_tenant uuid, p_subject uuid, p_fence bigint, p_wanted int, p_again timestamptz)
+-- p_again null: done. p_failed: its attempts count on. The answer says whether the fence still held.
+CREATE FUNCTION finish_executor_work(p_tenant uuid, p_subject uuid, p_fence bigint, p_wanted int, p_again timestamptz, p_failed boolean)
 RETURNS boolean LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
 BEGIN
   PERFORM require_tenant(p_tenant);
@@ -95,7 +104,7 @@ BEGIN
     IF FOUND THEN RETURN true; END IF;
   END IF;
   -- Whoever wanted it while it was held is not put off.
-  UPDATE public.work w SET lease_until = NULL,
+  UPDATE public.work w SET lease_until = NULL, attempts = CASE WHEN p_failed THEN w.attempts ELSE 0 END,
       next_at = LEAST(COALESCE(p_again, clock_timestamp()), CASE WHEN w.wanted > p_wanted THEN w.next_at END)
     WHERE w.tenant = p_tenant AND w.kind = 'execute' AND w.subject = p_subject
       AND w.queue = 'executor' AND w.fence = p_fence;
@@ -150,10 +159,10 @@ END $$;
 
 REVOKE ALL ON FUNCTION want_work(uuid, text, uuid, text, timestamptz), take_work(text, text[], int, interval), next_work(text, text[]), take_worker_work(text[], int, interval),
   next_worker_work(text[]), take_executor_work(int, interval), next_executor_work(),
-  finish_executor_work(uuid, uuid, bigint, int, timestamptz), sweep_expired(int) FROM PUBLIC;
+  finish_executor_work(uuid, uuid, bigint, int, timestamptz, boolean), sweep_expired(int) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION take_worker_work(text[], int, interval), next_worker_work(text[]), sweep_expired(int) TO {prefix}_worker;
 GRANT EXECUTE ON FUNCTION take_executor_work(int, interval), next_executor_work(),
-  finish_executor_work(uuid, uuid, bigint, int, timestamptz) TO {prefix}_executor;
+  finish_executor_work(uuid, uuid, bigint, int, timestamptz, boolean) TO {prefix}_executor;
 
 -- Bytes by content: document text, record snapshots. Typed artifacts carry their own bytes. Large ones are objects outside the
 -- database, each under a name of its own: what is deleted is never what somebody has just put there again. How bytes come and

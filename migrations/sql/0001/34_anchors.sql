@@ -1,12 +1,5 @@
 -- Anchors of the ledger are kept outside Postgres. Here is only that every tenant is looked after.
 
--- Whose URL leaks from the api must not put off what would show what they did, what removes bytes in time, nor what lowers a
--- rung: these rows are the worker's alone.
-CREATE POLICY workers_in ON work AS RESTRICTIVE FOR INSERT TO {prefix}_api WITH CHECK (kind NOT IN ('anchor', 'retention', 'liveness', 'drills', 'release_check'));
-CREATE POLICY workers_up ON work AS RESTRICTIVE FOR UPDATE TO {prefix}_api USING (kind NOT IN ('anchor', 'retention', 'liveness', 'drills', 'release_check'))
-  WITH CHECK (kind NOT IN ('anchor', 'retention', 'liveness', 'drills', 'release_check'));
-CREATE POLICY workers_out ON work AS RESTRICTIVE FOR DELETE TO {prefix}_api USING (kind NOT IN ('anchor', 'retention', 'liveness', 'drills', 'release_check'));
-
 -- Puts back the work row of each tenant that has none; answers how many. Idempotent: a row that is there stays as it is.
 CREATE FUNCTION restore_anchor_work() RETURNS int
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$

@@ -377,6 +377,24 @@ BEGIN
     FROM public.budget_account a WHERE a.tenant = p_tenant AND a.scope = 'mission' AND a.key = p_mission::text;
 END $$;
 
+-- The budget of a held mission has just been used up: what the mission says of itself from then on (p_said, with its `until`), the
+-- fact, and somebody who ends the attempt when that moment has come. Adds no right: it runs as whoever calls it.
+CREATE FUNCTION budget_used_up(p_tenant uuid, p_mission uuid, p_actor text, p_said jsonb) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, pg_temp AS $$
+BEGIN
+  UPDATE public.mission m SET degraded = p_said
+    WHERE m.tenant = p_tenant AND m.id = p_mission AND m.state IN ('accepted', 'dispatched', 'running');
+  INSERT INTO public.work (tenant, kind, subject, queue, next_at)
+    SELECT p_tenant, 'attempt_timer', p_mission, 'worker', (p_said ->> 'until')::timestamptz FROM public.mission m
+    WHERE m.tenant = p_tenant AND m.id = p_mission AND m.state IN ('dispatched', 'running')   -- an accepted one is given its timer
+  ON CONFLICT (tenant, kind, subject) DO UPDATE SET wanted = work.wanted + 1, next_at = LEAST(work.next_at, excluded.next_at);
+  INSERT INTO public.ledger (tenant, subject, type, actor, body)
+    SELECT p_tenant, p_mission, 'budget.exceeded', p_actor, convert_to(jsonb_build_object(
+      'used_tokens', a.settled_tokens + a.over_tokens,
+      'used_cost_usd', trim_scale(round(a.settled_cost_usd + a.over_cost_usd, 4)))::text, 'UTF8')
+    FROM public.budget_account a WHERE a.tenant = p_tenant AND a.scope = 'mission' AND a.key = p_mission::text;
+END $$;
+
 -- A mission comes with its whole budget held, or it does not come at all. Tenants without limits pay one look for this.
 CREATE FUNCTION hold_for_mission() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, public, pg_temp AS $$
@@ -467,13 +485,18 @@ ALTER TABLE mission ENABLE ALWAYS TRIGGER mission_lets_go;
 -- the order of their ids, days before the tenant. Whoever spends for many one after the other calls it first, and meets nobody in a
 -- ring; let_go_of_missions() moves them in that order itself.
 CREATE FUNCTION hold_budgets(p_tenant uuid[], p_mission uuid[]) RETURNS void
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_bitmapscan = off AS $$
 DECLARE t uuid; days text[];
 BEGIN
   FOR t IN SELECT DISTINCT x FROM unnest(p_tenant) x ORDER BY x LOOP
     PERFORM set_config('app.tenant', t::text, true);
     days := ARRAY(
-      SELECT r.day::text FROM public.budget_reservation r WHERE r.tenant = t AND r.mission = ANY (p_mission) AND r.state = 'reserved'
+      SELECT r.day::text FROM public.budget_reservation r
+        WHERE r.tenant = t AND r.mission = ANY (p_mission) AND r.purpose = 'mission' AND r.state = 'reserved'
+      UNION   -- calls that are under way, of which there are few at any moment: all of them are looked through
+      SELECT r.day::text FROM public.budget_reservation r
+        WHERE r.tenant = t AND r.mission = ANY (p_mission) AND r.expires_at > '-infinity' AND r.state = 'reserved'
       UNION SELECT budget_day()::text ORDER BY 1);
     IF (SELECT count(*) FROM public.budget_account a WHERE a.tenant = t
           AND (a.scope = 'tenant' OR a.scope = 'tenant_day' AND a.key = ANY (days))) <= cardinality(days) THEN   -- the first of its day
@@ -544,11 +567,11 @@ REVOKE ALL ON FUNCTION guard_budget_reservation(), guard_budget_account(), budge
   reserve_budget(uuid, uuid, bigint, numeric, bigint, text, interval),
   end_budget(uuid, uuid, text, bigint, numeric, bigint, bigint), note_use(uuid, uuid, bigint, numeric), budget_over(uuid, uuid),
   settle_budget(uuid, uuid, bigint, numeric, bigint, bigint), release_budget(uuid, uuid), spend_budget(uuid, uuid, bigint, numeric),
-  hold_for_mission(), let_go_of_missions(), hold_budgets(uuid[], uuid[]), put_budget_limits(uuid, text, int, jsonb),
+  hold_for_mission(), let_go_of_missions(), hold_budgets(uuid[], uuid[]), budget_used_up(uuid, uuid, text, jsonb), put_budget_limits(uuid, text, int, jsonb),
   reconcile_budgets(int) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION budget_would_lack(uuid, bigint, numeric, bigint),
   reserve_budget(uuid, uuid, bigint, numeric, bigint, text, interval),
   settle_budget(uuid, uuid, bigint, numeric, bigint, bigint), release_budget(uuid, uuid), spend_budget(uuid, uuid, bigint, numeric),
   put_budget_limits(uuid, text, int, jsonb) TO {prefix}_api;
 GRANT EXECUTE ON FUNCTION reconcile_budgets(int) TO {prefix}_worker;
-GRANT EXECUTE ON FUNCTION hold_budgets(uuid[], uuid[]) TO {prefix}_api;
+GRANT EXECUTE ON FUNCTION hold_budgets(uuid[], uuid[]), budget_used_up(uuid, uuid, text, jsonb) TO {prefix}_api;

@@ -27,13 +27,15 @@ BEGIN
         SELECT w.mission, jsonb_agg(jsonb_build_array(encode(w.sha256, 'hex'), a.id, a.attempt)) AS known
         FROM unnest(a_mission, a_sha256) w(mission, sha256), LATERAL (
           SELECT y.id, y.attempt FROM artifact y WHERE y.tenant = t AND y.sha256 = w.sha256 AND y.mission = w.mission OFFSET 0) a
+        WHERE w.mission = ANY (wanted)   -- other tenants' are not looked for in this one
         GROUP BY w.mission)
       SELECT x, s.known FROM mission x LEFT JOIN shown s ON s.mission = x.id WHERE x.tenant = t AND x.id = ANY (wanted);
   END LOOP;
 END $$;
 
 -- What became of missions that the transaction holds: their rows (m_*), their artifacts (a_*), facts in the order in which they
--- are told (f_*), and work (w_*): added, dropped, done (when nobody wanted it meanwhile) or again, both while the fence holds.
+-- are told (f_*), and work (w_*): added, dropped, done (when nobody wanted it meanwhile), again or failed, these while the fence holds.
+-- Attempts count claims since it was added or last done well: as in app/work.py and finish_executor_work.
 CREATE FUNCTION keep_missions(
   m_tenant uuid[], m_id uuid[], m_state text[], m_attempt int[], m_last_seq int[], m_stage text[], m_lease_until timestamptz[],
   m_deadline_at timestamptz[], m_degraded text[], m_answer_status text[], m_reason text[], m_reason_note text[],
@@ -74,10 +76,10 @@ BEGIN
       GET DIAGNOSTICS gone = ROW_COUNT;
       IF gone < (SELECT count(*) FROM unnest(w_tenant, w_what) AS o(tenant, what) WHERE o.tenant = t AND o.what <> 'add') THEN
         -- whoever wanted it while it was held is not put off: next_at then holds the time of that wish
-        UPDATE work w SET lease_until = NULL,
+        UPDATE work w SET lease_until = NULL, attempts = CASE WHEN o.what = 'failed' THEN w.attempts ELSE 0 END,
             next_at = LEAST(COALESCE(o.at, moment), CASE WHEN w.wanted > o.wanted THEN w.next_at END)
           FROM unnest(w_tenant, w_what, w_kind, w_subject, w_at, w_fence, w_wanted) AS o(tenant, what, kind, subject, at, fence, wanted)
-          WHERE o.tenant = t AND o.what IN ('done', 'again') AND w.tenant = t AND w.kind = o.kind AND w.subject = o.subject
+          WHERE o.tenant = t AND o.what IN ('done', 'again', 'failed') AND w.tenant = t AND w.kind = o.kind AND w.subject = o.subject
             AND w.fence = o.fence;
       END IF;
       INSERT INTO work (tenant, kind, subject, queue, next_at)

@@ -247,9 +247,7 @@ CREATE TABLE approval (
   climbed timestamptz[] NOT NULL DEFAULT '{}',               -- when its steps were done
   glass_broken_at timestamptz,
   glass_broken_by uuid,              -- who moved it under the break-glass rule
-  reassigned_by uuid,                -- who last handed it to another role, and to which
-  reassigned_to text,
-  reassignments int NOT NULL DEFAULT 0,
+  handed jsonb NOT NULL DEFAULT '[]',                        -- how people handed it to further roles: [{by, to, instead, reason, at}]
   was_rule uuid,                     -- the rule it was born under then
   was_rule_version int,
   note text CHECK (length(note) <= 2000),                    -- a person's words on why it was withdrawn or replaced
@@ -271,14 +269,12 @@ CREATE TABLE approval (
   CONSTRAINT approval_under_rule FOREIGN KEY (tenant, rule, rule_version, rule_required, deny_threshold)
     REFERENCES approval_rule (tenant, id, version, required, deny_threshold),
   FOREIGN KEY (tenant, glass_broken_by) REFERENCES principal (tenant, id),
-  FOREIGN KEY (tenant, reassigned_by) REFERENCES principal (tenant, id),
   FOREIGN KEY (tenant, withdrawn_by) REFERENCES principal (tenant, id),
   FOREIGN KEY (tenant, was_rule, was_rule_version) REFERENCES approval_rule (tenant, id, version),
   CONSTRAINT approval_tightened CHECK (required >= rule_required),   -- policy may want more than the rule, never less
   CONSTRAINT approval_glass CHECK ((glass_broken_by IS NULL) = (glass_broken_at IS NULL)
     AND (glass_broken_by IS NULL) = (was_rule IS NULL) AND (was_rule IS NULL) = (was_rule_version IS NULL)),
-  CONSTRAINT approval_reassigned CHECK ((reassignments > 0) = (reassigned_by IS NOT NULL)
-    AND (reassigned_by IS NULL) = (reassigned_to IS NULL) AND reassignments <= 100),
+  CONSTRAINT approval_handed CHECK (CASE jsonb_typeof(handed) WHEN 'array' THEN jsonb_array_length(handed) <= 20 ELSE false END),
   CONSTRAINT approval_withdrawn CHECK (withdrawn_by IS NULL OR state = 'cancelled'),
   CHECK ((subject = 'writeback') = (writeback IS NOT NULL)),
   CHECK ((subject = 'mission') = (question_sha256 IS NOT NULL)),
@@ -363,7 +359,7 @@ $$;
 CREATE FUNCTION guard_approval() RETURNS trigger LANGUAGE plpgsql
 SET search_path = pg_catalog, public, pg_temp AS $$
 DECLARE r public.approval_rule; n_ok int; n_no int; w record; m record; life interval; step int;
-  judged text; risks text[] := ARRAY['low', 'medium', 'high'];
+  judged text; risks text[] := ARRAY['low', 'medium', 'high']; hand jsonb; instead boolean;
 BEGIN
   PERFORM require_present();
   IF TG_OP = 'INSERT' THEN
@@ -407,7 +403,7 @@ BEGIN
     NEW.may_decide := ARRAY[r.approver_role]; NEW.climbed := '{}';
     NEW.ladder := lay_ladder(r, NEW.created_at, life, NEW.obligations ->> 'escalate_to');
     NEW.glass_broken_by := NULL; NEW.glass_broken_at := NULL; NEW.was_rule := NULL; NEW.was_rule_version := NULL;
-    NEW.reassigned_by := NULL; NEW.reassigned_to := NULL; NEW.reassignments := 0;
+    NEW.handed := '[]';
     RETURN NEW;
   END IF;
   IF (NEW.tenant, NEW.id, NEW.mission, NEW.subject, NEW.requested_by, NEW.payload_sha256, NEW.rule, NEW.rule_version, NEW.rule_required,
@@ -427,7 +423,8 @@ BEGIN
     IF OLD.state <> 'pending' THEN RAISE EXCEPTION 'wall: the approval is closed' USING ERRCODE = 'RX004'; END IF;
     IF NEW.glass_broken_by IS DISTINCT FROM OLD.glass_broken_by THEN
       -- The glass is broken once, in time, by a holder of that role who asked for none of it. The stricter quorum stays.
-      IF OLD.glass_broken_by IS NOT NULL OR NEW.climbed <> OLD.climbed OR clock_timestamp() >= OLD.expires_at THEN
+      IF OLD.glass_broken_by IS NOT NULL OR NEW.climbed <> OLD.climbed OR NEW.handed <> OLD.handed
+         OR clock_timestamp() >= OLD.expires_at THEN
         RAISE EXCEPTION 'wall: no glass to break' USING ERRCODE = 'RX004';
       END IF;
       IF NOT entitled_to(NEW.tenant, NEW.glass_broken_by, ARRAY['break_glass'], NEW.must_hold) THEN
@@ -447,7 +444,7 @@ BEGIN
       -- Steps are climbed one after another, each when its time has come; a broken glass has no ladder any more.
       step := cardinality(NEW.climbed);
       IF step IS NULL OR step <= cardinality(OLD.climbed) OR step > jsonb_array_length(OLD.ladder) OR OLD.glass_broken_by IS NOT NULL
-         OR (OLD.ladder -> (step - 1) ->> 'at')::timestamptz > clock_timestamp() THEN
+         OR NEW.handed <> OLD.handed OR (OLD.ladder -> (step - 1) ->> 'at')::timestamptz > clock_timestamp() THEN
         RAISE EXCEPTION 'wall: no step to climb' USING ERRCODE = 'RX004';
       END IF;
       NEW.climbed := OLD.climbed || array_fill(clock_timestamp(), ARRAY[step - cardinality(OLD.climbed)]);
@@ -455,26 +452,37 @@ BEGIN
         SELECT DISTINCT h.hop ->> 'role' FROM jsonb_array_elements(OLD.ladder) WITH ORDINALITY h (hop, n)
         WHERE h.n <= step AND h.hop ->> 'kind' = 'escalate' AND h.hop ->> 'role' <> ALL (OLD.may_decide) ORDER BY 1);
       NEW.version := OLD.version;    -- what there is to decide did not change: whoever has it on the screen may decide it
-    ELSIF (NEW.reassigned_by, NEW.reassigned_to, NEW.reassignments) IS DISTINCT FROM
-          (OLD.reassigned_by, OLD.reassigned_to, OLD.reassignments) THEN
-      -- Handed to another role by somebody who runs things and took no part: to one that the rule's owner has named for it.
+    ELSIF NEW.handed IS DISTINCT FROM OLD.handed THEN
+      -- Handed to one more role that the rule's owner has named for it, by somebody who took no part: instead of those asked so far,
+      -- or as well. Only who runs things takes it from those who were asked.
+      hand := NEW.handed -> -1;
+      instead := hand ->> 'instead';
       SELECT * INTO r FROM public.approval_rule x WHERE x.tenant = NEW.tenant AND x.id = NEW.rule AND x.version = NEW.rule_version;
-      IF OLD.glass_broken_by IS NOT NULL OR NEW.reassignments <> OLD.reassignments + 1 OR clock_timestamp() >= OLD.expires_at
-         OR NEW.reassigned_to IS NULL OR NEW.reassigned_to <> ALL (r.may_escalate_to || r.approver_role) THEN
+      IF OLD.glass_broken_by IS NOT NULL OR clock_timestamp() >= OLD.expires_at OR NEW.handed IS DISTINCT FROM OLD.handed || hand
+         OR instead IS NULL OR COALESCE(hand ->> 'reason', '') !~ '[^[:space:]]' OR length(hand ->> 'reason') > 2000
+         OR (hand ->> 'to' = ANY (r.may_escalate_to || CASE WHEN instead THEN ARRAY[r.approver_role] ELSE '{}' END)) IS NOT TRUE
+         OR (NOT instead AND hand ->> 'to' = ANY (OLD.may_decide)) THEN
         RAISE EXCEPTION 'wall: not handed to this role' USING ERRCODE = 'RX036';
       END IF;
-      IF NOT entitled(NEW.tenant, NEW.reassigned_by, 'operator') THEN
-        RAISE EXCEPTION 'wall: an approval is handed on by who runs things' USING ERRCODE = 'RX009';
+      IF NOT has_a_say(OLD, (hand ->> 'by')::uuid)
+         OR (instead AND NOT entitled(NEW.tenant, (hand ->> 'by')::uuid, 'operator')) THEN
+        RAISE EXCEPTION 'wall: an approval is handed on by who runs things, or decides it' USING ERRCODE = 'RX009';
       END IF;
-      IF took_part(NEW.tenant, NEW.reassigned_by, NEW.requested_by, NEW.writeback) THEN
+      IF took_part(NEW.tenant, (hand ->> 'by')::uuid, NEW.requested_by, NEW.writeback) THEN
         RAISE EXCEPTION 'wall: nobody chooses who decides their own request' USING ERRCODE = 'RX010';
       END IF;
-      NEW.may_decide := ARRAY[NEW.reassigned_to];
+      NEW.handed := OLD.handed || jsonb_build_object('by', hand ->> 'by', 'to', hand ->> 'to', 'instead', instead,
+        'reason', btrim(hand ->> 'reason'), 'at', clock_timestamp());
+      IF instead THEN
+        NEW.may_decide := ARRAY[hand ->> 'to'];
+      ELSE
+        NEW.may_decide := OLD.may_decide || (hand ->> 'to');
+        NEW.version := OLD.version;  -- as when the ladder escalates: what there is to decide did not change
+      END IF;
     END IF;
     RETURN NEW;                      -- a vote below quorum only raises the version
   END IF;
-  IF NEW.climbed <> OLD.climbed OR NEW.glass_broken_by IS DISTINCT FROM OLD.glass_broken_by OR NEW.reassignments <> OLD.reassignments
-     OR NEW.reassigned_by IS DISTINCT FROM OLD.reassigned_by OR NEW.reassigned_to IS DISTINCT FROM OLD.reassigned_to THEN
+  IF NEW.climbed <> OLD.climbed OR NEW.glass_broken_by IS DISTINCT FROM OLD.glass_broken_by OR NEW.handed <> OLD.handed THEN
     RAISE EXCEPTION 'wall: one move at a time' USING ERRCODE = 'RX004';
   END IF;
   IF NOT ((OLD.state = 'pending' AND NEW.state IN ('approved', 'rejected', 'expired', 'cancelled'))
@@ -535,6 +543,13 @@ BEGIN
   RETURN false;
 END $$;
 
+-- Who has something to say on a pending approval beside deciding it: who may decide it, and who runs things.
+CREATE FUNCTION has_a_say(p_approval approval, p_human uuid) RETURNS boolean LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, public, pg_temp AS $$
+  SELECT public.entitled(p_approval.tenant, p_human, 'operator')
+    OR public.entitled_to(p_approval.tenant, p_human, p_approval.may_decide, p_approval.must_hold)
+$$;
+
 -- In whose right somebody votes: their own, or that of whoever passed it on to them.
 CREATE FUNCTION stands_for(p_tenant uuid, p_human uuid, p_roles text[], p_must_hold text) RETURNS uuid[] LANGUAGE sql STABLE
 SET search_path = pg_catalog, public, pg_temp AS $$
@@ -591,14 +606,20 @@ BEGIN
   RETURN NEW;
 END $$;
 
+-- A principal, and who answers for it.
+CREATE FUNCTION line_of(p_tenant uuid, p_principal uuid) RETURNS SETOF uuid LANGUAGE sql STABLE
+SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+  WITH RECURSIVE line AS (
+    SELECT p.id, p.owner FROM public.principal p WHERE p.tenant = p_tenant AND p.id = p_principal
+    UNION
+    SELECT p.id, p.owner FROM public.principal p JOIN line ON p.tenant = p_tenant AND p.id = line.owner)
+  SELECT line.id FROM line
+$$;
+
 -- Is p_human the requester, or who answers for it?
 CREATE FUNCTION owns(p_tenant uuid, p_human uuid, p_requester uuid) RETURNS boolean LANGUAGE sql STABLE
 SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
-  WITH RECURSIVE line AS (
-    SELECT p.id, p.owner FROM public.principal p WHERE p.tenant = p_tenant AND p.id = p_requester
-    UNION
-    SELECT p.id, p.owner FROM public.principal p JOIN line ON p.tenant = p_tenant AND p.id = line.owner)
-  SELECT EXISTS (SELECT 1 FROM line WHERE line.id = p_human)
+  SELECT EXISTS (SELECT 1 FROM public.line_of(p_tenant, p_requester) l (id) WHERE l.id = p_human)
 $$;
 
 -- Did p_human ask for it, change it in this or an earlier revision, or answer for who did?
@@ -765,7 +786,9 @@ BEGIN
   PERFORM wall_fact(p_tenant, a.mission, 'approval.decided', 'principal:' || who, jsonb_build_object(
     'approval', a.id, 'subject', a.subject, 'writeback', a.writeback, 'verdict', p_verdict,
     'payload_sha256', encode(a.payload_sha256, 'hex'), 'state', a.state, 'approvals', n_ok, 'required', a.required,
-    'rule', a.rule, 'rule_version', a.rule_version, 'not_before', a.not_before));
+    'rule', a.rule, 'rule_version', a.rule_version, 'not_before', a.not_before,
+    'open_questions', (SELECT count(*) FROM public.approval_question q
+                       WHERE q.tenant = p_tenant AND q.approval = p_approval AND q.answered_at IS NULL)));
   RETURN QUERY SELECT CASE next_state WHEN 'pending' THEN 'recorded' ELSE next_state END, a.state, a.version, who, a.not_before;
 END $$;
 
@@ -944,11 +967,11 @@ END $$;
 
 REVOKE ALL ON FUNCTION is_ladder(jsonb, interval, text[]), guard_rule(), fitting_rules(uuid, text, text, text, text),
   glass_rule(uuid, text), lay_ladder(approval_rule, timestamptz, interval, text), entitled_to(uuid, uuid, text[], text),
-  stands_for(uuid, uuid, text[], text),
+  has_a_say(approval, uuid), stands_for(uuid, uuid, text[], text),
   votes(uuid, uuid, text[], text, boolean), took_part(uuid, uuid, uuid, uuid),
   choose_rule(uuid, text, text, text, text), first_rules(), guard_writeback(), guard_approval(),
   require_present(), order_switch(),
-  entitled(uuid, uuid, text), guard_decision(), owns(uuid, uuid, uuid), guard_execution(),
+  entitled(uuid, uuid, text), guard_decision(), line_of(uuid, uuid), owns(uuid, uuid, uuid), guard_execution(),
   wall_fact(uuid, uuid, text, text, jsonb), tell_mission(uuid, uuid), signed_decisions(approval, timestamptz),
   decide(uuid, uuid, text, int, bytea, text, text, bytea), close_approval(uuid, uuid, text, text),
   claim(uuid, uuid, interval), settle(uuid, uuid, bigint, text, bytea, bytea) FROM PUBLIC;

@@ -5,8 +5,9 @@ CREATE TABLE notice (                -- a person is told that an approval wants 
   id uuid NOT NULL DEFAULT gen_random_uuid(),
   principal uuid NOT NULL,
   approval uuid NOT NULL,
-  kind text NOT NULL CHECK (kind IN ('reminder', 'escalation', 'glass_broken', 'reassigned')),
-  step int NOT NULL,                 -- of the ladder; 0 for a broken glass; the how manieth hand it is in, when it was handed on
+  kind text NOT NULL CHECK (kind IN ('reminder', 'escalation', 'glass_broken', 'reassigned', 'question', 'answer')),
+  step int NOT NULL,                 -- of the ladder; 0 for a broken glass; counted on from the ladder's when a person handed it on;
+                                     -- the question's number
   at timestamptz NOT NULL DEFAULT clock_timestamp(),
   seen_at timestamptz,
   PRIMARY KEY (tenant, id),
@@ -91,7 +92,7 @@ $$;
 -- which fails closed. Answers when to come again; null: never.
 CREATE FUNCTION climb(p_tenant uuid, p_approval uuid) RETURNS timestamptz
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
-DECLARE a public.approval; hop jsonb; done int; due int;
+DECLARE a public.approval; hop jsonb; done int; due int; asked text[]; escalates boolean;
 BEGIN
   PERFORM require_tenant(p_tenant);
   PERFORM 1 FROM public.mission x
@@ -107,13 +108,16 @@ BEGIN
     done := cardinality(a.climbed);
     due := (SELECT count(*) FROM jsonb_array_elements(a.ladder) h (hop) WHERE (h.hop ->> 'at')::timestamptz <= clock_timestamp());
     IF due > done THEN
+      asked := a.may_decide;
       UPDATE public.approval x SET climbed = x.climbed || array_fill(clock_timestamp(), ARRAY[due - done])
         WHERE x.tenant = p_tenant AND x.id = p_approval RETURNING * INTO a;
       FOR step IN done + 1 .. due LOOP
         hop := a.ladder -> (step - 1);
-        PERFORM give_notice(a, CASE hop ->> 'kind' WHEN 'remind' THEN 'reminder' ELSE 'escalation' END, step,
-                            CASE hop ->> 'kind' WHEN 'remind' THEN a.may_decide ELSE ARRAY[hop ->> 'role'] END);
-        PERFORM wall_fact(p_tenant, a.mission, CASE hop ->> 'kind' WHEN 'remind' THEN 'approval.reminded' ELSE 'approval.escalated' END,
+        escalates := hop ->> 'kind' = 'escalate' AND hop ->> 'role' <> ALL (asked);    -- who is asked already is reminded
+        IF escalates THEN asked := asked || (hop ->> 'role'); END IF;
+        PERFORM give_notice(a, CASE WHEN escalates THEN 'escalation' ELSE 'reminder' END, step,
+                            CASE WHEN hop ? 'role' THEN ARRAY[hop ->> 'role'] ELSE a.may_decide END);
+        PERFORM wall_fact(p_tenant, a.mission, CASE WHEN escalates THEN 'approval.escalated' ELSE 'approval.reminded' END,
           'system:ladder', jsonb_strip_nulls(jsonb_build_object(
             'approval', a.id, 'writeback', a.writeback, 'hop', step, 'role', hop ->> 'role', 'due_at', hop ->> 'at')));
       END LOOP;
@@ -238,15 +242,15 @@ BEGIN
   RETURN QUERY SELECT 'cancelled', a.state, a.version, actor;
 END $$;
 
--- Somebody who runs things hands a pending approval to another role, out of those that its rule names. Votes of who may decide no
--- longer do not count; a veto stands.
--- outcome: reassigned · or why not: not_found, unauthenticated, not_pending, expired, own_request, not_entitled, stale, no_comment,
--- already_broken, unchanged_role, not_a_role_of_the_rule.
-CREATE FUNCTION reassign(p_tenant uuid, p_approval uuid, p_secret text, p_version int, p_role text, p_reason text)
-RETURNS TABLE (outcome text, state text, version int, who uuid, may_decide text[])
+-- A person hands a pending approval to another role, out of those that its rule names: instead of those asked so far, so that votes of
+-- who may decide no longer do not count while a veto stands; or as well, as the ladder would later.
+-- outcome: reassigned · escalated · or why not: not_found, unauthenticated, not_pending, expired, own_request, not_entitled, no_say,
+-- stale, no_comment, already_broken, unchanged_role, asked_already, not_a_role_of_the_rule, too_often. further: whom the rule names besides.
+CREATE FUNCTION hand_on(p_tenant uuid, p_approval uuid, p_secret text, p_version int, p_role text, p_instead boolean, p_reason text)
+RETURNS TABLE (outcome text, state text, version int, who uuid, may_decide text[], further text[])
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
 #variable_conflict use_column
-DECLARE a public.approval; r public.approval_rule; was text[]; actor uuid; say text;
+DECLARE a public.approval; r public.approval_rule; was text[]; named text[]; actor uuid; say text;
 BEGIN
   PERFORM require_tenant(p_tenant);
   PERFORM 1 FROM public.mission x
@@ -254,28 +258,39 @@ BEGIN
     FOR SHARE;
   SELECT * INTO a FROM public.approval x WHERE x.tenant = p_tenant AND x.id = p_approval FOR UPDATE;
   actor := principal_of(p_tenant, p_secret);
-  IF a.id IS NULL THEN RETURN QUERY SELECT 'not_found', NULL::text, NULL::int, actor, NULL::text[]; RETURN; END IF;
+  IF a.id IS NULL THEN RETURN QUERY SELECT 'not_found', NULL::text, NULL::int, actor, NULL::text[], NULL::text[]; RETURN; END IF;
   SELECT * INTO r FROM public.approval_rule x WHERE x.tenant = a.tenant AND x.id = a.rule AND x.version = a.rule_version;
+  named := r.may_escalate_to || CASE WHEN p_instead THEN ARRAY[r.approver_role] ELSE '{}' END;
   say := CASE
     WHEN actor IS NULL THEN 'unauthenticated'
     WHEN a.state <> 'pending' THEN 'not_pending'
     WHEN clock_timestamp() >= a.expires_at THEN 'expired'
     WHEN took_part(p_tenant, actor, a.requested_by, a.writeback) THEN 'own_request'
-    WHEN NOT entitled(p_tenant, actor, 'operator') THEN 'not_entitled'
+    WHEN p_instead AND NOT entitled(p_tenant, actor, 'operator') THEN 'not_entitled'
+    WHEN NOT has_a_say(a, actor) THEN 'no_say'
     WHEN a.version IS DISTINCT FROM p_version THEN 'stale'
     WHEN a.glass_broken_by IS NOT NULL THEN 'already_broken'
     WHEN COALESCE(p_reason, '') !~ '[^[:space:]]' THEN 'no_comment'
-    WHEN (p_role = ANY (r.may_escalate_to || r.approver_role)) IS NOT TRUE THEN 'not_a_role_of_the_rule'
+    WHEN NOT p_instead AND p_role = ANY (a.may_decide) THEN 'asked_already'
+    WHEN (p_role = ANY (named)) IS NOT TRUE THEN 'not_a_role_of_the_rule'
     WHEN a.may_decide = ARRAY[p_role] THEN 'unchanged_role'
+    WHEN jsonb_array_length(a.handed) >= 20 THEN 'too_often'
     END;
-  IF say IS NOT NULL THEN RETURN QUERY SELECT say, a.state, a.version, actor, a.may_decide; RETURN; END IF;
+  IF say IS NOT NULL THEN
+    RETURN QUERY SELECT say, a.state, a.version, actor, a.may_decide,
+      ARRAY(SELECT DISTINCT x.role FROM unnest(named) x (role) WHERE ARRAY[x.role] <> a.may_decide
+        AND (p_instead OR x.role <> ALL (a.may_decide)) ORDER BY 1);
+    RETURN;
+  END IF;
   was := a.may_decide;
-  UPDATE public.approval x SET reassigned_by = actor, reassigned_to = p_role, reassignments = x.reassignments + 1
+  UPDATE public.approval x SET handed = x.handed || jsonb_build_object('by', actor, 'to', p_role, 'instead', p_instead, 'reason', p_reason)
     WHERE x.tenant = p_tenant AND x.id = p_approval RETURNING * INTO a;
-  PERFORM give_notice(a, 'reassigned', a.reassignments, ARRAY[p_role]);
-  PERFORM wall_fact(p_tenant, a.mission, 'approval.reassigned', 'principal:' || actor, jsonb_build_object(
-    'approval', a.id, 'subject', a.subject, 'writeback', a.writeback, 'role', p_role, 'was', to_jsonb(was)));
-  RETURN QUERY SELECT 'reassigned', a.state, a.version, actor, a.may_decide;
+  PERFORM give_notice(a, CASE WHEN p_instead THEN 'reassigned' ELSE 'escalation' END,
+                      jsonb_array_length(a.ladder) + jsonb_array_length(a.handed), ARRAY[p_role]);
+  PERFORM wall_fact(p_tenant, a.mission, CASE WHEN p_instead THEN 'approval.reassigned' ELSE 'approval.escalated' END,
+    'principal:' || actor, jsonb_build_object(
+      'approval', a.id, 'subject', a.subject, 'writeback', a.writeback, 'role', p_role, 'was', to_jsonb(was)));
+  RETURN QUERY SELECT CASE WHEN p_instead THEN 'reassigned' ELSE 'escalated' END, a.state, a.version, actor, a.may_decide, '{}'::text[];
 END $$;
 
 -- Two lists of obligations as one: of each the stricter. Whom policy named when it was first asked stays named: what a
@@ -438,11 +453,11 @@ END $$;
 
 REVOKE ALL ON FUNCTION guard_notice(), give_notice(approval, text, int, text[]), see_notice(uuid, uuid, text),
   next_step(approval), climb(uuid, uuid), restore_approval_timers(), break_glass(uuid, uuid, text, int, bytea, text, bytea),
-  withdraw(uuid, uuid, text, int, text), reassign(uuid, uuid, text, int, text, text), stricter(jsonb, jsonb), ask_again(writeback, approval, bytea, jsonb, uuid, uuid),
+  withdraw(uuid, uuid, text, int, text), hand_on(uuid, uuid, text, int, text, boolean, text), stricter(jsonb, jsonb), ask_again(writeback, approval, bytea, jsonb, uuid, uuid),
   revise(uuid, uuid, text, int, bytea, bytea, text, jsonb),
   renew(uuid, uuid, text, bytea, jsonb), put_rule(uuid, text, uuid, int, jsonb) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION see_notice(uuid, uuid, text), break_glass(uuid, uuid, text, int, bytea, text, bytea),
-  withdraw(uuid, uuid, text, int, text), reassign(uuid, uuid, text, int, text, text),
+  withdraw(uuid, uuid, text, int, text), hand_on(uuid, uuid, text, int, text, boolean, text),
   revise(uuid, uuid, text, int, bytea, bytea, text, jsonb),
   renew(uuid, uuid, text, bytea, jsonb),
   put_rule(uuid, text, uuid, int, jsonb) TO {prefix}_api;

@@ -23,8 +23,8 @@ END $$;
 -- Opens calls (c_*, the lists side by side) that were judged from memory. Everything that was remembered and may have changed is looked
 -- at once more under the mission's lock: its attempt, state, deadline and budget; the rules in force (c_change, c_set); the layer of
 -- the tool (c_layer null: no layer), its version, its switch, and whether the tool has drifted; which providers are switched off
--- (c_off, their names in order with commas; null: no model). What still stands gets its reservation, and the decisions that allow it
--- are kept (d_*; d_call: whose). Of everything else nothing is kept but its nonce (n_nonce null: it has none).
+-- (c_off, their names in order with commas; null: no model). What still stands gets its reservation, and the decisions about it
+-- are kept (d_*; d_call: whose), of which one at least allows it. Of everything else nothing is kept but its nonce (n_nonce null: it has none).
 -- outcome: opened · again (judge it anew: something is no longer so, or too little is left) · replayed (its nonce was seen before).
 CREATE FUNCTION open_calls(
   n_kid text[], n_nonce text[], c_tenant uuid[], c_mission uuid[], c_attempt int[], c_change bigint[], c_set bytea[], c_layer text[],
@@ -40,10 +40,14 @@ DECLARE
   say text[] := array_fill('again'::text, ARRAY[cardinality(c_mission)]);
 BEGIN
   PERFORM set_config('lock_timeout', '500ms', true);   -- whoever waits holds up everybody in the batch: rather alone, and later
-  FOR i IN SELECT o.i FROM unnest(n_kid, n_nonce) WITH ORDINALITY AS o(kid, nonce, i) WHERE o.nonce IS NOT NULL
-           ORDER BY o.kid, o.nonce, o.i LOOP
-    INSERT INTO nonce (kid, nonce) VALUES (n_kid[i], n_nonce[i]) ON CONFLICT DO NOTHING;
-    IF NOT FOUND THEN say[i] := 'replayed'; END IF;
+  FOR i IN
+    SELECT s.places[f.n] FROM (
+      SELECT array_agg(o.i::int ORDER BY o.i) AS places, use_nonces(array_agg(o.kid ORDER BY o.i), array_agg(o.nonce ORDER BY o.i)) AS fresh
+      FROM unnest(n_kid, n_nonce) WITH ORDINALITY AS o(kid, nonce, i) WHERE o.nonce IS NOT NULL HAVING count(*) > 0) s,
+      unnest(s.fresh) WITH ORDINALITY AS f(fresh, n)
+    WHERE NOT f.fresh
+  LOOP
+    say[i] := 'replayed';
   END LOOP;
   FOR t IN SELECT DISTINCT x FROM unnest(c_tenant) x ORDER BY x LOOP
     PERFORM set_config('app.tenant', t::text, true);
@@ -92,7 +96,7 @@ END $$;
 -- up, once, however often it is given. Before that the bytes that were shown are kept (b_*, each with its call) and noted as shown (r_*).
 CREATE FUNCTION close_calls(
   c_tenant uuid[], c_mission uuid[], c_reservation uuid[], c_kind text[], c_in bigint[], c_out bigint[], c_cost numeric[],
-  c_calls_ms bigint[], c_provider text[], c_failed boolean[], c_actor text[], c_fact bytea[], c_used_up jsonb,
+  c_calls_ms bigint[], c_provider text[], c_failed boolean[], c_type text[], c_actor text[], c_fact bytea[], c_used_up jsonb,
   t_attempt int[], t_name text[], t_arguments bytea[], t_outcome text[], t_answer bytea[], t_took double precision[],
   b_call int[], b_sha256 bytea[], b_size bigint[], b_bytes bytea[], b_object uuid[], b_chunks bytea[],
   r_call int[], r_source bytea[], r_document text[], r_kind text[], r_version text[]) RETURNS void
@@ -129,18 +133,18 @@ BEGIN
     CONTINUE WHEN ended;             -- a commit of which nobody has heard
     SELECT s.is_over, s.was_over INTO is_over, was_over
       FROM settle_budget(c_tenant[i], c_reservation[i], c_in[i] + c_out[i], c_cost[i], 0, c_calls_ms[i]) s;
+    -- the reservation ran out first, and says nothing of what came after; a model's fact names its decision: no other call has the same
+    CONTINUE WHEN was_over IS NULL AND c_kind[i] = 'model' AND EXISTS (
+      SELECT FROM public.ledger l WHERE l.tenant = c_tenant[i] AND l.subject = c_mission[i] AND l.type = c_type[i] AND l.body = c_fact[i]);
     IF was_over IS NULL AND (c_in[i] + c_out[i] > 0 OR c_cost[i] > 0) THEN   -- its time was over first: it was used all the same
       SELECT s.is_over, s.was_over INTO is_over, was_over
         FROM spend_budget(c_tenant[i], c_mission[i], c_in[i] + c_out[i], c_cost[i]) s;
     END IF;
     IF is_over AND NOT was_over THEN
-      UPDATE public.mission m SET degraded = c_used_up WHERE m.tenant = c_tenant[i] AND m.id = c_mission[i]
-        AND m.state IN ('accepted', 'dispatched', 'running');
-      INSERT INTO public.ledger (tenant, subject, type, actor, body)
-        VALUES (c_tenant[i], c_mission[i], 'budget.exceeded', c_actor[i], convert_to('{}', 'UTF8'));
+      PERFORM budget_used_up(c_tenant[i], c_mission[i], c_actor[i], c_used_up);
     END IF;
     INSERT INTO public.ledger (tenant, subject, type, actor, body)
-      VALUES (c_tenant[i], c_mission[i], c_kind[i] || '.called', c_actor[i], c_fact[i]);
+      VALUES (c_tenant[i], c_mission[i], c_type[i], c_actor[i], c_fact[i]);
     IF t_attempt[i] IS NOT NULL THEN   -- the fact before it holds the mission's place in the ledger: ordinals are not given twice
       INSERT INTO public.tape (tenant, mission, attempt, kind, name, ordinal, arguments, arguments_sha256, outcome, answer, answer_sha256,
                                took_ms)

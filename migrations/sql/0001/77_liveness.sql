@@ -7,6 +7,7 @@ CREATE TABLE mission_repair (
   state text NOT NULL,               -- the mission's, when it was found
   finding text NOT NULL CHECK (finding ~ '^[a-z_]{1,40}$'),  -- what was missing
   repair text CHECK (repair ~ '^[a-z_]{1,40}$'),             -- what was done; null: it takes a person
+  refused text CHECK (refused IS NULL OR repair IS NULL AND refused ~ '^[a-z_]{1,40}$'),  -- why a repair that was tried could not be made
   since timestamptz NOT NULL,        -- of the mission's last move
   found_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   over_at timestamptz,               -- when it was no longer so: at once, when it was repaired
@@ -31,7 +32,7 @@ SET search_path = pg_catalog, public, pg_temp AS $$
 BEGIN
   IF OLD.over_at IS NOT NULL OR NEW.over_at IS NULL OR (NEW.tenant, NEW.id, NEW.mission, NEW.state, NEW.finding, NEW.since, NEW.found_at)
      IS DISTINCT FROM (OLD.tenant, OLD.id, OLD.mission, OLD.state, OLD.finding, OLD.since, OLD.found_at)
-     OR NEW.repair IS DISTINCT FROM OLD.repair THEN
+     OR (NEW.repair, NEW.refused) IS DISTINCT FROM (OLD.repair, OLD.refused) THEN
     RAISE EXCEPTION 'wall: what was found stays, and is over once' USING ERRCODE = 'RX037';
   END IF;
   RETURN NEW;

@@ -4,12 +4,13 @@
 -- full_approval_queues() (77_liveness.sql) how many of a tenant's approvals wait.
 CREATE POLICY gauges ON approval FOR SELECT TO {prefix}_owner USING (true);
 CREATE POLICY gauges ON execution FOR SELECT TO {prefix}_owner USING (true);
+CREATE POLICY gauges ON liveness_look FOR SELECT TO {prefix}_owner USING (true);    -- when it last looked
 CREATE POLICY gauges ON mission_repair FOR SELECT TO {prefix}_owner USING (true);   -- what the worker found, and nobody has put right
 -- How drills ended is anybody's to see (78_release.sql).
 
 -- One row per number: its name, what it is of (from a fixed set; empty when there is but one), and how much. Ages are seconds.
 -- However long the history: what is open is found by the indexes of what is open, and of what is over only the newest run of each
--- drill is read. Open missions and due work are read one by one, so that this costs what there is to do.
+-- drill is read. Open missions and due work are read one by one, so that this costs what there is to do; tenants, too.
 CREATE FUNCTION gauges() RETURNS TABLE (name text, label text, value float8)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
   WITH clock AS (SELECT statement_timestamp() AS at),
@@ -26,6 +27,10 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_te
   SELECT 'open_mission_oldest_seconds', o.state, extract(epoch FROM clock.at - min(o.updated_at))::float8 FROM open o, clock GROUP BY 2, clock.at
   UNION ALL
   SELECT 'invariant_violations', 'liveness', count(*)::float8 FROM public.mission_repair r WHERE r.over_at IS NULL
+  UNION ALL
+  -- What nobody looked at is not found either: a tenant that was never looked at counts from its beginning.
+  SELECT 'liveness_look_oldest_seconds', '', COALESCE(extract(epoch FROM max(clock.at - COALESCE(l.looked_at, t.created_at))), 0)::float8
+  FROM clock, public.tenant t LEFT JOIN public.liveness_look l ON l.tenant = t.id WHERE t.suspended_at IS NULL
   UNION ALL
   SELECT 'approvals_pending', p.subject, count(*)::float8 FROM pending p GROUP BY 2
   UNION ALL

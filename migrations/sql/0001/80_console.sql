@@ -132,12 +132,31 @@ BEGIN
     ORDER BY p.name;
 END $$;
 
+-- Who could be asked about an approval: who requested it or answers for who did, first; who runs things; who may decide it.
+-- standing: requester, operator or approver; part: whether they took part in it, so that they neither ask nor choose who decides.
+CREATE FUNCTION answerers(p_tenant uuid, p_approval uuid) RETURNS TABLE (id uuid, name text, standing text, part boolean) LANGUAGE plpgsql STABLE
+SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+BEGIN
+  PERFORM require_tenant(p_tenant);
+  RETURN QUERY
+    SELECT f.id, f.name, f.standing, took_part(p_tenant, f.id, f.requested_by, f.writeback) FROM (
+      SELECT p.id, p.name, a.requested_by, a.writeback, CASE
+          WHEN p.id IN (SELECT line_of(p_tenant, a.requested_by)) THEN 'requester'
+          WHEN p.kind = 'human' AND holds(p_tenant, p.id, 'operator') THEN 'operator'
+          WHEN p.kind = 'human' AND EXISTS (SELECT 1 FROM unnest(a.may_decide) role WHERE holds(p_tenant, p.id, role))
+            AND (a.must_hold IS NULL OR holds(p_tenant, p.id, a.must_hold)) THEN 'approver' END AS standing
+      FROM public.approval a JOIN public.principal p ON p.tenant = a.tenant AND p.suspended_at IS NULL
+      WHERE a.tenant = p_tenant AND a.id = p_approval) f
+    WHERE f.standing IS NOT NULL
+    ORDER BY f.standing <> 'requester', f.name;
+END $$;
+
 -- How people decide is read from the newest decisions.
 CREATE INDEX decision_newest ON decision (tenant, decided_at DESC);
 
 REVOKE ALL ON FUNCTION guard_console_link(), link_of(bytea), note_look(uuid, uuid, text),
-  holds(uuid, uuid, text), deciders(uuid, uuid) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION note_look(uuid, uuid, text), deciders(uuid, uuid) TO {prefix}_api;
+  holds(uuid, uuid, text), deciders(uuid, uuid), answerers(uuid, uuid) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION note_look(uuid, uuid, text), deciders(uuid, uuid), answerers(uuid, uuid) TO {prefix}_api;
 GRANT EXECUTE ON FUNCTION link_of(bytea) TO {prefix}_registrar;
 GRANT SELECT, INSERT ON console_link TO {prefix}_registrar;
 GRANT UPDATE (used_at, session) ON console_link TO {prefix}_registrar;

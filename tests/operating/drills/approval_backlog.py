@@ -19,8 +19,9 @@ SPARED = {
     "mission-root rules put rule.json --id RULE": ELSEWHERE,
     "mission-root principals grant ID operator --expires-at 2027-01-31T12:00:00Z": "its date is an example, and passes",
 }
-UNDO = """INSERT INTO approval_rule (tenant, id, version, subject, connector, operation, risk, required, life, undo_window)
-          SELECT tenant, id, max(version) + 1, subject, connector, operation, risk, required, life, $1::interval
+UNDO = """INSERT INTO approval_rule (tenant, id, version, subject, connector, operation, risk, required, life, undo_window,
+            may_escalate_to)
+          SELECT tenant, id, max(version) + 1, subject, connector, operation, risk, required, life, $1::interval, '{admin}'
           FROM approval_rule WHERE NOT break_glass GROUP BY tenant, id, subject, connector, operation, risk, required, life"""
 
 
@@ -45,6 +46,8 @@ def drill(scene: Scene) -> None:
     assert first["id"] in seen and "pending" in seen
     scene.do("--payload-sha256", ID=first["id"], SHA256=first["payload_sha256"])
     scene.do("approvals cancel", ID=first["id"])
+    scene.do("approvals ask", ID=second["id"])
+    scene.do("approvals escalate", ID=second["id"])
     scene.do("approvals revise", ID=second["id"], SHA256=second["payload_sha256"])
     scene.do("state=stale")
     scene.do("principals list", person="admin")

@@ -35,6 +35,19 @@ def drill(scene: Scene) -> None:
     assert "cancelled" in scene.over("missions get", ID=mission)
     until(lambda: not open_finding(scene, mission), "the status page says that it is over")
     scene.rests("MissionStuck")
+    nobody_looks(scene)
+
+
+def nobody_looks(scene: Scene) -> None:
+    """The look itself does not happen: what it would find nobody hears of, but that it is missing."""
+    put_off = (
+        "UPDATE work SET next_at = now() + interval '1 h' WHERE kind = 'liveness' AND lease_until IS NULL RETURNING 1"
+    )
+    until(lambda: scene.sql(put_off), "no look is due")
+    scene.sql("UPDATE liveness_look SET looked_at = looked_at - interval '10 min'")
+    scene.fires("MissionsNotLookedAt")
+    scene.do("UPDATE work")
+    scene.rests("MissionsNotLookedAt")
 
 
 def open_finding(scene: Scene, mission: str) -> bool:
