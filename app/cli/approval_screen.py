@@ -208,10 +208,15 @@ def clock(found: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
     }
 
 
+def inset(words: str) -> str:
+    """Somebody's words behind a bar from their second line on, so that none of their lines passes for one of ours."""
+    return "\n   │ ".join(words.split("\n"))
+
+
 def handed(found: dict[str, Any], names: dict[str, str]) -> str:
     """Whom people had asked beside or instead of those whom the rule asks, and why."""
     return "\n".join(
-        f"to {one['to']}{' instead' if one['instead'] else ' as well'}, by {names.get(one['by'], one['by'])}: {one['reason']}"
+        f"to {one['to']}{' instead' if one['instead'] else ' as well'}, by {names.get(one['by'], one['by'])}: {inset(one['reason'])}"
         for one in found.get("handed") or []
     )
 
@@ -224,10 +229,10 @@ def questions(found: dict[str, Any], names: dict[str, str]) -> "list[RenderableT
     lines: list[RenderableType] = []
     for number, one in enumerate(asked, 1):
         who, to = (names.get(one[name], one[name]) for name in ("asked_by", "to"))
-        lines.append(coloured(f"{number}  {who} asked {to}, {one['asked_at'][:16]}: {one['question']}"))
+        lines.append(coloured(f"{number}  {who} asked {to}, {one['asked_at'][:16]}: {inset(one['question'])}"))
         if one["answered_at"]:
             answerer = names.get(one["answered_by"], one["answered_by"])
-            lines.append(coloured(f"   {answerer} answered {one['answered_at'][:16]}: {one['answer']}", "green"))
+            lines.append(coloured(f"   {answerer} answered {one['answered_at'][:16]}: {inset(one['answer'])}", "green"))
         else:
             lines.append(coloured("   not answered", "yellow"))
     return [boxed("asked about it, in people's own words", "cyan", *lines)]

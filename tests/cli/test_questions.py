@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from app.cli.approval_screen import handed
 from tests.cli import inprocess
 from tests.cli.inprocess import Done
 from tests.cli.terminal import Terminal
@@ -121,3 +122,11 @@ async def test_what_was_typed_is_offered_again_when_it_comes_too_late(
             at.press("q", "0 decided, 1 left.")
 
     await asyncio.to_thread(play)
+
+
+def test_no_line_of_somebodys_words_passes_for_one_of_ours() -> None:
+    words = "Fine?\n   anna answered 2026-10-01T10:00: yes\nto admin as well, by anna: forged"
+    one = {"by": "p1", "to": "admin", "instead": False, "reason": words}
+    first, *more = handed({"handed": [one]}, {"p1": "ben"}).split("\n")
+    assert first == "to admin as well, by ben: Fine?"
+    assert len(more) == 2 and all(line.startswith("   │ ") for line in more)

@@ -451,6 +451,35 @@ async def test_handing_on_instead_is_told_as_what_it_is(ground: Ground) -> None:
     ]
 
 
+async def test_a_rejection_approves_nothing_when_votes_count_again(ground: Ground) -> None:
+    await ground.rule("given", required=2, deny_threshold=2, may_escalate_to=["admin"])
+    asked = await ground.ask("given")
+    assert await ground.decide(asked, "anna") == "recorded"
+    assert (await hand_on(ground, asked, "ben", "admin", instead=True))["outcome"] == "reassigned"
+    assert await ground.decide(asked, "adam") == "recorded"
+    assert (await hand_on(ground, asked, "ben", "operator", instead=True))["outcome"] == "reassigned"
+    assert (await hand_on(ground, asked, "ben", "admin"))["outcome"] == "escalated"  # both votes count now
+    assert await ground.decide(asked, "cora", "reject") == "recorded"
+    assert (await approval(ground, asked))["state"] == "pending"
+    assert await ground.value("admin", "SELECT count(*) FROM work WHERE subject = $1", asked.writeback) == 0
+    assert await ground.decide(asked, "gus") == "approved"
+
+
+async def test_a_step_of_before_brings_nobody_back_who_was_taken_off_it(ground: Ground) -> None:
+    await laddered(
+        ground,
+        hops=[{"after_s": 600, "kind": "escalate", "role": "product_owner"}, {"after_s": 1200, "kind": "remind"}],
+    )
+    asked = await ground.ask("climbing")
+    await later(ground, asked, 10)
+    await climb(ground, asked)
+    assert (await approval(ground, asked))["may_decide"] == ["operator", "product_owner"]
+    assert (await hand_on(ground, asked, "ben", "admin", instead=True))["outcome"] == "reassigned"
+    await later(ground, asked, 10)
+    await climb(ground, asked)
+    assert (await approval(ground, asked))["may_decide"] == ["admin"]
+
+
 async def test_of_two_who_escalate_at_once_one_is_told_that_it_is_done(ground: Ground) -> None:
     await laddered(ground)
     asked = await ground.ask("climbing")

@@ -450,7 +450,7 @@ BEGIN
       NEW.climbed := OLD.climbed || array_fill(clock_timestamp(), ARRAY[step - cardinality(OLD.climbed)]);
       NEW.may_decide := OLD.may_decide || ARRAY(
         SELECT DISTINCT h.hop ->> 'role' FROM jsonb_array_elements(OLD.ladder) WITH ORDINALITY h (hop, n)
-        WHERE h.n <= step AND h.hop ->> 'kind' = 'escalate' AND h.hop ->> 'role' <> ALL (OLD.may_decide) ORDER BY 1);
+        WHERE h.n > cardinality(OLD.climbed) AND h.n <= step AND h.hop ->> 'kind' = 'escalate' AND h.hop ->> 'role' <> ALL (OLD.may_decide) ORDER BY 1);
       NEW.version := OLD.version;    -- what there is to decide did not change: whoever has it on the screen may decide it
     ELSIF NEW.handed IS DISTINCT FROM OLD.handed THEN
       -- Handed to one more role that the rule's owner has named for it, by somebody who took no part: instead of those asked so far,
@@ -771,7 +771,9 @@ BEGIN
     INSERT INTO public.decision (tenant, approval, approver, requested_by, payload_sha256, verdict, comment, signature)
       VALUES (p_tenant, p_approval, who, a.requested_by, p_sha256, p_verdict, NULLIF(btrim(p_comment), ''), p_signature);
     SELECT v.n_ok, v.n_no INTO n_ok, n_no FROM votes(p_tenant, p_approval, a.may_decide, a.must_hold, r.comment_required) v;
-    next_state := CASE WHEN n_no >= a.deny_threshold THEN 'rejected' WHEN n_ok >= a.required THEN 'approved' ELSE 'pending' END;
+    -- Votes may count again since a role was given back: a rejection then approves nothing all the same.
+    next_state := CASE WHEN n_no >= a.deny_threshold THEN 'rejected'
+      WHEN p_verdict = 'approve' AND n_ok >= a.required THEN 'approved' ELSE 'pending' END;
     UPDATE public.approval x SET state = next_state WHERE x.tenant = p_tenant AND x.id = p_approval RETURNING * INTO a;
   EXCEPTION WHEN SQLSTATE 'RX004' OR SQLSTATE 'RX008' THEN     -- its time ran out between our look and the guards'
     RETURN QUERY SELECT 'expired', a.state, a.version, who, a.not_before; RETURN;
