@@ -109,9 +109,8 @@ class Executor:
         await self.stopping.wait()
         for loop in loops:
             loop.cancel()
-        await asyncio.gather(*loops, return_exceptions=True)
         batches = len(self.in_hand)
-        if not await process.finished(self.in_hand):
+        if not await process.finished([*loops, *self.in_hand]):
             log.warning("of what was in hand, some is left to the next executor", batches=batches)
         await process.closed(self.nudger.stop(), self.database.close())
 

@@ -1,5 +1,6 @@
 """Who calls the internal API: a signature by a shared key, a nonce used once, and a token for exactly one attempt."""
 
+import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from uuid import UUID
@@ -18,6 +19,7 @@ from colony_client.versions import spoken_with
 
 REASONS = (*SignatureRefused.__subclasses__(), TokenRefused, *TokenRefused.__subclasses__())
 MOST_NONCES = 50_000  # that one process remembers
+NONCE_LIFE_S = 660.0  # as long as PostgreSQL remembers them (30_work.sql); then a nonce may be used anew
 begin(STRANGERS, [reason.__name__ for reason in REASONS])
 
 
@@ -81,15 +83,17 @@ class Nonces:
 
     def __init__(self, database: Database) -> None:
         self.database = database
-        self.used: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self.used: OrderedDict[tuple[str, str], float] = OrderedDict()  # and when, on the monotonic clock
 
     def seen(self, call: Signed) -> bool:
         """Whether this process knows that the nonce of a call was used: then somebody sends again what was sent before."""
-        return (call.kid, call.nonce) in self.used
+        used_at = self.used.get((call.kid, call.nonce))
+        return used_at is not None and time.monotonic() - used_at < NONCE_LIFE_S
 
     def note(self, call: Signed) -> None:
         """The nonce is used, by whichever statement."""
-        self.used[call.kid, call.nonce] = None
+        self.used[call.kid, call.nonce] = time.monotonic()
+        self.used.move_to_end((call.kid, call.nonce))
         while len(self.used) > MOST_NONCES:
             self.used.popitem(last=False)
 

@@ -1,5 +1,6 @@
 """Opening calls: what allows them is kept and what they may cost is held, for all that begin at the same moment in one commit."""
 
+import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -78,8 +79,7 @@ class Openings:
         self.batches.start()
 
     async def stop(self) -> None:
-        await self.looks.stop()
-        await self.batches.stop()
+        await asyncio.gather(self.looks.stop(), self.batches.stop())
 
     async def terms(self, tenant: UUID, mission: UUID) -> Terms | None:
         """What a tenant's mission was accepted with, from memory when this process has seen it.

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from app import ledger
+from app import budgets, ledger
 from app.artifacts import Made, Stored
 from app.caller import Caller
 from app.clock import iso, new_id, now
@@ -149,12 +149,16 @@ class Held:
     # --- verbs
 
     def taken_by_colony(self, caller: Caller, mission: UUID, lease: timedelta) -> None:
-        """The colony has the current attempt: accepted -> dispatched, with a lease and a timer that watches it."""
+        """The colony has the current attempt: accepted -> dispatched, with a lease and a timer that watches it.
+
+        A call that overtook the answer may have used the budget up: that stays said, and its grace ends when it would have.
+        """
         moment, found = now(), self.missions[mission]
         deadline = found.deadline_at or moment + timedelta(milliseconds=found.budget_time_ms)
-        until = moment + lease
-        self.move(caller, mission, "dispatched", "dispatch", lease_until=until, deadline_at=deadline, degraded=None)
-        self.add("attempt_timer", mission, min(until, deadline))
+        until, over = moment + lease, budgets.over_until(found.degraded)
+        said = found.degraded if over else None
+        self.move(caller, mission, "dispatched", "dispatch", lease_until=until, deadline_at=deadline, degraded=said)
+        self.add("attempt_timer", mission, min(until, deadline, over or until))
 
     def into_review(self, caller: Caller, mission: UUID) -> None:
         """The colony says it is complete: the root looks for itself."""

@@ -99,8 +99,8 @@ class Sessions:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        await self.tell()
-        await asyncio.gather(*(one.session.close() for one in self.live.values()))
+        # side by side: a slow database keeps no server of ours alive
+        await asyncio.gather(self.tell(), *(one.session.close() for one in self.live.values()), return_exceptions=True)
         self.live.clear()
 
     async def _keep(self) -> None:

@@ -1,5 +1,6 @@
 """Budgets through the product's doors: limits, refusals with their facts, and a mission that uses up what it has."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -9,6 +10,7 @@ import httpx
 import pytest
 
 from app import budgets
+from app.budgets.actions import used_up
 from app.caller import system
 from app.db import Database
 from app.errors import Problem
@@ -174,6 +176,21 @@ async def test_a_mission_over_its_budget_may_finish_within_its_grace(world: Worl
     assert (row["state"], row["reason"]) == ("failed", "budget_exhausted")
     account = await connection.fetchrow("SELECT * FROM budget_account WHERE key = $1", str(life.id))
     assert (account["settled_tokens"], account["over_tokens"], account["limit_tokens"]) == (100, 50, 100)
+
+
+async def test_what_overtook_the_answer_to_a_dispatch_stays_used_up(world: World) -> None:
+    """A call of an attempt that is only just being taken may use the budget up before the colony has said that it took it."""
+    life = await begin(world)
+    said = used_up()
+    connection = await inspector(world)
+    tell = "SELECT budget_used_up($1, $2, 'colony', $3)"
+    await connection.execute(tell, await world.tenant(), life.id, json.dumps(said))
+    assert await life.state() == "accepted"
+    await world.run_work("dispatch")
+    shown = await world.mission(life.id)
+    assert (shown["state"], shown["degraded"]) == ("dispatched", said)
+    timer = "SELECT next_at FROM work WHERE kind = 'attempt_timer' AND subject = $1"
+    assert await connection.fetchval(timer, life.id) <= datetime.fromisoformat(said["until"])
 
 
 async def test_a_silent_attempt_without_budget_is_not_tried_again(world: World) -> None:
