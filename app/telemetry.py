@@ -103,6 +103,7 @@ def begin(counter: Counter, *labels: Iterable[str]) -> None:
 
 
 SPANS_LEAVE_MS = 1000
+LAST_SPANS_S = 0.5  # of the ten seconds in which a process ends; see app.process
 MOST_LINES = 500  # that wait to be written
 PLAIN = (str, int, float, bool, type(None))
 SECRET_WORDS = ("authorization", "secret", "password", "token", "api_key", "signature", "cookie", "database_url")
@@ -135,7 +136,9 @@ def setup(
             {"service.name": f"mission-root-{process}", "deployment.environment.name": environment}
         ),
         sampler=ParentBased(Chosen(sample)),
+        shutdown_on_exit=False,  # the library waits half a minute for a collector that is away
     )
+    atexit.register(let_spans_leave, provider)
     provider.add_span_processor(WithoutQueries())
     if otlp_endpoint:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # only when traces leave
@@ -147,6 +150,13 @@ def setup(
         )
     trace.set_tracer_provider(provider)
     BUILD.labels(process, name_of(build), environment).set(1)
+
+
+def let_spans_leave(provider: TracerProvider) -> None:
+    """What was not sent yet has a moment at the end of the process; a collector that does not answer holds up no stop."""
+    last = threading.Thread(target=provider.shutdown, name="last spans", daemon=True)
+    last.start()
+    last.join(LAST_SPANS_S)
 
 
 def without_query(span: Any, _scope: Any = None) -> None:

@@ -1,6 +1,9 @@
 """One trace runs from the caller through root, worker and colony and back to the root."""
 
 import asyncio
+import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 
 import httpx
@@ -121,3 +124,14 @@ async def test_a_damaged_traceparent_is_ignored(world: World, spans: InMemorySpa
         answer = await world.submitter.get("/v1/missions", headers={"traceparent": bad})
         assert answer.status_code == 200
         assert len(answer.headers["traceparent"].split("-")[1]) == 32
+
+
+def test_a_collector_that_does_not_answer_holds_up_no_stop() -> None:
+    """It takes connections and says nothing: spans are waiting, and the process ends all the same."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        code = f"""if True:
+            from app import telemetry
+            telemetry.setup("test", otlp_endpoint="http://127.0.0.1:{silent.getsockname()[1]}", sample=1.0)
+            with telemetry.span("one"):
+                pass"""
+        assert subprocess.run([sys.executable, "-c", code], timeout=8, check=False).returncode == 0
