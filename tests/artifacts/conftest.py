@@ -25,7 +25,8 @@ def bucket() -> Iterator[str]:
     }  # fmt: skip
     before = {name: os.environ.get(name) for name in said}
     os.environ.update(said)
-    httpx.put(f"http://{host}:{port}/artifacts", trust_env=False).raise_for_status()
+    # the first request loads all that the server is made of
+    httpx.put(f"http://{host}:{port}/artifacts", trust_env=False, timeout=60).raise_for_status()
     yield "s3://artifacts/of-the-tests"
     for name, value in before.items():
         os.environ.pop(name) if value is None else os.environ.update({name: value})
