@@ -4,6 +4,7 @@ import json
 import subprocess
 from typing import Any
 
+import httpx
 import pytest
 from playwright.async_api import Browser, Page
 
@@ -25,6 +26,10 @@ async def signed_in(browser: Browser, instance: Instance, who: str, **options: A
     return page
 
 
+def became(client: httpx.Client, approval: dict[str, Any]) -> str:
+    return str(client.get(f"/v1/writebacks/{approval['writeback_id']}").raise_for_status().json()["state"])
+
+
 async def test_three_ways_to_decide(instance: Instance) -> None:
     with instance.client("submitter") as client:
         mission = create(client, "crm_lead_intelligence", "Which leads deserve a call, and why?")
@@ -43,7 +48,12 @@ async def test_three_ways_to_decide(instance: Instance) -> None:
             await page.goto(by_mouse[1])
             await page.get_by_role("button", name="Approve").click()
             await page.get_by_role("button", name="Approve exactly this", exact=True).click()
-            await page.get_by_text("Written and read back").wait_for()  # heard live: nobody asks for the page again
+            await page.get_by_text("operator approved").wait_for()
+            with instance.client("operator") as client:
+                until(lambda: became(client, by_mouse[0]) not in ("approved", "executing"), "the call has been made")
+                assert became(client, by_mouse[0]) == "succeeded"
+            await page.reload()
+            await page.get_by_text("Written and read back").wait_for()
 
             await page.goto(by_keys[1])
             for key in ("r", "2", "Enter"):
@@ -56,12 +66,8 @@ async def test_three_ways_to_decide(instance: Instance) -> None:
             await page.locator("#panel-approve").get_by_role("button", name="Approve exactly this").click()
             await page.get_by_text("operator approved").wait_for()
         with instance.client("operator") as client:
-
-            def became(approval: dict[str, Any]) -> str:
-                return str(client.get(f"/v1/writebacks/{approval['writeback_id']}").json()["state"])
-
-            until(lambda: became(plain[0]) == "succeeded", "it is written and read back")
-            assert [became(one) for one in low] == ["succeeded", "rejected", "succeeded"]
+            until(lambda: became(client, plain[0]) == "succeeded", "it is written and read back")
+            assert [became(client, one) for one in low] == ["succeeded", "rejected", "succeeded"]
             version = client.get(f"/v1/missions/{mission}").headers["ETag"]
             over = {"reason": "The walk is over."}
             client.post(f"/v1/missions/{mission}/cancel", json=over, headers={"If-Match": version}).raise_for_status()
