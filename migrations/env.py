@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from app.db import metadata, plain_url
-from app.migrate import FITS, MIGRATIONS, Ahead, fitting, head, history
+from app.migrate import FITS, Ahead, fitting, head, history
 
 MIGRATION_LOCK = 7_041_776_001  # any constant: two migrators queue up on it
 
@@ -23,7 +23,7 @@ def run(connection: object) -> None:
 
 async def migrate(url: str, prefix: str) -> None:
     engine = create_async_engine(plain_url(url), poolclass=NullPool)
-    fits = fitting(MIGRATIONS)  # first: a migration that does not say who fits is not run
+    fits = fitting()  # first: a migration that does not say who fits is not run
     try:
         async with engine.connect() as connection:
             await prepare(connection, prefix)
@@ -31,7 +31,7 @@ async def migrate(url: str, prefix: str) -> None:
             if arguments["at"] is None:
                 await connection.run_sync(run)
                 await connection.execute(text("UPDATE migration SET fits = :heads"), {"heads": fits})
-                arguments["at"] = head(MIGRATIONS)
+                arguments["at"] = head()
             await connection.commit()
     finally:
         await engine.dispose()
@@ -41,11 +41,11 @@ async def ahead(connection: AsyncConnection) -> str | None:
     """Where a newer build has brought this database already; None when it did not. Raises Ahead when this code does not fit there."""
     if not (await connection.execute(text("SELECT to_regclass('migration')"))).scalar():
         return None
-    found = (await connection.execute(text(FITS), {"head": head(MIGRATIONS)})).one_or_none()
-    if found is None or found.version_num in [one["revision"] for one in history(MIGRATIONS)]:
+    found = (await connection.execute(text(FITS), {"head": head()})).one_or_none()
+    if found is None or found.version_num in [one["revision"] for one in history()]:
         return None
     if not found.fits:
-        raise Ahead(found.version_num, head(MIGRATIONS))
+        raise Ahead(found.version_num, head())
     return str(found.version_num)
 
 

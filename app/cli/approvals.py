@@ -123,6 +123,14 @@ def seen(
     return found.body, found.etag, found.body["payload_sha256"]
 
 
+def as_it_is(url: str, api_key: str, approval: str, verb: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Something done to an approval as it is at this moment; what was answered."""
+    path = f"/v1/approvals/{segment(approval)}"
+    with Client(url, api_key) as client:
+        done: dict[str, Any] = client.post(f"{path}/{verb}", body, if_match=client.get(path).etag).body
+    return done
+
+
 @app.command("break-glass")
 def break_glass(
     approval: Id,
@@ -150,9 +158,7 @@ def break_glass(
 @app.command()
 def cancel(approval: Id, reason: Reason, url: Url = "", api_key: ApiKey = "", as_json: AsJson = False) -> None:
     """Take back what is pending, or approved and not yet claimed."""
-    path = f"/v1/approvals/{segment(approval)}"
-    with Client(url, api_key) as client:
-        done = client.post(f"{path}/cancel", {"reason": reason}, if_match=client.get(path).etag).body
+    done = as_it_is(url, api_key, approval, "cancel", {"reason": reason})
     emit(done) if as_json else show.line(f"The approval is {done['state']}; nothing of it leaves.")
 
 
@@ -166,10 +172,7 @@ def reassign(
     as_json: AsJson = False,
 ) -> None:
     """Hand a pending approval to another role. Votes of who may no longer decide do not count."""
-    path = f"/v1/approvals/{segment(approval)}"
-    with Client(url, api_key) as client:
-        asked = {"role": role, "reason": reason}
-        done = client.post(f"{path}/reassign", asked, if_match=client.get(path).etag).body
+    done = as_it_is(url, api_key, approval, "reassign", {"role": role, "reason": reason})
     emit(done) if as_json else show.line(f"The approval is with {', '.join(done['may_decide'])} now.")
 
 
@@ -183,10 +186,7 @@ def escalate(
     as_json: AsJson = False,
 ) -> None:
     """Ask another role as well, now instead of when the ladder would. Votes, time and quorum stay."""
-    path = f"/v1/approvals/{segment(approval)}"
-    with Client(url, api_key) as client:
-        asked = {"role": role, "reason": reason}
-        done = client.post(f"{path}/escalate", asked, if_match=client.get(path).etag).body
+    done = as_it_is(url, api_key, approval, "escalate", {"role": role, "reason": reason})
     emit(done) if as_json else show.line(f"It may be decided by {', '.join(done['may_decide'])} now.")
 
 
