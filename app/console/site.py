@@ -1,6 +1,7 @@
 """The console's pages and where they are: who is asked first, then the page, then the headers that keep it harmless."""
 
-from collections.abc import Awaitable, Callable, Mapping
+import json
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from app.console.pages import approval, audit, batch, connectors, health, inbox,
 from app.console.pages.base import Visit
 from app.console.render import STATIC, address, page, versions
 from app.errors import KINDS, Problem
-from app.http.edge import request_id
+from app.http.edge import on_bug, on_problem
 
 log = structlog.get_logger("console")
 Page = Callable[[Visit], Awaitable[Response]]
@@ -149,7 +150,7 @@ class Site:
         except Exception as error:
             if sending.began:
                 raise
-            await failed(request, error)(scope, receive, send)
+            await (await failed(request, error))(scope, receive, send)
 
 
 class Sending:
@@ -167,23 +168,27 @@ class Sending:
         await self.send(message)
 
 
-def failed(request: Request, error: Exception) -> Response:
-    """The page of what could not be done. Bugs and lost databases are the edge's: they are logged and answered there."""
-    later: Mapping[str, str] = {}
+async def failed(request: Request, error: Exception) -> Response:
+    """The page of what could not be done. What passes by itself is asked for again by the browser, by itself."""
     if isinstance(error, Refused):
         if error.code == "unauthenticated":
             return ask_in(request)
-        document, later = {**error.document}, error.headers
-    elif isinstance(error, Problem):
-        document, later = error.document(request.url.path, request_id(request)), error.headers
-    elif isinstance(error, HTTPException):
-        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "validation")
-        document = Problem(code, "There is no such page." if code == "not_found" else str(error.detail)).document(
-            request.url.path, request_id(request)
-        )
+        document, later = error.document, error.headers
     else:
-        raise error
+        answer = await (on_problem(request, known) if (known := problem_of(error)) else on_bug(request, error))
+        document, later = json.loads(bytes(answer.body)), answer.headers
     kind = KINDS.get(document.get("code", ""), KINDS["internal"])
-    content = page("problem.html", problem=document, kind=kind, at=now())
-    wait = {name: value for name, value in later.items() if name.lower() == "retry-after"}
+    wait = {"Retry-After": later["retry-after"]} if "retry-after" in later else {}
+    again = request.method == "GET"
+    if again and wait:
+        wait["Refresh"] = wait["Retry-After"]
+    content = page("problem.html", problem=document, kind=kind, at=now(), again=again, wait_s=wait.get("Refresh"))
     return door.html(content, int(document.get("status", 500)), wait)
+
+
+def problem_of(error: Exception) -> Problem | None:
+    """What a page said of itself; None for what nobody foresaw."""
+    if isinstance(error, HTTPException):
+        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "validation")
+        return Problem(code, "There is no such page." if code == "not_found" else str(error.detail))
+    return error if isinstance(error, Problem) else None

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser
+from playwright.async_api import Browser, Route
 
 from bench.peers.base import Unavailable, npm_folder
 from tests.approvals.test_interventions import pass_time
@@ -256,6 +256,30 @@ async def test_lists_move_by_themselves(before: Screen, world: World) -> None:
     await page.wait_for_timeout(200)
     await pending_change(world)
     await page.get_by_text("L-1001").first.wait_for()
+
+
+async def test_a_busy_moment_leaves_no_page_behind(before: Screen, world: World) -> None:
+    """A browser gives up a stream that was refused, and a list whose answer failed: the page asks for both again."""
+    refused: list[str] = []
+    page = await before.page("operator", path="/missions")
+    await page.context.route("**/console/stream?**", lambda route: busy(route, refused))
+    await page.reload()
+    await page.wait_for_timeout(500)
+    assert len(refused) == 1
+    await page.context.unroute("**/console/stream?**")
+    mission = await world.create()  # while nobody listens
+    await page.context.route("**/console/missions", lambda route: busy(route, refused))
+    await page.wait_for_event(
+        "response", lambda answer: answer.url.endswith("/console/missions") and answer.status == 503
+    )
+    await page.context.unroute("**/console/missions")
+    await page.locator(f"#live a[href*='{mission['id']}']").first.wait_for()
+    assert len([one for one in refused if "stream" in one]) == 1
+
+
+async def busy(route: Route, refused: list[str]) -> None:
+    refused.append(route.request.url)
+    await route.fulfill(status=503, headers={"Retry-After": "1"}, body="busy")
 
 
 async def test_from_an_id_to_the_proof_in_three_clicks(before: Screen, world: World) -> None:

@@ -11,6 +11,7 @@ import pytest
 from app.boundary import EFFECTS
 from app.migrate import head
 from tests.conftest import Cluster
+from tests.console.desk import seat
 from tests.delivery.streams import SSE
 from tests.http.proxy import Proxy
 from tests.world import World
@@ -81,6 +82,22 @@ async def test_while_the_database_is_away(fragile: World, proxy: Proxy) -> None:
     assert await census(fragile) == before
     await proxy.open()
     await healed(fragile)
+
+
+async def test_a_page_of_the_console_while_the_database_is_away(fragile: World, proxy: Proxy) -> None:
+    desk = await seat(fragile)
+    await proxy.cut()
+    page = await desk.get("/console/missions?state=completed")
+    assert page.status == 503 and page.answer.headers["content-type"].startswith("text/html")
+    assert "The database does not answer." in page.text and page.answer.headers["request-id"] in page.text
+    assert (
+        page.answer.headers["refresh"] == page.answer.headers["retry-after"] == "2" and "by itself in 2 s" in page.text
+    )
+    sent = await desk.send({"action": "/console/logout", "fields": []})
+    assert sent.status == 503 and "refresh" not in sent.answer.headers, "what was sent is not sent again by itself"
+    await proxy.open()
+    await healed(fragile)
+    assert (await desk.get("/console/missions?state=completed")).status == 200
 
 
 async def test_connections_that_died_in_the_pool(fragile: World, proxy: Proxy) -> None:

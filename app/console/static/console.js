@@ -60,6 +60,7 @@ async function refresh(part) {
   if (busy()) return;
   const at = document.activeElement && document.activeElement.getAttribute("href");
   const answer = await fetch(here, { headers: { Accept: "text/html" }, redirect: "manual" });
+  if (answer.status === 429 || answer.status >= 500) return soon(part, 3000);
   if (!answer.ok) return;
   const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").getElementById(part.id);
   if (!fresh || busy()) return;
@@ -67,9 +68,9 @@ async function refresh(part) {
   if (at) { const again = all("[data-row]", part).find((one) => one.getAttribute("href") === at); if (again) again.focus(); }
 }
 let due = 0;
-function soon(part) {
+function soon(part, wait = 400) {
   clearTimeout(due);
-  due = setTimeout(() => refresh(part).catch(() => {}), 400);
+  due = setTimeout(() => refresh(part).catch(() => soon(part, 3000)), wait);
 }
 const KINDS = ["mission.accepted", "mission.dispatched", "mission.running", "mission.in_review", "mission.reviewed", "mission.awaiting_approval",
   "mission.executing", "mission.completed", "mission.failed", "mission.denied", "mission.cancelled", "mission.degraded", "stage.started",
@@ -77,10 +78,11 @@ const KINDS = ["mission.accepted", "mission.dispatched", "mission.running", "mis
   "approval.closed", "approval.superseded", "approval.escalated", "approval.glass_broken", "approval.reassigned", "approval.questioned",
   "approval.answered"];
 const WORDS = { "approval.questioned": "Somebody asked about it: look again", "approval.answered": "A question was answered: look again" };
-if ((live || page) && window.EventSource) {
-  const source = new EventSource("/console/stream?after=" + encodeURIComponent($("#main").dataset.after));
+function listen(after, wait) {
+  const source = new EventSource("/console/stream?after=" + encodeURIComponent(after));
   const heard = (event) => {
     const fact = JSON.parse(event.data);
+    after = event.lastEventId;
     if (live && live.dataset.live && fact.type.startsWith(live.dataset.live)) soon(live);
     if (live && live.dataset.liveMission === fact.subject) soon(live);
     if (page && fact.type !== "approval.seen" && fact.body.approval === page.dataset.approval) {
@@ -88,8 +90,12 @@ if ((live || page) && window.EventSource) {
     }
   };
   KINDS.forEach((kind) => source.addEventListener(kind, heard));
+  // The browser takes up a stream that broke; one that was refused, because the database was busy for a moment, it leaves for good.
+  source.onopen = () => { wait = 2000; };
+  source.onerror = () => { if (source.readyState === EventSource.CLOSED) setTimeout(listen, wait, after, Math.min(2 * wait, 60000)); };
   addEventListener("pagehide", () => source.close());
 }
+if ((live || page) && window.EventSource) listen($("#main").dataset.after, 2000);
 
 // --- deciding: panels, and a moment to look
 
