@@ -228,6 +228,11 @@ def checks(first: tuple[str, ...], likeliest: str = "") -> list[Check]:
             if not name.startswith("test_") or function.__module__ != folder.__name__ or name in LISTS:
                 continue
             marks = [mark for mark in getattr(function, "pytestmark", []) if mark.name == "parametrize"]
+            given = {name for mark in marks for name in mark.args[0].split(",")}
+            if set(inspect.signature(function).parameters) - given != {"ground"}:
+                raise SystemExit(
+                    f"{name} of tests.{module} takes something besides a ground, which is all that is here."
+                )
             if not marks:
                 found.append((name, function))
             for value in marks[0].args[1] if marks else ():

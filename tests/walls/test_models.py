@@ -1,10 +1,9 @@
 """The switch of a provider of models: whose it is, and that everybody hears of it; and the sums of what was used."""
 
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID
-
-import pytest
 
 from tests.walls.ground import Ground
 
@@ -12,13 +11,15 @@ SWITCH = "SELECT outcome FROM switch_model_provider($1, $2, $3, $4, $5)"
 HEARD = "SELECT provider, off_at IS NOT NULL AS off, reason FROM model_switches()"
 
 
-@pytest.fixture
-async def operators(ground: Ground) -> AsyncIterator[Ground]:
-    """This tenant is the operator's, of which an installation has one, for as long as the test runs."""
+@contextlib.asynccontextmanager
+async def the_operators(ground: Ground) -> AsyncIterator[Ground]:
+    """This tenant is the operator's, of which an installation has one, within the block."""
     before = await ground.value("admin", "SELECT max(id::text)::uuid FROM tenant WHERE operator")
     await entrust(ground, ground.tenant)
-    yield ground
-    await entrust(ground, before)
+    try:
+        yield ground
+    finally:
+        await entrust(ground, before)
 
 
 async def entrust(ground: Ground, tenant: UUID | None) -> None:
@@ -42,25 +43,29 @@ async def heard(ground: Ground) -> list[Any]:
     return [tuple(row) for row in await ground.run("api", HEARD) if row["provider"] in ("east", "west")]
 
 
-async def test_only_a_human_admin_of_the_operators_tenant_switches(operators: Ground) -> None:
-    for who, off, why, outcome in (
-        ("anna", True, "x", "not_entitled"), ("nobody", True, "x", "unauthenticated"), ("adam", None, "x", "not_entitled"),
-        ("adam", True, " \n", "no_reason"), ("adam", True, None, "no_reason"), ("adam", False, "x", "unchanged"),
-    ):  # fmt: skip
-        assert await switch(operators, who, off, why=why) == outcome, (who, off, why)
-    assert await heard(operators) == []
-    assert await switch(operators, "adam", True, why=" why ") == "off"
-    assert await switch(operators, "adam", True) == "unchanged"
-    assert await heard(operators) == [("east", True, "why")]
-    assert await switch(operators, "adam", False) == "on"
-    assert await heard(operators) == [("east", False, "a test")]
-    facts = await operators.run(
-        "auditor",
-        "SELECT type, actor FROM ledger WHERE type LIKE 'model_provider.%' AND tenant = $1 ORDER BY seq",
-        operators.tenant,
-    )
-    me = f"principal:{operators.ids['adam']}"
-    assert [tuple(one) for one in facts] == [("model_provider.switched_off", me), ("model_provider.switched_on", me)]
+async def test_only_a_human_admin_of_the_operators_tenant_switches(ground: Ground) -> None:
+    async with the_operators(ground) as operators:
+        for who, off, why, outcome in (
+            ("anna", True, "x", "not_entitled"), ("nobody", True, "x", "unauthenticated"), ("adam", None, "x", "not_entitled"),
+            ("adam", True, " \n", "no_reason"), ("adam", True, None, "no_reason"), ("adam", False, "x", "unchanged"),
+        ):  # fmt: skip
+            assert await switch(operators, who, off, why=why) == outcome, (who, off, why)
+        assert await heard(operators) == []
+        assert await switch(operators, "adam", True, why=" why ") == "off"
+        assert await switch(operators, "adam", True) == "unchanged"
+        assert await heard(operators) == [("east", True, "why")]
+        assert await switch(operators, "adam", False) == "on"
+        assert await heard(operators) == [("east", False, "a test")]
+        facts = await operators.run(
+            "auditor",
+            "SELECT type, actor FROM ledger WHERE type LIKE 'model_provider.%' AND tenant = $1 ORDER BY seq",
+            operators.tenant,
+        )
+        me = f"principal:{operators.ids['adam']}"
+        assert [tuple(one) for one in facts] == [
+            ("model_provider.switched_off", me),
+            ("model_provider.switched_on", me),
+        ]
 
 
 async def test_an_admin_of_any_other_tenant_does_not_and_their_rows_would_not_count(ground: Ground) -> None:
@@ -73,9 +78,10 @@ async def test_an_admin_of_any_other_tenant_does_not_and_their_rows_would_not_co
     assert ("west", True, "x") not in await heard(ground)
 
 
-async def test_two_who_switch_at_once_switch_once(operators: Ground) -> None:
-    first = ("api", SWITCH, (operators.tenant, operators.secrets["adam"], "both", True, "a reason"))
-    assert await operators.overtaken(first, switch(operators, "adam", True, "both")) == "unchanged"
+async def test_two_who_switch_at_once_switch_once(ground: Ground) -> None:
+    async with the_operators(ground) as operators:
+        first = ("api", SWITCH, (operators.tenant, operators.secrets["adam"], "both", True, "a reason"))
+        assert await operators.overtaken(first, switch(operators, "adam", True, "both")) == "unchanged"
 
 
 async def test_use_is_added_up_by_day_and_provider(ground: Ground) -> None:
