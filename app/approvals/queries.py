@@ -35,11 +35,8 @@ SELECT = """
 IDS = "SELECT a.id FROM approval a WHERE a.tenant = :tenant"
 ONE = text(f"{SELECT} AND a.id = :id")
 OF_MISSION = text(f"{SELECT} AND a.mission = :mission ORDER BY a.created_at, a.id LIMIT 1000")
-# How many questions were open when a decision was made; of table decision as d.
-OPEN_THEN = """(SELECT count(*) FROM approval_question o WHERE o.tenant = d.tenant AND o.approval = d.approval
-  AND o.asked_at < d.decided_at AND (o.answered_at IS NULL OR o.answered_at > d.decided_at)) AS open_questions"""
-DECISIONS = text(f"""SELECT d.approver, d.verdict, d.comment, d.decided_at, {OPEN_THEN} FROM decision d
-                     WHERE d.tenant = :tenant AND d.approval = :approval ORDER BY d.decided_at""")  # noqa: S608
+DECISIONS = text("""SELECT approver, verdict, comment, decided_at, open_questions FROM decision
+                    WHERE tenant = :tenant AND approval = :approval ORDER BY decided_at""")
 
 
 @dataclass(frozen=True)

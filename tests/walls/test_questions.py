@@ -253,6 +253,23 @@ async def test_what_is_said_too_late_is_kept_and_said_to_be_late(ground: Ground)
     assert (await facts(ground, asked, "approval.answered"))[0][1]["state"] == "approved"
 
 
+async def test_a_decision_keeps_how_many_questions_were_open(ground: Ground) -> None:
+    """Counted by the guard, whatever the row says, and as it was: what is answered later was open all the same."""
+    await ground.rule("pair", required=2)
+    asked = await ground.ask("pair")
+    put = [(await ask(ground, asked, "anna", f"{number}?"))["question"] for number in range(2)]
+    assert await answer(ground, asked, "asker", put[0]) == "answered"
+    vote = {"tenant": ground.tenant, "approval": asked.approval, "requested_by": asked.requested_by, "approver": ground.ids["anna"],
+            "payload_sha256": asked.sha256, "verdict": "approve", "open_questions": 9}  # fmt: skip
+    await ground.run("owner", insert("decision", vote), *vote.values())
+    assert await answer(ground, asked, "asker", put[1]) == "answered"
+    assert await ground.decide(asked, "ben") == "approved"
+    kept = "SELECT approver, open_questions FROM decision WHERE approval = $1"
+    assert {tuple(row) for row in await ground.run("admin", kept, asked.approval)} == {
+        (ground.ids["anna"], 1), (ground.ids["ben"], 0),
+    }  # fmt: skip
+
+
 # --- the table --------------------------------------------------------------------------------------------------------
 
 
@@ -362,6 +379,7 @@ async def test_another_role_is_asked_as_well_and_votes_stay(ground: Ground) -> N
     [(type, said)] = await facts(ground, asked, "approval.escalated", "approval.reassigned")
     assert (type, said["role"], said["was"]) == ("approval.escalated", "admin", ["operator"])
     assert "over our heads" in row["handed"] and "heads" not in str(said) and "hop" not in said
+    assert said["reason_sha256"] == hashlib.sha256(b"over our heads").hexdigest()
     assert await ground.decide(asked, "adam", version=before["version"]) == "approved"
 
 

@@ -294,6 +294,7 @@ CREATE TABLE decision (
   payload_sha256 bytea NOT NULL,     -- what the approver saw, from the request, not from the row
   verdict text NOT NULL CHECK (verdict IN ('approve', 'reject')),
   comment text CHECK (length(comment) <= 2000),
+  open_questions int NOT NULL,       -- how many questions about it nobody had answered by then
   signature bytea CHECK (octet_length(signature) BETWEEN 1 AND 4096),  -- the approver's own, over what was decided; the executor checks it
   decided_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   PRIMARY KEY (tenant, approval, approver),
@@ -602,6 +603,8 @@ BEGIN
   IF talks AND NEW.comment IS NULL THEN
     RAISE EXCEPTION 'wall: this rule wants a reason' USING ERRCODE = 'RX014';
   END IF;
+  NEW.open_questions := (SELECT count(*) FROM public.approval_question q
+                         WHERE q.tenant = NEW.tenant AND q.approval = NEW.approval AND q.answered_at IS NULL);
   NEW.decided_at := clock_timestamp();
   RETURN NEW;
 END $$;
@@ -739,7 +742,7 @@ CREATE FUNCTION decide(p_tenant uuid, p_approval uuid, p_secret text, p_version 
 RETURNS TABLE (outcome text, state text, version int, approver uuid, not_before timestamptz)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
 #variable_conflict use_column
-DECLARE a public.approval; r public.approval_rule; m record; who uuid; n_ok int; n_no int; say text; next_state text;
+DECLARE a public.approval; r public.approval_rule; m record; who uuid; n_ok int; n_no int; say text; next_state text; unanswered int;
 BEGIN
   PERFORM require_tenant(p_tenant);
   SELECT x.state INTO m FROM public.mission x
@@ -769,7 +772,8 @@ BEGIN
   IF say IS NOT NULL THEN RETURN QUERY SELECT say, a.state, a.version, who, a.not_before; RETURN; END IF;
   BEGIN
     INSERT INTO public.decision (tenant, approval, approver, requested_by, payload_sha256, verdict, comment, signature)
-      VALUES (p_tenant, p_approval, who, a.requested_by, p_sha256, p_verdict, NULLIF(btrim(p_comment), ''), p_signature);
+      VALUES (p_tenant, p_approval, who, a.requested_by, p_sha256, p_verdict, NULLIF(btrim(p_comment), ''), p_signature)
+      RETURNING open_questions INTO unanswered;
     SELECT v.n_ok, v.n_no INTO n_ok, n_no FROM votes(p_tenant, p_approval, a.may_decide, a.must_hold, r.comment_required) v;
     -- Votes may count again since a role was given back: a rejection then approves nothing all the same.
     next_state := CASE WHEN n_no >= a.deny_threshold THEN 'rejected'
@@ -789,8 +793,7 @@ BEGIN
     'approval', a.id, 'subject', a.subject, 'writeback', a.writeback, 'verdict', p_verdict,
     'payload_sha256', encode(a.payload_sha256, 'hex'), 'state', a.state, 'approvals', n_ok, 'required', a.required,
     'rule', a.rule, 'rule_version', a.rule_version, 'not_before', a.not_before,
-    'open_questions', (SELECT count(*) FROM public.approval_question q
-                       WHERE q.tenant = p_tenant AND q.approval = p_approval AND q.answered_at IS NULL)));
+    'open_questions', unanswered));
   RETURN QUERY SELECT CASE next_state WHEN 'pending' THEN 'recorded' ELSE next_state END, a.state, a.version, who, a.not_before;
 END $$;
 

@@ -289,7 +289,8 @@ BEGIN
                       jsonb_array_length(a.ladder) + jsonb_array_length(a.handed), ARRAY[p_role]);
   PERFORM wall_fact(p_tenant, a.mission, CASE WHEN p_instead THEN 'approval.reassigned' ELSE 'approval.escalated' END,
     'principal:' || actor, jsonb_build_object(
-      'approval', a.id, 'subject', a.subject, 'writeback', a.writeback, 'role', p_role, 'was', to_jsonb(was)));
+      'approval', a.id, 'subject', a.subject, 'writeback', a.writeback, 'role', p_role, 'was', to_jsonb(was),
+      'reason_sha256', encode(sha256(convert_to(a.handed -> -1 ->> 'reason', 'UTF8')), 'hex')));
   RETURN QUERY SELECT CASE WHEN p_instead THEN 'reassigned' ELSE 'escalated' END, a.state, a.version, actor, a.may_decide, '{}'::text[];
 END $$;
 
