@@ -490,11 +490,11 @@ def check_approvals(files, facts, tenant):
         found[said["id"]] = where, said
     states: dict = {}
     votes: dict = {}
-    for fact in facts.of("approval.opened", "approval.decided", "approval.closed"):
+    for fact in facts.of("approval.opened", "approval.decided", "approval.closed", "approval.superseded"):
         body, id = fact["body"], fact["body"]["approval"]
         need(id in found, "approvals.jsonl", f"approval {id}, which {fact['where']} names, is missing")
         where, said = found[id]
-        if fact["type"] == "approval.closed":
+        if fact["type"] in ("approval.closed", "approval.superseded"):
             states[id] = body["state"]
             continue
         same(where, "the hash of what is approved", said["payload_sha256"], body["payload_sha256"])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -18,7 +19,7 @@ from tests.conftest import DEMO, Cluster, fresh
 from tests.life.test_moves import REACH
 from tests.packet.zips import KEY, ZIP, Contents, anchor, closed, edited, fetched, opened, with_store, written
 from tests.world import World
-from tests.world.checks import inspector, problem
+from tests.world.checks import inspector, pending_change, problem
 from tests.world.colony import aggregation
 from tests.world.life import demo, give_guide, in_state, under_way
 
@@ -248,6 +249,30 @@ async def test_the_page_shows_who_was_asked_besides(contents: Contents) -> None:
     page = contents["packet.html"].decode()
     for words in ("escalated to admin", "handed to operator", "they know better: admin", "questions open: 1"):
         assert words in page, words
+
+
+async def test_a_revision_and_the_one_before_are_told_apart_in_the_packet(world: World, tmp_path: Path) -> None:
+    """Whoever reads of a question reads about which revision it was, and which came after it."""
+    first = await pending_change(world)
+    await world.operator.post(f"/v1/approvals/{first['id']}/questions", json={"question": "Which call?"})
+    made = await world.operator.post(
+        f"/v1/approvals/{first['id']}/revisions",
+        json={"payload_sha256": first["payload_sha256"], "changes": {"status": "new"}, "reason": "a slip"},
+        headers={"If-Match": f'"v{first["version"]}"'},
+    )
+    second = made.json()["approval_id"]
+    await world.second_operator.post(f"/v1/approvals/{second}/questions", json={"question": "And now?"})
+    page = await world.auditor.get(f"/v1/missions/{first['mission_id']}/packet?format=html")
+    assert page.status_code == 200, page.text
+    [before] = re.findall(r"<tr><td>question: (.*?)</td>.*?Which call\?", page.text)
+    [after] = re.findall(r"<tr><td>question: ([^?]*?)</td>[^?]*?And now\?", page.text)
+    assert before == f"approval of writeback, which was asked again as revision 2<br><code>{first['id']}</code>"
+    assert after == f"approval of writeback, revision 2<br><code>{second}</code>"
+    (tmp_path / "packet.zip").write_bytes(
+        (await world.auditor.get(f"/v1/missions/{first['mission_id']}/packet", headers=ZIP)).content
+    )
+    verdict = offline.verify(tmp_path / "packet.zip", without_anchors=True)
+    assert verdict["holds"], verdict
 
 
 async def test_no_fact_and_no_anchor_can_be_changed(contents: Contents, tmp_path: Path) -> None:
