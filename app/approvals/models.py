@@ -118,6 +118,17 @@ class QuestionView(BaseModel):
     answered_at: str | None
 
 
+class AskedBefore(BaseModel):
+    """What was asked about an earlier revision of the same change, and to whom it was handed; nothing of it counts for this one."""
+
+    approval_id: UUID
+    revision: int
+    state: ApprovalState
+    closed_at: str | None
+    questions: list[QuestionView]
+    handed: list[Handed]
+
+
 class DecisionMade(BaseModel):
     """Who decided what; open_questions: how many questions nobody had answered by then."""
 
@@ -135,6 +146,7 @@ class ApprovalView(ApprovalSummary):
     decisions: list[DecisionMade]
     questions: list[QuestionView]
     handed: list[Handed]
+    asked_before: list[AskedBefore]
     signing: Signing
     ladder: list[LadderStep]
     notices: list[NoticeSent]

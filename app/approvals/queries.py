@@ -198,8 +198,8 @@ def view(found: Approval) -> dict[str, Any]:
     }
 
 
-def handed(found: Approval) -> list[dict[str, Any]]:
-    """How people handed it to further roles: who, to which, instead of those asked so far or as well, and why."""
+def handed(found: Any) -> list[dict[str, Any]]:
+    """How people handed an approval to further roles: who, to which, instead of those asked so far or as well, and why."""
     return [one | {"at": iso(datetime.fromisoformat(one["at"]))} for one in found.handed]
 
 

@@ -218,6 +218,41 @@ async def test_policy_may_forbid_each(world: World) -> None:
     assert (len(now["questions"]), now["open_questions"], now["may_decide"]) == (1, 1, ["operator"])
 
 
+# --- asked about an earlier revision
+
+
+async def revise(world: World, approval: dict[str, Any], who: str, **changes: Any) -> dict[str, Any]:
+    """The next revision's approval, as it is."""
+    now = await seen(world, approval)
+    made = await world.people[who].http.post(
+        f"/v1/approvals/{approval['id']}/revisions",
+        json={"payload_sha256": now["payload_sha256"], "changes": changes, "reason": "it is the old one"},
+        headers={"If-Match": f'"v{now["version"]}"'},
+    )
+    assert made.status_code == 201, made.text
+    return await seen(world, {"id": made.json()["approval_id"]})
+
+
+async def test_who_decides_the_next_revision_sees_what_was_asked_about_those_before(world: World) -> None:
+    first = await pending_change(world)
+    answered, left = [(await ask(world, first, question=words)).json() for words in ("Which call?", "Did they agree?")]
+    answered = (await answer(world, first, answered)).json()
+    assert (await escalate(world, first)).status_code == 200
+    second = await revise(world, first, "operator", status="second")  # about which nobody asks
+    third = await revise(world, second, "second_operator", status="third")
+    for later in (second, third):
+        assert (later["questions"], later["handed"], later["open_questions"]) == ([], [], 0)
+        [before] = later["asked_before"]
+        assert (before["approval_id"], before["revision"], before["state"]) == (first["id"], 1, "cancelled")
+        assert before["questions"] == [answered, left] and before["closed_at"]
+        assert [(one["to"], one["reason"]) for one in before["handed"]] == [
+            ("admin", "it is more than we decide alone")
+        ]
+    late = (await answer(world, first, left, said="They did not.")).json()
+    assert (await seen(world, third))["asked_before"][0]["questions"][1] == late
+    assert (await seen(world, first))["asked_before"] == []
+
+
 # --- one more role
 
 

@@ -100,6 +100,30 @@ async def test_a_further_role_is_asked_and_who_asked_it_is_shown(world: World) -
     assert "admin approved" in decided.text
 
 
+async def test_the_next_revision_shows_what_was_asked_about_the_one_before(world: World) -> None:
+    change = await pending_change(world)
+    asks, answers, second = await seat(world), await seat(world, "submitter"), await seat(world, "second_operator")
+    await hire(world, "third", "operator")
+    third = await seat(world, "third")
+    await second.send((await opened(second, change)).form_to("/questions"), question="Which call is it from?")
+    await answers.send((await opened(answers, change)).form_to("/answer"), answer="From that of the 3rd.")
+    await asks.send((await opened(asks, change)).form_to("/questions"), question="Did they agree?")
+    page = await opened(asks, change)
+    assert "earlier revision" not in page.text
+    page = await asks.send(page.form_to("/escalation"), reason="It is theirs to say.", role="admin")
+    edited = await asks.send(page.form_to("/revision"), reason="high was a slip", **{page.field("priority"): "low"})
+    next_one = await opened(third, {"id": path_of(edited).rpartition("/")[2]})
+    shown = next_one.text.partition("Asked about the earlier revision 1")[2].partition("Approve")[0]
+    for words in (
+        "That one is cancelled", "Nothing here was said about this one.", "second_operator asked submitter", "Which call is it from?",
+        "submitter answered", "From that of the 3rd.", "Did they agree?", "Not answered.", "admin, by operator",
+        "It is theirs to say.",
+    ):  # fmt: skip
+        assert words in shown, (words, shown)
+    assert f'href="/console/approvals/{change["id"]}">revision 1</a>' in next_one.source
+    assert "is not answered. A decision" not in next_one.text, "what was open then is not open about this one"
+
+
 async def test_buttons_say_why_they_cannot_be_pressed(world: World) -> None:
     change = await pending_change(world)
     auditor = (await opened(await seat(world, "auditor"), change)).text
