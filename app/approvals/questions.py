@@ -8,7 +8,7 @@ from pydantic_core import to_jsonable_python
 from sqlalchemy import text
 
 from app import ledger, policy
-from app.approvals.decide import REFUSALS, refusal, taken_up
+from app.approvals.decide import REFUSALS, refusal, taken_up, wall
 from app.approvals.queries import handed
 from app.caller import Caller
 from app.clock import iso
@@ -40,9 +40,7 @@ async def ask(
     denied = await permitted(session, caller, approval, "operate.approval.ask")
     if denied is not None:
         return denied
-    who = {"tenant": session.tenant, "approval": approval, "secret": caller.secret}
-    said = await session.first(ASK, who | {"question": question, "to": to})
-    assert said is not None
+    said = await wall(session, ASK, caller, approval, question=question, to=to)
     if said.outcome != "asked":
         raise refused(approval, said, "/question")
     session.nudge(ledger.FACTS)
@@ -60,9 +58,7 @@ async def answer(
     denied = await permitted(session, caller, approval, "operate.approval.answer")
     if denied is not None:
         return denied
-    who = {"tenant": session.tenant, "approval": approval, "secret": caller.secret}
-    said = await session.first(ANSWER, who | {"question": question, "answer": words})
-    assert said is not None
+    said = await wall(session, ANSWER, caller, approval, question=question, answer=words)
     if said.outcome == "not_found":
         raise Problem("not_found", "There is no such question about this approval.")
     if said.outcome == "already_answered":  # whoever comes second wants to know who was faster, and what they said

@@ -550,7 +550,7 @@ def check_questions(facts, approvals):
 
 def check_open(facts, approvals):
     """How many questions each decision left unanswered, recomputed from the order of the facts."""
-    unanswered = {id: set() for id in approvals}
+    unanswered: dict = {id: set() for id in approvals}
     for fact in facts.of("approval.questioned", "approval.answered", "approval.decided"):
         body, waiting = fact["body"], unanswered[fact["body"]["approval"]]
         if fact["type"] == "approval.questioned":
@@ -568,7 +568,7 @@ def check_open(facts, approvals):
 
 def check_handed(facts, approvals):
     """To which roles people handed the approvals, in the order of the facts; why, against the hashes in them."""
-    told = {id: [] for id in approvals}
+    told: dict = {id: [] for id in approvals}
     for fact in facts.of("approval.reassigned", "approval.escalated"):
         body = fact["body"]
         if fact["actor"].startswith("principal:"):  # else time escalated it

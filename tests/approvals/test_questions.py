@@ -163,11 +163,32 @@ async def test_who_asks_whom(world: World) -> None:
     assert (await answer(world, approval, to_second.json(), "second_operator")).status_code == 200
 
 
-async def test_twenty_are_enough(world: World) -> None:
+async def test_ten_of_one_person_are_enough(world: World) -> None:
     approval = await pending_change(world)
-    for number in range(20):
+    for number in range(10):
         assert (await ask(world, approval, question=f"{number}?")).status_code == 201
-    assert "20 questions" in problem(await ask(world, approval), "wrong_state")["detail"]
+    assert "Others still may" in problem(await ask(world, approval), "wrong_state")["detail"]
+    assert (await ask(world, approval, "second_operator")).status_code == 201
+
+
+async def test_a_question_to_a_requester_who_is_suspended_is_refused_and_the_screen_names_others(world: World) -> None:
+    approval = await pending_change(world)
+    path = f"/v1/approvals/{approval['id']}/briefing"
+    requester = await principal(world, "submitter")
+    asked = (await world.operator.get(path)).json()["may_be_asked"]
+    assert asked[0] == {"id": requester, "name": "submitter", "standing": "requester"}
+    connection = await inspector(world)
+    await connection.execute("UPDATE principal SET suspended_at = now() WHERE id = $1::text::uuid", requester)
+    for to in ({}, {"to": requester}):
+        said = problem(await ask(world, approval, **to), "validation")
+        assert "suspended" in said["detail"]
+        assert said["errors"] == [{"pointer": "/to", "detail": "name an operator or one who may decide"}]
+    asked = (await world.operator.get(path)).json()["may_be_asked"]
+    assert [one["name"] for one in asked] == ["second_operator"] and asked[0]["standing"] == "operator"
+    assert (await ask(world, approval, to=asked[0]["id"])).status_code == 201
+    await connection.execute("UPDATE principal SET suspended_at = now() WHERE name = 'second_operator'")
+    you = (await world.operator.get(path)).json()["you"]
+    assert "Nobody is there to answer" in you["why_not_ask"] and you["why_not_escalate"] is None
 
 
 async def test_another_tenant_finds_neither_approval_nor_question(world: World) -> None:

@@ -1,5 +1,6 @@
 """Asking about an approval, answering, and asking a further role, by plain forms."""
 
+import re
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from app.console.pages import approval as screen
 from tests.approvals.test_questions import HOSTILE
 from tests.console.desk import Desk, Page, path_of, seat
 from tests.world import World
-from tests.world.checks import hire, pending_change
+from tests.world.checks import hire, inspector, pending_change
 
 
 @pytest.fixture(autouse=True)
@@ -137,6 +138,27 @@ async def test_buttons_say_why_they_cannot_be_pressed(world: World) -> None:
     await desk.send(holder.form_to("/break-glass"), reason="the shop is open")
     operator = await opened(await seat(world), change)
     assert "The glass is broken: two holders of break_glass decide" in operator.text
+
+
+async def test_who_cannot_hear_a_question_is_not_asked(world: World) -> None:
+    change = await pending_change(world)
+    desk, connection = await seat(world), await inspector(world)
+    leave = "UPDATE principal SET suspended_at = now() WHERE name = $1"
+    before = await opened(desk, change)
+    assert "is suspended" not in before.text
+    await connection.execute(leave, "submitter")
+    late = await desk.send(before.form_to("/questions"), question="My careful question?")
+    assert late.status == 422 and "nobody answers for them" in late.text and "My careful question?" in late.text
+    page = await opened(desk, change)
+    assert "Who asked for it is suspended, and nobody answers for them: ask another." in page.text
+    [other] = re.findall(r'<option value="(.*?)">second_operator</option>', page.source)
+    asked = await desk.send(page.form_to("/questions"), question="Do you know?", to=other)
+    assert "operator asked second_operator" in asked.text
+    await connection.execute(leave, "second_operator")
+    page = await opened(desk, change)
+    assert "Nobody is there to answer" in page.text
+    with pytest.raises(AssertionError):
+        page.form_to("/questions")
 
 
 async def test_hostile_words_are_shown_as_what_they_are(world: World) -> None:

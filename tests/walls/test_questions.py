@@ -116,11 +116,19 @@ async def test_a_question_is_put_to_somebody_who_can_know(ground: Ground) -> Non
         assert (await ask(ground, asked, "anna", said))["outcome"] == "no_words"
 
 
-async def test_an_approval_takes_twenty_questions_and_none_when_it_is_closed(ground: Ground) -> None:
+async def test_one_person_asks_ten_questions_and_leaves_room_for_others(ground: Ground) -> None:
     asked = await ground.ask()
-    for number in range(20):
-        assert (await ask(ground, asked, "anna", f"{number}?"))["outcome"] == "asked"
-    assert (await ask(ground, asked, "ben"))["outcome"] == "too_many"
+    for who in ("anna", "ben", "cora", "gus", "paul"):
+        for number in range(10):
+            assert (await ask(ground, asked, who, f"{number}?"))["outcome"] == "asked"
+        said = (await ask(ground, asked, who))["outcome"]
+        assert said == ("too_many" if who == "paul" else "too_many_yours"), who
+    assert (await ask(ground, await ground.ask(), "anna"))[
+        "outcome"
+    ] == "asked"  # of another approval, from the first on
+
+
+async def test_questions_are_asked_while_it_is_open(ground: Ground) -> None:
     closed = await ground.approved()
     assert (await ask(ground, closed, "anna"))["outcome"] == "not_pending"
     await laddered(ground)
@@ -143,12 +151,37 @@ async def test_two_who_ask_at_once_ask_one_after_the_other(ground: Ground) -> No
     assert [row["number"] for row in rows] == [1, 2]
 
 
-async def test_the_twentieth_question_is_asked_once(ground: Ground) -> None:
+async def test_the_last_question_is_asked_once(ground: Ground) -> None:
     asked = await ground.ask()
-    for number in range(19):
+    for number in range(9):
         assert (await ask(ground, asked, "anna", f"{number}?"))["outcome"] == "asked"
     first: Any = ("api", ASK, (ground.tenant, asked.approval, ground.secrets["anna"], "The last?", None))
-    assert (await ground.overtaken(first, ask(ground, asked, "ben")))["outcome"] == "too_many"
+    assert (await ground.overtaken(first, ask(ground, asked, "anna")))["outcome"] == "too_many_yours"
+    for who in ("ben", "cora", "gus", "paul"):
+        for number in range(9 if who == "paul" else 10):
+            assert (await ask(ground, asked, who, f"{number}?"))["outcome"] == "asked"
+    first = ("api", ASK, (ground.tenant, asked.approval, ground.secrets["paul"], "The last?", None))
+    assert (await ground.overtaken(first, ask(ground, asked, "paul")))["outcome"] == "too_many"
+
+
+async def test_a_question_that_nobody_would_hear_is_refused(ground: Ground) -> None:
+    """Whom it is put to is suspended, and so is whoever answers for them, or there is nobody."""
+    asked, agents = await ground.ask(), await ground.ask(by="agent")  # asker's own, and anna's agent's
+    for who in ("asker", "agent"):
+        await ground.run("registrar", "UPDATE principal SET suspended_at = now() WHERE id = $1", ground.ids[who])
+    before = await approval(ground, asked)
+    for to in (None, "asker"):
+        assert (await ask(ground, asked, "ben", to=to))["outcome"] == "nobody_there"
+    assert await told(ground, asked) == set() and await approval(ground, asked) == before
+    assert (await ask(ground, asked, "ben", to="anna"))["outcome"] == "asked"
+    for to in (None, "agent", "anna"):  # who answers for it is there
+        assert (await ask(ground, agents, "ben", to=to))["outcome"] == "asked"
+    await ground.run("registrar", "UPDATE principal SET suspended_at = now() WHERE id = $1", ground.ids["anna"])
+    for to in (None, "agent", "anna"):
+        assert (await ask(ground, agents, "ben", to=to))["outcome"] == "nobody_there"
+    values = {"tenant": ground.tenant, "approval": asked.approval, "number": 9, "asked_by": ground.ids["ben"],
+              "question": "Why?", "addressee": ground.ids["asker"]}  # fmt: skip
+    await ground.refused("RX009", "owner", insert("approval_question", values), *values.values())
 
 
 async def test_nobody_is_told_or_named_who_is_suspended(ground: Ground) -> None:
@@ -302,13 +335,17 @@ async def test_nobody_writes_a_question_past_the_function(ground: Ground) -> Non
     values = columns | {"approval": own.approval, "addressee": ground.ids["ben"]}
     await ground.refused("RX010", "owner", insert("approval_question", values), *values.values())
 
-    put = (await ask(ground, asked, "anna", to="ben"))["question"]
+    for number in range(9):
+        assert (await ask(ground, asked, "anna", f"{number}?"))["outcome"] == "asked"
+    await ground.refused("RX036", "owner", insert("approval_question", columns), *columns.values())
+
+    put = (await ask(ground, asked, "cora", to="ben"))["question"]
     change = "UPDATE approval_question SET {} WHERE id = $1"
     for what, why in (
         ("question = 'Other?'", "RX001"), ("asked_by = addressee", "RX001"), ("number = 2", "RX001"),
         ("asked_at = now()", "RX001"), ("answer = 'x'", "RX001"),
         (f"answer = 'x', answered_by = '{ground.ids['adam']}'", "RX009"),
-        (f"answer = 'x', answered_by = '{ground.ids['anna']}'", "approval_question_others"),
+        (f"answer = 'x', answered_by = '{ground.ids['cora']}'", "approval_question_others"),
     ):  # fmt: skip
         await ground.refused(why, "owner", change.format(what), put)
     assert await answer(ground, asked, "ben", put) == "answered"
@@ -508,13 +545,19 @@ async def test_of_two_who_escalate_at_once_one_is_told_that_it_is_done(ground: G
     assert len(await facts(ground, asked, "approval.escalated")) == 1
 
 
-async def test_an_approval_is_handed_on_twenty_times(ground: Ground) -> None:
+async def test_one_person_hands_an_approval_on_ten_times_and_others_still_may(ground: Ground) -> None:
     await laddered(ground)
     asked = await ground.ask("climbing")
-    for number in range(20):
-        role = ("admin", "operator")[number % 2]
-        assert (await hand_on(ground, asked, "ben", role, instead=True))["outcome"] == "reassigned"
-    assert (await hand_on(ground, asked, "ben", "admin"))["outcome"] == "too_often"
+    for who in ("anna", "ben", "cora", "gus", "paul"):
+        for number in range(10):
+            role = ("admin", "operator")[number % 2]
+            assert (await hand_on(ground, asked, who, role, instead=True))["outcome"] == "reassigned"
+        said = (await hand_on(ground, asked, who, "admin"))["outcome"]
+        assert said == ("too_often" if who == "paul" else "too_often_yours"), who
+        if who == "anna":
+            hand = {"by": str(ground.ids["anna"]), "to": "admin", "instead": True, "reason": "once more"}
+            append = "UPDATE approval SET handed = handed || $2::text::jsonb WHERE id = $1"
+            await ground.refused("RX036", "owner", append, asked.approval, json.dumps(hand))
 
 
 async def test_nobody_hands_an_approval_on_past_the_function(ground: Ground) -> None:

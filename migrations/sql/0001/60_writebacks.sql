@@ -274,7 +274,7 @@ CREATE TABLE approval (
   CONSTRAINT approval_tightened CHECK (required >= rule_required),   -- policy may want more than the rule, never less
   CONSTRAINT approval_glass CHECK ((glass_broken_by IS NULL) = (glass_broken_at IS NULL)
     AND (glass_broken_by IS NULL) = (was_rule IS NULL) AND (was_rule IS NULL) = (was_rule_version IS NULL)),
-  CONSTRAINT approval_handed CHECK (CASE jsonb_typeof(handed) WHEN 'array' THEN jsonb_array_length(handed) <= 20 ELSE false END),
+  CONSTRAINT approval_handed CHECK (CASE jsonb_typeof(handed) WHEN 'array' THEN jsonb_array_length(handed) <= 50 ELSE false END),
   CONSTRAINT approval_withdrawn CHECK (withdrawn_by IS NULL OR state = 'cancelled'),
   CHECK ((subject = 'writeback') = (writeback IS NOT NULL)),
   CHECK ((subject = 'mission') = (question_sha256 IS NOT NULL)),
@@ -294,7 +294,7 @@ CREATE TABLE decision (
   payload_sha256 bytea NOT NULL,     -- what the approver saw, from the request, not from the row
   verdict text NOT NULL CHECK (verdict IN ('approve', 'reject')),
   comment text CHECK (length(comment) <= 2000),
-  open_questions int NOT NULL,       -- how many questions about it nobody had answered by then
+  open_questions int NOT NULL DEFAULT 0,                      -- how many questions about it nobody had answered by then
   signature bytea CHECK (octet_length(signature) BETWEEN 1 AND 4096),  -- the approver's own, over what was decided; the executor checks it
   decided_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   PRIMARY KEY (tenant, approval, approver),
@@ -354,6 +354,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, public, pg_temp AS $$
     WHERE named.role IS NOT NULL AND NOT p_rule.hops @> '[{"kind": "escalate"}]')
   SELECT COALESCE(jsonb_agg(jsonb_strip_nulls(jsonb_build_object(
     'at', p_from + s.share * p_life, 'kind', s.kind, 'role', s.role)) ORDER BY s.share), '[]') FROM steps s
+$$;
+
+-- How often somebody has handed an approval on.
+CREATE FUNCTION handed_by(p_handed jsonb, p_who text) RETURNS bigint LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, public, pg_temp AS $$
+  SELECT count(*) FROM jsonb_array_elements(p_handed) h (hand) WHERE h.hand ->> 'by' = p_who
 $$;
 
 -- Approvals: born pending under the rule the system chose, immutable but for their own moves.
@@ -462,7 +468,7 @@ BEGIN
       IF OLD.glass_broken_by IS NOT NULL OR clock_timestamp() >= OLD.expires_at OR NEW.handed IS DISTINCT FROM OLD.handed || hand
          OR instead IS NULL OR COALESCE(hand ->> 'reason', '') !~ '[^[:space:]]' OR length(hand ->> 'reason') > 2000
          OR (hand ->> 'to' = ANY (r.may_escalate_to || CASE WHEN instead THEN ARRAY[r.approver_role] ELSE '{}' END)) IS NOT TRUE
-         OR (NOT instead AND hand ->> 'to' = ANY (OLD.may_decide)) THEN
+         OR (NOT instead AND hand ->> 'to' = ANY (OLD.may_decide)) OR handed_by(OLD.handed, hand ->> 'by') >= 10 THEN
         RAISE EXCEPTION 'wall: not handed to this role' USING ERRCODE = 'RX036';
       END IF;
       IF NOT has_a_say(OLD, (hand ->> 'by')::uuid)
@@ -972,7 +978,7 @@ END $$;
 
 REVOKE ALL ON FUNCTION is_ladder(jsonb, interval, text[]), guard_rule(), fitting_rules(uuid, text, text, text, text),
   glass_rule(uuid, text), lay_ladder(approval_rule, timestamptz, interval, text), entitled_to(uuid, uuid, text[], text),
-  has_a_say(approval, uuid), stands_for(uuid, uuid, text[], text),
+  has_a_say(approval, uuid), handed_by(jsonb, text), stands_for(uuid, uuid, text[], text),
   votes(uuid, uuid, text[], text, boolean), took_part(uuid, uuid, uuid, uuid),
   choose_rule(uuid, text, text, text, text), first_rules(), guard_writeback(), guard_approval(),
   require_present(), order_switch(),

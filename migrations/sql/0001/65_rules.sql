@@ -245,7 +245,8 @@ END $$;
 -- A person hands a pending approval to another role, out of those that its rule names: instead of those asked so far, so that votes of
 -- who may decide no longer do not count while a veto stands; or as well, as the ladder would later.
 -- outcome: reassigned · escalated · or why not: not_found, unauthenticated, not_pending, expired, own_request, not_entitled, no_say,
--- stale, no_comment, already_broken, unchanged_role, asked_already, not_a_role_of_the_rule, too_often. further: whom the rule names besides.
+-- stale, no_comment, already_broken, unchanged_role, asked_already, not_a_role_of_the_rule, too_often,
+-- too_often_yours. further: whom the rule names besides.
 CREATE FUNCTION hand_on(p_tenant uuid, p_approval uuid, p_secret text, p_version int, p_role text, p_instead boolean, p_reason text)
 RETURNS TABLE (outcome text, state text, version int, who uuid, may_decide text[], further text[])
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
@@ -274,7 +275,8 @@ BEGIN
     WHEN NOT p_instead AND p_role = ANY (a.may_decide) THEN 'asked_already'
     WHEN (p_role = ANY (named)) IS NOT TRUE THEN 'not_a_role_of_the_rule'
     WHEN a.may_decide = ARRAY[p_role] THEN 'unchanged_role'
-    WHEN jsonb_array_length(a.handed) >= 20 THEN 'too_often'
+    WHEN jsonb_array_length(a.handed) >= 50 THEN 'too_often'
+    WHEN handed_by(a.handed, actor::text) >= 10 THEN 'too_often_yours'
     END;
   IF say IS NOT NULL THEN
     RETURN QUERY SELECT say, a.state, a.version, actor, a.may_decide,
