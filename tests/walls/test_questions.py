@@ -3,14 +3,16 @@
 import asyncio
 import hashlib
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
 
+from app.clock import now
 from tests.walls.ground import DENIED, Asked, Ground, insert
+from tests.walls.test_delegation import REVOKE, grant_of, newcomer, passed
 from tests.walls.test_ladder import approval, climb, facts, laddered, later, told
 from tests.walls.test_tenants import neighbour_of
 
@@ -387,6 +389,36 @@ async def test_a_screen_is_told_who_could_be_asked(ground: Ground) -> None:
         ("agent", "requester"), ("anna", "requester"),
         ("ben", "operator"), ("cora", "operator"), ("gus", "operator"), ("paul", "operator"), ("rita", "approver"),
     ]  # fmt: skip
+
+
+async def test_a_screen_is_told_the_same_of_roles_that_were_passed_on(ground: Ground) -> None:
+    """A screen's look at many people and the wall's at one say the same."""
+    asked = await ground.ask(by="agent")  # anna's
+    await newcomer(ground)
+    grant = await passed(ground, await grant_of(ground, "anna", "operator"), "anna", "nina")
+
+    async def standing() -> tuple[tuple[str, bool] | None, str | None]:
+        could = {row["id"]: (row["standing"], row["part"]) for row in await ground.run(
+            "api", "SELECT * FROM answerers($1, $2)", ground.tenant, asked.approval)}  # fmt: skip
+        decides = {row["id"]: row["standing"] for row in await ground.run(
+            "api", "SELECT * FROM deciders($1, $2)", ground.tenant, asked.approval)}  # fmt: skip
+        took = "SELECT took_part($1, $2, requested_by, writeback) FROM approval WHERE id = $3"
+        for name, id in ground.ids.items():
+            part = await ground.value("admin", took, ground.tenant, id, asked.approval)
+            assert could.get(id, ("", part))[1] == part, name
+            assert (decides.get(id, "may") == "own_request") == (part and id in decides), name
+        return could.get(ground.ids["nina"]), decides.get(ground.ids["nina"])
+
+    assert await standing() == (("operator", True), "own_request")  # she acts for anna
+    await ground.run("registrar", REVOKE, ground.tenant, grant)
+    assert await standing() == (None, None)
+    await passed(ground, await grant_of(ground, "ben", "operator"), "ben", "nina")
+    assert await standing() == (("operator", False), "may")
+    late = now() + timedelta(minutes=5)
+    await passed(ground, await grant_of(ground, "anna", "operator"), "anna", "nina", starts=late)
+    assert await standing() == (("operator", True), "own_request")  # what anna gives her, from when on ever
+    await ground.run("registrar", "UPDATE principal SET suspended_at = now() WHERE id = $1", ground.ids["ben"])
+    assert await standing() == (None, None)
 
 
 # --- one more role ----------------------------------------------------------------------------------------------------

@@ -631,19 +631,26 @@ SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
   SELECT EXISTS (SELECT 1 FROM public.line_of(p_tenant, p_requester) l (id) WHERE l.id = p_human)
 $$;
 
--- Did p_human ask for it, change it in this or an earlier revision, or answer for who did?
+-- Who asked for it, changed it in this or an earlier revision, or answers for who did; and who holds a role that one of them passed
+-- on: they act for that person too, or people would appoint their own approvers.
+CREATE FUNCTION taking_part(p_tenant uuid, p_requester uuid, p_writeback uuid) RETURNS SETOF uuid LANGUAGE sql STABLE
+SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+  WITH own AS MATERIALIZED (
+    SELECT l.id FROM public.line_of(p_tenant, p_requester) l (id) UNION
+    SELECT l.id FROM public.writeback w
+    JOIN public.writeback e ON e.tenant = w.tenant AND e.proposal = w.proposal AND e.revision <= w.revision AND e.edited_by IS NOT NULL
+    CROSS JOIN LATERAL public.line_of(p_tenant, e.edited_by) l (id)
+    WHERE w.tenant = p_tenant AND w.id = p_writeback)
+  SELECT own.id FROM own UNION
+  SELECT g.principal FROM own
+  JOIN public.role_grant g ON g.tenant = p_tenant AND g.granted_by = own.id AND g.delegated_from IS NOT NULL
+    AND g.revoked_at IS NULL AND g.expires_at > clock_timestamp()
+$$;
+
+-- Is p_human one of them?
 CREATE FUNCTION took_part(p_tenant uuid, p_human uuid, p_requester uuid, p_writeback uuid) RETURNS boolean LANGUAGE sql STABLE
 SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
-  -- Whoever holds a role that somebody passed on to them acts for that person too: nobody appoints their own approver.
-  SELECT EXISTS (
-    SELECT 1 FROM (
-      SELECT p_human AS id UNION
-      SELECT s.principal FROM public.role_grant g JOIN public.role_grant s ON s.tenant = g.tenant AND s.id = g.delegated_from
-      WHERE g.tenant = p_tenant AND g.principal = p_human AND g.revoked_at IS NULL AND g.expires_at > clock_timestamp()) h
-    WHERE public.owns(p_tenant, h.id, p_requester) OR EXISTS (
-      SELECT 1 FROM public.writeback w
-      JOIN public.writeback e ON e.tenant = w.tenant AND e.proposal = w.proposal AND e.revision <= w.revision AND e.edited_by IS NOT NULL
-      WHERE w.tenant = p_tenant AND w.id = p_writeback AND public.owns(p_tenant, h.id, e.edited_by)))
+  SELECT p_human IN (SELECT public.taking_part(p_tenant, p_requester, p_writeback))
 $$;
 
 CREATE FUNCTION guard_execution() RETURNS trigger LANGUAGE plpgsql
@@ -979,7 +986,8 @@ END $$;
 REVOKE ALL ON FUNCTION is_ladder(jsonb, interval, text[]), guard_rule(), fitting_rules(uuid, text, text, text, text),
   glass_rule(uuid, text), lay_ladder(approval_rule, timestamptz, interval, text), entitled_to(uuid, uuid, text[], text),
   has_a_say(approval, uuid), handed_by(jsonb, text), stands_for(uuid, uuid, text[], text),
-  votes(uuid, uuid, text[], text, boolean), took_part(uuid, uuid, uuid, uuid),
+  votes(uuid, uuid, text[], text, boolean), taking_part(uuid, uuid, uuid),
+  took_part(uuid, uuid, uuid, uuid),
   choose_rule(uuid, text, text, text, text), first_rules(), guard_writeback(), guard_approval(),
   require_present(), order_switch(),
   entitled(uuid, uuid, text), guard_decision(), line_of(uuid, uuid), owns(uuid, uuid, uuid), guard_execution(),
