@@ -299,8 +299,8 @@ async def test_another_role_is_asked_as_well_now(world: World) -> None:
     assert (await post(world.admin, approval)).json()["outcome"] == "approved"
 
 
-async def test_the_clock_and_a_person_are_told_apart(world: World) -> None:
-    approval = await pending_change(world)
+async def ladder_climbed(world: World, approval: dict[str, Any]) -> None:
+    """Every step of its ladder is due, and done."""
     connection = await inspector(world)
     await connection.execute("ALTER TABLE approval DISABLE TRIGGER approval_guard")
     await connection.execute(
@@ -311,6 +311,22 @@ async def test_the_clock_and_a_person_are_told_apart(world: World) -> None:
     await connection.execute("ALTER TABLE approval ENABLE ALWAYS TRIGGER approval_guard")
     await world.make_due("approval_timer")
     await world.run_work("approval_timer")
+
+
+async def test_a_step_that_reminded_is_shown_as_that(world: World) -> None:
+    by_hand, by_clock = await pending_change(world), await pending_change(world)
+    assert (await escalate(world, by_hand)).status_code == 200
+    for approval in (by_hand, by_clock):
+        await ladder_climbed(world, approval)
+    steps = {id: [(one["kind"], one["role"], one["done_at"] is None) for one in (await seen(world, {"id": id}))["ladder"]]
+             for id in (by_hand["id"], by_clock["id"])}  # fmt: skip
+    assert steps[by_hand["id"]] == [("remind", None, False), ("remind", "admin", False), ("expire", None, True)]
+    assert steps[by_clock["id"]] == [("remind", None, False), ("escalate", "admin", False), ("expire", None, True)]
+
+
+async def test_the_clock_and_a_person_are_told_apart(world: World) -> None:
+    approval = await pending_change(world)
+    await ladder_climbed(world, approval)
     told = await story(world, approval)
     assert "it was still undecided: admin was asked too" in told and "whoever may decide was reminded, 1 time" in told
     assert (await seen(world, approval))["handed"] == []

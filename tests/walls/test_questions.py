@@ -473,7 +473,9 @@ async def test_the_ladder_reminds_a_role_that_was_asked_by_hand(ground: Ground) 
     assert (await facts(ground, asked))[-1] == (
         "approval.escalated", (await facts(ground, asked))[-1][1] | {"hop": 3, "role": "product_owner"},
     )  # fmt: skip
-    assert (await approval(ground, asked))["may_decide"] == ["operator", "admin", "product_owner"]
+    row = await approval(ground, asked)
+    assert row["may_decide"] == ["operator", "admin", "product_owner"]
+    assert [step["kind"] for step in json.loads(row["ladder"])] == ["remind", "remind", "escalate"], "what happened"
 
 
 async def test_a_ladder_that_names_a_role_twice_escalates_once(ground: Ground) -> None:
@@ -484,6 +486,10 @@ async def test_a_ladder_that_names_a_role_twice_escalates_once(ground: Ground) -
     await climb(ground, asked)
     assert [type for type, _ in await facts(ground, asked)] == ["approval.escalated", "approval.reminded"]
     assert await told(ground, asked) == {("escalation", 1, "adam"), ("reminder", 2, "adam")}
+    row = await approval(ground, asked)
+    assert ([step["kind"] for step in json.loads(row["ladder"])], row["may_decide"]) == (
+        ["escalate", "remind"], ["operator", "admin"],
+    )  # fmt: skip
 
 
 async def test_who_may_decide_escalates_and_only_who_runs_things_takes_it_from_others(ground: Ground) -> None:

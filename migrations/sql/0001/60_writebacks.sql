@@ -243,7 +243,8 @@ CREATE TABLE approval (
   obligations jsonb NOT NULL DEFAULT '{}',                   -- what policy wants besides: approvals, approver_role, expires_s, escalate_to
   must_hold text,                    -- a role that every approver needs besides one of may_decide
   may_decide text[] NOT NULL,        -- roles: the rule's, and those it was escalated to
-  ladder jsonb NOT NULL,             -- what happens at what time: [{at, kind, role}]; the step after the last is expiry
+  ladder jsonb NOT NULL,             -- what happens at what time: [{at, kind, role}], of climbed steps what happened; the step after the
+                                     -- last is expiry
   climbed timestamptz[] NOT NULL DEFAULT '{}',               -- when its steps were done
   glass_broken_at timestamptz,
   glass_broken_by uuid,              -- who moved it under the break-glass rule
@@ -455,9 +456,14 @@ BEGIN
         RAISE EXCEPTION 'wall: no step to climb' USING ERRCODE = 'RX004';
       END IF;
       NEW.climbed := OLD.climbed || array_fill(clock_timestamp(), ARRAY[step - cardinality(OLD.climbed)]);
-      NEW.may_decide := OLD.may_decide || ARRAY(
-        SELECT DISTINCT h.hop ->> 'role' FROM jsonb_array_elements(OLD.ladder) WITH ORDINALITY h (hop, n)
-        WHERE h.n > cardinality(OLD.climbed) AND h.n <= step AND h.hop ->> 'kind' = 'escalate' AND h.hop ->> 'role' <> ALL (OLD.may_decide) ORDER BY 1);
+      FOR n IN cardinality(OLD.climbed) .. step - 1 LOOP
+        CONTINUE WHEN OLD.ladder -> n ->> 'kind' <> 'escalate';
+        IF OLD.ladder -> n ->> 'role' = ANY (NEW.may_decide) THEN   -- who is asked already is reminded, and the step says so
+          NEW.ladder := jsonb_set(NEW.ladder, ARRAY[n::text, 'kind'], '"remind"');
+        ELSE
+          NEW.may_decide := NEW.may_decide || (OLD.ladder -> n ->> 'role');
+        END IF;
+      END LOOP;
       NEW.version := OLD.version;    -- what there is to decide did not change: whoever has it on the screen may decide it
     ELSIF NEW.handed IS DISTINCT FROM OLD.handed THEN
       -- Handed to one more role that the rule's owner has named for it, by somebody who took no part: instead of those asked so far,

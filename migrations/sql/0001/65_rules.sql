@@ -92,7 +92,7 @@ $$;
 -- which fails closed. Answers when to come again; null: never.
 CREATE FUNCTION climb(p_tenant uuid, p_approval uuid) RETURNS timestamptz
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
-DECLARE a public.approval; hop jsonb; done int; due int; asked text[]; escalates boolean;
+DECLARE a public.approval; hop jsonb; done int; due int; escalates boolean;
 BEGIN
   PERFORM require_tenant(p_tenant);
   PERFORM 1 FROM public.mission x
@@ -108,13 +108,11 @@ BEGIN
     done := cardinality(a.climbed);
     due := (SELECT count(*) FROM jsonb_array_elements(a.ladder) h (hop) WHERE (h.hop ->> 'at')::timestamptz <= clock_timestamp());
     IF due > done THEN
-      asked := a.may_decide;
       UPDATE public.approval x SET climbed = x.climbed || array_fill(clock_timestamp(), ARRAY[due - done])
         WHERE x.tenant = p_tenant AND x.id = p_approval RETURNING * INTO a;
       FOR step IN done + 1 .. due LOOP
         hop := a.ladder -> (step - 1);
-        escalates := hop ->> 'kind' = 'escalate' AND hop ->> 'role' <> ALL (asked);    -- who is asked already is reminded
-        IF escalates THEN asked := asked || (hop ->> 'role'); END IF;
+        escalates := hop ->> 'kind' = 'escalate';    -- as the guard says: who is asked already is reminded
         PERFORM give_notice(a, CASE WHEN escalates THEN 'escalation' ELSE 'reminder' END, step,
                             CASE WHEN hop ? 'role' THEN ARRAY[hop ->> 'role'] ELSE a.may_decide END);
         PERFORM wall_fact(p_tenant, a.mission, CASE WHEN escalates THEN 'approval.escalated' ELSE 'approval.reminded' END,
