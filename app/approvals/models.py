@@ -26,7 +26,9 @@ class RuleRef(BaseModel):
 
 
 class ApprovalSummary(BaseModel):
-    """An approval in a list. withdrawn_by: who took it back; null for one that was replaced, or whose mission or connector ended."""
+    """An approval in a list. withdrawn_by: who took it back; null for one that was replaced, or whose mission or connector ended.
+    note: a person's words on why it was taken back or replaced. stopped: why it ended after the approval without a person.
+    """
 
     id: UUID
     subject: Literal["writeback", "mission"]
@@ -54,6 +56,7 @@ class ApprovalSummary(BaseModel):
     glass: dict[str, Any] | None
     open_questions: int
     note: str | None
+    stopped: Literal["connector_retired", "connector_changed"] | None
     withdrawn_by: UUID | None
     summary: str | None
     rationale: str | None

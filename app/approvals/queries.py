@@ -17,7 +17,8 @@ SELECT = """
   SELECT a.id, a.mission, a.subject, a.writeback, a.requested_by, a.payload_sha256, a.required, a.deny_threshold, a.state, a.version,
     a.created_at, a.expires_at, a.not_before, a.closed_at, a.rule, a.rule_version, a.signature_required,
     a.obligations, a.must_hold, a.may_decide, a.ladder, a.climbed, a.glass_broken_at, a.glass_broken_by, a.was_rule, a.was_rule_version,
-    a.handed, a.note, a.withdrawn_by, r.approver_role, r.may_escalate_to, r.comment_required, r.life, r.undo_window, r.risk AS rule_risk,
+    a.handed, a.note, a.stopped, a.withdrawn_by,
+    r.approver_role, r.may_escalate_to, r.comment_required, r.life, r.undo_window, r.risk AS rule_risk,
     m.mission_type, m.risk_level AS mission_risk, w.payload, w.risk, w.predecessor, w.connector, w.revision, w.edited_by,
     n.id AS successor, na.id AS successor_approval,
     COALESCE(p.bytes, q.bytes) AS proposal,
@@ -69,6 +70,7 @@ class Approval:
     was_rule: UUID | None
     was_rule_version: int | None
     note: str | None
+    stopped: str | None
     withdrawn_by: UUID | None
     comment_required: bool
     life: Any
@@ -186,6 +188,7 @@ def view(found: Approval) -> dict[str, Any]:
         "glass": glass(found),
         "open_questions": found.open_questions,
         "note": found.note,
+        "stopped": found.stopped,
         "withdrawn_by": found.withdrawn_by,
         "summary": said.get("summary") or said.get("reason"),
         "rationale": said.get("rationale"),

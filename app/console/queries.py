@@ -96,7 +96,7 @@ async def people(session: ReadSession, ids: Iterable[Any]) -> dict[str, dict[str
 DECIDERS = text("SELECT id, name, standing FROM deciders(:tenant, :approval)")
 ANSWERERS = text("SELECT id, name, standing, part FROM answerers(:tenant, :approval)")
 EARLIER = text("""
-  SELECT w.id AS writeback, a.id AS approval, a.state, a.closed_at, a.note, s.state AS writeback_state,
+  SELECT w.id AS writeback, a.id AS approval, a.state, a.closed_at, a.note, a.stopped, s.state AS writeback_state,
     (SELECT jsonb_agg(jsonb_build_object('approver', d.approver, 'verdict', d.verdict, 'comment', d.comment) ORDER BY d.decided_at)
      FROM decision d WHERE d.tenant = a.tenant AND d.approval = a.id) AS votes
   FROM writeback w JOIN approval a ON a.tenant = w.tenant AND a.writeback = w.id
@@ -273,6 +273,7 @@ async def before(session: ReadSession, writeback: UUID | None) -> dict[str, Any]
         "state": row.writeback_state,
         "closed_at": iso(row.closed_at) if row.closed_at else None,
         "note": row.note,
+        "stopped": row.stopped,
         "votes": row.votes or [],
     }
 

@@ -155,7 +155,8 @@ BREAKS: dict[str, dict[str, Any] | None] = {
          "requested_by": "@anna"},
     "approval_under_rule": {"id": FRESH, "writeback": "@spare_writeback", "deny_threshold": 2},
     "approval_tightened": {"rule_required": 2}, "approval_required_check": {"required": 10},
-    "approval_note_check": {"note": "x" * 2001}, "approval_glass": {"glass_broken_at": "epoch"},
+    "approval_note_check": {"note": "x" * 2001}, "approval_stopped": {"state": "cancelled", "stopped": "x"},
+    "approval_glass": {"glass_broken_at": "epoch"},
     "approval_tenant_glass_broken_by_fkey":
         {"id": FRESH, "writeback": "@spare_writeback", "glass_broken_by": FRESH, "glass_broken_at": "epoch", "was_rule": "@rule",
          "was_rule_version": 1},

@@ -252,6 +252,7 @@ CREATE TABLE approval (
   was_rule uuid,                     -- the rule it was born under then
   was_rule_version int,
   note text CHECK (length(note) <= 2000),                    -- a person's words on why it was withdrawn or replaced
+  stopped text,                      -- why no person ended it: what it was approved for is no longer there
   withdrawn_by uuid,                 -- who took it back; nobody, where it was replaced or what it belongs to ended
   signature_required boolean NOT NULL,                       -- approvals count at the executor only when signed; never lowered
   state text NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'approved', 'rejected', 'expired', 'cancelled')),
@@ -276,6 +277,7 @@ CREATE TABLE approval (
   CONSTRAINT approval_glass CHECK ((glass_broken_by IS NULL) = (glass_broken_at IS NULL)
     AND (glass_broken_by IS NULL) = (was_rule IS NULL) AND (was_rule IS NULL) = (was_rule_version IS NULL)),
   CONSTRAINT approval_handed CHECK (CASE jsonb_typeof(handed) WHEN 'array' THEN jsonb_array_length(handed) <= 50 ELSE false END),
+  CONSTRAINT approval_stopped CHECK (stopped IS NULL OR (state = 'cancelled' AND stopped IN ('connector_retired', 'connector_changed'))),
   CONSTRAINT approval_withdrawn CHECK (withdrawn_by IS NULL OR state = 'cancelled'),
   CHECK ((subject = 'writeback') = (writeback IS NOT NULL)),
   CHECK ((subject = 'mission') = (question_sha256 IS NOT NULL)),
@@ -405,7 +407,7 @@ BEGIN
       NEW.signature_required := false;
     END IF;
     NEW.state := 'pending'; NEW.version := 1; NEW.not_before := NULL; NEW.closed_at := NULL; NEW.note := NULL;
-    NEW.withdrawn_by := NULL;
+    NEW.withdrawn_by := NULL; NEW.stopped := NULL;
     NEW.created_at := clock_timestamp();
     NEW.expires_at := NEW.created_at + life;
     NEW.may_decide := ARRAY[r.approver_role]; NEW.climbed := '{}';
@@ -423,7 +425,7 @@ BEGIN
      OR NEW.must_hold IS DISTINCT FROM OLD.must_hold OR NEW.was_rule IS DISTINCT FROM OLD.was_rule
      OR NEW.was_rule_version IS DISTINCT FROM OLD.was_rule_version OR NEW.glass_broken_at IS DISTINCT FROM OLD.glass_broken_at
      OR (NEW.state = OLD.state AND (NEW.not_before IS DISTINCT FROM OLD.not_before OR NEW.note IS DISTINCT FROM OLD.note
-         OR NEW.withdrawn_by IS DISTINCT FROM OLD.withdrawn_by)) THEN
+         OR NEW.withdrawn_by IS DISTINCT FROM OLD.withdrawn_by OR NEW.stopped IS DISTINCT FROM OLD.stopped)) THEN
     RAISE EXCEPTION 'wall: an approval is immutable except for its state' USING ERRCODE = 'RX001';
   END IF;
   NEW.version := OLD.version + 1;
@@ -914,7 +916,7 @@ BEGIN
       END;
     IF stop IN ('connector_retired', 'connector_changed') THEN
       -- It can never be carried out as it was approved, and says so at once instead of when its time is over.
-      UPDATE public.approval x SET state = 'cancelled', note = stop WHERE x.tenant = p_tenant AND x.id = a.id;
+      UPDATE public.approval x SET state = 'cancelled', stopped = stop WHERE x.tenant = p_tenant AND x.id = a.id;
       DELETE FROM public.work x WHERE x.tenant = p_tenant AND x.kind = 'approval_timer' AND x.subject = a.id;
       PERFORM wall_fact(p_tenant, w.mission, 'approval.closed', 'system:executor', jsonb_build_object(
         'approval', a.id, 'subject', a.subject, 'writeback', w.id, 'state', 'cancelled', 'was', 'approved', 'reason', stop,
