@@ -12,6 +12,7 @@ from app.approvals.decide import Decided, decide
 from app.approvals.models import ApprovalState, ApprovalSummary, ApprovalView, DecisionAsk, DecisionView
 from app.approvals.notices import of_approval
 from app.approvals.queries import Approval, decisions, handed, inbox, ladder, one, order, view
+from app.approvals.questions import asked_before
 from app.approvals.questions import of_approval as questions_of
 from app.approvals.signatures import signing
 from app.clock import iso
@@ -50,6 +51,7 @@ async def get_approval(
     made = await decisions(door.session, approval_id)
     told = await of_approval(door.session, approval_id)
     asked = await questions_of(door.session, approval_id)
+    before = await asked_before(door.session, found.writeback)
     signs = await signing(door.session, door.caller, found.signature_required)
     await door.session.connection.close()  # nothing outside Postgres is asked while a transaction is open
     shown = {
@@ -59,6 +61,7 @@ async def get_approval(
         "decisions": made,
         "questions": asked,
         "handed": handed(found),
+        "asked_before": before,
         "signing": signs,
         "current": await current(request, door.caller.tenant, found),
     }

@@ -53,11 +53,14 @@ REFUSALS: dict[str, tuple[str, str]] = {
     "no_comment": ("validation", "A reason is missing: a rejection needs one, and under some rules an approval does."),
     "no_say": ("forbidden", "It takes a person who may decide it, or an operator."),
     "asked_already": ("validation", "/role: it is asked already"),
-    "too_often": ("wrong_state", "It was handed on as often as one approval can be: 20 times."),
+    "too_often": ("wrong_state", "It was handed on as often as one approval can be: 50 times."),
+    "too_often_yours": ("wrong_state", "You handed it on 10 times, as often as one person can. Others still may."),
     "no_words": ("validation", "It says nothing."),
-    "too_many": ("wrong_state", "20 questions were asked about it, and that is all one approval takes."),
+    "too_many": ("wrong_state", "50 questions were asked about it, and that is all one approval takes."),
+    "too_many_yours": ("wrong_state", "You asked 10 questions about it, as many as one person can. Others still may."),
     "yourself": ("validation", "/to: nobody asks themselves"),
     "cannot_answer": ("validation", "/to: this principal has nothing to say on it"),
+    "nobody_there": ("validation", "/to: whom it is put to is suspended, and nobody answers for them"),
     "own_question": ("forbidden", "Whoever asks does not answer."),
     "not_for_you": (
         "forbidden",
@@ -112,7 +115,7 @@ async def decide(
         DECIDE,
         caller,
         approval,
-        seen_version,
+        version=seen_version,
         sha256=seen_sha256,
         verdict=verdict,
         comment=comment,
@@ -141,11 +144,9 @@ async def permitted(
     return await policy.admit(session, caller, "operate.approval.decide", str(found.id), about, mission.id)
 
 
-async def wall(
-    session: WriteSession, function: TextClause, caller: Caller, approval: UUID, seen_version: int, **asked: Any
-) -> Any:
-    """What a function of the wall says to somebody who has seen an approval at a version."""
-    who = {"tenant": session.tenant, "approval": approval, "secret": caller.secret, "version": seen_version}
+async def wall(session: WriteSession, function: TextClause, caller: Caller, approval: UUID, **asked: Any) -> Any:
+    """What a function of the wall says to somebody about an approval; version: at which they have seen it."""
+    who = {"tenant": session.tenant, "approval": approval, "secret": caller.secret}
     said = await session.first(function, who | asked)
     assert said is not None
     return said
@@ -186,6 +187,7 @@ def refusal(outcome: str, current: dict[str, Any], reason: str = "/comment") -> 
         "no_words": (reason, "say something"),
         "yourself": ("/to", "name another, or leave it out to ask the requester"),
         "cannot_answer": ("/to", "name an operator or one who may decide, or leave it out to ask the requester"),
+        "nobody_there": ("/to", "name an operator or one who may decide"),
         "unchanged": ("/changes", "change something, or decide"),
         "bad_payload": ("/changes", "name fields of the record, each with a value"),
     }

@@ -71,7 +71,7 @@ async def break_glass(
         BREAK,
         caller,
         approval,
-        seen_version,
+        version=seen_version,
         sha256=seen_sha256,
         reason=reason,
         signature=signature.encode() if signature else None,
@@ -86,7 +86,7 @@ async def break_glass(
 async def withdraw(session: WriteSession, caller: Caller, approval: UUID, seen_version: int, reason: str) -> None:
     """Takes back what is pending, or approved and not yet claimed. Raises Problem for what the wall refuses."""
     _, mission = await taken_up(session, approval)
-    said = await wall(session, WITHDRAW, caller, approval, seen_version, reason=reason)
+    said = await wall(session, WITHDRAW, caller, approval, version=seen_version, reason=reason)
     if said.outcome != "cancelled":
         raise await refuse(session, approval, said, "/reason")
     session.nudge(ledger.FACTS)
@@ -106,7 +106,9 @@ async def hand_on(
     denied = await policy.admit(session, caller, action, str(found.id), about, mission.id)
     if denied is not None:
         return denied
-    said = await wall(session, HAND_ON, caller, approval, seen_version, role=role, instead=instead, reason=reason)
+    said = await wall(
+        session, HAND_ON, caller, approval, version=seen_version, role=role, instead=instead, reason=reason
+    )
     if said.outcome == "not_a_role_of_the_rule":
         raise no_such_role(approval, said)
     if said.outcome not in ("reassigned", "escalated"):
@@ -179,7 +181,7 @@ async def revise(
         REVISE,
         caller,
         approval,
-        seen_version,
+        version=seen_version,
         sha256=seen_sha256,
         payload=payload,
         reason=reason,

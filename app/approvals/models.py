@@ -26,7 +26,9 @@ class RuleRef(BaseModel):
 
 
 class ApprovalSummary(BaseModel):
-    """An approval in a list. withdrawn_by: who took it back; null for one that was replaced, or whose mission or connector ended."""
+    """An approval in a list. withdrawn_by: who took it back; null for one that was replaced, or whose mission or connector ended.
+    note: a person's words on why it was taken back or replaced. stopped: why it ended after the approval without a person.
+    """
 
     id: UUID
     subject: Literal["writeback", "mission"]
@@ -54,6 +56,7 @@ class ApprovalSummary(BaseModel):
     glass: dict[str, Any] | None
     open_questions: int
     note: str | None
+    stopped: Literal["connector_retired", "connector_changed"] | None
     withdrawn_by: UUID | None
     summary: str | None
     rationale: str | None
@@ -118,6 +121,17 @@ class QuestionView(BaseModel):
     answered_at: str | None
 
 
+class AskedBefore(BaseModel):
+    """What was asked about an earlier revision of the same change, and to whom it was handed; nothing of it counts for this one."""
+
+    approval_id: UUID
+    revision: int
+    state: ApprovalState
+    closed_at: str | None
+    questions: list[QuestionView]
+    handed: list[Handed]
+
+
 class DecisionMade(BaseModel):
     """Who decided what; open_questions: how many questions nobody had answered by then."""
 
@@ -135,6 +149,7 @@ class ApprovalView(ApprovalSummary):
     decisions: list[DecisionMade]
     questions: list[QuestionView]
     handed: list[Handed]
+    asked_before: list[AskedBefore]
     signing: Signing
     ladder: list[LadderStep]
     notices: list[NoticeSent]

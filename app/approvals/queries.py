@@ -17,7 +17,8 @@ SELECT = """
   SELECT a.id, a.mission, a.subject, a.writeback, a.requested_by, a.payload_sha256, a.required, a.deny_threshold, a.state, a.version,
     a.created_at, a.expires_at, a.not_before, a.closed_at, a.rule, a.rule_version, a.signature_required,
     a.obligations, a.must_hold, a.may_decide, a.ladder, a.climbed, a.glass_broken_at, a.glass_broken_by, a.was_rule, a.was_rule_version,
-    a.handed, a.note, a.withdrawn_by, r.approver_role, r.may_escalate_to, r.comment_required, r.life, r.undo_window, r.risk AS rule_risk,
+    a.handed, a.note, a.stopped, a.withdrawn_by,
+    r.approver_role, r.may_escalate_to, r.comment_required, r.life, r.undo_window, r.risk AS rule_risk,
     m.mission_type, m.risk_level AS mission_risk, w.payload, w.risk, w.predecessor, w.connector, w.revision, w.edited_by,
     n.id AS successor, na.id AS successor_approval,
     COALESCE(p.bytes, q.bytes) AS proposal,
@@ -35,11 +36,8 @@ SELECT = """
 IDS = "SELECT a.id FROM approval a WHERE a.tenant = :tenant"
 ONE = text(f"{SELECT} AND a.id = :id")
 OF_MISSION = text(f"{SELECT} AND a.mission = :mission ORDER BY a.created_at, a.id LIMIT 1000")
-# How many questions were open when a decision was made; of table decision as d.
-OPEN_THEN = """(SELECT count(*) FROM approval_question o WHERE o.tenant = d.tenant AND o.approval = d.approval
-  AND o.asked_at < d.decided_at AND (o.answered_at IS NULL OR o.answered_at > d.decided_at)) AS open_questions"""
-DECISIONS = text(f"""SELECT d.approver, d.verdict, d.comment, d.decided_at, {OPEN_THEN} FROM decision d
-                     WHERE d.tenant = :tenant AND d.approval = :approval ORDER BY d.decided_at""")  # noqa: S608
+DECISIONS = text("""SELECT approver, verdict, comment, decided_at, open_questions FROM decision
+                    WHERE tenant = :tenant AND approval = :approval ORDER BY decided_at""")
 
 
 @dataclass(frozen=True)
@@ -72,6 +70,7 @@ class Approval:
     was_rule: UUID | None
     was_rule_version: int | None
     note: str | None
+    stopped: str | None
     withdrawn_by: UUID | None
     comment_required: bool
     life: Any
@@ -189,6 +188,7 @@ def view(found: Approval) -> dict[str, Any]:
         "glass": glass(found),
         "open_questions": found.open_questions,
         "note": found.note,
+        "stopped": found.stopped,
         "withdrawn_by": found.withdrawn_by,
         "summary": said.get("summary") or said.get("reason"),
         "rationale": said.get("rationale"),
@@ -201,8 +201,8 @@ def view(found: Approval) -> dict[str, Any]:
     }
 
 
-def handed(found: Approval) -> list[dict[str, Any]]:
-    """How people handed it to further roles: who, to which, instead of those asked so far or as well, and why."""
+def handed(found: Any) -> list[dict[str, Any]]:
+    """How people handed an approval to further roles: who, to which, instead of those asked so far or as well, and why."""
     return [one | {"at": iso(datetime.fromisoformat(one["at"]))} for one in found.handed]
 
 

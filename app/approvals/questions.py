@@ -8,7 +8,8 @@ from pydantic_core import to_jsonable_python
 from sqlalchemy import text
 
 from app import ledger, policy
-from app.approvals.decide import REFUSALS, refusal, taken_up
+from app.approvals.decide import REFUSALS, refusal, taken_up, wall
+from app.approvals.queries import handed
 from app.caller import Caller
 from app.clock import iso
 from app.db import ReadSession, WriteSession
@@ -18,6 +19,13 @@ SELECT = """SELECT id, approval, asked_by, question, asked_at, addressee, answer
   WHERE tenant = :tenant AND approval = ANY(:approvals)"""
 ALL = text(f"{SELECT} ORDER BY approval, number")
 ONE = text(f"{SELECT} AND id = :id")
+BEFORE = text("""
+  SELECT a.id, a.state, a.closed_at, a.handed, e.revision FROM writeback w
+  JOIN writeback e ON e.tenant = w.tenant AND e.proposal = w.proposal AND e.revision < w.revision
+  JOIN approval a ON a.tenant = e.tenant AND a.writeback = e.id
+  WHERE w.tenant = :tenant AND w.id = :writeback AND (a.handed <> '[]' OR EXISTS (
+    SELECT 1 FROM approval_question q WHERE q.tenant = a.tenant AND q.approval = a.id))
+  ORDER BY e.revision""")
 ASK = text("SELECT * FROM ask_question(:tenant, :approval, :secret, :question, :to)")
 ANSWER = text("SELECT * FROM answer_question(:tenant, :approval, :secret, :question, :answer)")
 
@@ -32,9 +40,7 @@ async def ask(
     denied = await permitted(session, caller, approval, "operate.approval.ask")
     if denied is not None:
         return denied
-    who = {"tenant": session.tenant, "approval": approval, "secret": caller.secret}
-    said = await session.first(ASK, who | {"question": question, "to": to})
-    assert said is not None
+    said = await wall(session, ASK, caller, approval, question=question, to=to)
     if said.outcome != "asked":
         raise refused(approval, said, "/question")
     session.nudge(ledger.FACTS)
@@ -52,9 +58,7 @@ async def answer(
     denied = await permitted(session, caller, approval, "operate.approval.answer")
     if denied is not None:
         return denied
-    who = {"tenant": session.tenant, "approval": approval, "secret": caller.secret}
-    said = await session.first(ANSWER, who | {"question": question, "answer": words})
-    assert said is not None
+    said = await wall(session, ANSWER, caller, approval, question=question, answer=words)
     if said.outcome == "not_found":
         raise Problem("not_found", "There is no such question about this approval.")
     if said.outcome == "already_answered":  # whoever comes second wants to know who was faster, and what they said
@@ -88,6 +92,24 @@ async def of_each(session: ReadSession, approvals: Collection[UUID]) -> dict[UUI
     for row in await session.rows(ALL, {"tenant": session.tenant, "approvals": list(approvals)}):
         found[row.approval].append(view(row))
     return found
+
+
+async def asked_before(session: ReadSession, writeback: UUID | None) -> list[dict[str, Any]]:
+    """What was asked about the earlier revisions of a change, and to whom they were handed: it was about other values, or an older
+    version of the record. Nobody edits a change twice, so there are not many."""
+    rows = await session.rows(BEFORE, {"tenant": session.tenant, "writeback": writeback})
+    questions = await of_each(session, [row.id for row in rows]) if rows else {}
+    return [
+        {
+            "approval_id": row.id,
+            "revision": row.revision,
+            "state": row.state,
+            "closed_at": iso(row.closed_at) if row.closed_at else None,
+            "questions": questions[row.id],
+            "handed": handed(row),
+        }
+        for row in rows
+    ]
 
 
 async def one(session: ReadSession, approval: UUID, question: UUID) -> dict[str, Any]:

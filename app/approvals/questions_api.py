@@ -31,7 +31,8 @@ async def ask(
     """Puts a question about a pending approval to its requester, or to another who can answer: they get a notice.
 
     Whoever may decide it asks, or an operator, but nobody who took part. Nothing of the approval changes, and nobody has to wait: time,
-    quorum, payload and version stay. At most 20 questions an approval.
+    quorum, payload and version stay. At most 10 questions a person, 50 in all. One to
+    somebody who is suspended, and for whom nobody answers, is refused.
     """
 
     async def run() -> Reply:

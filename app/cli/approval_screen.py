@@ -72,8 +72,11 @@ def read(client: Client, approval: str, environment: str = "") -> Facts:
 
 def names(client: Client, found: dict[str, Any]) -> dict[str, str]:
     """What those are called who asked, were asked and answered, or handed it on."""
-    asked = [one[name] for one in found.get("questions") or [] for name in ("asked_by", "to", "answered_by")]
-    ids = sorted({str(id) for id in [*asked, *(one["by"] for one in found.get("handed") or [])] if id})
+    met = []
+    for about in (found, *found["asked_before"]):
+        met += [one[name] for one in about["questions"] for name in ("asked_by", "to", "answered_by")]
+        met += [one["by"] for one in about["handed"]]
+    ids = sorted({str(id) for id in met if id})
     try:
         people = client.get("/v1/names", id=ids).body["people"] if ids else {}
     except Failed:
@@ -217,17 +220,26 @@ def handed(found: dict[str, Any], names: dict[str, str]) -> str:
     """Whom people had asked beside or instead of those whom the rule asks, and why."""
     return "\n".join(
         f"to {one['to']}{' instead' if one['instead'] else ' as well'}, by {names.get(one['by'], one['by'])}: {inset(one['reason'])}"
-        for one in found.get("handed") or []
+        for one in found["handed"]
     )
 
 
 def questions(found: dict[str, Any], names: dict[str, str]) -> "list[RenderableType]":
-    """What people asked about it, and what was answered: their words, in a box of their own."""
-    asked = found.get("questions") or []
-    if not asked:
-        return []
-    lines: list[RenderableType] = []
-    for number, one in enumerate(asked, 1):
+    """What people asked about it, and what was answered: their words, in a box of their own; and boxes of what was asked about earlier
+    revisions."""
+    boxes: list[RenderableType] = []
+    for about in found["asked_before"]:
+        title = f"about the earlier revision {about['revision']}, {about['approval_id']}, which is {about['state']}: not about this one"
+        hands = handed(about, names)
+        boxes.append(boxed(title, "dim", *asked(about, names), *([coloured(f"handed on {hands}")] if hands else [])))
+    if found["questions"]:
+        boxes.append(boxed("asked about it, in people's own words", "cyan", *asked(found, names)))
+    return boxes
+
+
+def asked(about: dict[str, Any], names: dict[str, str]) -> "list[Text]":
+    lines: list[Text] = []
+    for number, one in enumerate(about["questions"], 1):
         who, to = (names.get(one[name], one[name]) for name in ("asked_by", "to"))
         lines.append(coloured(f"{number}  {who} asked {to}, {one['asked_at'][:16]}: {inset(one['question'])}"))
         if one["answered_at"]:
@@ -235,7 +247,7 @@ def questions(found: dict[str, Any], names: dict[str, str]) -> "list[RenderableT
             lines.append(coloured(f"   {answerer} answered {one['answered_at'][:16]}: {inset(one['answer'])}", "green"))
         else:
             lines.append(coloured("   not answered", "yellow"))
-    return [boxed("asked about it, in people's own words", "cyan", *lines)]
+    return lines
 
 
 def left(moment: str) -> str:

@@ -96,7 +96,7 @@ async def people(session: ReadSession, ids: Iterable[Any]) -> dict[str, dict[str
 DECIDERS = text("SELECT id, name, standing FROM deciders(:tenant, :approval)")
 ANSWERERS = text("SELECT id, name, standing, part FROM answerers(:tenant, :approval)")
 EARLIER = text("""
-  SELECT w.id AS writeback, a.id AS approval, a.state, a.closed_at, a.note, s.state AS writeback_state,
+  SELECT w.id AS writeback, a.id AS approval, a.state, a.closed_at, a.note, a.stopped, s.state AS writeback_state,
     (SELECT jsonb_agg(jsonb_build_object('approver', d.approver, 'verdict', d.verdict, 'comment', d.comment) ORDER BY d.decided_at)
      FROM decision d WHERE d.tenant = a.tenant AND d.approval = a.id) AS votes
   FROM writeback w JOIN approval a ON a.tenant = w.tenant AND a.writeback = w.id
@@ -123,6 +123,7 @@ LOOKED = text(
 CLAIMED = text("SELECT EXISTS (SELECT 1 FROM execution WHERE tenant = :tenant AND writeback = :writeback)")
 
 MOST_NAMED = 200  # of those who may decide
+NOBODY_ELSE = "Nobody is there to answer: who asked for it is suspended, and nobody else decides it or runs things."
 
 
 @dataclass
@@ -155,6 +156,7 @@ async def briefing(session: ReadSession, who: UUID, id: UUID) -> tuple[dict[str,
     claimed = await session.scalar(CLAIMED, {"tenant": session.tenant, "writeback": found.writeback})
     can = await session.rows(ANSWERERS, {"tenant": session.tenant, "approval": id})
     mine = next((row for row in can if row.id == who), None)
+    others = [row for row in can if row.id != who]
     unasked = silent(found, mine)
     earlier = await before(session, found.predecessor)
     similar = await alike(session, found, payload)
@@ -166,10 +168,10 @@ async def briefing(session: ReadSession, who: UUID, id: UUID) -> tuple[dict[str,
         "you": {"may_decide": why_not is None, "standing": standing, "why_not": why_not,
                 "why_not_edit": closed_to_edits(found, mission, standing, claimed),
                 "opened_at": iso(looked) if looked else None,
-                "why_not_ask": unasked, "why_not_escalate": unasked or closed_to_others(found),
+                "why_not_ask": unasked or (None if others else NOBODY_ELSE), "why_not_escalate": unasked or closed_to_others(found),
                 "may_answer": for_whom(await of_approval(session, id), who, mine)},
         "may_decide": [{"id": row.id, "name": row.name} for row in may if row.standing == "may"][:MOST_NAMED],
-        "may_be_asked": [{"id": row.id, "name": row.name} for row in can if row.id != who][:MOST_NAMED],
+        "may_be_asked": [{"id": row.id, "name": row.name, "standing": row.standing} for row in others][:MOST_NAMED],
         "people": await people(session, named),
         "policy": await judgement(session, found, mission),
         "earlier": earlier,
@@ -271,6 +273,7 @@ async def before(session: ReadSession, writeback: UUID | None) -> dict[str, Any]
         "state": row.writeback_state,
         "closed_at": iso(row.closed_at) if row.closed_at else None,
         "note": row.note,
+        "stopped": row.stopped,
         "votes": row.votes or [],
     }
 

@@ -123,6 +123,10 @@ FACTS = {
     "approval.glass_broken": "Glass broken",
     "approval.superseded": "Replaced by another revision",
 }
+STOPPED = {
+    "connector_retired": "Its connector was retired after it was approved.",
+    "connector_changed": "Its connector was defined anew after it was approved.",
+}
 IDENTIFIER = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 # Where a story turns. What lies between is told in one line each, and opened when somebody wants to see it.
 TURNS = {name for name in FACTS if name.startswith(("approval.", "writeback.", "mission."))} - {

@@ -23,7 +23,7 @@ from pydantic_core import to_json
 from sqlalchemy import text
 
 from app import artifacts, ledger, policy
-from app.approvals.queries import OPEN_THEN, inbox
+from app.approvals.queries import handed, inbox
 from app.approvals.queries import view as approval_view
 from app.approvals.questions import of_each
 from app.approvals.signatures import keys_of
@@ -55,8 +55,8 @@ README = """A reviewer packet of mission {mission}.
 packet.html      to read; packet.json says the same
 verify.py        checks everything offline:  python verify.py  (take it from somewhere you trust, not only from here)
 artifacts/       what was stored, by its hash; sources/ the texts that are cited; shown.jsonl what the mission was shown
-approvals.jsonl  with who decided what, and what was asked and answered; policy_decisions.jsonl, writebacks.jsonl with receipts
-                 and what was read back
+approvals.jsonl  with who decided what, what was asked and answered, and who was asked besides; policy_decisions.jsonl,
+                 writebacks.jsonl with receipts and what was read back
 ledger/          the mission's facts as one chain, each with its proof against a signed anchor
 manifest.json    every file with its hash
 """
@@ -69,10 +69,10 @@ SOURCES = text("SELECT sha256 FROM blob WHERE tenant = :tenant AND sha256 = ANY(
 WEIGHT = text("""
   SELECT (SELECT COALESCE(sum(octet_length(a.bytes)), 0) FROM artifact a WHERE a.tenant = :tenant AND a.mission = :mission)
        + (SELECT COALESCE(sum(b.size), 0) FROM blob b WHERE b.tenant = :tenant AND b.sha256 = ANY(:sources))""")
-DECISIONS = text(f"""
+DECISIONS = text("""
   SELECT d.approval, d.approver, d.verdict, d.comment, d.decided_at, encode(d.payload_sha256, 'hex') AS payload_sha256,
-    convert_from(d.signature, 'UTF8') AS signature, {OPEN_THEN}
-  FROM decision d WHERE d.tenant = :tenant AND d.approval = ANY(:approvals) ORDER BY d.decided_at, d.approver""")  # noqa: S608
+    convert_from(d.signature, 'UTF8') AS signature, d.open_questions
+  FROM decision d WHERE d.tenant = :tenant AND d.approval = ANY(:approvals) ORDER BY d.decided_at, d.approver""")
 
 Look = Callable[[], AbstractAsyncContextManager[ReadSession]]
 
@@ -263,7 +263,15 @@ async def approval_lines(session: ReadSession, mission: UUID) -> AsyncIterator[b
             decided[row.approval].append(said)
         questions = await of_each(session, list(decided))
         yield b"".join(
-            line({**approval_view(one), "decisions": decided[one.id], "questions": questions[one.id]}) for one in page
+            line(
+                {
+                    **approval_view(one),
+                    "decisions": decided[one.id],
+                    "questions": questions[one.id],
+                    "handed": handed(one),
+                }
+            )
+            for one in page
         )
         if len(page) < PAGE:
             return

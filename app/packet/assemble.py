@@ -5,7 +5,7 @@ from typing import Any
 from uuid import UUID
 
 from app import approvals, artifacts, ledger, policy, retention, writebacks
-from app.approvals.queries import decisions
+from app.approvals.queries import decisions, handed
 from app.approvals.queries import view as approval_view
 from app.approvals.questions import of_each
 from app.clock import iso
@@ -54,7 +54,12 @@ async def assemble(session: ReadSession, mission_id: UUID) -> dict[str, Any] | N
             for row in await policy.recorded(session, mission_id)
         ],
         "approvals": [
-            {**approval_view(one), "decisions": await decisions(session, one.id), "questions": questions[one.id]}
+            {
+                **approval_view(one),
+                "decisions": await decisions(session, one.id),
+                "questions": questions[one.id],
+                "handed": handed(one),
+            }
             for one in asked
         ],
         "writebacks": [writeback_view(one) for one in written],

@@ -8,7 +8,8 @@ got on another way with --key: a packet can vouch for its own keys only to itsel
 does not, and the first thing that is wrong is named. 2: the packet cannot be read at all.
 
 What is checked against signed facts: the chain of facts, artifacts, citations against the cited bytes, the review's verdict,
-what was approved by whom against what was executed and read back. What only the manifest holds: packet.html, receipts,
+what was approved by whom against what was executed and read back, what was asked about it, answered, and open at each decision,
+and to which roles it was handed and why. What only the manifest holds: packet.html, receipts,
 comments, reasons of policy, the public keys of approvers, and times beside those of the facts; whoever can rewrite the
 manifest can rewrite those. A signed decision whose key is not in the packet (it was revoked since) is counted, not checked.
 It shares no code with the service that wrote the packet, on purpose; signatures (Ed25519) are verified in this file, too.
@@ -489,11 +490,11 @@ def check_approvals(files, facts, tenant):
         found[said["id"]] = where, said
     states: dict = {}
     votes: dict = {}
-    for fact in facts.of("approval.opened", "approval.decided", "approval.closed"):
+    for fact in facts.of("approval.opened", "approval.decided", "approval.closed", "approval.superseded"):
         body, id = fact["body"], fact["body"]["approval"]
         need(id in found, "approvals.jsonl", f"approval {id}, which {fact['where']} names, is missing")
         where, said = found[id]
-        if fact["type"] == "approval.closed":
+        if fact["type"] in ("approval.closed", "approval.superseded"):
             states[id] = body["state"]
             continue
         same(where, "the hash of what is approved", said["payload_sha256"], body["payload_sha256"])
@@ -517,6 +518,8 @@ def check_approvals(files, facts, tenant):
             same(where, "the hash that the approver saw", one["payload_sha256"], said["payload_sha256"])
             signatures.append(check_signature(where, tenant, said, one))
     check_questions(facts, found)
+    check_open(facts, found)
+    check_handed(facts, found)
     return found, signatures
 
 
@@ -531,19 +534,55 @@ def check_questions(facts, approvals):
         body, id = fact["body"], fact["body"]["question"]
         need(id in found, "approvals.jsonl", f"question {id}, which {fact['where']} names, is missing")
         where, approval, one = found[id]
-        words, who = ("question", "asked_by") if "to" in body else ("answer", "answered_by")
+        put = fact["type"] == "approval.questioned"
+        words, who = ("question", "asked_by") if put else ("answer", "answered_by")
         same(where, "what a question is about", approval, body["approval"])
         same(where, f"who said the {words}", f"principal:{one[who]}", fact["actor"])
         need(isinstance(one[words], str), where, f"the {words} is missing")
-        same(
-            where, f"the hash of the {words}", hashlib.sha256(one[words].encode()).hexdigest(), body[f"{words}_sha256"]
-        )
-        if "to" in body:
+        same(where, f"the hash of the {words}", sha256(one[words].encode()), body[f"{words}_sha256"])
+        if put:
             same(where, "who was asked", one["to"], body["to"])
         told.add((id, words))
     for id, (where, _, one) in found.items():
         need((id, "question") in told, where, f"question {id} is named by no fact")
         same(where, "whether it was answered", one["answer"] is not None, (id, "answer") in told)
+
+
+def check_open(facts, approvals):
+    """How many questions each decision left unanswered, recomputed from the order of the facts."""
+    unanswered: dict = {id: set() for id in approvals}
+    for fact in facts.of("approval.questioned", "approval.answered", "approval.decided"):
+        body, waiting = fact["body"], unanswered[fact["body"]["approval"]]
+        if fact["type"] == "approval.questioned":
+            waiting.add(body["question"])
+        elif fact["type"] == "approval.answered":
+            need(body["question"] in waiting, fact["where"], "answers what was not open")
+            waiting.remove(body["question"])
+        else:
+            where, said = approvals[body["approval"]]
+            [vote] = [one for one in said["decisions"] if fact["actor"] == f"principal:{one['approver']}"]
+            what = "the number of questions that were open when it was decided"
+            same(fact["where"], what, body["open_questions"], len(waiting))
+            same(where, what, vote["open_questions"], len(waiting))
+
+
+def check_handed(facts, approvals):
+    """To which roles people handed the approvals, in the order of the facts; why, against the hashes in them."""
+    told: dict = {id: [] for id in approvals}
+    for fact in facts.of("approval.reassigned", "approval.escalated"):
+        body = fact["body"]
+        if fact["actor"].startswith("principal:"):  # else time escalated it
+            need(body["approval"] in told, "approvals.jsonl", f"the approval that {fact['where']} names is missing")
+            instead = fact["type"] == "approval.reassigned"
+            told[body["approval"]].append([fact["actor"], body["role"], instead, body["reason_sha256"]])
+    for id, (where, said) in approvals.items():
+        handed = [
+            [f"principal:{one['by']}", one["to"], one["instead"], sha256(one["reason"].encode())]
+            for one in said["handed"]
+        ]
+        same(where, "how often it was handed on", len(handed), len(told[id]))
+        for number, (one, other) in enumerate(zip(handed, told[id], strict=True), 1):
+            same(where, f"hand-on {number} (who, to which role, instead, the hash of why)", one, other)
 
 
 def check_signature(where, tenant, approval, decision):

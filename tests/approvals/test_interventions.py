@@ -251,6 +251,7 @@ async def test_what_is_stale_waits_for_an_operator_and_then_for_an_approval(worl
     await world.with_crm()
     await world.no_undo_window()
     life, approval = await one(world)
+    await world.operator.post(f"/v1/approvals/{approval['id']}/questions", json={"question": "Which call?"})
     await post(world.operator, approval)
     writeback = approval["writeback_id"]
     problem(await world.operator.post(f"/v1/writebacks/{writeback}/renew", json={}), "wrong_state")
@@ -270,6 +271,8 @@ async def test_what_is_stale_waits_for_an_operator_and_then_for_an_approval(worl
         None,
     )
     assert new["payload"]["changes"] == approval["payload"]["changes"] and new["state"] == "pending"
+    [before] = (await seen(world, new))["asked_before"]
+    assert (before["approval_id"], before["questions"][0]["question"]) == (approval["id"], "Which call?")
     problem(await world.operator.post(f"/v1/writebacks/{writeback}/renew", json={}), "wrong_state")
     assert (await post(world.operator, new)).status_code == 201
     await life.settle(await life.claim(new["writeback_id"]), new["writeback_id"], "succeeded")

@@ -163,11 +163,32 @@ async def test_who_asks_whom(world: World) -> None:
     assert (await answer(world, approval, to_second.json(), "second_operator")).status_code == 200
 
 
-async def test_twenty_are_enough(world: World) -> None:
+async def test_ten_of_one_person_are_enough(world: World) -> None:
     approval = await pending_change(world)
-    for number in range(20):
+    for number in range(10):
         assert (await ask(world, approval, question=f"{number}?")).status_code == 201
-    assert "20 questions" in problem(await ask(world, approval), "wrong_state")["detail"]
+    assert "Others still may" in problem(await ask(world, approval), "wrong_state")["detail"]
+    assert (await ask(world, approval, "second_operator")).status_code == 201
+
+
+async def test_a_question_to_a_requester_who_is_suspended_is_refused_and_the_screen_names_others(world: World) -> None:
+    approval = await pending_change(world)
+    path = f"/v1/approvals/{approval['id']}/briefing"
+    requester = await principal(world, "submitter")
+    asked = (await world.operator.get(path)).json()["may_be_asked"]
+    assert asked[0] == {"id": requester, "name": "submitter", "standing": "requester"}
+    connection = await inspector(world)
+    await connection.execute("UPDATE principal SET suspended_at = now() WHERE id = $1::text::uuid", requester)
+    for to in ({}, {"to": requester}):
+        said = problem(await ask(world, approval, **to), "validation")
+        assert "suspended" in said["detail"]
+        assert said["errors"] == [{"pointer": "/to", "detail": "name an operator or one who may decide"}]
+    asked = (await world.operator.get(path)).json()["may_be_asked"]
+    assert [one["name"] for one in asked] == ["second_operator"] and asked[0]["standing"] == "operator"
+    assert (await ask(world, approval, to=asked[0]["id"])).status_code == 201
+    await connection.execute("UPDATE principal SET suspended_at = now() WHERE name = 'second_operator'")
+    you = (await world.operator.get(path)).json()["you"]
+    assert "Nobody is there to answer" in you["why_not_ask"] and you["why_not_escalate"] is None
 
 
 async def test_another_tenant_finds_neither_approval_nor_question(world: World) -> None:
@@ -218,6 +239,41 @@ async def test_policy_may_forbid_each(world: World) -> None:
     assert (len(now["questions"]), now["open_questions"], now["may_decide"]) == (1, 1, ["operator"])
 
 
+# --- asked about an earlier revision
+
+
+async def revise(world: World, approval: dict[str, Any], who: str, **changes: Any) -> dict[str, Any]:
+    """The next revision's approval, as it is."""
+    now = await seen(world, approval)
+    made = await world.people[who].http.post(
+        f"/v1/approvals/{approval['id']}/revisions",
+        json={"payload_sha256": now["payload_sha256"], "changes": changes, "reason": "it is the old one"},
+        headers={"If-Match": f'"v{now["version"]}"'},
+    )
+    assert made.status_code == 201, made.text
+    return await seen(world, {"id": made.json()["approval_id"]})
+
+
+async def test_who_decides_the_next_revision_sees_what_was_asked_about_those_before(world: World) -> None:
+    first = await pending_change(world)
+    answered, left = [(await ask(world, first, question=words)).json() for words in ("Which call?", "Did they agree?")]
+    answered = (await answer(world, first, answered)).json()
+    assert (await escalate(world, first)).status_code == 200
+    second = await revise(world, first, "operator", status="second")  # about which nobody asks
+    third = await revise(world, second, "second_operator", status="third")
+    for later in (second, third):
+        assert (later["questions"], later["handed"], later["open_questions"]) == ([], [], 0)
+        [before] = later["asked_before"]
+        assert (before["approval_id"], before["revision"], before["state"]) == (first["id"], 1, "cancelled")
+        assert before["questions"] == [answered, left] and before["closed_at"]
+        assert [(one["to"], one["reason"]) for one in before["handed"]] == [
+            ("admin", "it is more than we decide alone")
+        ]
+    late = (await answer(world, first, left, said="They did not.")).json()
+    assert (await seen(world, third))["asked_before"][0]["questions"][1] == late
+    assert (await seen(world, first))["asked_before"] == []
+
+
 # --- one more role
 
 
@@ -243,8 +299,8 @@ async def test_another_role_is_asked_as_well_now(world: World) -> None:
     assert (await post(world.admin, approval)).json()["outcome"] == "approved"
 
 
-async def test_the_clock_and_a_person_are_told_apart(world: World) -> None:
-    approval = await pending_change(world)
+async def ladder_climbed(world: World, approval: dict[str, Any]) -> None:
+    """Every step of its ladder is due, and done."""
     connection = await inspector(world)
     await connection.execute("ALTER TABLE approval DISABLE TRIGGER approval_guard")
     await connection.execute(
@@ -255,6 +311,22 @@ async def test_the_clock_and_a_person_are_told_apart(world: World) -> None:
     await connection.execute("ALTER TABLE approval ENABLE ALWAYS TRIGGER approval_guard")
     await world.make_due("approval_timer")
     await world.run_work("approval_timer")
+
+
+async def test_a_step_that_reminded_is_shown_as_that(world: World) -> None:
+    by_hand, by_clock = await pending_change(world), await pending_change(world)
+    assert (await escalate(world, by_hand)).status_code == 200
+    for approval in (by_hand, by_clock):
+        await ladder_climbed(world, approval)
+    steps = {id: [(one["kind"], one["role"], one["done_at"] is None) for one in (await seen(world, {"id": id}))["ladder"]]
+             for id in (by_hand["id"], by_clock["id"])}  # fmt: skip
+    assert steps[by_hand["id"]] == [("remind", None, False), ("remind", "admin", False), ("expire", None, True)]
+    assert steps[by_clock["id"]] == [("remind", None, False), ("escalate", "admin", False), ("expire", None, True)]
+
+
+async def test_the_clock_and_a_person_are_told_apart(world: World) -> None:
+    approval = await pending_change(world)
+    await ladder_climbed(world, approval)
     told = await story(world, approval)
     assert "it was still undecided: admin was asked too" in told and "whoever may decide was reminded, 1 time" in told
     assert (await seen(world, approval))["handed"] == []

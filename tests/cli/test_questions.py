@@ -68,6 +68,40 @@ async def test_two_people_at_the_command_line(world: World, command: Callable[..
     assert "1 question about it is open" in decided.stdout, decided.stderr
 
 
+async def test_the_next_revision_shows_what_was_asked_about_the_one_before(
+    world: World, command: Callable[..., Done], review: Callable[..., Terminal]
+) -> None:
+    [one] = await waiting(world, "medium")
+    question = await world.operator.post(f"/v1/approvals/{one['id']}/questions", json={"question": "Which call?"})
+    path = f"/v1/approvals/{one['id']}/questions/{question.json()['id']}/answer"
+    await world.submitter.post(path, json={"answer": "That of the 3rd."})
+    escalated = await asyncio.to_thread(
+        command, "approvals", "escalate", one["id"], "--role", "admin", "--reason", "It is theirs."
+    )
+    assert escalated.returncode == 0, escalated.stderr
+    made = await world.second_operator.post(
+        f"/v1/approvals/{one['id']}/revisions",
+        json={"payload_sha256": one["payload_sha256"], "changes": {"status": "new"}, "reason": "a slip"},
+        headers={"If-Match": f'"v{one["version"]}"'},
+    )
+    assert made.status_code == 201, made.text
+    shown = await asyncio.to_thread(command, "approvals", "show", made.json()["approval_id"])
+    flat = " ".join(shown.stdout.replace("│", " ").split())
+    for words in (
+        f"about the earlier revision 1, {one['id']}, which is cancelled: not about this one", "operator asked submitter",
+        "Which call?", "submitter answered", "That of the 3rd.", "admin as well, by operator: It is theirs.",
+    ):  # fmt: skip
+        assert words in flat, shown.stdout
+
+    def play() -> None:
+        with review() as at:
+            at.until("1 of 1")
+            at.press("\r", "about the earlier revision 1", "submitter answered")
+            at.press("q", "0 decided, 1 left.")
+
+    await asyncio.to_thread(play)
+
+
 async def test_asking_and_escalating_in_the_review(world: World, review: Callable[..., Terminal]) -> None:
     [one] = await waiting(world, "low")
 

@@ -1,5 +1,6 @@
 """Asking about an approval, answering, and asking a further role, by plain forms."""
 
+import re
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from app.console.pages import approval as screen
 from tests.approvals.test_questions import HOSTILE
 from tests.console.desk import Desk, Page, path_of, seat
 from tests.world import World
-from tests.world.checks import hire, pending_change
+from tests.world.checks import hire, inspector, pending_change
 
 
 @pytest.fixture(autouse=True)
@@ -100,6 +101,30 @@ async def test_a_further_role_is_asked_and_who_asked_it_is_shown(world: World) -
     assert "admin approved" in decided.text
 
 
+async def test_the_next_revision_shows_what_was_asked_about_the_one_before(world: World) -> None:
+    change = await pending_change(world)
+    asks, answers, second = await seat(world), await seat(world, "submitter"), await seat(world, "second_operator")
+    await hire(world, "third", "operator")
+    third = await seat(world, "third")
+    await second.send((await opened(second, change)).form_to("/questions"), question="Which call is it from?")
+    await answers.send((await opened(answers, change)).form_to("/answer"), answer="From that of the 3rd.")
+    await asks.send((await opened(asks, change)).form_to("/questions"), question="Did they agree?")
+    page = await opened(asks, change)
+    assert "earlier revision" not in page.text
+    page = await asks.send(page.form_to("/escalation"), reason="It is theirs to say.", role="admin")
+    edited = await asks.send(page.form_to("/revision"), reason="high was a slip", **{page.field("priority"): "low"})
+    next_one = await opened(third, {"id": path_of(edited).rpartition("/")[2]})
+    shown = next_one.text.partition("Asked about the earlier revision 1")[2].partition("Approve")[0]
+    for words in (
+        "That one is cancelled", "Nothing here was said about this one.", "second_operator asked submitter", "Which call is it from?",
+        "submitter answered", "From that of the 3rd.", "Did they agree?", "Not answered.", "admin, by operator",
+        "It is theirs to say.",
+    ):  # fmt: skip
+        assert words in shown, (words, shown)
+    assert f'href="/console/approvals/{change["id"]}">revision 1</a>' in next_one.source
+    assert "is not answered. A decision" not in next_one.text, "what was open then is not open about this one"
+
+
 async def test_buttons_say_why_they_cannot_be_pressed(world: World) -> None:
     change = await pending_change(world)
     auditor = (await opened(await seat(world, "auditor"), change)).text
@@ -113,6 +138,27 @@ async def test_buttons_say_why_they_cannot_be_pressed(world: World) -> None:
     await desk.send(holder.form_to("/break-glass"), reason="the shop is open")
     operator = await opened(await seat(world), change)
     assert "The glass is broken: two holders of break_glass decide" in operator.text
+
+
+async def test_who_cannot_hear_a_question_is_not_asked(world: World) -> None:
+    change = await pending_change(world)
+    desk, connection = await seat(world), await inspector(world)
+    leave = "UPDATE principal SET suspended_at = now() WHERE name = $1"
+    before = await opened(desk, change)
+    assert "is suspended" not in before.text
+    await connection.execute(leave, "submitter")
+    late = await desk.send(before.form_to("/questions"), question="My careful question?")
+    assert late.status == 422 and "nobody answers for them" in late.text and "My careful question?" in late.text
+    page = await opened(desk, change)
+    assert "Who asked for it is suspended, and nobody answers for them: ask another." in page.text
+    [other] = re.findall(r'<option value="(.*?)">second_operator</option>', page.source)
+    asked = await desk.send(page.form_to("/questions"), question="Do you know?", to=other)
+    assert "operator asked second_operator" in asked.text
+    await connection.execute(leave, "second_operator")
+    page = await opened(desk, change)
+    assert "Nobody is there to answer" in page.text
+    with pytest.raises(AssertionError):
+        page.form_to("/questions")
 
 
 async def test_hostile_words_are_shown_as_what_they_are(world: World) -> None:

@@ -3,6 +3,7 @@
 import re
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
@@ -16,6 +17,7 @@ from tests.approvals.test_interventions import pass_time
 from tests.console.desk import Desk, Page, path_of, seat
 from tests.world import World
 from tests.world.checks import fact_types, hire, inspector, pending_change
+from tests.world.life import Life
 from tests.world.world import WRITE_TOKEN
 
 NINE = ["p1", "p2", "p3", "p4", "p5", "p6", "p7", "p8", "p9"]
@@ -195,6 +197,22 @@ async def test_above_the_line_the_form_names_the_command(world: World) -> None:
     assert re.findall(r'aria-labelledby="(p\d)"', page.source) == NINE
     with pytest.raises(AssertionError):
         page.form_to("/decision", decision="approve")
+
+
+async def test_what_no_person_ended_says_why_in_the_roots_words(world: World) -> None:
+    desk, change = await seat(world), await pending_change(world)
+    body = {"decision": "approve", "payload_sha256": change["payload_sha256"]}
+    path = f"/v1/approvals/{change['id']}"
+    await world.operator.post(f"{path}/decisions", json=body, headers={"If-Match": change["etag"]})
+    connector = await world.admin.get("/v1/connectors/sample_crm")
+    match = {"If-Match": connector.headers["etag"]}
+    retired = await world.admin.delete("/v1/connectors/sample_crm", headers=match)
+    assert retired.status_code == 200, retired.text
+    assert (await Life(world, UUID(change["mission_id"])).claim(change["writeback_id"]))["outcome"] == "refused"
+    ended = (await world.operator.get(path)).json()
+    assert (ended["state"], ended["note"], ended["stopped"]) == ("cancelled", None, "connector_retired")
+    page = await opened(desk, change)
+    assert "Its connector was retired after it was approved." in page.text and "connector_retired" not in page.text
 
 
 async def test_edit_asks_anew_and_says_what_it_follows(world: World) -> None:

@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from tests.conftest import DEMO, Cluster, fresh
 from tests.life.test_moves import REACH
 from tests.packet.zips import KEY, ZIP, Contents, anchor, closed, edited, fetched, opened, with_store, written
 from tests.world import World
-from tests.world.checks import inspector, problem
+from tests.world.checks import inspector, pending_change, problem
 from tests.world.colony import aggregation
 from tests.world.life import demo, give_guide, in_state, under_way
 
@@ -126,7 +128,7 @@ def changed(value: Any) -> Any:
 
 # What the facts hold beside the manifest, as the documentation says.
 BOUND = {
-    "approvals.jsonl": ("id", "writeback_id", "payload_sha256", "state", "decisions", "payload", "questions"),
+    "approvals.jsonl": ("id", "writeback_id", "payload_sha256", "state", "decisions", "payload", "questions", "handed"),
     "writebacks.jsonl": ("id", "approval_id", "payload", "payload_sha256", "state", "observed", "observed_sha256", "idempotency_key"),
     "policy_decisions.jsonl": ("id", "inputs", "inputs_sha256"),
     "shown.jsonl": ("source", "document"),
@@ -186,6 +188,8 @@ async def test_every_part_of_what_the_packet_shows_is_held_against_the_rest(cont
         "an approval less": lambda said: said["approvals"].pop(),
         "who approved": lambda said: said["approvals"][0]["decisions"][0].update(approver="00000000-0000-7000-8000-000000000000"),
         "what was asked": lambda said: said["approvals"][0]["questions"][0].update(question="Another?"),
+        "how many were open": lambda said: said["approvals"][0]["decisions"][0].update(open_questions=0),
+        "to whom it was handed": lambda said: said["approvals"][0]["handed"][0].update(to="policy_owner"),
         "a change": lambda said: said["writebacks"][0]["payload"]["changes"].update(status="won"),
         "what was read back": lambda said: said["writebacks"][0].update(read_back={"status": "won"}),
         "a policy decision": lambda said: said["policy_decisions"][0].update(effect="deny"),
@@ -194,6 +198,81 @@ async def test_every_part_of_what_the_packet_shows_is_held_against_the_rest(cont
     for what, edit in edits.items():
         wrong = forge(edit)
         assert wrong is not None and wrong["where"] == "packet.json", what
+
+
+async def test_what_was_asked_open_and_handed_on_is_held_against_the_facts(contents: Contents, tmp_path: Path) -> None:
+    """Also by a forger who writes the packet's other files to fit."""
+    edits: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+        "none was open": (lambda one: one["decisions"][0].update(open_questions=0), "open when it was decided"),
+        "more were open": (lambda one: one["decisions"][0].update(open_questions=2), "open when it was decided"),
+        "another question": (lambda one: one["questions"][1].update(question="Shall we?"), "the hash of the question"),
+        "another answer": (lambda one: one["questions"][0].update(answer="Trust me."), "the hash of the answer"),
+        "another reason": (lambda one: one["handed"][0].update(reason="no reason"), "hand-on 1"),
+        "another role": (lambda one: one["handed"][1].update(to="policy_owner"), "hand-on 2"),
+        "another person": (lambda one: one["handed"][0].update(by=one["requested_by"]), "hand-on 1"),
+        "as well": (lambda one: one["handed"][1].update(instead=False), "hand-on 2"),
+        "another order": (lambda one: one["handed"].reverse(), "hand-on 1"),
+        "once less": (lambda one: one["handed"].pop(), "how often it was handed on"),
+    }
+    first = json.loads(contents["approvals.jsonl"].splitlines()[0])
+    assert [one["open_questions"] for one in first["decisions"]] == [1] and len(first["handed"]) == 2
+
+    def in_packet(edit: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], None]:
+        return lambda said: [edit(one) for one in said["approvals"] if one["id"] == first["id"]] and None
+
+    for name, (edit, what) in edits.items():
+        forged = edited(edited(contents, "approvals.jsonl", edit, 0), "packet.json", in_packet(edit))
+        wrong = told(forged, tmp_path, fitting=True)["wrong"]
+        assert wrong is not None and wrong["where"] == "approvals.jsonl line 1" and what in wrong["what"], (name, wrong)
+
+
+async def test_a_root_that_says_another_number_of_open_questions_is_told(contents: Contents, tmp_path: Path) -> None:
+    """The number is recomputed from what was asked and answered before, whatever the signed fact of the decision says."""
+    files = offline.Files(closed(contents, tmp_path / "packet.zip"))
+    facts = offline.Facts(GIVEN, frozenset())
+    facts.read(files, json.loads(contents["manifest.json"]))
+    approvals = {said["id"]: (where, said) for where, said in files.lines("approvals.jsonl")}
+    offline.check_open(facts, approvals)
+    decided = facts.of("approval.decided")[0]
+    decided["body"]["open_questions"] = 0
+    with pytest.raises(offline.Wrong, match="open when it was decided is 0, and 1 by the record"):
+        offline.check_open(facts, approvals)
+    decided["body"]["open_questions"] = 1
+    asked, answered = (facts.of(f"approval.{kind}")[0] for kind in ("questioned", "answered"))
+    at, later = facts.all.index(asked), facts.all.index(answered)
+    facts.all[at], facts.all[later] = answered, asked
+    with pytest.raises(offline.Wrong, match="answers what was not open"):
+        offline.check_open(facts, approvals)
+
+
+async def test_the_page_shows_who_was_asked_besides(contents: Contents) -> None:
+    page = contents["packet.html"].decode()
+    for words in ("escalated to admin", "handed to operator", "they know better: admin", "questions open: 1"):
+        assert words in page, words
+
+
+async def test_a_revision_and_the_one_before_are_told_apart_in_the_packet(world: World, tmp_path: Path) -> None:
+    """Whoever reads of a question reads about which revision it was, and which came after it."""
+    first = await pending_change(world)
+    await world.operator.post(f"/v1/approvals/{first['id']}/questions", json={"question": "Which call?"})
+    made = await world.operator.post(
+        f"/v1/approvals/{first['id']}/revisions",
+        json={"payload_sha256": first["payload_sha256"], "changes": {"status": "new"}, "reason": "a slip"},
+        headers={"If-Match": f'"v{first["version"]}"'},
+    )
+    second = made.json()["approval_id"]
+    await world.second_operator.post(f"/v1/approvals/{second}/questions", json={"question": "And now?"})
+    page = await world.auditor.get(f"/v1/missions/{first['mission_id']}/packet?format=html")
+    assert page.status_code == 200, page.text
+    [before] = re.findall(r"<tr><td>question: (.*?)</td>.*?Which call\?", page.text)
+    [after] = re.findall(r"<tr><td>question: ([^?]*?)</td>[^?]*?And now\?", page.text)
+    assert before == f"approval of writeback, which was asked again as revision 2<br><code>{first['id']}</code>"
+    assert after == f"approval of writeback, revision 2<br><code>{second}</code>"
+    (tmp_path / "packet.zip").write_bytes(
+        (await world.auditor.get(f"/v1/missions/{first['mission_id']}/packet", headers=ZIP)).content
+    )
+    verdict = offline.verify(tmp_path / "packet.zip", without_anchors=True)
+    assert verdict["holds"], verdict
 
 
 async def test_no_fact_and_no_anchor_can_be_changed(contents: Contents, tmp_path: Path) -> None:

@@ -52,8 +52,8 @@ async def anchor(world: World) -> None:
 
 
 async def written(world: World) -> Life:
-    """A completed mission: two sources that contradict each other, a change that was asked about, approved, executed and
-    read back."""
+    """A completed mission: two sources that contradict each other, changes that were asked about, handed on, approved with a
+    question open, executed and read back."""
     await give_guide(world)
     await give_guide(world, WIKI, "wiki/on-call.md")
     life = await under_way(world)
@@ -74,7 +74,14 @@ async def written(world: World) -> Life:
         asked = (await world.operator.post(path, json={"question": "Which call is it from?"})).json()
         said = await world.submitter.post(f"{path}/{asked['id']}/answer", json={"answer": "From that of the 3rd."})
         assert said.status_code == 200, said.text
+        left = (await world.operator.post(path, json={"question": "Did they agree?"})).json()
+        for verb, role in (("escalate", "admin"), ("reassign", "operator")):
+            hand = {"role": role, "reason": f"they know better: {role}"}
+            on = f"/v1/approvals/{one['id']}/{verb}"
+            done = await world.operator.post(on, json=hand, headers={"If-Match": f'"v{one["version"]}"'})
+            assert done.status_code == 200, done.text
     await approve_all(life)
+    assert (await world.submitter.post(f"{path}/{left['id']}/answer", json={"answer": "They did."})).status_code == 200
     for writeback in await life.writebacks():
         await life.settle(await life.claim(writeback["id"]), writeback["id"], "succeeded")
     await world.run_work("progress")

@@ -46,7 +46,7 @@ LISTS = {"test_every_constraint_of_the_wall_has_its_row_above"}
 # Functions that guard: their refusals, forced values, conditions, checks and locks are taken away one by one.
 GUARDS = (
     "guard_role_grant", "guard_delegation", "guard_tenant", "guard_principal", "guard_api_key", "guard_session", "guard_oidc_identity",
-    "principal_of_subject", "took_part", "chain_fact", "guard_mission", "guard_writeback", "guard_approval",
+    "principal_of_subject", "taking_part", "took_part", "chain_fact", "guard_mission", "guard_writeback", "guard_approval",
     "guard_decision", "guard_execution", "require_present", "require_tenant", "entitled", "owns", "principal_of", "authenticate", "decide",
     "close_approval", "claim", "settle", "finish_executor_work", "order_switch", "take_work",
     "presented_by", "prove_requester", "guard_approver_key", "presenter", "request_approver_key", "confirm_approver_key",
@@ -60,16 +60,17 @@ GUARDS = (
     "guard_webhook", "guard_webhook_secret", "guard_webhook_delivery", "waiting_webhooks",
     "is_ladder", "guard_notice", "entitled_to", "votes", "stands_for", "lay_ladder", "give_notice", "next_step", "climb",
     "restore_approval_timers", "see_notice", "break_glass", "withdraw", "ask_again", "revise", "renew", "stricter", "put_rule", "take_in",
-    "hand_on", "has_a_say", "guard_question", "ask_question", "answer_question", "tell_of_question", "line_of", "answerers",
+    "hand_on", "has_a_say", "guard_question", "ask_question", "answer_question", "tell_of_question", "line_of", "live_line", "handed_by",
+    "holders", "deciders", "answerers",
 )  # fmt: skip
 # Who is likeliest to notice, so that a run need not ask everybody.
 ASK_FIRST = {
     **dict.fromkeys(("climb", "lay_ladder", "give_notice", "next_step", "restore_approval_timers", "see_notice", "guard_notice"),
                     ("walls.test_ladder",)),
     **dict.fromkeys(("is_ladder", "guard_rule", "put_rule", "break_glass", "withdraw", "ask_again", "revise", "renew", "stricter", "votes",
-                     "entitled_to", "took_part"), ("walls.test_interventions", "walls.test_ladder")),
+                     "entitled_to", "taking_part", "took_part"), ("walls.test_interventions", "walls.test_ladder")),
     **dict.fromkeys(("hand_on", "has_a_say", "guard_question", "ask_question", "answer_question", "tell_of_question", "line_of",
-                     "answerers"), ("walls.test_questions",)),
+                     "live_line", "handed_by", "holders", "deciders", "answerers"), ("walls.test_questions",)),
 }  # fmt: skip
 # The same by a word in the mutation's name; the first that fits.
 LIKELY = (

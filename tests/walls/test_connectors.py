@@ -148,6 +148,8 @@ async def test_what_was_approved_under_another_definition_is_not_carried_out(gro
         assert (await put(ground, "crm", version, body, kind="sample_crm"))[0] == change
         assert await claimed(ground, asked) == ("refused", f"connector_{change}", None)
         assert await ground.state(asked) == "cancelled"
+        [row] = await ground.run("admin", "SELECT note, stopped FROM approval WHERE id = $1", asked.approval)
+        assert tuple(row) == (None, f"connector_{change}"), "people's words are people's"
         assert await claimed(ground, asked) == ("refused", "cancelled", None)
         assert await ground.run("admin", "SELECT 1 FROM execution WHERE writeback = $1", asked.writeback) == []
         [closed] = await facts(ground, asked.mission, "approval.closed")

@@ -155,7 +155,8 @@ BREAKS: dict[str, dict[str, Any] | None] = {
          "requested_by": "@anna"},
     "approval_under_rule": {"id": FRESH, "writeback": "@spare_writeback", "deny_threshold": 2},
     "approval_tightened": {"rule_required": 2}, "approval_required_check": {"required": 10},
-    "approval_note_check": {"note": "x" * 2001}, "approval_glass": {"glass_broken_at": "epoch"},
+    "approval_note_check": {"note": "x" * 2001}, "approval_stopped": {"state": "cancelled", "stopped": "x"},
+    "approval_glass": {"glass_broken_at": "epoch"},
     "approval_tenant_glass_broken_by_fkey":
         {"id": FRESH, "writeback": "@spare_writeback", "glass_broken_by": FRESH, "glass_broken_at": "epoch", "was_rule": "@rule",
          "was_rule_version": 1},
@@ -169,7 +170,7 @@ BREAKS: dict[str, dict[str, Any] | None] = {
     "approval_tenant_writeback_payload_sha256_requested_by_fkey":
         {"id": FRESH, "writeback": "@spare_writeback", "payload_sha256": "\\xab"},
     "approval_question_pkey": {"number": 9}, "approval_question_number": {"id": FRESH},
-    "approval_question_bounded": {"id": FRESH, "number": 21}, "approval_question_words": {"id": FRESH, "number": 9, "question": " "},
+    "approval_question_bounded": {"id": FRESH, "number": 51}, "approval_question_words": {"id": FRESH, "number": 9, "question": " "},
     "approval_question_answer": {"id": FRESH, "number": 9, "answer": "x" * 2001},
     "approval_question_answered": {"id": FRESH, "number": 9, "answered_at": None},
     "approval_question_others": {"id": FRESH, "number": 9, "addressee": "@anna"},

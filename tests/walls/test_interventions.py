@@ -302,6 +302,8 @@ async def test_what_is_not_claimed_can_be_taken_back(ground: Ground) -> None:
         await ground.refused(
             "RX001", "owner", "UPDATE approval SET withdrawn_by = $2 WHERE id = $1", asked.approval, ground.ids["ben"]
         )
+        told = "UPDATE approval SET stopped = 'connector_retired' WHERE id = $1"
+        await ground.refused("RX001", "owner", told, asked.approval)
         [(_, said)] = await facts(ground, asked, "approval.closed")
         assert (said["state"], said["was"]) == ("cancelled", was) and "slip" not in str(said)
         assert await withdraw(ground, asked, "anna") == "not_pending"

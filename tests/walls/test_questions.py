@@ -3,14 +3,16 @@
 import asyncio
 import hashlib
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
 
+from app.clock import now
 from tests.walls.ground import DENIED, Asked, Ground, insert
+from tests.walls.test_delegation import REVOKE, grant_of, newcomer, passed
 from tests.walls.test_ladder import approval, climb, facts, laddered, later, told
 from tests.walls.test_tenants import neighbour_of
 
@@ -116,11 +118,19 @@ async def test_a_question_is_put_to_somebody_who_can_know(ground: Ground) -> Non
         assert (await ask(ground, asked, "anna", said))["outcome"] == "no_words"
 
 
-async def test_an_approval_takes_twenty_questions_and_none_when_it_is_closed(ground: Ground) -> None:
+async def test_one_person_asks_ten_questions_and_leaves_room_for_others(ground: Ground) -> None:
     asked = await ground.ask()
-    for number in range(20):
-        assert (await ask(ground, asked, "anna", f"{number}?"))["outcome"] == "asked"
-    assert (await ask(ground, asked, "ben"))["outcome"] == "too_many"
+    for who in ("anna", "ben", "cora", "gus", "paul"):
+        for number in range(10):
+            assert (await ask(ground, asked, who, f"{number}?"))["outcome"] == "asked"
+        said = (await ask(ground, asked, who))["outcome"]
+        assert said == ("too_many" if who == "paul" else "too_many_yours"), who
+    assert (await ask(ground, await ground.ask(), "anna"))[
+        "outcome"
+    ] == "asked"  # of another approval, from the first on
+
+
+async def test_questions_are_asked_while_it_is_open(ground: Ground) -> None:
     closed = await ground.approved()
     assert (await ask(ground, closed, "anna"))["outcome"] == "not_pending"
     await laddered(ground)
@@ -143,12 +153,37 @@ async def test_two_who_ask_at_once_ask_one_after_the_other(ground: Ground) -> No
     assert [row["number"] for row in rows] == [1, 2]
 
 
-async def test_the_twentieth_question_is_asked_once(ground: Ground) -> None:
+async def test_the_last_question_is_asked_once(ground: Ground) -> None:
     asked = await ground.ask()
-    for number in range(19):
+    for number in range(9):
         assert (await ask(ground, asked, "anna", f"{number}?"))["outcome"] == "asked"
     first: Any = ("api", ASK, (ground.tenant, asked.approval, ground.secrets["anna"], "The last?", None))
-    assert (await ground.overtaken(first, ask(ground, asked, "ben")))["outcome"] == "too_many"
+    assert (await ground.overtaken(first, ask(ground, asked, "anna")))["outcome"] == "too_many_yours"
+    for who in ("ben", "cora", "gus", "paul"):
+        for number in range(9 if who == "paul" else 10):
+            assert (await ask(ground, asked, who, f"{number}?"))["outcome"] == "asked"
+    first = ("api", ASK, (ground.tenant, asked.approval, ground.secrets["paul"], "The last?", None))
+    assert (await ground.overtaken(first, ask(ground, asked, "paul")))["outcome"] == "too_many"
+
+
+async def test_a_question_that_nobody_would_hear_is_refused(ground: Ground) -> None:
+    """Whom it is put to is suspended, and so is whoever answers for them, or there is nobody."""
+    asked, agents = await ground.ask(), await ground.ask(by="agent")  # asker's own, and anna's agent's
+    for who in ("asker", "agent"):
+        await ground.run("registrar", "UPDATE principal SET suspended_at = now() WHERE id = $1", ground.ids[who])
+    before = await approval(ground, asked)
+    for to in (None, "asker"):
+        assert (await ask(ground, asked, "ben", to=to))["outcome"] == "nobody_there"
+    assert await told(ground, asked) == set() and await approval(ground, asked) == before
+    assert (await ask(ground, asked, "ben", to="anna"))["outcome"] == "asked"
+    for to in (None, "agent", "anna"):  # who answers for it is there
+        assert (await ask(ground, agents, "ben", to=to))["outcome"] == "asked"
+    await ground.run("registrar", "UPDATE principal SET suspended_at = now() WHERE id = $1", ground.ids["anna"])
+    for to in (None, "agent", "anna"):
+        assert (await ask(ground, agents, "ben", to=to))["outcome"] == "nobody_there"
+    values = {"tenant": ground.tenant, "approval": asked.approval, "number": 9, "asked_by": ground.ids["ben"],
+              "question": "Why?", "addressee": ground.ids["asker"]}  # fmt: skip
+    await ground.refused("RX009", "owner", insert("approval_question", values), *values.values())
 
 
 async def test_nobody_is_told_or_named_who_is_suspended(ground: Ground) -> None:
@@ -253,6 +288,23 @@ async def test_what_is_said_too_late_is_kept_and_said_to_be_late(ground: Ground)
     assert (await facts(ground, asked, "approval.answered"))[0][1]["state"] == "approved"
 
 
+async def test_a_decision_keeps_how_many_questions_were_open(ground: Ground) -> None:
+    """Counted by the guard, whatever the row says, and as it was: what is answered later was open all the same."""
+    await ground.rule("pair", required=2)
+    asked = await ground.ask("pair")
+    put = [(await ask(ground, asked, "anna", f"{number}?"))["question"] for number in range(2)]
+    assert await answer(ground, asked, "asker", put[0]) == "answered"
+    vote = {"tenant": ground.tenant, "approval": asked.approval, "requested_by": asked.requested_by, "approver": ground.ids["anna"],
+            "payload_sha256": asked.sha256, "verdict": "approve", "open_questions": 9}  # fmt: skip
+    await ground.run("owner", insert("decision", vote), *vote.values())
+    assert await answer(ground, asked, "asker", put[1]) == "answered"
+    assert await ground.decide(asked, "ben") == "approved"
+    kept = "SELECT approver, open_questions FROM decision WHERE approval = $1"
+    assert {tuple(row) for row in await ground.run("admin", kept, asked.approval)} == {
+        (ground.ids["anna"], 1), (ground.ids["ben"], 0),
+    }  # fmt: skip
+
+
 # --- the table --------------------------------------------------------------------------------------------------------
 
 
@@ -285,13 +337,17 @@ async def test_nobody_writes_a_question_past_the_function(ground: Ground) -> Non
     values = columns | {"approval": own.approval, "addressee": ground.ids["ben"]}
     await ground.refused("RX010", "owner", insert("approval_question", values), *values.values())
 
-    put = (await ask(ground, asked, "anna", to="ben"))["question"]
+    for number in range(9):
+        assert (await ask(ground, asked, "anna", f"{number}?"))["outcome"] == "asked"
+    await ground.refused("RX036", "owner", insert("approval_question", columns), *columns.values())
+
+    put = (await ask(ground, asked, "cora", to="ben"))["question"]
     change = "UPDATE approval_question SET {} WHERE id = $1"
     for what, why in (
         ("question = 'Other?'", "RX001"), ("asked_by = addressee", "RX001"), ("number = 2", "RX001"),
         ("asked_at = now()", "RX001"), ("answer = 'x'", "RX001"),
         (f"answer = 'x', answered_by = '{ground.ids['adam']}'", "RX009"),
-        (f"answer = 'x', answered_by = '{ground.ids['anna']}'", "approval_question_others"),
+        (f"answer = 'x', answered_by = '{ground.ids['cora']}'", "approval_question_others"),
     ):  # fmt: skip
         await ground.refused(why, "owner", change.format(what), put)
     assert await answer(ground, asked, "ben", put) == "answered"
@@ -335,6 +391,36 @@ async def test_a_screen_is_told_who_could_be_asked(ground: Ground) -> None:
     ]  # fmt: skip
 
 
+async def test_a_screen_is_told_the_same_of_roles_that_were_passed_on(ground: Ground) -> None:
+    """A screen's look at many people and the wall's at one say the same."""
+    asked = await ground.ask(by="agent")  # anna's
+    await newcomer(ground)
+    grant = await passed(ground, await grant_of(ground, "anna", "operator"), "anna", "nina")
+
+    async def standing() -> tuple[tuple[str, bool] | None, str | None]:
+        could = {row["id"]: (row["standing"], row["part"]) for row in await ground.run(
+            "api", "SELECT * FROM answerers($1, $2)", ground.tenant, asked.approval)}  # fmt: skip
+        decides = {row["id"]: row["standing"] for row in await ground.run(
+            "api", "SELECT * FROM deciders($1, $2)", ground.tenant, asked.approval)}  # fmt: skip
+        took = "SELECT took_part($1, $2, requested_by, writeback) FROM approval WHERE id = $3"
+        for name, id in ground.ids.items():
+            part = await ground.value("admin", took, ground.tenant, id, asked.approval)
+            assert could.get(id, ("", part))[1] == part, name
+            assert (decides.get(id, "may") == "own_request") == (part and id in decides), name
+        return could.get(ground.ids["nina"]), decides.get(ground.ids["nina"])
+
+    assert await standing() == (("operator", True), "own_request")  # she acts for anna
+    await ground.run("registrar", REVOKE, ground.tenant, grant)
+    assert await standing() == (None, None)
+    await passed(ground, await grant_of(ground, "ben", "operator"), "ben", "nina")
+    assert await standing() == (("operator", False), "may")
+    late = now() + timedelta(minutes=5)
+    await passed(ground, await grant_of(ground, "anna", "operator"), "anna", "nina", starts=late)
+    assert await standing() == (("operator", True), "own_request")  # what anna gives her, from when on ever
+    await ground.run("registrar", "UPDATE principal SET suspended_at = now() WHERE id = $1", ground.ids["ben"])
+    assert await standing() == (None, None)
+
+
 # --- one more role ----------------------------------------------------------------------------------------------------
 
 
@@ -362,6 +448,7 @@ async def test_another_role_is_asked_as_well_and_votes_stay(ground: Ground) -> N
     [(type, said)] = await facts(ground, asked, "approval.escalated", "approval.reassigned")
     assert (type, said["role"], said["was"]) == ("approval.escalated", "admin", ["operator"])
     assert "over our heads" in row["handed"] and "heads" not in str(said) and "hop" not in said
+    assert said["reason_sha256"] == hashlib.sha256(b"over our heads").hexdigest()
     assert await ground.decide(asked, "adam", version=before["version"]) == "approved"
 
 
@@ -386,7 +473,9 @@ async def test_the_ladder_reminds_a_role_that_was_asked_by_hand(ground: Ground) 
     assert (await facts(ground, asked))[-1] == (
         "approval.escalated", (await facts(ground, asked))[-1][1] | {"hop": 3, "role": "product_owner"},
     )  # fmt: skip
-    assert (await approval(ground, asked))["may_decide"] == ["operator", "admin", "product_owner"]
+    row = await approval(ground, asked)
+    assert row["may_decide"] == ["operator", "admin", "product_owner"]
+    assert [step["kind"] for step in json.loads(row["ladder"])] == ["remind", "remind", "escalate"], "what happened"
 
 
 async def test_a_ladder_that_names_a_role_twice_escalates_once(ground: Ground) -> None:
@@ -397,6 +486,10 @@ async def test_a_ladder_that_names_a_role_twice_escalates_once(ground: Ground) -
     await climb(ground, asked)
     assert [type for type, _ in await facts(ground, asked)] == ["approval.escalated", "approval.reminded"]
     assert await told(ground, asked) == {("escalation", 1, "adam"), ("reminder", 2, "adam")}
+    row = await approval(ground, asked)
+    assert ([step["kind"] for step in json.loads(row["ladder"])], row["may_decide"]) == (
+        ["escalate", "remind"], ["operator", "admin"],
+    )  # fmt: skip
 
 
 async def test_who_may_decide_escalates_and_only_who_runs_things_takes_it_from_others(ground: Ground) -> None:
@@ -490,13 +583,19 @@ async def test_of_two_who_escalate_at_once_one_is_told_that_it_is_done(ground: G
     assert len(await facts(ground, asked, "approval.escalated")) == 1
 
 
-async def test_an_approval_is_handed_on_twenty_times(ground: Ground) -> None:
+async def test_one_person_hands_an_approval_on_ten_times_and_others_still_may(ground: Ground) -> None:
     await laddered(ground)
     asked = await ground.ask("climbing")
-    for number in range(20):
-        role = ("admin", "operator")[number % 2]
-        assert (await hand_on(ground, asked, "ben", role, instead=True))["outcome"] == "reassigned"
-    assert (await hand_on(ground, asked, "ben", "admin"))["outcome"] == "too_often"
+    for who in ("anna", "ben", "cora", "gus", "paul"):
+        for number in range(10):
+            role = ("admin", "operator")[number % 2]
+            assert (await hand_on(ground, asked, who, role, instead=True))["outcome"] == "reassigned"
+        said = (await hand_on(ground, asked, who, "admin"))["outcome"]
+        assert said == ("too_often" if who == "paul" else "too_often_yours"), who
+        if who == "anna":
+            hand = {"by": str(ground.ids["anna"]), "to": "admin", "instead": True, "reason": "once more"}
+            append = "UPDATE approval SET handed = handed || $2::text::jsonb WHERE id = $1"
+            await ground.refused("RX036", "owner", append, asked.approval, json.dumps(hand))
 
 
 async def test_nobody_hands_an_approval_on_past_the_function(ground: Ground) -> None:

@@ -49,12 +49,10 @@ async def render(
     if found["state"] == "pending" and briefing["you"]["may_decide"]:
         await visit.inside.try_post(f"{path}/looks")
     writeback, rows = await visit.gather(writeback_of(visit, found), rows_of(visit, found))
-    more = [
-        found["withdrawn_by"],
-        *(one["approver"] for one in found["decisions"]),
-        *(one["by"] for one in found["handed"]),
-    ]
-    more += [one[name] for one in found["questions"] for name in ("asked_by", "to", "answered_by")]
+    more = [found["withdrawn_by"], *(one["approver"] for one in found["decisions"])]
+    for about in (found, *found["asked_before"]):
+        more += [one["by"] for one in about["handed"]]
+        more += [one[name] for one in about["questions"] for name in ("asked_by", "to", "answered_by")]
     if conflict:
         more += [one["approver"] for one in conflict.get("current", {}).get("decisions", [])]
     names = {key: one["name"] for key, one in briefing["people"].items()} | await visit.names(*more)

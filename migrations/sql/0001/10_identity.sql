@@ -50,6 +50,7 @@ CREATE TABLE role_grant (
 );
 CREATE UNIQUE INDEX role_grant_live ON role_grant (tenant, principal, role, delegated_from) NULLS NOT DISTINCT
   WHERE revoked_at IS NULL;
+CREATE INDEX role_grant_passed_on ON role_grant (tenant, granted_by) WHERE delegated_from IS NOT NULL AND revoked_at IS NULL;
 
 CREATE TABLE api_key (
   tenant uuid NOT NULL,

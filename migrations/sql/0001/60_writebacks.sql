@@ -243,7 +243,8 @@ CREATE TABLE approval (
   obligations jsonb NOT NULL DEFAULT '{}',                   -- what policy wants besides: approvals, approver_role, expires_s, escalate_to
   must_hold text,                    -- a role that every approver needs besides one of may_decide
   may_decide text[] NOT NULL,        -- roles: the rule's, and those it was escalated to
-  ladder jsonb NOT NULL,             -- what happens at what time: [{at, kind, role}]; the step after the last is expiry
+  ladder jsonb NOT NULL,             -- what happens at what time: [{at, kind, role}], of climbed steps what happened; the step after the
+                                     -- last is expiry
   climbed timestamptz[] NOT NULL DEFAULT '{}',               -- when its steps were done
   glass_broken_at timestamptz,
   glass_broken_by uuid,              -- who moved it under the break-glass rule
@@ -251,6 +252,7 @@ CREATE TABLE approval (
   was_rule uuid,                     -- the rule it was born under then
   was_rule_version int,
   note text CHECK (length(note) <= 2000),                    -- a person's words on why it was withdrawn or replaced
+  stopped text,                      -- why no person ended it: what it was approved for is no longer there
   withdrawn_by uuid,                 -- who took it back; nobody, where it was replaced or what it belongs to ended
   signature_required boolean NOT NULL,                       -- approvals count at the executor only when signed; never lowered
   state text NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'approved', 'rejected', 'expired', 'cancelled')),
@@ -274,7 +276,8 @@ CREATE TABLE approval (
   CONSTRAINT approval_tightened CHECK (required >= rule_required),   -- policy may want more than the rule, never less
   CONSTRAINT approval_glass CHECK ((glass_broken_by IS NULL) = (glass_broken_at IS NULL)
     AND (glass_broken_by IS NULL) = (was_rule IS NULL) AND (was_rule IS NULL) = (was_rule_version IS NULL)),
-  CONSTRAINT approval_handed CHECK (CASE jsonb_typeof(handed) WHEN 'array' THEN jsonb_array_length(handed) <= 20 ELSE false END),
+  CONSTRAINT approval_handed CHECK (CASE jsonb_typeof(handed) WHEN 'array' THEN jsonb_array_length(handed) <= 50 ELSE false END),
+  CONSTRAINT approval_stopped CHECK (stopped IS NULL OR (state = 'cancelled' AND stopped IN ('connector_retired', 'connector_changed'))),
   CONSTRAINT approval_withdrawn CHECK (withdrawn_by IS NULL OR state = 'cancelled'),
   CHECK ((subject = 'writeback') = (writeback IS NOT NULL)),
   CHECK ((subject = 'mission') = (question_sha256 IS NOT NULL)),
@@ -294,6 +297,7 @@ CREATE TABLE decision (
   payload_sha256 bytea NOT NULL,     -- what the approver saw, from the request, not from the row
   verdict text NOT NULL CHECK (verdict IN ('approve', 'reject')),
   comment text CHECK (length(comment) <= 2000),
+  open_questions int NOT NULL DEFAULT 0,                      -- how many questions about it nobody had answered by then
   signature bytea CHECK (octet_length(signature) BETWEEN 1 AND 4096),  -- the approver's own, over what was decided; the executor checks it
   decided_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   PRIMARY KEY (tenant, approval, approver),
@@ -355,6 +359,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, public, pg_temp AS $$
     'at', p_from + s.share * p_life, 'kind', s.kind, 'role', s.role)) ORDER BY s.share), '[]') FROM steps s
 $$;
 
+-- How often somebody has handed an approval on.
+CREATE FUNCTION handed_by(p_handed jsonb, p_who text) RETURNS bigint LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, public, pg_temp AS $$
+  SELECT count(*) FROM jsonb_array_elements(p_handed) h (hand) WHERE h.hand ->> 'by' = p_who
+$$;
+
 -- Approvals: born pending under the rule the system chose, immutable but for their own moves.
 CREATE FUNCTION guard_approval() RETURNS trigger LANGUAGE plpgsql
 SET search_path = pg_catalog, public, pg_temp AS $$
@@ -397,7 +407,7 @@ BEGIN
       NEW.signature_required := false;
     END IF;
     NEW.state := 'pending'; NEW.version := 1; NEW.not_before := NULL; NEW.closed_at := NULL; NEW.note := NULL;
-    NEW.withdrawn_by := NULL;
+    NEW.withdrawn_by := NULL; NEW.stopped := NULL;
     NEW.created_at := clock_timestamp();
     NEW.expires_at := NEW.created_at + life;
     NEW.may_decide := ARRAY[r.approver_role]; NEW.climbed := '{}';
@@ -415,7 +425,7 @@ BEGIN
      OR NEW.must_hold IS DISTINCT FROM OLD.must_hold OR NEW.was_rule IS DISTINCT FROM OLD.was_rule
      OR NEW.was_rule_version IS DISTINCT FROM OLD.was_rule_version OR NEW.glass_broken_at IS DISTINCT FROM OLD.glass_broken_at
      OR (NEW.state = OLD.state AND (NEW.not_before IS DISTINCT FROM OLD.not_before OR NEW.note IS DISTINCT FROM OLD.note
-         OR NEW.withdrawn_by IS DISTINCT FROM OLD.withdrawn_by)) THEN
+         OR NEW.withdrawn_by IS DISTINCT FROM OLD.withdrawn_by OR NEW.stopped IS DISTINCT FROM OLD.stopped)) THEN
     RAISE EXCEPTION 'wall: an approval is immutable except for its state' USING ERRCODE = 'RX001';
   END IF;
   NEW.version := OLD.version + 1;
@@ -448,9 +458,14 @@ BEGIN
         RAISE EXCEPTION 'wall: no step to climb' USING ERRCODE = 'RX004';
       END IF;
       NEW.climbed := OLD.climbed || array_fill(clock_timestamp(), ARRAY[step - cardinality(OLD.climbed)]);
-      NEW.may_decide := OLD.may_decide || ARRAY(
-        SELECT DISTINCT h.hop ->> 'role' FROM jsonb_array_elements(OLD.ladder) WITH ORDINALITY h (hop, n)
-        WHERE h.n > cardinality(OLD.climbed) AND h.n <= step AND h.hop ->> 'kind' = 'escalate' AND h.hop ->> 'role' <> ALL (OLD.may_decide) ORDER BY 1);
+      FOR n IN cardinality(OLD.climbed) .. step - 1 LOOP
+        CONTINUE WHEN OLD.ladder -> n ->> 'kind' <> 'escalate';
+        IF OLD.ladder -> n ->> 'role' = ANY (NEW.may_decide) THEN   -- who is asked already is reminded, and the step says so
+          NEW.ladder := jsonb_set(NEW.ladder, ARRAY[n::text, 'kind'], '"remind"');
+        ELSE
+          NEW.may_decide := NEW.may_decide || (OLD.ladder -> n ->> 'role');
+        END IF;
+      END LOOP;
       NEW.version := OLD.version;    -- what there is to decide did not change: whoever has it on the screen may decide it
     ELSIF NEW.handed IS DISTINCT FROM OLD.handed THEN
       -- Handed to one more role that the rule's owner has named for it, by somebody who took no part: instead of those asked so far,
@@ -461,7 +476,7 @@ BEGIN
       IF OLD.glass_broken_by IS NOT NULL OR clock_timestamp() >= OLD.expires_at OR NEW.handed IS DISTINCT FROM OLD.handed || hand
          OR instead IS NULL OR COALESCE(hand ->> 'reason', '') !~ '[^[:space:]]' OR length(hand ->> 'reason') > 2000
          OR (hand ->> 'to' = ANY (r.may_escalate_to || CASE WHEN instead THEN ARRAY[r.approver_role] ELSE '{}' END)) IS NOT TRUE
-         OR (NOT instead AND hand ->> 'to' = ANY (OLD.may_decide)) THEN
+         OR (NOT instead AND hand ->> 'to' = ANY (OLD.may_decide)) OR handed_by(OLD.handed, hand ->> 'by') >= 10 THEN
         RAISE EXCEPTION 'wall: not handed to this role' USING ERRCODE = 'RX036';
       END IF;
       IF NOT has_a_say(OLD, (hand ->> 'by')::uuid)
@@ -602,6 +617,8 @@ BEGIN
   IF talks AND NEW.comment IS NULL THEN
     RAISE EXCEPTION 'wall: this rule wants a reason' USING ERRCODE = 'RX014';
   END IF;
+  NEW.open_questions := (SELECT count(*) FROM public.approval_question q
+                         WHERE q.tenant = NEW.tenant AND q.approval = NEW.approval AND q.answered_at IS NULL);
   NEW.decided_at := clock_timestamp();
   RETURN NEW;
 END $$;
@@ -622,19 +639,26 @@ SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
   SELECT EXISTS (SELECT 1 FROM public.line_of(p_tenant, p_requester) l (id) WHERE l.id = p_human)
 $$;
 
--- Did p_human ask for it, change it in this or an earlier revision, or answer for who did?
+-- Who asked for it, changed it in this or an earlier revision, or answers for who did; and who holds a role that one of them passed
+-- on: they act for that person too, or people would appoint their own approvers.
+CREATE FUNCTION taking_part(p_tenant uuid, p_requester uuid, p_writeback uuid) RETURNS SETOF uuid LANGUAGE sql STABLE
+SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+  WITH own AS MATERIALIZED (
+    SELECT l.id FROM public.line_of(p_tenant, p_requester) l (id) UNION
+    SELECT l.id FROM public.writeback w
+    JOIN public.writeback e ON e.tenant = w.tenant AND e.proposal = w.proposal AND e.revision <= w.revision AND e.edited_by IS NOT NULL
+    CROSS JOIN LATERAL public.line_of(p_tenant, e.edited_by) l (id)
+    WHERE w.tenant = p_tenant AND w.id = p_writeback)
+  SELECT own.id FROM own UNION
+  SELECT g.principal FROM own
+  JOIN public.role_grant g ON g.tenant = p_tenant AND g.granted_by = own.id AND g.delegated_from IS NOT NULL
+    AND g.revoked_at IS NULL AND g.expires_at > clock_timestamp()
+$$;
+
+-- Is p_human one of them?
 CREATE FUNCTION took_part(p_tenant uuid, p_human uuid, p_requester uuid, p_writeback uuid) RETURNS boolean LANGUAGE sql STABLE
 SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
-  -- Whoever holds a role that somebody passed on to them acts for that person too: nobody appoints their own approver.
-  SELECT EXISTS (
-    SELECT 1 FROM (
-      SELECT p_human AS id UNION
-      SELECT s.principal FROM public.role_grant g JOIN public.role_grant s ON s.tenant = g.tenant AND s.id = g.delegated_from
-      WHERE g.tenant = p_tenant AND g.principal = p_human AND g.revoked_at IS NULL AND g.expires_at > clock_timestamp()) h
-    WHERE public.owns(p_tenant, h.id, p_requester) OR EXISTS (
-      SELECT 1 FROM public.writeback w
-      JOIN public.writeback e ON e.tenant = w.tenant AND e.proposal = w.proposal AND e.revision <= w.revision AND e.edited_by IS NOT NULL
-      WHERE w.tenant = p_tenant AND w.id = p_writeback AND public.owns(p_tenant, h.id, e.edited_by)))
+  SELECT p_human IN (SELECT public.taking_part(p_tenant, p_requester, p_writeback))
 $$;
 
 CREATE FUNCTION guard_execution() RETURNS trigger LANGUAGE plpgsql
@@ -739,7 +763,7 @@ CREATE FUNCTION decide(p_tenant uuid, p_approval uuid, p_secret text, p_version 
 RETURNS TABLE (outcome text, state text, version int, approver uuid, not_before timestamptz)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
 #variable_conflict use_column
-DECLARE a public.approval; r public.approval_rule; m record; who uuid; n_ok int; n_no int; say text; next_state text;
+DECLARE a public.approval; r public.approval_rule; m record; who uuid; n_ok int; n_no int; say text; next_state text; unanswered int;
 BEGIN
   PERFORM require_tenant(p_tenant);
   SELECT x.state INTO m FROM public.mission x
@@ -769,7 +793,8 @@ BEGIN
   IF say IS NOT NULL THEN RETURN QUERY SELECT say, a.state, a.version, who, a.not_before; RETURN; END IF;
   BEGIN
     INSERT INTO public.decision (tenant, approval, approver, requested_by, payload_sha256, verdict, comment, signature)
-      VALUES (p_tenant, p_approval, who, a.requested_by, p_sha256, p_verdict, NULLIF(btrim(p_comment), ''), p_signature);
+      VALUES (p_tenant, p_approval, who, a.requested_by, p_sha256, p_verdict, NULLIF(btrim(p_comment), ''), p_signature)
+      RETURNING open_questions INTO unanswered;
     SELECT v.n_ok, v.n_no INTO n_ok, n_no FROM votes(p_tenant, p_approval, a.may_decide, a.must_hold, r.comment_required) v;
     -- Votes may count again since a role was given back: a rejection then approves nothing all the same.
     next_state := CASE WHEN n_no >= a.deny_threshold THEN 'rejected'
@@ -789,8 +814,7 @@ BEGIN
     'approval', a.id, 'subject', a.subject, 'writeback', a.writeback, 'verdict', p_verdict,
     'payload_sha256', encode(a.payload_sha256, 'hex'), 'state', a.state, 'approvals', n_ok, 'required', a.required,
     'rule', a.rule, 'rule_version', a.rule_version, 'not_before', a.not_before,
-    'open_questions', (SELECT count(*) FROM public.approval_question q
-                       WHERE q.tenant = p_tenant AND q.approval = p_approval AND q.answered_at IS NULL)));
+    'open_questions', unanswered));
   RETURN QUERY SELECT CASE next_state WHEN 'pending' THEN 'recorded' ELSE next_state END, a.state, a.version, who, a.not_before;
 END $$;
 
@@ -892,7 +916,7 @@ BEGIN
       END;
     IF stop IN ('connector_retired', 'connector_changed') THEN
       -- It can never be carried out as it was approved, and says so at once instead of when its time is over.
-      UPDATE public.approval x SET state = 'cancelled', note = stop WHERE x.tenant = p_tenant AND x.id = a.id;
+      UPDATE public.approval x SET state = 'cancelled', stopped = stop WHERE x.tenant = p_tenant AND x.id = a.id;
       DELETE FROM public.work x WHERE x.tenant = p_tenant AND x.kind = 'approval_timer' AND x.subject = a.id;
       PERFORM wall_fact(p_tenant, w.mission, 'approval.closed', 'system:executor', jsonb_build_object(
         'approval', a.id, 'subject', a.subject, 'writeback', w.id, 'state', 'cancelled', 'was', 'approved', 'reason', stop,
@@ -969,8 +993,9 @@ END $$;
 
 REVOKE ALL ON FUNCTION is_ladder(jsonb, interval, text[]), guard_rule(), fitting_rules(uuid, text, text, text, text),
   glass_rule(uuid, text), lay_ladder(approval_rule, timestamptz, interval, text), entitled_to(uuid, uuid, text[], text),
-  has_a_say(approval, uuid), stands_for(uuid, uuid, text[], text),
-  votes(uuid, uuid, text[], text, boolean), took_part(uuid, uuid, uuid, uuid),
+  has_a_say(approval, uuid), handed_by(jsonb, text), stands_for(uuid, uuid, text[], text),
+  votes(uuid, uuid, text[], text, boolean), taking_part(uuid, uuid, uuid),
+  took_part(uuid, uuid, uuid, uuid),
   choose_rule(uuid, text, text, text, text), first_rules(), guard_writeback(), guard_approval(),
   require_present(), order_switch(),
   entitled(uuid, uuid, text), guard_decision(), line_of(uuid, uuid), owns(uuid, uuid, uuid), guard_execution(),

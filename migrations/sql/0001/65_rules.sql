@@ -92,7 +92,7 @@ $$;
 -- which fails closed. Answers when to come again; null: never.
 CREATE FUNCTION climb(p_tenant uuid, p_approval uuid) RETURNS timestamptz
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
-DECLARE a public.approval; hop jsonb; done int; due int; asked text[]; escalates boolean;
+DECLARE a public.approval; hop jsonb; done int; due int; escalates boolean;
 BEGIN
   PERFORM require_tenant(p_tenant);
   PERFORM 1 FROM public.mission x
@@ -108,13 +108,11 @@ BEGIN
     done := cardinality(a.climbed);
     due := (SELECT count(*) FROM jsonb_array_elements(a.ladder) h (hop) WHERE (h.hop ->> 'at')::timestamptz <= clock_timestamp());
     IF due > done THEN
-      asked := a.may_decide;
       UPDATE public.approval x SET climbed = x.climbed || array_fill(clock_timestamp(), ARRAY[due - done])
         WHERE x.tenant = p_tenant AND x.id = p_approval RETURNING * INTO a;
       FOR step IN done + 1 .. due LOOP
         hop := a.ladder -> (step - 1);
-        escalates := hop ->> 'kind' = 'escalate' AND hop ->> 'role' <> ALL (asked);    -- who is asked already is reminded
-        IF escalates THEN asked := asked || (hop ->> 'role'); END IF;
+        escalates := hop ->> 'kind' = 'escalate';    -- as the guard says: who is asked already is reminded
         PERFORM give_notice(a, CASE WHEN escalates THEN 'escalation' ELSE 'reminder' END, step,
                             CASE WHEN hop ? 'role' THEN ARRAY[hop ->> 'role'] ELSE a.may_decide END);
         PERFORM wall_fact(p_tenant, a.mission, CASE WHEN escalates THEN 'approval.escalated' ELSE 'approval.reminded' END,
@@ -245,7 +243,8 @@ END $$;
 -- A person hands a pending approval to another role, out of those that its rule names: instead of those asked so far, so that votes of
 -- who may decide no longer do not count while a veto stands; or as well, as the ladder would later.
 -- outcome: reassigned · escalated · or why not: not_found, unauthenticated, not_pending, expired, own_request, not_entitled, no_say,
--- stale, no_comment, already_broken, unchanged_role, asked_already, not_a_role_of_the_rule, too_often. further: whom the rule names besides.
+-- stale, no_comment, already_broken, unchanged_role, asked_already, not_a_role_of_the_rule, too_often,
+-- too_often_yours. further: whom the rule names besides.
 CREATE FUNCTION hand_on(p_tenant uuid, p_approval uuid, p_secret text, p_version int, p_role text, p_instead boolean, p_reason text)
 RETURNS TABLE (outcome text, state text, version int, who uuid, may_decide text[], further text[])
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
@@ -274,7 +273,8 @@ BEGIN
     WHEN NOT p_instead AND p_role = ANY (a.may_decide) THEN 'asked_already'
     WHEN (p_role = ANY (named)) IS NOT TRUE THEN 'not_a_role_of_the_rule'
     WHEN a.may_decide = ARRAY[p_role] THEN 'unchanged_role'
-    WHEN jsonb_array_length(a.handed) >= 20 THEN 'too_often'
+    WHEN jsonb_array_length(a.handed) >= 50 THEN 'too_often'
+    WHEN handed_by(a.handed, actor::text) >= 10 THEN 'too_often_yours'
     END;
   IF say IS NOT NULL THEN
     RETURN QUERY SELECT say, a.state, a.version, actor, a.may_decide,
@@ -289,7 +289,8 @@ BEGIN
                       jsonb_array_length(a.ladder) + jsonb_array_length(a.handed), ARRAY[p_role]);
   PERFORM wall_fact(p_tenant, a.mission, CASE WHEN p_instead THEN 'approval.reassigned' ELSE 'approval.escalated' END,
     'principal:' || actor, jsonb_build_object(
-      'approval', a.id, 'subject', a.subject, 'writeback', a.writeback, 'role', p_role, 'was', to_jsonb(was)));
+      'approval', a.id, 'subject', a.subject, 'writeback', a.writeback, 'role', p_role, 'was', to_jsonb(was),
+      'reason_sha256', encode(sha256(convert_to(a.handed -> -1 ->> 'reason', 'UTF8')), 'hex')));
   RETURN QUERY SELECT CASE WHEN p_instead THEN 'reassigned' ELSE 'escalated' END, a.state, a.version, actor, a.may_decide, '{}'::text[];
 END $$;
 

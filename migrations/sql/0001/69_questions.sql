@@ -18,14 +18,21 @@ CREATE TABLE approval_question (     -- what a person wants to know before they 
   FOREIGN KEY (tenant, addressee) REFERENCES principal (tenant, id),
   FOREIGN KEY (tenant, answered_by) REFERENCES principal (tenant, id),
   CONSTRAINT approval_question_number UNIQUE (tenant, approval, number),
-  CONSTRAINT approval_question_bounded CHECK (number BETWEEN 1 AND 20),
+  CONSTRAINT approval_question_bounded CHECK (number BETWEEN 1 AND 50),
   CONSTRAINT approval_question_words CHECK (length(question) <= 2000 AND question ~ '[^[:space:]]'),
   CONSTRAINT approval_question_answer CHECK (length(answer) <= 2000 AND answer ~ '[^[:space:]]'),
   CONSTRAINT approval_question_answered CHECK ((answer IS NULL) = (answered_by IS NULL) AND (answer IS NULL) = (answered_at IS NULL)),
   CONSTRAINT approval_question_others CHECK (addressee <> asked_by AND answered_by <> asked_by)
 );
 
--- A question is asked of somebody who can know, by somebody with a say who took no part; afterwards it can only be answered, once: by whom
+-- A principal and who answers for it, as far as they are not suspended: who hears of what is put to it.
+CREATE FUNCTION live_line(p_tenant uuid, p_principal uuid) RETURNS SETOF uuid LANGUAGE sql STABLE
+SET search_path = pg_catalog, public, pg_temp AS $$
+  SELECT p.id FROM public.line_of(p_tenant, p_principal) l (id)
+  JOIN public.principal p ON p.tenant = p_tenant AND p.id = l.id AND p.suspended_at IS NULL
+$$;
+
+-- A question is asked of somebody who can know and is there, by somebody with a say who took no part, ten times at most; afterwards it can only be answered, once: by whom
 -- it was put to, by the requester, by whoever answers for the requester, or by whoever runs things.
 CREATE FUNCTION guard_question() RETURNS trigger LANGUAGE plpgsql
 SET search_path = pg_catalog, public, pg_temp AS $$
@@ -45,6 +52,13 @@ BEGIN
     END IF;
     IF NOT (owns(NEW.tenant, NEW.addressee, a.requested_by) OR has_a_say(a, NEW.addressee)) THEN
       RAISE EXCEPTION 'wall: this one is not asked' USING ERRCODE = 'RX009';
+    END IF;
+    IF NOT EXISTS (SELECT 1 FROM live_line(NEW.tenant, NEW.addressee)) THEN
+      RAISE EXCEPTION 'wall: nobody is there to answer' USING ERRCODE = 'RX009';
+    END IF;
+    IF (SELECT count(*) FROM public.approval_question q
+        WHERE q.tenant = NEW.tenant AND q.approval = NEW.approval AND q.asked_by = NEW.asked_by) >= 10 THEN
+      RAISE EXCEPTION 'wall: one person asks ten questions about it' USING ERRCODE = 'RX036';
     END IF;
     NEW.number := 1 + (SELECT count(*) FROM public.approval_question q WHERE q.tenant = NEW.tenant AND q.approval = NEW.approval);
     NEW.asked_at := clock_timestamp();
@@ -77,15 +91,13 @@ GRANT SELECT ON approval_question TO {prefix}_api, {prefix}_worker, {prefix}_aud
 CREATE FUNCTION tell_of_question(p_question approval_question, p_kind text, p_whom uuid) RETURNS void
 LANGUAGE sql VOLATILE SET search_path = pg_catalog, public, pg_temp AS $$
   INSERT INTO public.notice (tenant, principal, approval, kind, step)
-  SELECT p.tenant, p.id, p_question.approval, p_kind, p_question.number
-  FROM public.line_of(p_question.tenant, p_whom) l (id)
-  JOIN public.principal p ON p.tenant = p_question.tenant AND p.id = l.id AND p.suspended_at IS NULL
+  SELECT p_question.tenant, l.id, p_question.approval, p_kind, p_question.number FROM public.live_line(p_question.tenant, p_whom) l (id)
   ON CONFLICT DO NOTHING
 $$;
 
 -- A question about a pending approval, put to p_to, or to who requested it. The text stays here; the ledger has its hash.
--- outcome: asked · or why not: not_found, unauthenticated, not_pending, expired, own_request, no_say, no_words, too_many, yourself,
--- cannot_answer.
+-- outcome: asked · or why not: not_found, unauthenticated, not_pending, expired, own_request, no_say, no_words, too_many,
+-- too_many_yours, yourself, cannot_answer, nobody_there (whom it is put to is suspended, and nobody answers for them).
 CREATE FUNCTION ask_question(p_tenant uuid, p_approval uuid, p_secret text, p_question text, p_to uuid)
 RETURNS TABLE (outcome text, state text, version int, who uuid, question uuid)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
@@ -107,9 +119,12 @@ BEGIN
     WHEN took_part(p_tenant, actor, a.requested_by, a.writeback) THEN 'own_request'
     WHEN NOT has_a_say(a, actor) THEN 'no_say'
     WHEN COALESCE(p_question, '') !~ '[^[:space:]]' THEN 'no_words'
-    WHEN (SELECT count(*) FROM public.approval_question x WHERE x.tenant = p_tenant AND x.approval = p_approval) >= 20 THEN 'too_many'
+    WHEN (SELECT count(*) FROM public.approval_question x WHERE x.tenant = p_tenant AND x.approval = p_approval) >= 50 THEN 'too_many'
+    WHEN (SELECT count(*) FROM public.approval_question x
+          WHERE x.tenant = p_tenant AND x.approval = p_approval AND x.asked_by = actor) >= 10 THEN 'too_many_yours'
     WHEN whom = actor THEN 'yourself'
     WHEN NOT (owns(p_tenant, whom, a.requested_by) OR has_a_say(a, whom)) THEN 'cannot_answer'
+    WHEN NOT EXISTS (SELECT 1 FROM live_line(p_tenant, whom)) THEN 'nobody_there'
     END;
   IF say IS NOT NULL THEN RETURN QUERY SELECT say, a.state, a.version, actor, NULL::uuid; RETURN; END IF;
   INSERT INTO public.approval_question (tenant, approval, asked_by, question, addressee)
@@ -154,6 +169,6 @@ BEGIN
   RETURN QUERY SELECT 'answered', a.state, a.version, actor;
 END $$;
 
-REVOKE ALL ON FUNCTION guard_question(), tell_of_question(approval_question, text, uuid),
+REVOKE ALL ON FUNCTION live_line(uuid, uuid), guard_question(), tell_of_question(approval_question, text, uuid),
   ask_question(uuid, uuid, text, text, uuid), answer_question(uuid, uuid, text, uuid, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION ask_question(uuid, uuid, text, text, uuid), answer_question(uuid, uuid, text, uuid, text) TO {prefix}_api;

@@ -100,54 +100,54 @@ BEGIN
           WHERE l.tenant = p_tenant AND l.approval = p_approval AND l.principal = who);
 END $$;
 
--- Does somebody hold a role now? As authenticate() says it; nothing is locked, for screens.
-CREATE FUNCTION holds(p_tenant uuid, p_principal uuid, p_role text) RETURNS boolean LANGUAGE sql STABLE
+-- The people who hold some of these roles now, and which. As authenticate() says it; nothing is locked, for screens.
+CREATE FUNCTION holders(p_tenant uuid, p_roles text[]) RETURNS TABLE (principal uuid, name text, roles text[]) LANGUAGE sql STABLE
 SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
-  SELECT EXISTS (
-    SELECT 1 FROM public.role_grant g
-    WHERE g.tenant = p_tenant AND g.principal = p_principal AND g.role = p_role AND g.revoked_at IS NULL
-      AND g.starts_at <= clock_timestamp() AND (g.expires_at IS NULL OR g.expires_at > clock_timestamp())
-      AND (g.delegated_from IS NULL OR EXISTS (
-        SELECT 1 FROM public.role_grant s JOIN public.principal d ON d.tenant = s.tenant AND d.id = s.principal
-        WHERE s.tenant = g.tenant AND s.id = g.delegated_from AND s.revoked_at IS NULL AND d.suspended_at IS NULL)))
+  SELECT p.id, p.name, array_agg(g.role) FROM public.role_grant g
+  JOIN public.principal p ON p.tenant = g.tenant AND p.id = g.principal AND p.kind = 'human' AND p.suspended_at IS NULL
+  LEFT JOIN public.role_grant s ON s.tenant = g.tenant AND s.id = g.delegated_from AND s.revoked_at IS NULL
+  LEFT JOIN public.principal d ON d.tenant = s.tenant AND d.id = s.principal AND d.suspended_at IS NULL
+  WHERE g.tenant = p_tenant AND g.role = ANY (p_roles) AND g.revoked_at IS NULL AND g.starts_at <= clock_timestamp()
+    AND (g.expires_at IS NULL OR g.expires_at > clock_timestamp()) AND (g.delegated_from IS NULL OR d.id IS NOT NULL)
+  GROUP BY p.id, p.name
 $$;
 
 -- Who could decide an approval, and who could not although they hold its role. standing: may, own_request or decided.
 -- The wall's own judgement comes with the decision; this is so that a screen can say beforehand what it would be.
 CREATE FUNCTION deciders(p_tenant uuid, p_approval uuid) RETURNS TABLE (id uuid, name text, standing text) LANGUAGE plpgsql STABLE
 SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+DECLARE a public.approval;
 BEGIN
   PERFORM require_tenant(p_tenant);
+  SELECT * INTO a FROM public.approval x WHERE x.tenant = p_tenant AND x.id = p_approval;
   RETURN QUERY
-    SELECT p.id, p.name,
-      CASE WHEN took_part(p_tenant, p.id, a.requested_by, a.writeback) THEN 'own_request'
-           WHEN EXISTS (SELECT 1 FROM public.decision d WHERE d.tenant = a.tenant AND d.approval = a.id AND d.approver = p.id)
+    SELECT h.principal, h.name,
+      CASE WHEN h.principal IN (SELECT taking_part(p_tenant, a.requested_by, a.writeback)) THEN 'own_request'
+           WHEN EXISTS (SELECT 1 FROM public.decision d WHERE d.tenant = a.tenant AND d.approval = a.id AND d.approver = h.principal)
              THEN 'decided'
            ELSE 'may' END
-    FROM public.approval a
-    JOIN public.principal p ON p.tenant = a.tenant AND p.kind = 'human' AND p.suspended_at IS NULL
-    WHERE a.tenant = p_tenant AND a.id = p_approval
-      AND EXISTS (SELECT 1 FROM unnest(a.may_decide) role WHERE holds(p_tenant, p.id, role))
-      AND (a.must_hold IS NULL OR holds(p_tenant, p.id, a.must_hold))
-    ORDER BY p.name;
+    FROM holders(p_tenant, a.may_decide || a.must_hold) h
+    WHERE h.roles && a.may_decide AND (a.must_hold IS NULL OR a.must_hold = ANY (h.roles))
+    ORDER BY h.name;
 END $$;
 
 -- Who could be asked about an approval: who requested it or answers for who did, first; who runs things; who may decide it.
 -- standing: requester, operator or approver; part: whether they took part in it, so that they neither ask nor choose who decides.
 CREATE FUNCTION answerers(p_tenant uuid, p_approval uuid) RETURNS TABLE (id uuid, name text, standing text, part boolean) LANGUAGE plpgsql STABLE
 SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+DECLARE a public.approval;
 BEGIN
   PERFORM require_tenant(p_tenant);
+  SELECT * INTO a FROM public.approval x WHERE x.tenant = p_tenant AND x.id = p_approval;
   RETURN QUERY
-    SELECT f.id, f.name, f.standing, took_part(p_tenant, f.id, f.requested_by, f.writeback) FROM (
-      SELECT p.id, p.name, a.requested_by, a.writeback, CASE
-          WHEN p.id IN (SELECT line_of(p_tenant, a.requested_by)) THEN 'requester'
-          WHEN p.kind = 'human' AND holds(p_tenant, p.id, 'operator') THEN 'operator'
-          WHEN p.kind = 'human' AND EXISTS (SELECT 1 FROM unnest(a.may_decide) role WHERE holds(p_tenant, p.id, role))
-            AND (a.must_hold IS NULL OR holds(p_tenant, p.id, a.must_hold)) THEN 'approver' END AS standing
-      FROM public.approval a JOIN public.principal p ON p.tenant = a.tenant AND p.suspended_at IS NULL
-      WHERE a.tenant = p_tenant AND a.id = p_approval) f
-    WHERE f.standing IS NOT NULL
+    WITH line AS MATERIALIZED (SELECT l.id FROM live_line(p_tenant, a.requested_by) l (id)), found AS (
+      SELECT p.id, p.name, 'requester' AS standing FROM line JOIN public.principal p ON p.tenant = p_tenant AND p.id = line.id
+      UNION ALL
+      SELECT h.principal, h.name, CASE WHEN 'operator' = ANY (h.roles) THEN 'operator' ELSE 'approver' END
+      FROM holders(p_tenant, a.may_decide || ARRAY[a.must_hold, 'operator']) h
+      WHERE h.principal NOT IN (SELECT line.id FROM line)
+        AND ('operator' = ANY (h.roles) OR (h.roles && a.may_decide AND (a.must_hold IS NULL OR a.must_hold = ANY (h.roles)))))
+    SELECT f.id, f.name, f.standing, f.id IN (SELECT taking_part(p_tenant, a.requested_by, a.writeback)) FROM found f
     ORDER BY f.standing <> 'requester', f.name;
 END $$;
 
@@ -155,7 +155,7 @@ END $$;
 CREATE INDEX decision_newest ON decision (tenant, decided_at DESC);
 
 REVOKE ALL ON FUNCTION guard_console_link(), link_of(bytea), note_look(uuid, uuid, text),
-  holds(uuid, uuid, text), deciders(uuid, uuid), answerers(uuid, uuid) FROM PUBLIC;
+  holders(uuid, text[]), deciders(uuid, uuid), answerers(uuid, uuid) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION note_look(uuid, uuid, text), deciders(uuid, uuid), answerers(uuid, uuid) TO {prefix}_api;
 GRANT EXECUTE ON FUNCTION link_of(bytea) TO {prefix}_registrar;
 GRANT SELECT, INSERT ON console_link TO {prefix}_registrar;
