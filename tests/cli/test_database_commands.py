@@ -51,6 +51,12 @@ def test_bootstrap_then_migrate_makes_a_database_that_the_roles_can_use() -> Non
             assert moved.returncode == code
             assert not code or f"where code that knows {head} does not run any more" in moved.stderr
             assert code or json.loads(moved.stdout) == {"head": "9999"}
+        asyncio.run(
+            fetch(admin, "ALTER TABLE migration DROP COLUMN fits")
+        )  # as a build before the first release made it
+        moved = command("migrate", **given)
+        assert moved.returncode == 1 and moved.stderr.count("\n") == 1
+        assert "before the first release" in moved.stderr and "Begin with an empty one" in moved.stderr
 
 
 def test_without_an_admin_url_it_says_so() -> None:
