@@ -449,7 +449,7 @@ def test_an_answer_within_a_second_does_not_pay_for_rich() -> None:
         with show.patience("asking"):
             pass
         sys.exit("rich.console" in sys.modules)"""
-    assert subprocess.run([sys.executable, "-c", asked], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", asked], check=False, timeout=60).returncode == 0
 
 
 def test_the_authority_that_the_environment_names_is_the_one_that_is_trusted(

@@ -21,6 +21,7 @@ def command(*words: str, **environment: str) -> "subprocess.CompletedProcess[str
         capture_output=True,
         text=True,
         check=False,
+        timeout=60,
     )
 
 
@@ -92,7 +93,9 @@ def test_a_command_loads_what_it_needs(root: Root) -> None:
     root.answers["GET /v1/missions"] = (200, {}, {"items": [], "next_cursor": None, "has_more": False})
     known = os.environ | {"MISSION_ROOT_URL": root.url, "MISSION_ROOT_API_KEY": "mr_test"}
     for words, needed in ((("--help",), {"rich", "pygments", "asyncio"}), (("missions", "list", "--json"), {"httpx"})):
-        done = subprocess.run([sys.executable, "-c", LOADED, *words], capture_output=True, text=True, env=known)
+        done = subprocess.run(
+            [sys.executable, "-c", LOADED, *words], capture_output=True, text=True, env=known, timeout=60
+        )
         assert done.returncode == 0, done.stderr
         loaded = set(done.stderr.split())
         assert HEAVY & loaded <= needed, words

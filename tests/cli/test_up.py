@@ -17,7 +17,7 @@ COMMAND = [sys.executable, "-m", "app.cli.main"]
 
 
 def refused(*words: str) -> tuple[int, str]:
-    done = subprocess.run([*COMMAND, "up", *words], capture_output=True, text=True, check=False)
+    done = subprocess.run([*COMMAND, "up", *words], capture_output=True, text=True, check=False, timeout=60)
     assert done.stdout == "" and done.stderr.startswith("mission-root: ")
     assert done.stderr.count("\n") == 1, done.stderr
     return done.returncode, done.stderr
