@@ -54,6 +54,11 @@ class Component:
             self.opened_at = now()
         return until
 
+    def untried(self) -> None:
+        """The trial that was let through was not made, for a reason that is not the dependency's: who comes next makes it."""
+        if self.opened_at is not None:
+            self.opened_at = now() - self.stays_open
+
     def degraded(self, code: str) -> dict[str, object] | None:
         """What whoever asks for something that needs it is told while its breaker has opened; None while it works."""
         if self.state != "down":

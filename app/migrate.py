@@ -12,11 +12,25 @@ from pathlib import Path
 
 MIGRATIONS = Path(__file__).parent.parent / "migrations"
 NAMED = re.compile(r"^(revision|down_revision|oldest) = (.+)$", re.MULTILINE)
+ANEW = "Begin with an empty one (of `mission-root up`: another --data-dir, or this one moved away)"
 FITS = "SELECT version_num, :head = ANY (fits) AS fits FROM migration"
 
 
-class Ahead(Exception):
-    """A newer build has taken away what this code needs. The message is one sentence for the person at the terminal."""
+class Unfit(Exception):
+    """This code does not go with the database. The message is one sentence for the person at the terminal."""
+
+
+class BeforeTheFirst(Unfit):
+    """It was made before the first release: by a first migration that said other things than ours."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            f"The database is that of a build from before the first release, and no migration leads here. {ANEW}"
+        )
+
+
+class Ahead(Unfit):
+    """A newer build has taken away what this code needs."""
 
     def __init__(self, found: str, head: str) -> None:
         super().__init__(
@@ -28,7 +42,7 @@ def upgrade(admin_url: str, prefix: str) -> str:
     """Runs every missing migration; answers where the database is then. Safe to run twice, or twice at once.
 
     A database that a newer build has brought further stays as it is, and is answered for, as long as this code runs on it; else
-    raises Ahead. Starts its own event loop.
+    raises Unfit. Starts its own event loop.
     """
     from alembic import command
     from alembic.config import Config

@@ -60,6 +60,9 @@ TOOL_SECONDS = Histogram(
 TOOL_FAILURES = Counter(
     "mission_root_tool_server_failures", "Calls that a tool server did not answer usably.", ["code"]
 )
+TOOL_SESSIONS_FULL = Counter(
+    "mission_root_tool_sessions_full", "Calls of tools for which there was no room for a session.", ["of"]
+)
 QUARANTINED = Counter("mission_root_quarantined_payloads", "Payloads refused at the boundary and kept.", ["origin"])
 COLONY_FAILURES = Counter(
     "mission_root_colony_failures", "Calls that the colony did not answer as the contract says, by why.", ["code"]

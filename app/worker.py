@@ -142,7 +142,7 @@ class Worker:
             task.cancel()
         ends = [asyncio.create_task(self.courier.stop())] if self.courier else []
         await process.finished(
-            [*loops, *ends], process.DRAIN_S + 0.5
+            [*loops, *ends], process.DRAIN_S + 0.3
         )  # side by side: all have the same seconds, and their own limits
         closing = [self.tools.stop(), self.drills.close(), self.colony.client.aclose(), self.root.aclose()]
         await process.closed(*closing, *([self.bus.close()] if self.bus else []))
@@ -196,7 +196,7 @@ class Worker:
                         await asyncio.sleep(COALESCE_S)
                     await wait(woken, pause(due))
             finally:
-                in_time = [await process.finished({*busy.values()}, 5), await process.finished(self.looking, 2)]
+                in_time = [await process.finished({*busy.values()}, 4), await process.finished(self.looking, 2)]
                 if not all(in_time):
                     log.warning("what is in hand is left to the next worker")
 

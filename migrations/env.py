@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from app.db import metadata, plain_url
-from app.migrate import FITS, Ahead, fitting, head, history
+from app.migrate import FITS, Ahead, BeforeTheFirst, fitting, head, history
 
 MIGRATION_LOCK = 7_041_776_001  # any constant: two migrators queue up on it
 
@@ -38,9 +38,12 @@ async def migrate(url: str, prefix: str) -> None:
 
 
 async def ahead(connection: AsyncConnection) -> str | None:
-    """Where a newer build has brought this database already; None when it did not. Raises Ahead when this code does not fit there."""
+    """Where a newer build has brought this database already; None when it did not. Raises Unfit."""
     if not (await connection.execute(text("SELECT to_regclass('migration')"))).scalar():
         return None
+    columns = "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'migration'::regclass AND attname = 'fits')"
+    if not (await connection.execute(text(columns))).scalar():
+        raise BeforeTheFirst
     found = (await connection.execute(text(FITS), {"head": head()})).one_or_none()
     if found is None or found.version_num in [one["revision"] for one in history()]:
         return None

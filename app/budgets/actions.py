@@ -259,6 +259,6 @@ async def set_limits(session: WriteSession, caller: Caller, seen: int, limits: d
 
 
 async def reconcile(session: WriteSession) -> int:
-    """Ends what a crash left reserved, and forgets old history. Takes no input; serves every tenant."""
+    """Counts what a crash left reserved as used, and forgets old history. Takes no input; serves every tenant."""
     done: int = await session.scalar("SELECT reconcile_budgets(500)")
     return done

@@ -194,14 +194,18 @@ class Client:
 
 def connection(url: str, headers: dict[str, str]) -> "httpx.Client":
     """What requests go through. Reading the authorities that TLS trusts takes longer than most answers: where the address
-    wants no TLS, none is trusted. SSL_CERT_FILE and SSL_CERT_DIR say which, as they do to other programs."""
+    wants no TLS, none is trusted. SSL_CERT_FILE and SSL_CERT_DIR say which, as they do to other programs. Raises Failed."""
     import ssl
 
     with without(*NEEDLESS):
         import httpx
 
         plain = url.startswith("http://")
-        trusted = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if plain else httpx.create_ssl_context()
+        try:
+            trusted = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if plain else httpx.create_ssl_context()
+        except OSError as problem:  # no such file, or nothing in it that is a certificate
+            file = os.environ.get("SSL_CERT_FILE", "")
+            raise Failed(f"SSL_CERT_FILE {file} holds no certificates that can be read: {problem}.", 2) from problem
         timeout = httpx.Timeout(30, read=LONG_POLL_S + 30)
         return httpx.Client(base_url=url, headers=headers, timeout=timeout, verify=trusted, trust_env=False)
 

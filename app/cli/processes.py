@@ -105,13 +105,13 @@ def bootstrap(as_json: AsJson = False) -> None:
 
 def migrate(as_json: AsJson = False) -> None:
     """Bring the database of ADMIN_DATABASE_URL to the newest schema."""
-    from app.migrate import Ahead, upgrade
+    from app.migrate import Unfit, upgrade
 
     with database_errors() as settings:
         try:
             at = upgrade(settings.secret("admin_database_url"), settings.database_role_prefix)
-        except Ahead as newer:
-            raise Failed(f"{newer}.", 1) from newer
+        except Unfit as other:
+            raise Failed(f"{other}.", 1) from other
     emit({"head": at}) if as_json else show.line(f"The schema is up to date at {at}.")
 
 

@@ -103,6 +103,7 @@ FACTS = {
     "tool.failed": "Tool failed",
     "model.called": "Model asked",
     "model.denied": "Model refused by policy",
+    "budget.presumed": "A call whose end is not known counts with all it held",
     "writeback.proposed": "Change proposed",
     "writeback.withheld": "Change withheld",
     "writeback.denied": "Change refused by policy",

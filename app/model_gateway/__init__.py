@@ -6,7 +6,7 @@ start. `Gateway.ask` is all that leaves the process for a call.
 
 from app.model_gateway.api import WAY, router
 from app.model_gateway.gateway import Gateway
-from app.model_gateway.playing import play
+from app.model_gateway.playing import play, then
 from app.model_gateway.providers_api import router as providers
 
-__all__ = ["WAY", "Gateway", "play", "providers", "router"]
+__all__ = ["WAY", "Gateway", "play", "providers", "router", "then"]

@@ -17,7 +17,7 @@ from app.db import Database, WriteSession
 from app.errors import Problem
 from app.missions import Mission, Terms
 from app.model_gateway.gateway import Gateway, Try
-from app.model_gateway.playing import Facts, Heard, denied, kept, note_refused, play
+from app.model_gateway.playing import Facts, Heard, denied, kept, note_refused, play, then
 from app.model_gateway.providers import Target
 from app.model_gateway.queries import mission_and_switches
 from app.model_gateway.request import Asked
@@ -185,7 +185,7 @@ async def answered_again(session: WriteSession, one: Called, mission: Mission) -
     taped = await tape.answer(session, caller, mission, call, denials=True)
     if isinstance(taped, Problem):
         return taped
-    said = await play(session, caller, mission, one.environment, call, taped)
+    said = await play(session, caller, mission, one.environment, call, taped, then(taped))
     if isinstance(said, str):
         return await tape.diverge(session, caller, mission.id, call, taped.ordinal, said)
     return said

@@ -48,7 +48,8 @@ BODY = {
     }
 }
 log = structlog.get_logger("models")
-PAUSES_S = (0.05, 0.2, 1.0)  # between tries to write down what became of a call
+# Between tries to write down what became of a call; when the process ends it has app.process.CLOSE_S for them.
+PAUSES_S = (0.05, 0.1, 0.2, 0.3, 0.6)
 
 
 @router.post(f"{AT}/chat/completions", operation_id="createChatCompletion", openapi_extra=BODY)
@@ -227,10 +228,17 @@ class Call:
 
     async def write(self, one: calls.Ended) -> None:
         """Tried again while the database is busy or away for a moment: the provider has been asked, and wants its money."""
-        for pause in (*PAUSES_S, None):
-            try:
-                return await self.closings.put(one)
-            except Problem as problem:
-                if pause is None or not problem.kind.retryable:
-                    raise
-            await asyncio.sleep(pause)
+        try:
+            for pause in (*PAUSES_S, None):
+                try:
+                    return await self.closings.put(one)
+                except Problem as problem:
+                    if pause is None or not problem.kind.retryable:
+                        raise
+                await asyncio.sleep(pause)
+        except BaseException as error:
+            held = {"mission": str(self.opened.mission), "reservation": str(one.reservation)}
+            log.error(
+                "a call of a model is not written, and will count all it held", error=type(error).__name__, **held
+            )
+            raise

@@ -61,7 +61,7 @@ class Gateway:
     registry: Registry
     lines: dict[str, Line] = field(repr=False)
     health: dict[str, Health]
-    settling: set[asyncio.Task[None]] = field(default_factory=set)  # calls whose client has gone, being counted
+    settling: set[asyncio.Task[None]] = field(default_factory=set)  # calls that have ended, being counted
     off: frozenset[str] = (
         frozenset()
     )  # who was last seen to be switched off; whoever goes by this looks again before it counts
@@ -77,8 +77,9 @@ class Gateway:
         return cls(registry, lines, {name: Health.of(name) for name in registry.providers})
 
     async def close(self) -> None:
-        """After the last request: what is still being counted is counted, however long that takes; whoever closes has a limit."""
-        if self.settling:
+        """After the last request: what is still being counted is counted, however long that takes; whoever closes has a limit.
+        What is not counted then is presumed once its reservation has run out (reconcile_budgets)."""
+        while self.settling:  # who is cancelled meanwhile says what was used, too
             await asyncio.wait(self.settling)
         for one in self.lines.values():
             await one.http.aclose()

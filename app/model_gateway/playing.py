@@ -9,6 +9,7 @@ from pydantic_core import to_json
 
 from app import ledger, policy, tape
 from app.caller import Caller
+from app.canonical import canonical
 from app.db import WriteSession
 from app.errors import Problem
 from app.missions import Mission
@@ -35,24 +36,46 @@ def kept(considered: Sequence[Facts], heard: Heard, fact: Mapping[str, Any] | No
     return to_json({name: value for name, value in said.items() if value is not None})
 
 
-def heard(taped: Taped) -> Heard:
-    """The same again."""
+@dataclass(frozen=True)
+class Then:
+    """A call as it is on the tape: whom policy was asked about, the body of its fact, and what the client heard."""
+
+    considered: Sequence[Facts]
+    fact: dict[str, Any] | None
+    heard: Heard
+
+
+def then(taped: Taped) -> Then:
+    """The same again. What is none raises ValueError, LookupError, TypeError or AttributeError."""
     said = json.loads(taped.answer)
+    canonical(said)
+    considered, fact = said["considered"], said.get("fact")
     problem = Problem.again(said["problem"]) if "problem" in said else None
-    return Heard(said.get("whole"), said.get("chunks"), problem)
+    if not all(isinstance(facts["provider"], str) for facts in considered):
+        raise TypeError("a provider has a name")
+    if fact is not None:
+        fact = {**fact, "provider": fact["provider"]}
+    elif not considered if taped.outcome == "denied" else problem is None:
+        raise ValueError("what was not asked says why")
+    return Then(considered, fact, Heard(said.get("whole"), said.get("chunks"), problem))
 
 
 async def play(
-    session: WriteSession, caller: Caller, mission: Mission, environment: str, call: tape.Call, taped: Taped
+    session: WriteSession,
+    caller: Caller,
+    mission: Mission,
+    environment: str,
+    call: tape.Call,
+    taped: Taped,
+    said: Then,
 ) -> str | Heard:
     """Policy anew for every provider of then, and what the client heard. A str says why that cannot be given: of tape.WHY.
 
     Leaves what the call itself would: decisions, fact, and its place on the tape of the replay. Nobody is asked, nothing is used.
     """
-    said = json.loads(taped.answer)
     now = dict(zip(OF_THE_MISSION, (mission.mode, mission.sensitivity_class, environment), strict=True))
     decided: dict[str, PolicyDecision] = {}
-    for facts in said["considered"]:
+    for facts in said.considered:
         decided[facts["provider"]] = await policy.decide(
             session, caller, "model.call", call.name, {**facts, **now}, mission.id, requester=mission.requested_by
         )
@@ -61,9 +84,9 @@ async def play(
         if allowed:
             return "allowed_now"
         [first, *_] = decided.values()
-        await denied(session, caller, mission, call, said["considered"], first)
+        await denied(session, caller, mission, call, said.considered, first)
         return Heard(problem=policy.refusal(first))
-    fact = said.get("fact")
+    fact = said.fact
     answered_by = fact["provider"] if fact else None
     if decided and (answered_by not in allowed if answered_by else not allowed):
         return "denied_now"
@@ -72,11 +95,11 @@ async def play(
         told = {**fact, "policy_decision": decision.id if decision else None, "attempt": mission.attempt}
         await ledger.record(session, caller, "model.called", mission.id, **told)
     else:
-        await ledger.record(
-            session, caller, "model.refused", mission.id, **refused(mission, call, said["problem"]["code"])
-        )
+        assert said.heard.problem is not None
+        why = refused(mission, call, said.heard.problem.code)
+        await ledger.record(session, caller, "model.refused", mission.id, **why)
     await tape.record(session, mission.id, mission.attempt, call, taped.outcome, taped.answer, taped.took_ms)
-    return heard(taped)
+    return said.heard
 
 
 async def denied(

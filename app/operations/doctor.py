@@ -21,7 +21,7 @@ from app import ledger
 from app.clock import new_id, now
 from app.db import Database, ReadSession, asyncpg_url
 from app.ledger.wiring import store_and_keys
-from app.migrate import head
+from app.migrate import ANEW, head
 from app.operations.catalog import broken
 from app.settings import Misconfigured, Settings
 from colony_client.client import ColonyClient
@@ -167,7 +167,10 @@ async def catalog(settings: Settings) -> str:
 
 async def migration(settings: Settings) -> str:
     async with somebody(settings, "database_url", "worker_database_url", "registrar_database_url") as connection:
-        found = await connection.fetchrow("SELECT version_num, $1 = ANY (fits) AS fits FROM migration", head())
+        try:
+            found = await connection.fetchrow("SELECT version_num, $1 = ANY (fits) AS fits FROM migration", head())
+        except asyncpg.UndefinedColumnError:
+            raise Fault("the schema is that of a build from before the first release", f"{ANEW}.") from None
     at = found["version_num"] if found else "none"
     if found is None or not found["fits"]:
         raise Fault(

@@ -5,20 +5,21 @@ root decides it decides anew: policy for each call and each change, the review o
 """
 
 from collections import Counter
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 import structlog
-from sqlalchemy.exc import StatementError
+from sqlalchemy.exc import DBAPIError
 
 from app import missions, model_gateway, tape, tools, work
 from app.artifacts import Objects
 from app.boundary import callbacks
 from app.caller import Caller, system
 from app.clock import now
-from app.db import Database, ReadSession, WriteSession, unavailable
+from app.db import Database, ReadSession, WriteSession, sqlstate
 from app.errors import Problem
 from app.missions import Held, Mission
 from app.replay.recording import Answered, Fact, Recording
@@ -43,7 +44,28 @@ CALLS = ("tool.called", "tool.failed", "tool.refused", "tool.denied")
 MODEL_CALLS = ("model.called", "model.refused", "model.denied")
 # What a file of another environment, or of another version of the root, may lack or hold that is no good here.
 NOT_WHOLE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+REFUSED = ("22", "23", "RX")  # classes of what Postgres says to values, to rows, and at its walls
 log = structlog.get_logger("replay")
+
+
+class Unreadable(Exception):
+    """What the recording says in a fact is not whole."""
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """Around what is made of a recording's words, and of nothing else. Raises Unreadable."""
+    try:
+        yield
+    except NOT_WHOLE as error:
+        raise Unreadable from error
+
+
+def refused_here(error: Problem | DBAPIError) -> bool:
+    """Whether what a recording says is refused, and would be again; not a fault that passes, nor one of ours."""
+    if isinstance(error, Problem):
+        return error.kind.status < 500 and not error.kind.retryable
+    return (sqlstate(error) or "").startswith(REFUSED)
 
 
 async def play(database: Database, item: Item, environment: str, objects: Objects) -> None:
@@ -90,41 +112,46 @@ class Player:
         self.ended = False
 
     async def play(self) -> None:
-        await self.held.hold([(self.caller.tenant, self.mission.id)])
+        await self.hold()
         for fact in self.recording.of_attempt():
             self.at = fact.seq
-            await self.whole(self.again(fact))
+            await self.played(self.again(fact))
             if self.ended:
                 break
         else:
             why = self.recording.reason or self.recording.state
             self.give_up("replay_ended", f"The recorded attempt ended without a signal of its colony: {why}.")
-        if not await self.whole(self.keep()):
+        if not await self.played(self.keep()):
             await self.held.keep()  # that the replay has ended, and how
         self.session.nudges |= self.held.nudges  # no `committed`: what was counted then is not counted again
 
-    async def whole(self, step: Awaitable[None]) -> bool:
+    async def played(self, step: Awaitable[None]) -> bool:
         """A step of the replay. Where it cannot be made of what the recording says, or what would come of it is refused here, the
-        replay ends, and False is answered: made once more it would be the same."""
+        replay ends, and False is answered: made once more it would be the same. Everything else is no fault of the recording's,
+        and the work is tried again: a database that is away, a bug."""
         try:
             await step
-        except (*NOT_WHOLE, Problem, StatementError) as error:
-            if isinstance(error, StatementError) and unavailable(error) is not None:
+        except (Unreadable, Problem, DBAPIError) as error:
+            if not (isinstance(error, Unreadable) or refused_here(error)):
                 raise
             log.warning("a recording cannot be played", mission=str(self.mission.id), fact=self.at, exc_info=error)
-            why = "is not whole" if isinstance(error, NOT_WHOLE) else "is refused here"
+            why = "is not whole" if isinstance(error, Unreadable) else "is refused here"
+            if not self.held.missions:
+                await self.hold()
             self.give_up("replay_unplayable", f"What the recording says in fact {self.at} {why}.")
             return False
         return True
 
+    async def hold(self) -> None:
+        await self.held.hold([(self.caller.tenant, self.mission.id)])
+
     async def keep(self) -> None:
-        """Writes what was said since the last call. What Postgres refuses is forgotten: with it nothing could be written."""
+        """Writes what was said since the last call. What cannot be written is forgotten: with it nothing could be written."""
         try:
             async with self.session.part():
                 await self.held.keep()
-        except StatementError:
+        except BaseException:
             self.held = Held(self.session.fetch)
-            await self.held.hold([(self.caller.tenant, self.mission.id)])
             raise
 
     async def again(self, fact: Fact) -> None:
@@ -133,7 +160,8 @@ class Player:
             async with self.session.part():
                 await (self.call(fact) if fact.type in CALLS else self.model_call(fact))
         elif fact.type == "provider.failed":
-            self.held.tell(self.caller, fact.type, self.mission.id, **fact.body)
+            with reading():
+                self.held.tell(self.caller, fact.type, self.mission.id, **fact.body)
         else:
             await self.repeat(fact)
 
@@ -141,7 +169,8 @@ class Player:
 
     async def repeat(self, fact: Fact) -> None:
         """What the colony said behind a fact, once more."""
-        event = self.event(fact)
+        with reading():
+            event = self.event(fact)
         if event is not None and not await self.say(event):
             self.give_up("replay_unplayable", f"What the recording says in fact {fact.seq} is refused here.")
 
@@ -209,23 +238,26 @@ class Player:
 
     async def call(self, fact: Fact) -> None:
         """Policy now, the answer of then."""
-        taped = await self.next("tool", str(fact.body["tool"]), str(fact.body.get("arguments_sha256", "")))
+        with reading():
+            which = str(fact.body["tool"]), str(fact.body.get("arguments_sha256", ""))
+        taped = await self.next("tool", *which)
         if taped is None:
             return
-        asked = taped.call
+        with reading():
+            asked, arguments = taped.call, dict(taped.arguments)  # type: ignore[arg-type]
+            then = tools.said_again(on_tape(taped)) if taped.outcome != "denied" else None
         wanted = await tools.known.find(self.session, asked.name)
         if wanted is None:
             return await self.diverge(asked, taped.ordinal, "no_tool")
         envelope = await missions.envelope(self.session, self.mission.id)
-        arguments: dict[str, Any] = dict(taped.arguments)  # type: ignore[arg-type]
         refusal = await tools.judge(self.session, self.caller, self.mission, wanted, envelope, asked, arguments)
         if (refusal is not None) != (taped.outcome == "denied"):
             rule = str(refusal.members.get("rule")) if refusal is not None else None
             why = "denied_now" if refusal is not None else "allowed_now"
             return await self.diverge(asked, taped.ordinal, why, rule)
-        if refusal is None:
-            await tools.noted_again(self.session, self.caller, self.mission, wanted, asked, on_tape(taped))
-            refusal = tools.switched_off_then(on_tape(taped))
+        if then is not None:
+            await tools.noted_again(self.session, self.caller, self.mission, wanted, asked, then, taped.took_ms)
+            refusal = tools.switched_off_then(then)
         if refusal is not None and wanted.name in await tools.needs(self.session, self.mission):
             mission = await missions.lock(self.session, self.mission.id)
             await tools.block(self.session, self.caller, mission, wanted, refusal)
@@ -235,13 +267,17 @@ class Player:
         """The same for a model. What its client did not wait for is on no tape, and nothing went on by it."""
         if fact.body.get("outcome") == "abandoned":
             return
-        taped = await self.next("model", str(fact.body["model"]), str(fact.body.get("request_sha256", "")))
+        with reading():
+            which = str(fact.body["model"]), str(fact.body.get("request_sha256", ""))
+        taped = await self.next("model", *which)
         if taped is None:
             return
+        with reading():
+            asked, played = taped.call, on_tape(taped)
+            then = model_gateway.then(played)
         envelope = await missions.envelope(self.session, self.mission.id)
-        asked = taped.call
         said = await model_gateway.play(
-            self.session, self.caller, self.mission, envelope.environment, asked, on_tape(taped)
+            self.session, self.caller, self.mission, envelope.environment, asked, played, then
         )
         if isinstance(said, str):
             await self.diverge(asked, taped.ordinal, said)

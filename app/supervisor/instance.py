@@ -16,7 +16,7 @@ from app import drills
 from app.bootstrap import bootstrap
 from app.embedded import CannotStart, write_private
 from app.identity import seed_demo
-from app.migrate import Ahead, upgrade
+from app.migrate import Unfit, upgrade
 from app.supervisor.folder import Folder, open_folder
 from app.supervisor.plan import processes
 from app.supervisor.watch import Watch
@@ -120,8 +120,8 @@ async def prepare_database(folder: Folder, say: Callable[[str], None]) -> None:
     await bootstrap(folder.owner_url(), "mission_root", folder.secrets["database_passwords"], "mission_root")
     try:
         await asyncio.to_thread(upgrade, folder.owner_url(), "mission_root")
-    except Ahead as newer:
-        raise CannotStart(f"{newer}.") from newer
+    except Unfit as other:
+        raise CannotStart(f"{other}.") from other
     await seed_demo(folder.database_url("registrar"), folder.secrets["api_keys"])
     await drills.prepare(folder.database_url("registrar"), parse_keys(folder.secrets["drill_key"], "DRILL_KEY"))
 

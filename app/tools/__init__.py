@@ -11,7 +11,7 @@ from app.tools.builtin import TOOLS
 from app.tools.judging import block, judge, needs
 from app.tools.known import Register
 from app.tools.layers_api import router as registering
-from app.tools.noting import noted_again, switched_off_then
+from app.tools.noting import noted_again, said_again, switched_off_then
 from app.tools.sessions import Sessions
 from app.tools.watch import check_layers
 
@@ -28,5 +28,6 @@ __all__ = [
     "noted_again",
     "registering",
     "router",
+    "said_again",
     "switched_off_then",
 ]

@@ -19,10 +19,10 @@ from app.http.lane import ID, Way
 from app.missions import Terms
 from app.telemetry import TOOL_CALLS
 from app.tools import gateway, known, proposals
-from app.tools.builtin import Context
+from app.tools.builtin import Context, Result
 from app.tools.judging import block, judge, looked_at, needs, switched_off
 from app.tools.known import Known
-from app.tools.noting import ended, note, note_failed, noted_again, replayed, switched_off_then
+from app.tools.noting import ended, note, note_failed, noted_again, said_again, switched_off_then
 from colony_client import tokens
 from colony_client.contract import ToolAnswer, ToolCall, ToolOffers
 from colony_client.errors import BadBody
@@ -206,14 +206,14 @@ async def at_length(one: Called) -> Opened | Response:
         if refusal is None and not mission.played:  # what the tape answers is not asked, whatever became of the tool
             refusal = await switched_off(session, caller, mission, wanted, taped)
         played = await tape.answer(session, caller, mission, taped) if refusal is None and mission.played else None
-        reservation = None
+        reservation, said_then = None, said_again(played) if isinstance(played, tape.Taped) else None
         if isinstance(played, Problem):
             refusal = played
-        elif played is not None:
-            await noted_again(session, caller, mission, wanted, taped, played)
-            if played.outcome == "answered" and (proposal := replayed(played).proposal) is not None:
-                await proposals.keep_again(session, caller, mission, wanted, proposal)
-            refusal = switched_off_then(played)
+        elif played is not None and said_then is not None:
+            await noted_again(session, caller, mission, wanted, taped, said_then, played.took_ms)
+            if isinstance(said_then, Result) and said_then.proposal is not None:
+                await proposals.keep_again(session, caller, mission, wanted, said_then.proposal)
+            refusal = switched_off_then(said_then)
             if refusal is not None and blocks:
                 await block(session, caller, mission, wanted, refusal)
         elif refusal is None:
@@ -228,8 +228,10 @@ async def at_length(one: Called) -> Opened | Response:
         if wanted.layer is not None:
             one.state.tools.seen[said.tenant, wanted.layer.name, wanted.layer.version].refusals += 1
         raise refusal
-    if isinstance(played, tape.Taped):
-        return Reply({"result": replayed(played).value}, 202 if wanted.access == "mutate" else 200).response()
+    if isinstance(said_then, Problem):
+        raise said_then
+    if said_then is not None:
+        return Reply({"result": said_then.value}, 202 if wanted.access == "mutate" else 200).response()
     assert reservation is not None
     return Opened(Terms.of(mission, envelope), wanted, reservation)
 

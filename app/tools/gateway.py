@@ -71,10 +71,10 @@ async def call(sessions: Sessions, context: Context, known: Known, arguments: di
         raise Problem(
             "tool_failed", f"{known.name} cannot be called from here: {lacking}.", cause="tool_unusable"
         ) from None
-    except Full:
-        raise Problem(
-            "rate_limited", "As many tools are being asked as this process asks at once.", retry_after=1, limit="tools"
-        ) from None
+    except Full as full:
+        whom = "one tenant" if full.of == "tenant" else "this process"
+        detail = f"As many servers of tools are being asked as {whom} asks at once."
+        raise Problem("rate_limited", detail, retry_after=1, limit="tools") from None
     except ServerFailed as failure:
         raise failed(known, failure) from None
     return await result(context, known, arguments, answer)

@@ -108,31 +108,32 @@ def problem_bytes(refused: Problem) -> bytes:
 # --- answers from a tape
 
 
-async def noted_again(
-    session: WriteSession, caller: Caller, mission: Mission, wanted: Known, taped: tape.Call, played: tape.Taped
-) -> None:
-    """An answer from the tape leaves what the tool's own would: readings, fact, and its place on the tape of the replay."""
-    if played.outcome == "answered":
-        await note(session, caller, mission, wanted, taped, replayed(played), played.took_ms)
-    else:
-        again = problem_again(played)
-        await note_failed(session, caller, mission.id, mission.attempt, taped, again, played.took_ms)
-
-
-def replayed(played: tape.Taped) -> Result:
-    """A taped answer. Raises the Problem that the tool had answered with."""
-    if played.outcome == "refused":
-        raise problem_again(played)
+def said_again(played: tape.Taped) -> Result | Problem:
+    """A taped answer, or the Problem that the tool had answered with. What is none raises ValueError, LookupError or TypeError."""
     said = json.loads(played.answer)
+    if played.outcome == "refused":
+        return Problem.again(said)
     shown = [(bytes.fromhex(source), document, version) for source, document, version in said["shown"]]
+    fingerprint(said["result"])
     return Result(said["result"], said["kind"], shown, proposal=said.get("proposal"))
 
 
-def switched_off_then(played: tape.Taped) -> Problem | None:
+async def noted_again(
+    session: WriteSession,
+    caller: Caller,
+    mission: Mission,
+    wanted: Known,
+    taped: tape.Call,
+    said: Result | Problem,
+    took_ms: float,
+) -> None:
+    """An answer from the tape leaves what the tool's own would: readings, fact, and its place on the tape of the replay."""
+    if isinstance(said, Result):
+        await note(session, caller, mission, wanted, taped, said, took_ms)
+    else:
+        await note_failed(session, caller, mission.id, mission.attempt, taped, said, took_ms)
+
+
+def switched_off_then(said: Result | Problem) -> Problem | None:
     """The refusal of a tool that was switched off, or was not what was registered: what blocks a mission that needs it."""
-    refused = problem_again(played) if played.outcome == "refused" else None
-    return refused if refused is not None and refused.code in OFF else None
-
-
-def problem_again(played: tape.Taped) -> Problem:
-    return Problem.again(json.loads(played.answer))
+    return said if isinstance(said, Problem) and said.code in OFF else None

@@ -3,7 +3,7 @@
 import asyncio
 import importlib
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from app import outbound
 from app.components import Component
 from app.db import Database
 from app.settings import Settings
-from app.telemetry import TOOL_FAILURES, begin
+from app.telemetry import TOOL_FAILURES, TOOL_SESSIONS_FULL, begin
 from app.together import Together
 from app.tools import layers
 from app.tools.definition import BadDefinition, Definition, Layer
@@ -27,12 +27,13 @@ if TYPE_CHECKING:
     from app.tools.mcp.session import Session
 
 begin(TOOL_FAILURES, CODES)
+begin(TOOL_SESSIONS_FULL, ["tenant", "process"])
 log = structlog.get_logger("tools")
 
 LOOK_AGAIN_S = 60.0  # a session in use asks for the server's tools so often
 IDLE_S = 120.0
 FRESH_S = 1.0  # whoever was just given a session is about to ask
-MOST = 128  # sessions of one process
+MOST = 128  # sessions of one process, of which no tenant has so many that there is no room for another one's
 TELL_S = 1.0  # how often what was seen is told
 COUNTING = ("tool_unreachable", "tool_timed_out", "tool_broke_off", "tool_protocol")  # what opens a breaker
 LOOK_AFTER = ("tool_refused", "tool_said_no", "tool_malformed")  # which a tool that is not what it was may well answer
@@ -56,7 +57,11 @@ class Drifted(Exception):
 
 
 class Full(Exception):
-    """As many servers are being asked at this moment as one process asks."""
+    """As many servers are being asked at this moment as one process asks, in all (of: process) or for one tenant."""
+
+    def __init__(self, of: str) -> None:
+        super().__init__(of)
+        self.of = of
 
 
 @dataclass
@@ -180,7 +185,7 @@ class Sessions:
         seen.calls += 1
         if (opens := breaker.turned_away()) is not None:
             raise ServerFailed("tool_unreachable", f"{layer.name} is left alone until {opens:%H:%M:%S}", retryable=True)
-        entry = layer.entry(tool)
+        entry, trial = layer.entry(tool), breaker.opened_at is not None
         assert entry is not None
         try:
             for first in (True, False):
@@ -215,6 +220,11 @@ class Sessions:
             else:
                 breaker.succeeded()
             raise
+        except Full as full:  # nobody was asked, and of the server nothing is learnt
+            TOOL_SESSIONS_FULL.labels(full.of).inc()
+            if trial:
+                breaker.untried()
+            raise
         breaker.succeeded()
         self.heard(which, None)
         return answer
@@ -240,22 +250,32 @@ class Sessions:
         return live, True
 
     async def _open(self, which: Which, layer: Layer) -> Live:
-        await self.make_room()
+        await self.make_room(which[0])
         session = await self.begin(which[0], layer)
         moment = time.monotonic()
         live = self.live[which] = Live(session, moment, moment)
         return live
 
-    async def make_room(self) -> None:
-        """Closes the idle session that was used the longest ago when there are too many. One in use is left to its calls: a tool
-        that is broken off in the middle may run twice. Raises Full."""
-        if len(self.live) + len(self._opening.asking) <= MOST:  # with the one that is about to be opened
+    async def make_room(self, tenant: UUID) -> None:
+        """Closes an idle session when there are too many, of the tenant or in all: first of whoever has more than a share, of those
+        the one that was used the longest ago. One in use is left to its calls: a tool that is broken off in the middle may run twice.
+        Raises Full."""
+        of = Counter(
+            one for one, _, _ in [*self.live, *self._opening.asking]
+        )  # with the one that is about to be opened
+        share = max(1, MOST // (len(of) + 1))
+        whose = {tenant} if of[tenant] > share else set(of) if of.total() > MOST else set()
+        if not whose:
             return
         before = time.monotonic() - FRESH_S
-        idle = [(one.used_at, which) for which, one in self.live.items() if not one.asking and one.used_at < before]
+        idle = [
+            (of[which[0]] <= share, one.used_at, which)
+            for which, one in self.live.items()
+            if which[0] in whose and not one.asking and one.used_at < before
+        ]
         if not idle:
-            raise Full
-        _, oldest = min(idle)
+            raise Full("tenant" if of[tenant] > share else "process")
+        *_, oldest = min(idle)
         await self.discard(oldest, self.live[oldest])
 
     async def look(self, which: Which, layer: Layer, live: Live) -> list[str]:

@@ -261,4 +261,4 @@ async def test_the_worker_puts_right_what_a_killed_call_left(world: World) -> No
     async with world.worker.database.write() as session:
         assert await budgets.reconcile(session) == 1
     [mission] = (await usage(world))["missions"]
-    assert (mission["tokens"]["reserved"], mission["tokens"]["used"]) == (0, 0)
+    assert (mission["tokens"]["reserved"], mission["tokens"]["used"]) == (0, 40)

@@ -293,7 +293,7 @@ async def test_a_mission_from_before_the_limit_is_stopped_by_it(ground: Ground) 
     assert (await reserve(ground, mission, 0))["reservation"] is None, "over is over, even for nothing"
 
 
-async def test_a_hold_whose_holder_was_killed_is_released_by_the_reconciler(ground: Ground) -> None:
+async def test_a_hold_whose_holder_was_killed_is_used_says_the_reconciler(ground: Ground) -> None:
     mission = await running(ground)
     connection = await ground.connect("api")
     async with ground.within("api", connection=connection):
@@ -310,9 +310,11 @@ async def test_a_hold_whose_holder_was_killed_is_released_by_the_reconciler(grou
         await ground.run("worker", "SELECT reconcile_budgets(1000)")
     assert (await account(ground, "mission", mission))["reserved_tokens"] == 80
     assert await ground.value("worker", "SELECT reconcile_budgets(1000)") >= 1
-    assert (await account(ground, "mission", mission))["reserved_tokens"] == 20
+    left = await account(ground, "mission", mission)
+    assert (left["reserved_tokens"], left["settled_tokens"]) == (20, 60)
+    assert await ground.value("admin", "SELECT state FROM budget_reservation WHERE id = $1", lost) == "presumed"
     [late] = await ground.run("api", SETTLE, ground.tenant, lost, 60, Decimal(0))
-    assert late["was_over"] is None, "too late: its place may be somebody else's"
+    assert late["was_over"] is None, "too late: it is counted already"
     assert await ground.value("api", RELEASE, ground.tenant, kept) is True
 
 

@@ -245,6 +245,7 @@ class Accounts(RuleBasedStateMachine):
         if fits and life == "0":  # its holder crashed at once
             self.wait(self.ground.run("worker", "SELECT reconcile_budgets(1000)"))
             self.ended.append(made["reservation"])
+            self.count(tokens)
         elif fits:
             self.held[made["reservation"]] = tokens
 

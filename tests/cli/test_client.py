@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import NameOID
 
 from app.cli import main, show, workspace
-from app.cli.client import Client, connection
+from app.cli.client import Client, Failed, connection
 from app.clock import now
 from app.errors import KINDS, Problem
 
@@ -449,7 +449,21 @@ def test_an_answer_within_a_second_does_not_pay_for_rich() -> None:
         with show.patience("asking"):
             pass
         sys.exit("rich.console" in sys.modules)"""
-    assert subprocess.run([sys.executable, "-c", asked], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", asked], check=False, timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize("text", [None, "nothing of the kind"])
+def test_authorities_that_cannot_be_read_are_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None
+) -> None:
+    file = tmp_path / "authority.pem"
+    if text is not None:
+        file.write_text(text)
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    with pytest.raises(Failed, match=r"SSL_CERT_FILE .*authority.pem holds no certificates") as refused:
+        connection("https://root.example", {})
+    assert refused.value.exit_code == 2
+    connection("http://root.example", {})
 
 
 def test_the_authority_that_the_environment_names_is_the_one_that_is_trusted(

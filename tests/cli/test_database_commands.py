@@ -21,6 +21,7 @@ def command(*words: str, **environment: str) -> "subprocess.CompletedProcess[str
         capture_output=True,
         text=True,
         check=False,
+        timeout=60,
     )
 
 
@@ -51,6 +52,12 @@ def test_bootstrap_then_migrate_makes_a_database_that_the_roles_can_use() -> Non
             assert moved.returncode == code
             assert not code or f"where code that knows {head} does not run any more" in moved.stderr
             assert code or json.loads(moved.stdout) == {"head": "9999"}
+        asyncio.run(
+            fetch(admin, "ALTER TABLE migration DROP COLUMN fits")
+        )  # as a build before the first release made it
+        moved = command("migrate", **given)
+        assert moved.returncode == 1 and moved.stderr.count("\n") == 1
+        assert "before the first release" in moved.stderr and "Begin with an empty one" in moved.stderr
 
 
 def test_without_an_admin_url_it_says_so() -> None:
@@ -86,7 +93,9 @@ def test_a_command_loads_what_it_needs(root: Root) -> None:
     root.answers["GET /v1/missions"] = (200, {}, {"items": [], "next_cursor": None, "has_more": False})
     known = os.environ | {"MISSION_ROOT_URL": root.url, "MISSION_ROOT_API_KEY": "mr_test"}
     for words, needed in ((("--help",), {"rich", "pygments", "asyncio"}), (("missions", "list", "--json"), {"httpx"})):
-        done = subprocess.run([sys.executable, "-c", LOADED, *words], capture_output=True, text=True, env=known)
+        done = subprocess.run(
+            [sys.executable, "-c", LOADED, *words], capture_output=True, text=True, env=known, timeout=60
+        )
         assert done.returncode == 0, done.stderr
         loaded = set(done.stderr.split())
         assert HEAVY & loaded <= needed, words

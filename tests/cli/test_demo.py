@@ -20,6 +20,7 @@ def test_the_demo_holds_from_nothing_to_a_verified_change(tmp_path: Path) -> Non
         capture_output=True,
         text=True,
         check=False,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     [line] = done.stdout.splitlines()

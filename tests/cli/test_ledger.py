@@ -83,6 +83,7 @@ async def test_an_export_is_verified_by_the_file_that_came_with_it(served: Any, 
             capture_output=True,
             text=True,
             check=False,
+            timeout=60,
         )
         verdict = json.loads(ended.stdout)
         assert ended.returncode == 0 and verdict["covered"] > 0 and verdict["subject"] == (mission if more else None)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from app.embedded import CannotStart
@@ -16,7 +17,7 @@ COMMAND = [sys.executable, "-m", "app.cli.main"]
 
 
 def refused(*words: str) -> tuple[int, str]:
-    done = subprocess.run([*COMMAND, "up", *words], capture_output=True, text=True, check=False)
+    done = subprocess.run([*COMMAND, "up", *words], capture_output=True, text=True, check=False, timeout=60)
     assert done.stdout == "" and done.stderr.startswith("mission-root: ")
     assert done.stderr.count("\n") == 1, done.stderr
     return done.returncode, done.stderr
@@ -48,6 +49,15 @@ def test_a_stranger_who_answers_in_its_place_is_noticed(tmp_path: Path) -> None:
             async with await asyncio.start_server(stranger, "127.0.0.1", port):
                 with pytest.raises(CannotStart, match=f"Port {port} on 127.0.0.1 was taken by another instance"):
                     await confirm_own(instance)
+            connection = await asyncpg.connect(folder.owner_url())
+            await connection.execute(
+                "ALTER TABLE migration DROP COLUMN fits"
+            )  # as a build before the first release made it
+            await connection.close()
+            folder.server.stop()
+            with pytest.raises(CannotStart, match=r"before the first release.*another --data-dir") as old:
+                await prepare_database(folder, print)
+            assert old.value.exit_code == 1
         finally:
             folder.server.stop()
 

@@ -230,6 +230,7 @@ def test_an_ordinary_user_can_run_it() -> None:
             cwd="/",
             env={"PATH": os.defpath, "PYTHONPATH": f"{checkout}:{packages}"},
             check=False,
+            timeout=60,
         )
     except OSError as problem:
         pytest.skip(f"no Python that other users can run: {problem}")

@@ -1,8 +1,11 @@
 """Every error is a whole problem document, and every problem has a page that a person can read."""
 
 import ast
+import asyncio
 import html
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import structlog
 
 from app import errors
 from app.errors import KINDS
+from app.http.serving import server
 from app.reference import CAUSES
 from tests.world import World
 from tests.world.checks import census, problem
@@ -136,3 +140,30 @@ async def test_links_and_locations_are_answered_as_given(world: World) -> None:
         "1",
     )
     assert made["links"]["self"] == f"/v1/missions/{made['id']}"
+
+
+async def test_bytes_that_are_no_text_are_no_fault_of_ours(world: World) -> None:
+    """Tracing reads a query as UTF-8; what is not must not come that far, or do no harm there."""
+    key = world.auditor.headers["authorization"].encode()
+    for app in (world.public, world.internal):
+        async with served_as_ever(app) as address:
+            for path in (b"/v1/missions", b"/v1/whoami", b"/livez", b"/nothing"):
+                for behind in (b"?limit=\xff\xfe", b"?x=%FF%FE", b"\xff?x=\xc3", b"?\xff", b"?x=\xed\xa0\x80"):
+                    reader, writer = await asyncio.open_connection(*address)
+                    head = b"GET " + path + behind + b" HTTP/1.1\r\nHost: root\r\nConnection: close\r\n"
+                    writer.write(head + b"Authorization: " + key + b"\r\n\r\n")
+                    status = int((await reader.read()).split()[1])
+                    assert status == 200 or 400 <= status < 500, (path + behind, status)
+                    writer.close()
+
+
+@asynccontextmanager
+async def served_as_ever(app: Any) -> AsyncIterator[Any]:
+    """The server that a process runs, on a port of its own."""
+    one = server(app, "127.0.0.1", 0)
+    running = asyncio.create_task(one.serve())
+    while not one.started:
+        await asyncio.sleep(0.01)
+    yield one.servers[0].sockets[0].getsockname()
+    one.should_exit = True
+    await running

@@ -70,7 +70,7 @@ async def test_a_whole_export_verifies_alone(ground: Ground, tmp_path: Path) -> 
     key = "old:" + base64.b64encode(KEYS["old"]).decode()
     ended = subprocess.run(
         [sys.executable, "-I", "alone.py", "verify_ledger.py", "ledger.jsonl", "--key", key],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     verdict = json.loads(ended.stdout)

@@ -130,7 +130,7 @@ def test_a_hostile_file_is_a_verdict_and_never_a_crash(tmp_path: Path) -> None:
         (tmp_path / "file").write_text("".join(json.dumps(line) + "\n" for line in lines))
         ended = subprocess.run(
             [sys.executable, "-I", offline.__file__, str(tmp_path / "file")],
-            capture_output=True, text=True, check=False, env={"LC_ALL": "C"},
+            capture_output=True, text=True, check=False, env={"LC_ALL": "C"}, timeout=60,
         )  # fmt: skip
         assert (ended.returncode, ended.stderr) == (1, ""), lines
         assert json.loads(ended.stdout)["verified"] is False and "\x1b" not in ended.stdout
@@ -145,7 +145,7 @@ def test_a_line_without_end_is_not_read_into_memory(tmp_path: Path) -> None:
         "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"  # fmt: skip
     ended = subprocess.run(
         [sys.executable, "-c", limited, offline.__file__, str(tmp_path / "file")],
-        capture_output=True, text=True, check=False,
+        capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert ended.returncode == 1, ended.stderr
     assert json.loads(ended.stdout)["first_bad"] == {"line": 1, "finding": "the line is longer than any may be"}

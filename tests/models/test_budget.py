@@ -9,13 +9,13 @@ import openai
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from app.errors import Problem
 from app.model_gateway.actions import room
 from app.model_gateway.providers import Model, Provider, Target
-from app.worker import Worker
+from tests.calls.test_opening import run_out
 from tests.models.conftest import ASK, MODEL, House, described
-from tests.world.checks import inspector
 
 
 async def test_an_answer_is_bounded_by_what_is_left(house: House) -> None:
@@ -116,27 +116,66 @@ async def test_a_day_that_is_used_up_stops_calls_of_missions_from_before(house: 
     assert house.east.asked == []
 
 
-async def test_what_a_crash_leaves_reserved_comes_back(house: House) -> None:
+async def test_what_a_crash_leaves_reserved_counts_as_used(house: House) -> None:
     house.east.hold.clear()
     life = await house.mission()
     asking = asyncio.create_task(house.ask(life))
     await house.east.begun.wait()
     held = (await house.account(life.id))["reserved_tokens"]
     assert held > 500
-    connection = await inspector(house.world)
-    # the process is gone, and time passes: nobody settles, and the reconciler comes
-    await connection.execute("ALTER TABLE budget_reservation DISABLE TRIGGER budget_reservation_guard")
-    await connection.execute(
-        "UPDATE budget_reservation SET expires_at = now() - interval '1 s' WHERE purpose = 'model'"
-    )
-    await connection.execute("ALTER TABLE budget_reservation ENABLE ALWAYS TRIGGER budget_reservation_guard")
-    await reconciled(house.world.worker)
-    assert (await house.account(life.id))["reserved_tokens"] == 0
-    # it was not gone after all, only late: what was used is counted all the same, once
+    await run_out(house.world)  # the process is gone, and time passes: nobody settles, and the reconciler comes
+    account = await house.account(life.id)
+    assert (account["settled_tokens"], account["reserved_tokens"], account["calls"]) == (held, 0, 1)
+    [(_, said)] = await life.facts("budget.presumed")
+    assert (said["purpose"], said["tokens"]) == ("model", held)
+    # it was not gone after all, only late: what it held was counted for it, and its fact and its answer are kept
     house.east.hold.set()
     await asking
     account = await house.account(life.id)
-    assert (account["settled_tokens"], account["reserved_tokens"]) == (15, 0)
+    assert (account["settled_tokens"], account["reserved_tokens"]) == (held, 0)
+    assert len(await house.calls(life)) == 1
+
+
+async def test_what_a_stop_cannot_write_is_counted_by_the_reconciler(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def busy(*_: Any) -> Any:
+        raise asyncpg.LockNotAvailableError
+
+    monkeypatch.setattr(house.world.root.closings.batches, "run", busy)
+    life = await house.mission()
+    with capture_logs() as logs:
+        asking = asyncio.create_task(house.ask(life))
+        async with asyncio.timeout(30):
+            while not house.gateway.settling:
+                await asyncio.sleep(0.01)
+        for one in house.gateway.settling:  # as at the end of the event loop
+            one.cancel()
+        with pytest.raises(openai.OpenAIError):
+            await asking
+    assert [one["mission"] for one in logs if "is not written" in one["event"]] == [str(life.id)]
+    held = (await house.account(life.id))["reserved_tokens"]
+    await run_out(house.world)
+    account = await house.account(life.id)
+    assert held > 500 and (account["settled_tokens"], account["reserved_tokens"]) == (held, 0)
+
+
+async def test_the_end_waits_also_for_calls_that_end_meanwhile(house: House) -> None:
+    ends = [asyncio.Event(), asyncio.Event()]
+    tasks = [asyncio.create_task(end.wait()) for end in ends]
+
+    def put(task: asyncio.Task[Any]) -> None:
+        house.gateway.settling.add(task)
+        task.add_done_callback(house.gateway.settling.discard)
+
+    put(tasks[0])
+    tasks[0].add_done_callback(lambda _: put(tasks[1]))
+    closing = asyncio.create_task(house.gateway.close())
+    ends[0].set()
+    done, _ = await asyncio.wait([closing], timeout=0.1)
+    assert not done
+    ends[1].set()
+    await closing
 
 
 async def test_a_busy_database_costs_nobody_the_answer_and_nothing_is_counted_twice(
@@ -159,13 +198,6 @@ async def test_a_busy_database_costs_nobody_the_answer_and_nothing_is_counted_tw
     assert len(await house.calls(life)) == 1
     account = await house.account(life.id)
     assert (account["settled_tokens"], account["reserved_tokens"], account["calls"]) == (15, 0, 1)
-
-
-async def reconciled(worker: Worker) -> None:
-    from app import budgets
-
-    async with worker.database.write() as session:
-        await budgets.reconcile(session)
 
 
 TARGETS = st.builds(

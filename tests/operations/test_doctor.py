@@ -89,6 +89,13 @@ async def test_another_schema(world: World) -> None:
     failed(await line(world, "migration"), "older")
 
 
+async def test_a_schema_of_before_the_first_release(world: World) -> None:
+    await (await inspector(world)).execute("ALTER TABLE migration DROP COLUMN fits")
+    found = await line(world, "migration")
+    failed(found, "before the first release")
+    assert "empty one" in str(found.remedy)
+
+
 async def test_clocks_that_differ(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     from datetime import timedelta
 

@@ -58,5 +58,7 @@ def test_a_process_that_serves_does_not_load_what_only_others_need() -> None:
     """alembic is the migrator's, and the wiring of the public API is its own process's."""
     ask = "import sys; import app.{}; print(sorted({{'alembic', 'app.main'}} & set(sys.modules)))"
     for process, found in (("registrar", []), ("main", ["app.main"])):
-        said = subprocess.run([sys.executable, "-c", ask.format(process)], capture_output=True, text=True, check=True)
+        said = subprocess.run(
+            [sys.executable, "-c", ask.format(process)], capture_output=True, text=True, check=True, timeout=60
+        )
         assert said.stdout == f"{found}\n", process

@@ -68,7 +68,7 @@ async def test_the_same_state_makes_the_same_bytes_and_verifies_alone(world: Wor
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-I", "alone.py", "verify.py", *arguments]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
 
     ended = run("packet.zip", "--key", KEY)
     assert ended.returncode == 0 and ended.stdout.endswith("HOLDS\n"), ended.stdout + ended.stderr
@@ -77,7 +77,12 @@ async def test_the_same_state_makes_the_same_bytes_and_verifies_alone(world: Wor
     with zipfile.ZipFile(tmp_path / "packet.zip") as found:
         found.extractall(folder)
     from_folder = subprocess.run(
-        [sys.executable, "-I", "verify.py", "--json"], cwd=folder, capture_output=True, text=True, check=False
+        [sys.executable, "-I", "verify.py", "--json"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
     said = json.loads(from_folder.stdout)
     assert from_folder.returncode == 0 and said["holds"] and not said["keys_given"]

@@ -1,11 +1,15 @@
 """A recorded mission is played again without its colony: the same, apart from ids and times, or it says where it is not."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
 import pytest
+from asyncpg import UndefinedColumnError
+from sqlalchemy.exc import ProgrammingError
 
+from app.errors import Problem
 from app.replay.play import Player
 from tests.world import World
 from tests.world.checks import inspector, problem
@@ -244,6 +248,44 @@ async def test_a_crash_in_the_middle_leaves_nothing_of_a_replay(world: World, mo
     await connection.execute("UPDATE work SET next_at = clock_timestamp(), lease_until = NULL WHERE kind = 'replay'")
     await world.run_work("replay", "review")
     assert (await diff(again))["same"] is True
+
+
+def away(*_: Any, **__: Any) -> Any:
+    raise Problem("database_busy", "Every database connection is in use.", retry_after=1)
+
+
+def a_bug(*_: Any, **__: Any) -> Any:
+    raise LookupError("a fault of ours")
+
+
+def no_column(*_: Any, **__: Any) -> Any:
+    raise ProgrammingError("SELECT nothing", {}, UndefinedColumnError())  # a fault of ours, too
+
+
+@pytest.mark.parametrize("fault", [away, a_bug, no_column])
+@pytest.mark.parametrize("where", ["app.tools.judge", "app.boundary.callbacks.judge", "app.missions.held.Held.keep"])
+async def test_what_is_no_fault_of_the_recording_is_tried_again(
+    world: World, monkeypatch: pytest.MonkeyPatch, where: str, fault: Callable[..., Any]
+) -> None:
+    """Nothing is left of the first try, in the database or in hand; the second one plays all of it."""
+    life, players = await rich(world), list[Player]()
+    begun = Player.__init__
+
+    def noticed(player: Player, *given: Any) -> None:
+        players.append(player)
+        begun(player, *given)
+
+    monkeypatch.setattr(Player, "__init__", noticed)
+    with monkeypatch.context() as broken:
+        broken.setattr(where, fault)
+        again = await replay(life, world)
+    assert (await world.mission(again.id))["state"] == "accepted"
+    assert [type for type, _ in await again.facts()] == ["mission.accepted"]
+    if where.endswith("keep"):
+        assert players[0].held.missions == {} and not players[0].held._facts and not players[0].held._work
+    await (await inspector(world)).execute("UPDATE work SET next_at = clock_timestamp() WHERE kind = 'replay'")
+    await world.run_work("replay", "review")
+    assert len(players) == 2 and (await world.mission(again.id))["state"] == "completed"
 
 
 async def test_the_page_shows_what_is_different_and_nothing_runs(world: World) -> None:

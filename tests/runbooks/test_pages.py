@@ -33,6 +33,7 @@ OUTSIDE = {
     "PYTHON",
     "ARGS",
     "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
     "NO_COLOR",
 }  # variables of the shell, of make, of OpenSSL and of terminals
 # what a page tells its reader to fill in or export

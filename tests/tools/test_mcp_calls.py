@@ -4,14 +4,19 @@ import asyncio
 import hashlib
 import json
 import sys
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from uuid import UUID
 
 import pytest
 
+from app.clock import now
+from app.telemetry import TOOL_SESSIONS_FULL
 from app.tools import mcp
 from app.tools.servers import StdioServer
-from app.tools.sessions import IDLE_S, LOOK_AGAIN_S
+from app.tools.sessions import IDLE_S, LOOK_AGAIN_S, Full
 from tests.tools import odd_server as module
 from tests.tools.odd_server import Odd, odd_server, served_odd
 from tests.tools.registered import ask, definition, entry, mission_with, put, register, shown
@@ -167,7 +172,7 @@ async def test_above_the_bound_only_idle_sessions_close_and_a_call_too_many_hear
     life = await mission_with(
         world, *(f"{name}.{tool}" for name in ("one", "two", "three") for tool in ("echo", "slow"))
     )
-    monkeypatch.setattr("app.tools.sessions.MOST", 2)
+    monkeypatch.setattr("app.tools.sessions.MOST", 4)  # of which two are its share
     monkeypatch.setattr("app.tools.sessions.FRESH_S", IDLE_S / 2)  # however slow the machine
     pool = world.root.tools
     await said(world, life, "one.echo", text="x")
@@ -185,7 +190,13 @@ async def test_above_the_bound_only_idle_sessions_close_and_a_call_too_many_hear
     by_name["one"].used_at -= IDLE_S + 1  # the least used of all
     await said(world, life, "two.echo", text="x")
     await pool.prune()
+    [(tenant, _, version)] = [which for which in pool.live if which[1] == "one"]
+    three, counted = pool.breaker((tenant, "three", version)), TOOL_SESSIONS_FULL.labels("tenant")._value
+    for _ in range(three.opens_after):
+        three.failed("away")
+    three.opened_at, before = now() - three.stays_open, counted.get()  # a trial is due
     problem(await ask(world, life.dispatch, "three.echo", {"text": "x"}), "rate_limited")
+    assert (counted.get() - before, three.failures) == (1, three.opens_after) and three.retry_at() is None
     [two] = [live for which, live in pool.live.items() if which[1] == "two"]
     two.used_at -= IDLE_S / 2
     await said(world, life, "three.echo", text="x")
@@ -196,6 +207,43 @@ async def test_above_the_bound_only_idle_sessions_close_and_a_call_too_many_hear
     go_on.set()
     assert (await calling)["text"] == "y" and not by_name["one"].session.over
     assert [live.asking for live in pool.live.values()] == [0, 0]
+
+
+async def test_no_tenant_takes_all_sessions(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of them while it is alone, a third of them beside another, and so on; whoever has more gives first."""
+    monkeypatch.setattr("app.tools.sessions.MOST", 12)
+    pool, tenants = world.root.tools, [UUID(int=n) for n in range(4)]
+    closed: list[UUID] = []
+
+    async def begin(tenant: UUID, layer: Any) -> Any:
+        async def close() -> None:
+            closed.append(tenant)
+
+        return SimpleNamespace(over=False, close=close)
+
+    monkeypatch.setattr(pool, "begin", begin)
+    layer: Any = None
+
+    async def opened(tenant: UUID) -> int:
+        """How many more of its sessions, all of them in use, the tenant gets."""
+        for n in count():
+            try:
+                live, _ = await pool.session((tenant, f"{n} {len(pool.live)}", 1), layer)
+            except Full as full:
+                refused.append(full.of)
+                return n
+            live.asking = 1
+        raise AssertionError
+
+    refused: list[str] = []
+    assert [await opened(tenant) for tenant in tenants] == [6, 4, 2, 0]
+    assert refused == ["tenant", "tenant", "process", "process"] and closed == []
+    for number, tenant in enumerate(tenants[:3], 1):  # one of each becomes idle, the last tenant's the longest ago
+        idle = next(live for which, live in pool.live.items() if which[0] == tenant)
+        idle.asking, idle.used_at = 0, idle.used_at - number * IDLE_S
+    assert await opened(tenants[3]) == 2
+    assert closed == [tenants[1], tenants[0]], "of those who have more than their share the oldest first"
+    pool.live.clear()
 
 
 async def test_a_server_started_anew_costs_no_call_also_when_its_tools_are_looked_at_first(

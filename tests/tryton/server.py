@@ -98,7 +98,7 @@ def running() -> Iterator[Tryton]:
     with tempfile.TemporaryDirectory(prefix="mission-root-tryton-", ignore_cleanup_errors=True) as made:
         folder = Path(made, "tryton")
         # cp -a: the cluster's files keep their owner, which is not us when we are root
-        subprocess.run(["cp", "-a", str(kept), str(folder)], check=True)
+        subprocess.run(["cp", "-a", str(kept), str(folder)], check=True, timeout=60)
         server = Tryton(folder)
         try:
             server.postgres.start()

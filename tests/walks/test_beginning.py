@@ -46,12 +46,12 @@ def test_the_kit_runs_with_what_it_says(instance: Instance) -> None:
     given = instance.said["kit_env"]
     assert given["MISSION_ROOT_API_KEY"] == instance.said["keys"]["submitter"]
     kit = [COMMAND, "colony-kit", "--only", "C-04", "--only", "C-17", "--json"]
-    asked = subprocess.run(kit, env=os.environ | given, capture_output=True, text=True, check=False)
+    asked = subprocess.run(kit, env=os.environ | given, capture_output=True, text=True, check=False, timeout=300)
     assert asked.returncode == 0 and json.loads(asked.stdout)["counts"]["pass"] == 2, asked.stdout + asked.stderr
 
 
 def test_a_folder_serves_one_instance_at_a_time(instance: Instance) -> None:
     words = [COMMAND, "up", "--data-dir", str(instance.data_dir)]
-    second = subprocess.run(words, capture_output=True, text=True, check=False)
+    second = subprocess.run(words, capture_output=True, text=True, check=False, timeout=300)
     assert second.returncode == 5 and second.stdout == ""
     assert second.stderr == f"mission-root: The folder {instance.data_dir} is in use by another running instance.\n"

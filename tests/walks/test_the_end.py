@@ -44,7 +44,7 @@ def test_a_changed_row_is_named_by_the_anchors_in_the_data_folder(instance: Inst
     def verified() -> tuple[int, dict[str, Any], str]:
         words = ["ledger", "verify", "--anchors", "--json", "--url", instance.said["base_url"]]
         words += ["--api-key", instance.said["keys"]["auditor"]]
-        done = subprocess.run([COMMAND, *words], capture_output=True, text=True, check=False)
+        done = subprocess.run([COMMAND, *words], capture_output=True, text=True, check=False, timeout=300)
         return done.returncode, json.loads(done.stdout), done.stderr
 
     def covered() -> bool:

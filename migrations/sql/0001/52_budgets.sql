@@ -47,7 +47,8 @@ CREATE TABLE budget_account (        -- limit_*: the limit it was last moved und
 
 CREATE INDEX budget_account_newest ON budget_account (tenant, opened_at DESC, key) WHERE scope = 'mission';
 
-CREATE TABLE budget_reservation (    -- purpose 'mission': a whole mission's budget, held in its day and its tenant until it ends
+-- purpose 'mission': a whole mission's budget, held in its day and its tenant until it ends. presumed: nobody said what was used.
+CREATE TABLE budget_reservation (
   tenant uuid NOT NULL,
   id uuid NOT NULL DEFAULT gen_random_uuid(),
   mission uuid NOT NULL,
@@ -60,7 +61,7 @@ CREATE TABLE budget_reservation (    -- purpose 'mission': a whole mission's bud
   used_tokens bigint NOT NULL DEFAULT 0 CHECK (used_tokens BETWEEN 0 AND tokens),
   used_cost_usd numeric(24, 8) NOT NULL DEFAULT 0 CHECK (used_cost_usd BETWEEN 0 AND cost_usd),
   used_time_ms bigint NOT NULL DEFAULT 0 CHECK (used_time_ms BETWEEN 0 AND time_ms),
-  state text NOT NULL DEFAULT 'reserved' CHECK (state IN ('reserved', 'settled', 'released')),
+  state text NOT NULL DEFAULT 'reserved' CHECK (state IN ('reserved', 'settled', 'released', 'presumed')),
   made_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   expires_at timestamptz,            -- null: ends with the mission
   ended_at timestamptz,
@@ -318,7 +319,7 @@ BEGIN
   IF NOT FOUND THEN RETURN; END IF;
   was_over := budget_over(p_tenant, r.mission);
   PERFORM move_budget(p_tenant, 'mission', r.mission::text, false, -r.tokens, -r.cost_usd, -r.time_ms, s_tokens, s_cost, s_time,
-                      (p_state = 'settled')::int, p_calls_ms);
+                      (p_state <> 'released')::int, p_calls_ms);
   IF r.held_above THEN
     PERFORM spend_above(p_tenant, r.mission, r.day, r.tokens, r.cost_usd, r.time_ms, s_tokens, s_cost, s_time);
   ELSE
@@ -532,21 +533,36 @@ BEGIN
   RETURN QUERY SELECT 'set', n.version;
 END $$;
 
--- What a crash left behind: reservations nobody settled in their time, budgets of missions that have ended, old history.
+-- What a crash left behind: reservations nobody settled in their time, budgets of missions that have ended, old history. Whether
+-- such a call was made nobody can say any more, and whoever was asked wants their money: all that it held counts as used.
 CREATE FUNCTION reconcile_budgets(p_limit int) RETURNS int
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
-DECLARE r record; n int := 0; was text := current_setting('app.tenant', true);
+DECLARE
+  r record; h public.budget_reservation; lost boolean; n int := 0; was text := current_setting('app.tenant', true);
+  tenants uuid[] := '{}'; ids uuid[] := '{}'; missions uuid[] := '{}';
 BEGIN
-  -- Of what is held above, one day of a tenant at a time: the tenant's account is taken after it, and then no other day's.
-  FOR r IN SELECT y.tenant, y.id, y.mission FROM (
-             SELECT x.tenant, x.id, x.mission, x.expires_at, x.held_above, x.day,
-                    min(x.day) FILTER (WHERE x.held_above) OVER (PARTITION BY x.tenant) AS first_day
-             FROM public.budget_reservation x WHERE x.state = 'reserved' AND x.expires_at <= statement_timestamp()) y
-           WHERE NOT y.held_above OR y.day = y.first_day ORDER BY y.tenant, y.expires_at LIMIT p_limit LOOP
+  FOR r IN SELECT x.tenant, x.id, x.mission FROM public.budget_reservation x
+           WHERE x.state = 'reserved' AND x.expires_at <= statement_timestamp() ORDER BY x.tenant, x.expires_at LIMIT p_limit LOOP
     PERFORM set_config('app.tenant', r.tenant::text, true);
     PERFORM 1 FROM public.mission m WHERE m.tenant = r.tenant AND m.id = r.mission FOR NO KEY UPDATE SKIP LOCKED;
     IF NOT FOUND THEN CONTINUE; END IF;            -- somebody is at it; next time
-    IF (SELECT e.was_over IS NOT NULL FROM end_budget(r.tenant, r.id, 'released', 0, 0, 0, 0) e) THEN n := n + 1; END IF;
+    tenants := tenants || r.tenant; ids := ids || r.id; missions := missions || r.mission;
+  END LOOP;
+  IF cardinality(ids) > 0 THEN
+    PERFORM hold_budgets(tenants, missions);
+  END IF;
+  FOR r IN SELECT u.tenant, u.id, u.mission FROM unnest(tenants, ids, missions) u(tenant, id, mission) ORDER BY 1, 3, 2 LOOP
+    PERFORM set_config('app.tenant', r.tenant::text, true);
+    SELECT * INTO h FROM public.budget_reservation x WHERE x.tenant = r.tenant AND x.id = r.id;
+    lost := h.tokens > 0 OR h.cost_usd > 0 OR h.time_ms > 0;
+    IF (SELECT e.was_over IS NOT NULL FROM end_budget(
+          h.tenant, h.id, CASE WHEN lost THEN 'presumed' ELSE 'released' END, h.tokens, h.cost_usd, h.time_ms, 0) e) THEN
+      n := n + 1;
+      IF lost THEN
+        PERFORM wall_fact(h.tenant, h.mission, 'budget.presumed', 'system:worker', jsonb_build_object(
+          'purpose', h.purpose, 'tokens', h.tokens, 'cost_usd', trim_scale(h.cost_usd)));
+      END IF;
+    END IF;
   END LOOP;
   -- How a call was accounted for is looked at for a week; the accounts keep the sums.
   FOR r IN SELECT x.tenant, x.id FROM public.budget_reservation x

@@ -102,7 +102,7 @@ CREATE FUNCTION close_calls(
   r_call int[], r_source bytea[], r_document text[], r_kind text[], r_version text[]) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, pg_temp
 SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
-DECLARE t uuid; i int; b record; ended boolean; is_over boolean; was_over boolean; told int[] := '{}';
+DECLARE t uuid; i int; b record; ended text; is_over boolean; was_over boolean; told int[] := '{}';
 BEGIN
   PERFORM set_config('lock_timeout', '500ms', true);
   FOR t IN SELECT DISTINCT x FROM unnest(c_tenant) x ORDER BY x LOOP
@@ -129,14 +129,15 @@ BEGIN
   END LOOP;
   FOR i IN SELECT o.n FROM unnest(c_tenant, c_mission) WITH ORDINALITY o(tenant, mission, n) ORDER BY o.tenant, o.mission, o.n LOOP
     PERFORM set_config('app.tenant', c_tenant[i]::text, true);
-    SELECT r.state = 'settled' INTO ended FROM public.budget_reservation r WHERE r.tenant = c_tenant[i] AND r.id = c_reservation[i];
-    CONTINUE WHEN ended;             -- a commit of which nobody has heard
+    SELECT r.state INTO ended FROM public.budget_reservation r WHERE r.tenant = c_tenant[i] AND r.id = c_reservation[i];
+    CONTINUE WHEN ended = 'settled';   -- a commit of which nobody has heard
     SELECT s.is_over, s.was_over INTO is_over, was_over
       FROM settle_budget(c_tenant[i], c_reservation[i], c_in[i] + c_out[i], c_cost[i], 0, c_calls_ms[i]) s;
     -- the reservation ran out first, and says nothing of what came after; a model's fact names its decision: no other call has the same
     CONTINUE WHEN was_over IS NULL AND c_kind[i] = 'model' AND EXISTS (
       SELECT FROM public.ledger l WHERE l.tenant = c_tenant[i] AND l.subject = c_mission[i] AND l.type = c_type[i] AND l.body = c_fact[i]);
-    IF was_over IS NULL AND (c_in[i] + c_out[i] > 0 OR c_cost[i] > 0) THEN   -- its time was over first: it was used all the same
+    -- its time was over first: it was used all the same, if not all that it held was counted then
+    IF was_over IS NULL AND ended IS DISTINCT FROM 'presumed' AND (c_in[i] + c_out[i] > 0 OR c_cost[i] > 0) THEN
       SELECT s.is_over, s.was_over INTO is_over, was_over
         FROM spend_budget(c_tenant[i], c_mission[i], c_in[i] + c_out[i], c_cost[i]) s;
     END IF;
