@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import os
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -25,6 +26,10 @@ from tests.skips import pytest_collection_modifyitems, pytest_sessionfinish, pyt
 from tests.world import World
 
 __all__ = ["pytest_collection_modifyitems", "pytest_sessionfinish", "pytest_terminal_summary"]
+# As in the Makefile, for who calls pytest without it: the tests start hundreds of processes, which share what is compiled.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 PREFIX = "mission_root"
 TEMPLATE, DEMO = "template_mission_root", "template_mission_root_demo"
 numbers = itertools.count(1)
