@@ -120,7 +120,8 @@ async def fresh(cluster: Cluster, template: str, name: str, *, keep: bool = Fals
     admin = await asyncpg.connect(cluster.admin_url)
     try:
         await admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-        await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        # as files: block by block through the log, as PostgreSQL does it unasked, takes twice the processor's time
+        await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
         # CONNECT is granted per database and is not copied with it
         await admin.execute(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC")
         for role in LOGIN_ROLES:
