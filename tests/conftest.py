@@ -4,9 +4,10 @@ import asyncio
 import itertools
 import os
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -32,6 +33,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 PREFIX = "mission_root"
 TEMPLATE, DEMO = "template_mission_root", "template_mission_root_demo"
+FIRST_OF_A_DATABASE = 16384  # the first oid that is not PostgreSQL's own
 numbers = itertools.count(1)
 
 
@@ -49,6 +51,25 @@ def routes_are_made_once() -> None:
         return made[name][1]
 
     _IncludedRouter._build_effective_context = remembered  # type: ignore[method-assign]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def arrays_are_asked_for_once() -> None:
+    """What PostgreSQL's own types are made of is the same in every database; the driver asks on every connection, for 15 ms each."""
+    known: dict[tuple[int, ...], tuple[Any, Any]] = {}
+    ask = asyncpg.Connection._introspect_types
+
+    async def remembered(self: asyncpg.Connection, oids: Iterable[int], timeout: float) -> tuple[Any, Any]:
+        wanted = tuple(sorted(oids))
+        if wanted[-1] >= FIRST_OF_A_DATABASE:
+            return await ask(self, wanted, timeout)
+        if wanted not in known:
+            types, statement = await ask(self, wanted, timeout)
+            known[wanted] = types, SimpleNamespace(name="asked before")  # over this connection nothing came between
+            return types, statement
+        return known[wanted]
+
+    asyncpg.Connection._introspect_types = remembered
 
 
 @pytest.fixture
