@@ -1,6 +1,9 @@
 # `make` lists the targets. A machine with Python 3.11 or newer and make needs nothing else.
 # Installation speaks on stderr, so that stdout carries only what a target answers.
 
+# Containers often forbid Python to keep compiled modules: then every process of ours compiles all it imports, three seconds each.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo demo-once up test lint format types lock mutate-schema races budget-races chaos-boundary callback-sequences nightly bench bench-quick bench-growth bench-long bench-scale bench-console clean
 

@@ -57,6 +57,7 @@ WITHOUT_DURABILITY = {
     "fsync": "off",
     "synchronous_commit": "off",
     "full_page_writes": "off",
+    "shared_buffers": "64MB",  # all of them are looked through whenever a database is dropped
     "min_wal_size": "64MB",
     "max_wal_size": "512MB",  # it may be memory
 }

@@ -29,7 +29,7 @@ async def ground(cluster: Cluster, walled: str) -> AsyncIterator[Ground]:
 async def copy(admin_url: str, name: str, template: str) -> None:
     """A copy of a database, with the same right to connect."""
     admin = await asyncpg.connect(admin_url)
-    await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+    await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
     await admin.execute(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC")
     for (role,) in await admin.fetch(
         "SELECT rolname FROM pg_roles WHERE rolname LIKE 'mission\\_root\\_%' AND rolcanlogin"
