@@ -5,7 +5,7 @@
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-once up test lint format types lock mutate-schema races budget-races chaos-boundary callback-sequences nightly bench bench-quick bench-growth bench-long bench-scale bench-console clean
+.PHONY: help install demo demo-once up test lint format types lock mutate-schema races budget-races chaos-boundary callback-sequences wrong-roots nightly bench bench-quick bench-growth bench-long bench-scale bench-console clean
 
 UV_VERSION := 0.13.8
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 python3; do \
@@ -75,7 +75,10 @@ callback-sequences: install  ## 3,000 disordered deliveries of callbacks and 1,0
 	@CALLBACK_SEQUENCES=$${CALLBACK_SEQUENCES:-3000} DISPATCH_SEQUENCES=$${DISPATCH_SEQUENCES:-1000} \
 	  $(BIN)/python -m pytest tests/boundary/test_callback_sequences.py tests/boundary/test_dispatch_sequences.py $(ARGS)
 
-nightly: install mutate-schema races budget-races chaos-boundary callback-sequences  ## what is too long for every commit: mutations, races, faults, the kill tests ten times over, a long run
+wrong-roots: install  ## the whole kit on every root that is wrong in one thing: exactly what is broken is reported
+	@ROOT_KIT_WHOLE=1 $(BIN)/python -m pytest tests/kit/test_root_kit.py $(ARGS)
+
+nightly: install mutate-schema races budget-races chaos-boundary callback-sequences wrong-roots  ## what is too long for every commit: mutations, races, faults, the kill tests ten times over, a long run
 	@for turn in 1 2 3 4 5 6 7 8 9 10; do $(BIN)/python -m pytest tests/walks || exit 1; done
 	@$(BIN)/python -m bench.long_run --missions 20000
 

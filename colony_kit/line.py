@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any, Self, TypeVar
 
 import httpx
@@ -18,7 +20,15 @@ from colony_kit.evidence import said
 from colony_kit.report import Failed
 
 MOST_BYTES = 4 * 1024 * 1024
+# Servers close what lies idle, many after five seconds: whoever sends at that very moment gets no answer, and would accuse them.
+LIMITS = httpx.Limits(max_connections=100, keepalive_expiry=2)
 Model = TypeVar("Model", bound=BaseModel)
+
+
+@cache
+def authorities() -> ssl.SSLContext:
+    """Whom TLS trusts, read once: that takes longer than most requirements."""
+    return httpx.create_ssl_context(trust_env=False)
 
 
 @dataclass(frozen=True)
@@ -63,7 +73,10 @@ class Line:
     def __init__(self, base_url: str, keys: Keys, audience: Audience, timeout_s: float) -> None:
         self.base_url, self.keys, self.audience, self.timeout_s = base_url.rstrip("/"), keys, audience, timeout_s
         self._http = httpx.AsyncClient(
-            follow_redirects=False, trust_env=False, limits=httpx.Limits(max_connections=100)
+            follow_redirects=False,
+            trust_env=False,
+            verify=authorities(),
+            limits=LIMITS,
         )
 
     async def __aenter__(self) -> Self:

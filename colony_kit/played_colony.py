@@ -7,23 +7,26 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from uuid import UUID, uuid4
 
+from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from colony_client.contract import CONTRACT_VERSION, VERSION_HEADER, CancelRequest, Dispatch, DispatchBatch
-from colony_client.errors import BadBody, SignatureRefused
+from colony_client.errors import BadBody, SignatureRefused, VersionRefused
 from colony_client.signing import Keys, check, signed_path
+from colony_client.versions import spoken_with
 from colony_client.wire import read_model
 from colony_kit.door import Door
 from colony_kit.evidence import clean
 from colony_kit.played_root import STRANGE, problem
 
 Breach = Literal["signature", "nonce", "shape", "version"]
+Model = TypeVar("Model", bound=BaseModel)
 
 
 @dataclass
@@ -103,18 +106,20 @@ class PlayedColony:
                 if found.nonce in self._nonces:
                     self._note("nonce", f"{asked} came with a nonce that was used before")
                 self._nonces.add(found.nonce)
-            if (version := request.headers.get(VERSION_HEADER, "")) != CONTRACT_VERSION:
-                self._note("version", f"{asked} came with {VERSION_HEADER}: {version or 'nothing'}")
+            try:
+                spoken_with(version := request.headers.get(VERSION_HEADER, ""))
+            except VersionRefused:
+                self._note(
+                    "version", f"{asked} came with {VERSION_HEADER}: {version or 'nothing'}; expected: a version 1.x"
+                )
             return await answer(request, body)
 
         return judged
 
     async def _dispatch(self, request: Request, body: bytes) -> Response:
-        try:
-            batch = read_model(DispatchBatch, body)
-        except BadBody as bad:
-            self._note("shape", f"a dispatch does not fit the contract: {bad}")
-            return problem(422, "invalid_body", str(bad))
+        batch = self._read(DispatchBatch, body, "a dispatch")
+        if isinstance(batch, str):
+            return problem(422, "invalid_body", batch)
         meant = [(dispatch, self._case_of(dispatch)) for dispatch in batch.missions]
         for dispatch, case in meant:
             if case is not None:
@@ -159,14 +164,10 @@ class PlayedColony:
 
     async def _cancel(self, request: Request, body: bytes) -> Response:
         case = self.of(request.path_params["mission"])
-        try:
-            ask = read_model(CancelRequest, body)
-        except BadBody as bad:
-            self._note("shape", f"a cancel does not fit the contract: {bad}")
-            return problem(422, "invalid_body", str(bad))
+        ask = self._read(CancelRequest, body, "a cancel")
         if case is None:
             return problem(404, "mission_unknown", "This mission is not known here.")
-        case.cancels.append(ask.reason)
+        case.cancels.append(ask if isinstance(ask, str) else ask.reason)
         await case.note()
         dispatch = case.heard[-1][1]
         return JSONResponse({"mission_id": str(dispatch.mission_id), "attempt": dispatch.attempt, "state": "cancelled"})
@@ -184,6 +185,17 @@ class PlayedColony:
 
     def _case_of(self, dispatch: Dispatch) -> Case | None:
         return next((one for one in self.cases if one.mark in dispatch.envelope.user_goal), None)
+
+    def _read(self, kind: type[Model], body: bytes, what: str) -> Model | str:
+        """What came, or what is wrong with it. Wrong in a member too many, it is noted and read all the same."""
+        try:
+            return read_model(kind, body)
+        except BadBody as bad:
+            self._note("shape", f"{what} does not fit the contract: {bad}")
+        try:
+            return read_model(kind, body, unknown="ignore")
+        except BadBody as bad:
+            return str(bad)
 
     def _note(self, breach: Breach, evidence: str) -> None:
         if len(self.breaches) < 200:

@@ -49,13 +49,18 @@ async def ready(play: Play) -> str:
 
 async def right_signature(play: Play) -> str:
     """Asked with each configured key, the first and those that are about to replace it."""
-    path = f"/v1/missions/{uuid4()}"
-    for kid, secret in play.keys.by_kid.items():
-        signed = play.line.headers("GET", path, b"", keys=Keys({kid: secret}))
-        reply = await play.line.ask("GET", path, headers=signed, telling=f"signed with key {kid}")
-        if reply.status in NOT_TAKEN or reply.status >= 500:
-            raise Failed(f"{reply.evidence}; expected: 404, for no such mission is known")
+    for kid in play.keys.by_kid:
+        await taken(play, kid)
     return f"taken with {len(play.keys.by_kid)} configured key{'s' if len(play.keys.by_kid) > 1 else ''}"
+
+
+async def taken(play: Play, kid: str) -> None:
+    """Raises Failed unless a request that is signed with this key is taken."""
+    path, secret = f"/v1/missions/{uuid4()}", play.keys.by_kid[kid]
+    signed = play.line.headers("GET", path, b"", keys=Keys({kid: secret}))
+    reply = await play.line.ask("GET", path, headers=signed, telling=f"signed with key {kid}")
+    if reply.status in NOT_TAKEN or reply.status >= 500:
+        raise Failed(f"{reply.evidence}; expected: 404, for no such mission is known")
 
 
 async def unsigned(play: Play) -> str:

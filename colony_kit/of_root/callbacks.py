@@ -6,11 +6,11 @@ import time
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
-from colony_client.contract import MAX_BODY_BYTES, ToolAnswer
+from colony_client.contract import CONTRACT_VERSION, MAX_BODY_BYTES, VERSION_HEADER, EventReceipt, ToolAnswer
 from colony_client.signing import Keys, parse_keys
 from colony_kit.line import Reply
-from colony_kit.of_root.play import Live, Play
-from colony_kit.report import Failed
+from colony_kit.of_root.play import AT_WORK, Live, Play
+from colony_kit.report import Failed, NotApplicable
 
 FOREIGN = parse_keys("stranger:" + "not-the-key-of-anybody", "KIT")
 UNREADABLE = (400, 413, 422)
@@ -63,20 +63,19 @@ async def duplicate(play: Play) -> str:
     live = await play.taken()
     events = [
         live.event("artifact.produced", artifact=live.artifact()),
-        live.event("log", level="info", message="once"),
+        live.event("stage.started", stage="planner"),
     ]
     await live.say(*events)
     again = await live.say(*events, telling="the same events again")
-    more = await live.say(
-        *events, live.event("log", level="info", message="new"), telling="the same events and one more"
-    )
+    new = live.event("stage.completed", stage="planner", latency_ms=1)
+    more = await live.say(*events, new, telling="the same events and one more")
     if (again.accepted_seq, more.accepted_seq) != (2, 3):
         raise Failed(
             f"the same events again were answered accepted_seq {again.accepted_seq}, then {more.accepted_seq}; expected: 2, 3"
         )
-    kept = (await play.facts(live.mission)).count("artifact.stored")
-    if kept > 2:  # the envelope, and the artifact of the event
-        raise Failed(f"the artifact of an event that came three times was stored {kept - 1} times")
+    facts = await play.facts(live.mission, "stage.completed")  # what was applied before it is there as well
+    if (begun := facts.count("stage.started")) != 1:
+        raise Failed(f"an event that came three times was applied {begun} times: {', '.join(facts)}")
     return "skipped, and what was new in the batch taken"
 
 
@@ -99,7 +98,9 @@ async def strangers(play: Play) -> str:
     for telling, headers in cases.items():
         play.refused(await live.post(body, telling, headers=headers), 401)
     await _holds(live, 0)
-    return f"{len(cases)} forgeries refused, nothing applied"
+    play.refused(await live.tool("workspace.outline", {"headers": {}, "telling": "unsigned"}), 401)
+    play.refused(await live.ask_view(headers={}, telling="unsigned"), 401)
+    return f"{len(cases)} forged batches, a tool call and a view refused, nothing applied"
 
 
 async def replay(play: Play) -> str:
@@ -125,8 +126,7 @@ async def wrong_token(play: Play) -> str:
     }
     for telling, token in cases.items():
         play.refused(await live.post(body, telling, bearer=token), 401)
-        if token:
-            play.refused(await live.tool("workspace.outline", token=token), 401)
+        play.refused(await live.tool("workspace.outline", {"bearer": token, "telling": telling}), 401)
     later = live.batch(live.event("log", seq=1, level="info", message="of attempt 2"), attempt=2)
     play.refused(await live.post(later, "attempt 2 with the token of attempt 1"), 401, 409, 410)
     await _holds(live, 0)
@@ -145,10 +145,7 @@ async def unknown_field(play: Play) -> str:
         "kit_whole",
     )
     await _holds(live, 0)
-    if "payload.quarantined" not in (facts := await play.facts(live.mission)):
-        raise Failed(
-            f"the refused bytes are not kept: the mission's facts are {', '.join(facts)}; expected: payload.quarantined"
-        )
+    await play.facts(live.mission, "payload.quarantined", 2)
     return "refused, the member named, nothing applied, the bytes kept"
 
 
@@ -212,7 +209,8 @@ async def root_view(play: Play) -> str:
     live = await play.taken()
     await live.say(live.event("stage.started", stage="planner"))
     view = await live.view()
-    if (view.mission_id, view.attempt, view.last_seq, view.stop) != (live.mission, 1, 1, False):
+    told = (view.mission_id, view.attempt, view.last_seq, view.stop)
+    if told != (live.mission, 1, 1, False) or view.state not in AT_WORK:
         raise Failed(f"after one event of attempt 1 the root believes: {view.model_dump_json()}")
     play.refused(await live.line.ask("GET", f"/internal/v1/missions/{uuid4()}"), 404)
     return f"state {view.state}, attempt 1, last_seq 1"
@@ -263,9 +261,13 @@ async def completes(play: Play) -> str:
 
 async def blocked(play: Play) -> str:
     live = await play.taken()
-    await live.say(live.event("signal", signal="blocked", reason="The kit cannot go on."))
+    reason = "The kit cannot go on."
+    await live.say(live.event("signal", signal="blocked", reason=reason))
     shown = await play.shows(live.mission, lambda one: one["state"] == "failed", "failed")
-    return f"failed, reason {shown.get('reason')}"
+    if reason not in json.dumps(shown):
+        told = {name: found for name, found in shown.items() if name.startswith("reason")}
+        raise Failed(f"the mission failed and shows {json.dumps(told)}; expected: the colony's words, {reason!r}")
+    return f"failed, reason {shown.get('reason')}, in the colony's words"
 
 
 async def this_version(play: Play) -> str:
@@ -273,17 +275,30 @@ async def this_version(play: Play) -> str:
     reply = await live.post(live.batch(contract_version="2.0"), "contract_version 2.0")
     _names(play.refused(reply, *UNREADABLE), "contract_version")
     await live.say()
-    return "1.0 is taken, 2.0 refused and the field named"
+    return f"{CONTRACT_VERSION} is taken, 2.0 refused and the field named"
+
+
+async def previous_version(play: Play) -> str:
+    minor = int(CONTRACT_VERSION.removeprefix("1."))
+    if minor == 0:
+        raise NotApplicable(f"{CONTRACT_VERSION} is the first version: there is none before it")
+    live, version = await play.taken(), f"1.{minor - 1}"
+    body = live.batch(live.event("stage.started", stage="planner"), contract_version=version)
+    headers = live.line.headers("POST", live.path, body) | {VERSION_HEADER: version}
+    receipt = (await live.post(body, f"contract_version {version}", headers=headers)).model(EventReceipt)
+    if receipt.accepted_seq != 1:
+        raise Failed(f"one event in version {version} was answered with accepted_seq {receipt.accepted_seq}")
+    return f"{version} is taken"
 
 
 async def problems(play: Play) -> str:
+    if not play.replies:
+        await strangers(play)
     for reply in play.replies:
         said = reply.problem
         if said.get("status") != reply.status or not isinstance(said.get("code"), str) or not said.get("title"):
             kind = reply.headers.get("content-type", "no content type")
             raise Failed(f"{reply.evidence} as {kind}; expected: application/problem+json with status, code and title")
-    if not play.replies:
-        await strangers(play)
     return f"{len(play.replies)} refusals looked at"
 
 

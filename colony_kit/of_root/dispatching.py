@@ -1,10 +1,11 @@
 """What the root does with a mission until the colony has it, and when the colony is not well."""
 
 import asyncio
+import json
 import time
 
 from colony_client.artifacts import contract_hash
-from colony_kit.of_root.play import Play
+from colony_kit.of_root.play import AT_WORK, Play
 from colony_kit.played_colony import Breach, Case
 from colony_kit.report import Failed
 
@@ -25,11 +26,17 @@ async def dispatched(play: Play) -> str:
         or dispatch.budgets.tokens > dispatch.envelope.budget.tokens
     ):
         raise Failed(f"the dispatch gives {dispatch.budgets}, more than the envelope's {dispatch.envelope.budget}")
+    await live.say(telling="a heartbeat with the token of the dispatch")
     return f"attempt 1, called back at {dispatch.callback_base_url}"
 
 
 async def shape(play: Play) -> str:
-    return _no(play, "shape")
+    _no(play, "shape")
+    if not any(one.cancels for one in play.colony.cases):  # nobody else has asked for one
+        live = await play.taken()
+        await play.cancel(live.mission)
+        await live.case.until(lambda: live.case.cancels, play.pace.patience)
+    return f"{_no(play, 'shape')}, {sum(len(one.cancels) for one in play.colony.cases)} of them cancels"
 
 
 async def signed(play: Play) -> str:
@@ -37,8 +44,9 @@ async def signed(play: Play) -> str:
 
 
 async def fresh_nonces(play: Play) -> str:
-    while play.colony.calls < 3:
-        await play.taken()
+    if not any(len(one.heard) > 1 for one in play.colony.cases):  # nothing was repeated yet
+        case, _ = await play.submitted(busy=1, retry_after_s=play.pace.retry_after)
+        await _again(play, case, 2)
     return _no(play, "nonce")
 
 
@@ -48,7 +56,7 @@ async def version(play: Play) -> str:
 
 async def taken_once(play: Play) -> str:
     live = await play.taken()
-    await play.shows(live.mission, lambda one: one["state"] in ("dispatched", "running"), "dispatched")
+    await play.shows(live.mission, lambda one: one["state"] in AT_WORK, "dispatched")
     await asyncio.sleep(play.pace.quiet)
     if len(live.case.heard) > 1:
         raise Failed(f"a mission that was accepted was dispatched {len(live.case.heard)} times")
@@ -63,7 +71,12 @@ async def busy(play: Play) -> str:
     )
     await _again(play, case, 3)
     _waited(case, play.pace.retry_after)
-    return f"offered again after {case.heard[1][0] - case.heard[0][0]:.1f} s, degraded {(shown['degraded'] or {}).get('code')}"
+    if shown["state"] != "accepted" or not shown["degraded"]:
+        told = {name: shown.get(name) for name in ("state", "degraded")}
+        raise Failed(
+            f"while it waited the mission showed {json.dumps(told)}; expected: accepted, with a degraded reason"
+        )
+    return f"offered again after {case.heard[1][0] - case.heard[0][0]:.1f} s, degraded {shown['degraded'].get('code')}"
 
 
 async def refused(play: Play) -> str:
@@ -78,7 +91,7 @@ async def refused(play: Play) -> str:
 
 async def unknown_members(play: Play) -> str:
     live = await play.taken(talkative=True)
-    await play.shows(live.mission, lambda one: one["state"] in ("dispatched", "running"), "dispatched")
+    await play.shows(live.mission, lambda one: one["state"] in AT_WORK, "dispatched")
     await live.complete()
     await play.shows(live.mission, lambda one: one["state"] == "completed", "completed")
     return "taken, and worked on to its end"

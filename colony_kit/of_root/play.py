@@ -11,6 +11,7 @@ from uuid import UUID
 
 import httpx
 
+from colony_client.client import parse_retry_after
 from colony_client.contract import CONTRACT_VERSION, Dispatch, EventReceipt, RootView
 from colony_client.signing import Keys
 from colony_kit.door import Door
@@ -20,7 +21,8 @@ from colony_kit.played_colony import Case, PlayedColony
 from colony_kit.report import Failed
 
 MISSION_TYPE = "oracle_advisory"
-ENDED = ("completed", "failed", "cancelled", "denied")
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.04, 0.5  # between two looks at a mission
+AT_WORK = ("dispatched", "running")  # the states of a mission that a colony has
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Play:
 
     async def shows(self, mission: UUID, holds: Callable[[dict[str, Any]], object], what: str) -> dict[str, Any]:
         """The mission once it shows something. Raises Failed."""
-        until = time.monotonic() + self.pace.patience
+        until, pause = time.monotonic() + self.pace.patience, FIRST_PAUSE_S
         while True:
             found = await self.shown(mission)
             if holds(found):
@@ -97,19 +99,39 @@ class Play:
             if time.monotonic() > until:
                 told = {name: found.get(name) for name in ("state", "reason", "degraded", "attempt")}
                 raise Failed(f"after {self.pace.patience:g} s the mission showed {json.dumps(told)}; expected: {what}")
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(pause := min(2 * pause, LONGEST_PAUSE_S))
 
-    async def facts(self, mission: UUID) -> list[str]:
-        """The types of a mission's events, oldest first."""
-        answer = await self.public.get(f"/v1/missions/{mission}/events", params={"limit": 200})
-        return [one["type"] for one in answer.json()["items"]]
+    async def facts(self, mission: UUID, kind: str, times: int = 1) -> list[str]:
+        """The types of a mission's events, oldest first, once one of them is there so often. Raises Failed.
+
+        What was just committed may take a moment to be shown: readers are kept behind whoever still writes.
+        """
+        until, pause = time.monotonic() + self.pace.patience, FIRST_PAUSE_S
+        while True:
+            answer = await self.public.get(f"/v1/missions/{mission}/events", params={"limit": 200})
+            if answer.status_code != 200:
+                raise Failed(
+                    f"sent: GET /v1/missions/{{id}}/events; came back: {answer.status_code} {said(answer.content)}"
+                )
+            kinds = [one["type"] for one in answer.json()["items"]]
+            if kinds.count(kind) >= times:
+                return kinds
+            if time.monotonic() > until:
+                raise Failed(
+                    f"after {self.pace.patience:g} s the mission's events were {', '.join(kinds)}; "
+                    f"expected: {kind}" + (f" {times} times" if times > 1 else "")
+                )
+            await asyncio.sleep(pause := min(2 * pause, LONGEST_PAUSE_S))
 
     async def cancel(self, mission: UUID) -> Reply:
-        """As an operator does it: on the version that was seen."""
-        path = f"/v1/missions/{mission}"
-        seen = await self.public.get(path)
-        given = {"If-Match": seen.headers.get("ETag", "")}
-        answer = await self.public.post(f"{path}/cancel", json={"reason": "the kit has seen enough"}, headers=given)
+        """As an operator does it: on the version that was seen, and seen again while it moves."""
+        path, until = f"/v1/missions/{mission}", time.monotonic() + self.pace.answer
+        while True:
+            seen = await self.public.get(path)
+            given = {"If-Match": seen.headers.get("ETag", "")}
+            answer = await self.public.post(f"{path}/cancel", json={"reason": "the kit has seen enough"}, headers=given)
+            if answer.status_code != 412 or time.monotonic() > until:
+                break
         return Reply("sent: POST /v1/missions/{id}/cancel", answer.status_code, answer.headers, answer.content)
 
     def refused(self, reply: Reply, *statuses: int, code: str = "") -> Reply:
@@ -153,7 +175,7 @@ class Live:
 
     async def post(self, body: bytes, telling: str = "", **how: Any) -> Reply:
         """A body to the door of the events; signed rightly, with the present token, unless said otherwise."""
-        return await self.line.ask("POST", self.path, body, telling=telling, **({"bearer": self.token} | how))
+        return await self._ask("POST", self.path, body, telling=telling, **({"bearer": self.token} | how))
 
     async def say(self, *events: dict[str, Any], telling: str = "") -> EventReceipt:
         """A batch that has to be taken; the next token is taken over. Raises Failed."""
@@ -162,13 +184,28 @@ class Live:
         self.token = receipt.next_token
         return receipt
 
-    async def tool(self, tool: str, *, token: str | None = None, **arguments: Any) -> Reply:
+    async def tool(self, tool: str, how: dict[str, Any] | None = None, **arguments: Any) -> Reply:
+        """A tool call; signed rightly, with the present token, unless `how` says otherwise."""
         path = f"/internal/v1/missions/{self.mission}/tools/{tool}/calls"
-        return await self.line.ask("POST", path, as_json({"arguments": arguments}), bearer=token or self.token)
+        return await self._ask(
+            "POST", path, as_json({"arguments": arguments}), **({"bearer": self.token} | (how or {}))
+        )
+
+    async def ask_view(self, **how: Any) -> Reply:
+        return await self._ask("GET", f"/internal/v1/missions/{self.mission}", **how)
+
+    async def _ask(self, method: str, path: str, body: bytes = b"", **how: Any) -> Reply:
+        """A root that is busy and says until when has not answered yet: it is asked again, signed anew."""
+        until = time.monotonic() + self.play.pace.answer
+        while True:
+            reply = await self.line.ask(method, path, body, **how)
+            wait = parse_retry_after(reply.headers.get("Retry-After")) if reply.status in (429, 503) else None
+            if wait is None or "headers" in how or time.monotonic() + wait > until:
+                return reply
+            await asyncio.sleep(wait)
 
     async def view(self) -> RootView:
-        reply = await self.line.ask("GET", f"/internal/v1/missions/{self.mission}")
-        return reply.model(RootView)
+        return (await self.ask_view()).model(RootView)
 
     def artifact(self, kind: str = "aggregation_packet", **more: Any) -> dict[str, Any]:
         """The smallest artifact: an honest answer that nothing was found."""

@@ -62,7 +62,7 @@ REQUIREMENTS: list[Requirement[Play]] = [
     ),
     Requirement(
         "R-18",
-        "A callback that is not signed for the root by the shared key within five minutes is answered 401.",
+        "A callback, a tool call or a view that is not signed for the root by the shared key within five minutes is answered 401.",
         callbacks.strangers,
     ),
     Requirement("R-19", "A callback whose nonce was used before is answered 401.", callbacks.replay),
@@ -92,7 +92,9 @@ REQUIREMENTS: list[Requirement[Play]] = [
         callbacks.foreign_artifact,
     ),
     Requirement("R-25", "An empty batch is a heartbeat: it extends the lease.", callbacks.heartbeat),
-    Requirement("R-26", "GET /internal/v1/missions/{id} says state, attempt and last_seq.", callbacks.root_view),
+    Requirement(
+        "R-26", "GET /internal/v1/missions/{id} says state, attempt and last_seq as they are.", callbacks.root_view
+    ),
     Requirement(
         "R-27", "A batch with another major contract version is refused, and the field named.", callbacks.this_version
     ),
@@ -109,7 +111,7 @@ REQUIREMENTS: list[Requirement[Play]] = [
         "The signal complete ends the attempt: the mission completes, and later events are refused.",
         callbacks.completes,
     ),
-    Requirement("R-32", "The signal blocked fails the mission with its reason.", callbacks.blocked),
+    Requirement("R-32", "The signal blocked fails the mission, which shows the colony's reason.", callbacks.blocked),
     Requirement(
         "R-33",
         "A cancel is delivered to the colony, heartbeats are answered with stop, and events are refused.",
@@ -122,4 +124,5 @@ REQUIREMENTS: list[Requirement[Play]] = [
     ),
     Requirement("R-35", "A silent attempt that the colony says is running is not dispatched again.", dispatching.alive),
     Requirement("R-36", "A refusal is a problem document with status, code and title.", callbacks.problems, "after"),
+    Requirement("R-37", "A batch in the contract version before the present one is taken.", callbacks.previous_version),
 ]

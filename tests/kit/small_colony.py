@@ -122,6 +122,9 @@ class SmallColony:
                 found = check(self.keys, request.method, path, body, "root", headers)
         elif self.has("takes unsigned requests") and "x-colony-signature" not in headers:
             return
+        elif self.has("takes only the first key"):
+            first = self.keys.signing_kid
+            found = check(Keys({first: self.keys.by_kid[first]}), request.method, path, body, "colony", headers)
         elif self.has("signs without the body"):
             found = self.bodiless(request, path)
         else:
