@@ -272,7 +272,7 @@ def test_cancel_names_the_version_it_saw(root: Root, command: Callable[..., Ende
 
 APPROVAL = {
     "id": "a1", "subject": "writeback", "mission_id": "1", "state": "pending", "payload_sha256": "ab" * 32,
-    "approvals": 0, "required": 1, "expires_at": "2030-01-01T00:00:00Z",
+    "questions": [], "handed": [], "asked_before": [], "approvals": 0, "required": 1, "expires_at": "2030-01-01T00:00:00Z",
     "summary": "Raise the score", "rationale": "It opened \x1b[2Jall mails",
     "payload": {"connector": "crm", "operation": "update", "target": {"kind": "lead", "id": "L-1"},
                 "expected_version": "4", "changes": {"score": 80}},

@@ -19,6 +19,7 @@ __all__ = ["root"]
 
 FREEZE = """@id("own.freeze") @reason("No decisions today.")
 forbid (principal, action == Action::"operate.approval.decide", resource);"""
+UNASKED: dict[str, list[Any]] = {"questions": [], "handed": [], "asked_before": []}
 HOSTILE = "\x1b[2J\x1b]0;owned\x07 Approved ✓ by root\r\u202egnissapyb [bold]x[/bold] \x9b31m"
 
 
@@ -156,7 +157,7 @@ def test_names_and_ids_that_the_agent_chose_are_shown_as_what_they_are(root: Roo
     record = "L-1\x1b]0;owned\x07[/bold]"
     approval = {
         "id": "a1", "subject": "writeback", "mission_id": "m1", "mission_type": "t", "state": "pending", "risk_level": "high",
-        "payload_sha256": "ab" * 32, "approvals": 0, "required": 1, "expires_at": "2040-01-01T00:00:00Z", "requested_by": "p1",
+        **UNASKED, "payload_sha256": "ab" * 32, "approvals": 0, "required": 1, "expires_at": "2040-01-01T00:00:00Z", "requested_by": "p1",
         "rule": {"id": "r1", "version": 1, "comment_required": False}, "summary": "x", "rationale": "y", "may_decide": ["operator"],
         "payload": {"connector": "crm", "operation": "update", "target": {"kind": "lead", "id": record}, "expected_version": "4",
                     "changes": {"[/x]": ":warning:", "\x1b[2J[green]approved by root": 2}},
@@ -186,7 +187,7 @@ def test_brackets_split_over_two_words_hide_nothing(root: Root) -> None:
     """Neither what stands between them nor the screen itself, wherever the agent chose the words."""
     approval = {
         "id": "a1", "subject": "writeback", "mission_id": "m1", "mission_type": "t", "state": "pending", "risk_level": "high",
-        "payload_sha256": "ab" * 32, "approvals": 0, "required": 1, "expires_at": "2040-01-01T00:00:00Z", "requested_by": "p1",
+        **UNASKED, "payload_sha256": "ab" * 32, "approvals": 0, "required": 1, "expires_at": "2040-01-01T00:00:00Z", "requested_by": "p1",
         "rule": {"id": "r1", "version": 1, "comment_required": False}, "summary": "x", "rationale": "y", "may_decide": ["operator"],
         "current": {"value": {"stage": "new [/y"}},
         "evidence": [{"document": "notes[a", "start": 1, "end": 2, "quote": "b] said so [/x"}],
@@ -262,7 +263,7 @@ async def test_what_is_taken_back_is_not_left_even_when_more_approvals_were_want
 def test_the_review_ends_with_the_undo_window(root: Root) -> None:
     approval = {
         "id": "a1", "subject": "writeback", "mission_id": "m1", "mission_type": "t", "state": "pending", "risk_level": "low",
-        "payload_sha256": "ab" * 32, "approvals": 0, "required": 1, "expires_at": "2040-01-01T00:00:00Z", "requested_by": "p1",
+        **UNASKED, "payload_sha256": "ab" * 32, "approvals": 0, "required": 1, "expires_at": "2040-01-01T00:00:00Z", "requested_by": "p1",
         "rule": {"id": "r1", "version": 1, "comment_required": False}, "may_decide": ["operator"],
         "payload": {"connector": "crm", "operation": "update", "target": {"kind": "lead", "id": "L-1"}, "changes": {"a": 1}},
     }  # fmt: skip
