@@ -2,12 +2,15 @@
 
 import json
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import httpx
 import pytest
 
 from app.http.lane import Lane
+from app.http.limits import Lease
 from tests.boundary.calls import call, token_of
 from tests.models.conftest import ASK, House, house
 from tests.tools.registered import ask, mission_with
@@ -96,41 +99,41 @@ async def test_a_models_answer_is_the_same_both_ways(house: House, both_ways: Bo
 # --- calls that somebody sends again
 
 
-def few_calls(world: World, life: Life, monkeypatch: pytest.MonkeyPatch, burst: int) -> Any:
-    """From now on a mission may make so many calls, and no more for as long as a test takes; its lease."""
+@dataclass
+class Called:
+    """A mission that may make three calls, and no more for as long as a test takes; it has made one."""
+
+    life: Life
+    lease: Lease
+    answer: httpx.Response
+    again: Callable[[], Awaitable[httpx.Response]]  # the same call once more, with its nonce
+    well_formed: bool
+
+
+@pytest.fixture(params=[b'{"arguments": {}}', b'{"arguments": ['], ids=["right", "malformed"])
+async def called(world: World, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Called:
+    life = await mission_with(world, "workspace.outline")
     limits = world.root.limits
     monkeypatch.setattr(limits, "mission_per_s", 0.001)
-    monkeypatch.setattr(limits, "burst_s", burst * 1000.0)
+    monkeypatch.setattr(limits, "burst_s", 3 * 1000.0)
     limits.leases.clear()
-    return limits.lease(limits.bucket_of(life.dispatch.envelope.tenant_id, life.id))
+    lease = limits.lease(limits.bucket_of(life.dispatch.envelope.tenant_id, life.id))
+    path = f"/internal/v1/missions/{life.id}/tools/workspace.outline/calls"
+    send = partial(call, world, path, request.param, life.dispatch.mission_token, nonce="n" * 24)
+    return Called(life, lease, await send(), send, request.param.endswith(b"}"))
 
 
-@pytest.mark.parametrize("body", [b'{"arguments": {}}', b'{"arguments": ['], ids=["right", "malformed"])
-async def test_a_call_that_is_sent_again_uses_up_nobodys_rate(
-    world: World, monkeypatch: pytest.MonkeyPatch, body: bytes
-) -> None:
-    life = await mission_with(world, "workspace.outline")
-    lease = few_calls(world, life, monkeypatch, 3)
-    path, nonce = f"/internal/v1/missions/{life.id}/tools/workspace.outline/calls", "n" * 24
-    first = await call(world, path, body, life.dispatch.mission_token, nonce=nonce)
-    assert first.status_code == (200 if body.endswith(b"}") else 422)
+async def test_a_call_that_is_sent_again_uses_up_nobodys_rate(world: World, called: Called) -> None:
+    assert called.answer.status_code == (200 if called.well_formed else 422)
     for _ in range(4):
-        lease.until = 0.0  # what a process has leased is lost after a second
-        again = await call(world, path, body, life.dispatch.mission_token, nonce=nonce)
-        assert again.status_code == 401
-    assert (await ask(world, life.dispatch, "workspace.outline")).status_code == 200
-    assert len(await life.facts("tool.called")) == 1 + (first.status_code == 200)
+        called.lease.until = 0.0  # what a process has leased is lost after a second
+        assert (await called.again()).status_code == 401
+    assert (await ask(world, called.life.dispatch, "workspace.outline")).status_code == 200
+    assert len(await called.life.facts("tool.called")) == 1 + called.well_formed
 
 
-@pytest.mark.parametrize("body", [b'{"arguments": {}}', b'{"arguments": ['], ids=["right", "malformed"])
-async def test_what_was_taken_for_a_call_that_another_process_knew_goes_back(
-    world: World, monkeypatch: pytest.MonkeyPatch, body: bytes
-) -> None:
-    life = await mission_with(world, "workspace.outline")
-    lease = few_calls(world, life, monkeypatch, 3)
-    path, nonce = f"/internal/v1/missions/{life.id}/tools/workspace.outline/calls", "n" * 24
-    await call(world, path, body, life.dispatch.mission_token, nonce=nonce)
+async def test_what_was_taken_for_a_call_that_another_process_knew_goes_back(world: World, called: Called) -> None:
     world.root.nonces.used.clear()
-    assert lease.tokens == 0
-    assert (await call(world, path, body, life.dispatch.mission_token, nonce=nonce)).status_code == 401
-    assert lease.tokens == 1
+    assert called.lease.tokens == 0
+    assert (await called.again()).status_code == 401
+    assert called.lease.tokens == 1
