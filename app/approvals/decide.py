@@ -21,7 +21,7 @@ DECIDE = text("SELECT * FROM decide(:tenant, :approval, :secret, :version, :sha2
 FIND = text("""SELECT id, mission, subject, writeback, state, version, extract(epoch FROM clock_timestamp() - created_at)::float8 AS age_s
                FROM approval WHERE tenant = :tenant AND id = :id""")
 UNANSWERED = text(
-    "SELECT count(*) FROM approval_question WHERE tenant = :tenant AND approval = :id AND answered_at IS NULL"
+    "SELECT open_questions FROM decision WHERE tenant = :tenant AND approval = :id AND approver = :approver"
 )
 
 # What the wall answers when it does not take a decision, and what the caller is told.
@@ -164,7 +164,7 @@ async def let_on(session: WriteSession, caller: Caller, mission: missions.Missio
             await missions.resume(session, caller, mission)
         else:
             await refused(session, caller, mission, "rejected")
-    unanswered = await session.scalar(UNANSWERED, {"tenant": session.tenant, "id": found.id})
+    unanswered = await session.scalar(UNANSWERED, {"tenant": session.tenant, "id": found.id, "approver": said.approver})
     return Decided(
         said.outcome, said.state, said.version, said.approver, said.not_before, mission.id, found.writeback, unanswered
     )

@@ -19,13 +19,14 @@ SELECT = """SELECT id, approval, asked_by, question, asked_at, addressee, answer
   WHERE tenant = :tenant AND approval = ANY(:approvals)"""
 ALL = text(f"{SELECT} ORDER BY approval, number")
 ONE = text(f"{SELECT} AND id = :id")
+MOST_BEFORE = 10
 BEFORE = text("""
   SELECT a.id, a.state, a.closed_at, a.handed, e.revision FROM writeback w
   JOIN writeback e ON e.tenant = w.tenant AND e.proposal = w.proposal AND e.revision < w.revision
   JOIN approval a ON a.tenant = e.tenant AND a.writeback = e.id
   WHERE w.tenant = :tenant AND w.id = :writeback AND (a.handed <> '[]' OR EXISTS (
     SELECT 1 FROM approval_question q WHERE q.tenant = a.tenant AND q.approval = a.id))
-  ORDER BY e.revision""")
+  ORDER BY e.revision DESC LIMIT :most""")
 ASK = text("SELECT * FROM ask_question(:tenant, :approval, :secret, :question, :to)")
 ANSWER = text("SELECT * FROM answer_question(:tenant, :approval, :secret, :question, :answer)")
 
@@ -96,8 +97,8 @@ async def of_each(session: ReadSession, approvals: Collection[UUID]) -> dict[UUI
 
 async def asked_before(session: ReadSession, writeback: UUID | None) -> list[dict[str, Any]]:
     """What was asked about the earlier revisions of a change, and to whom they were handed: it was about other values, or an older
-    version of the record. Nobody edits a change twice, so there are not many."""
-    rows = await session.rows(BEFORE, {"tenant": session.tenant, "writeback": writeback})
+    version of the record. Of what was renewed again and again, the newest ten about which anything was said."""
+    rows = (await session.rows(BEFORE, {"tenant": session.tenant, "writeback": writeback, "most": MOST_BEFORE}))[::-1]
     questions = await of_each(session, [row.id for row in rows]) if rows else {}
     return [
         {

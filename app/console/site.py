@@ -75,7 +75,9 @@ async def sign_out(visit: Visit) -> Response:
 
 async def stream(visit: Visit) -> Response:
     """Facts as they come, from where the page ends; a browser that comes back says itself what it saw last."""
-    after = visit.request.headers.get("last-event-id") or visit.asked("after", 50) or await visit.end()
+    after = visit.request.headers.get("last-event-id") or visit.asked("after", 50)
+    if not after:
+        after = str((await visit.inside.get("/v1/ledger/head"))["id"])
     return visit.handed_on("/v1/events", "text/event-stream", headers={"last-event-id": after})
 
 
@@ -179,7 +181,8 @@ async def failed(request: Request, error: Exception) -> Response:
         document, later = json.loads(bytes(answer.body)), answer.headers
     kind = KINDS.get(document.get("code", ""), KINDS["internal"])
     wait = {"Retry-After": later["retry-after"]} if "retry-after" in later else {}
-    again = request.method == "GET"
+    # what sends a form again, or a one-time code of the way in, does it only once
+    again = request.method == "GET" and not request.url.path.startswith("/console/login")
     if again and wait:
         wait["Refresh"] = wait["Retry-After"]
     content = page("problem.html", problem=document, kind=kind, at=now(), again=again, wait_s=wait.get("Refresh"))

@@ -126,7 +126,7 @@ FACTS = {
 }
 STOPPED = {
     "connector_retired": "Its connector was retired after it was approved.",
-    "connector_changed": "Its connector was defined anew after it was approved.",
+    "connector_changed": "Its connector was defined anew after it was approved. The same can be asked for by a new mission.",
 }
 IDENTIFIER = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 # Where a story turns. What lies between is told in one line each, and opened when somebody wants to see it.

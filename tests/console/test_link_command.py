@@ -1,5 +1,6 @@
 """`mission-root console-link`: who may make one, and what it says when it cannot."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -12,9 +13,11 @@ from tests.world import World
 PROGRAM = Path(__file__).parents[2] / ".venv" / "bin" / "mission-root"
 
 
-def command(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+async def command(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Beside the loop, in which the world of the test lives on."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    return subprocess.run(
+    return await asyncio.to_thread(
+        subprocess.run,
         [str(PROGRAM), "console-link", *words],
         env=kept | environment,
         capture_output=True,
@@ -26,7 +29,7 @@ def command(*words: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 async def test_a_link_from_the_command_line_opens_the_console(world: World, tmp_path: Path) -> None:
     url = world.url("registrar")
-    made = command("--as", "operator", "--url", "http://127.0.0.1:1", "--json", REGISTRAR_DATABASE_URL=url)
+    made = await command("--as", "operator", "--url", "http://127.0.0.1:1", "--json", REGISTRAR_DATABASE_URL=url)
     assert made.returncode == 0, made.stderr
     link = urlsplit(json.loads(made.stdout)["link"])
     assert (link.netloc, link.path) == ("127.0.0.1:1", "/console/login")
@@ -34,7 +37,7 @@ async def test_a_link_from_the_command_line_opens_the_console(world: World, tmp_
     answer = await desk.http.get("/console/login", params={"link": parse_qs(link.query)["link"][0]})
     assert answer.status_code == 303
     await desk.http.aclose()
-    nobody = command("--as", "nobody", REGISTRAR_DATABASE_URL=url)
+    nobody = await command("--as", "nobody", REGISTRAR_DATABASE_URL=url)
     assert nobody.returncode == 3 and "There is no principal nobody" in nobody.stderr
-    nowhere = command("--as", "operator", "--data-dir", str(tmp_path))
+    nowhere = await command("--as", "operator", "--data-dir", str(tmp_path))
     assert nowhere.returncode == 7 and "mission-root up" in nowhere.stderr

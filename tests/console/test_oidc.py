@@ -102,6 +102,20 @@ async def test_somebody_signs_in_there_and_decides_here(world: World, issuer: st
     await desk.http.aclose()
 
 
+async def test_a_code_that_was_used_is_not_sent_again_by_itself(world: World, issuer: str) -> None:
+    await ready(world, issuer)
+    desk = Desk(world)
+    back = await at_the_provider(await desk.http.get("/console/login/oidc"))
+    await world.root.upstream.http.aclose()
+    world.root.upstream.http = httpx.AsyncClient(
+        base_url="http://127.0.0.1:9"
+    )  # the provider took the code, nobody is behind us
+    answer = await desk.get(back)
+    assert answer.status == 503 and answer.answer.headers["retry-after"]
+    assert "refresh" not in answer.answer.headers and "" not in answer.links
+    await desk.http.aclose()
+
+
 async def test_an_answer_of_another_attempt_is_none(world: World, issuer: str) -> None:
     await ready(world, issuer)
     desk, other = Desk(world), Desk(world)

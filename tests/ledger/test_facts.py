@@ -10,7 +10,7 @@ from tests.walls.ground import DENIED, Ground
 WRITE = "INSERT INTO ledger (tenant, subject, type, actor, body) VALUES ($1, $2, $3, $4, $5)"
 WALLS = (
     "approval.decided", "approval.closed", "approval.reminded", "approval.escalated", "approval.glass_broken",
-    "approval.superseded", "writeback.claimed", "writeback.settled", "writeback.attempted", "budget.limits_changed",
+    "approval.superseded", "writeback.claimed", "writeback.settled", "writeback.attempted", "budget.limits_changed", "budget.presumed",
     "rule.changed", "risk.floor_changed", "policy.changed", "connector.changed", "approver_key.confirmed",
     "model_provider.switched_on",
 )  # fmt: skip

@@ -402,11 +402,13 @@ async def test_a_screen_is_told_the_same_of_roles_that_were_passed_on(ground: Gr
             "api", "SELECT * FROM answerers($1, $2)", ground.tenant, asked.approval)}  # fmt: skip
         decides = {row["id"]: row["standing"] for row in await ground.run(
             "api", "SELECT * FROM deciders($1, $2)", ground.tenant, asked.approval)}  # fmt: skip
-        took = "SELECT took_part($1, $2, requested_by, writeback) FROM approval WHERE id = $3"
+        one = """SELECT took_part($1, $2, a.requested_by, a.writeback) AS part, entitled_to($1, $2, a.may_decide, a.must_hold) AS decides,
+                   has_a_say(a, $2) OR $2 IN (SELECT live_line($1, a.requested_by)) AS could FROM approval a WHERE id = $3"""
         for name, id in ground.ids.items():
-            part = await ground.value("admin", took, ground.tenant, id, asked.approval)
-            assert could.get(id, ("", part))[1] == part, name
-            assert (decides.get(id, "may") == "own_request") == (part and id in decides), name
+            [wall] = await ground.run("admin", one, ground.tenant, id, asked.approval)
+            assert could.get(id, ("", wall["part"]))[1] == wall["part"], name
+            assert (decides.get(id, "may") == "own_request") == (wall["part"] and id in decides), name
+            assert ((id in could), (id in decides)) == (wall["could"], wall["decides"]), name
         return could.get(ground.ids["nina"]), decides.get(ground.ids["nina"])
 
     assert await standing() == (("operator", True), "own_request")  # she acts for anna
@@ -418,6 +420,15 @@ async def test_a_screen_is_told_the_same_of_roles_that_were_passed_on(ground: Gr
     await passed(ground, await grant_of(ground, "anna", "operator"), "anna", "nina", starts=late)
     assert await standing() == (("operator", True), "own_request")  # what anna gives her, from when on ever
     await ground.run("registrar", "UPDATE principal SET suspended_at = now() WHERE id = $1", ground.ids["ben"])
+    assert await standing() == (None, None)
+    source = await grant_of(ground, "cora", "operator")
+    await passed(ground, source, "cora", "nina")
+    assert await standing() == (("operator", True), "own_request")
+    await ground.run("registrar", REVOKE, ground.tenant, source)  # what was passed on ends with it
+    assert await standing() == (None, None)
+    soon = now() + timedelta(milliseconds=300)
+    await passed(ground, await grant_of(ground, "gus", "operator"), "gus", "nina", ends=soon)
+    await ground.run("admin", "SELECT pg_sleep_until($1)", soon)
     assert await standing() == (None, None)
 
 

@@ -47,8 +47,8 @@ class Visit:
         return await door.form(self.request, self.caller.secret)
 
     async def end(self) -> str:
-        """Where the record ends now; empty when that is not to be had. A page that goes on by itself asks before it reads anything:
-        what comes later may not be on it."""
+        """Where the record ends now; empty when that is not to be had: then the page looks again once it hears. A page that goes on
+        by itself asks before it reads anything: what comes later may not be on it."""
         head = await self.inside.try_get("/v1/ledger/head")
         return "" if isinstance(head, Refused) else str(head["id"])
 

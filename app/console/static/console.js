@@ -60,7 +60,7 @@ async function refresh(part) {
   if (busy()) return;
   const at = document.activeElement && document.activeElement.getAttribute("href");
   const answer = await fetch(here, { headers: { Accept: "text/html" }, redirect: "manual" });
-  if (answer.status === 429 || answer.status >= 500) return soon(part, 3000);
+  if (answer.status === 429 || answer.status === 503) return soon(part, 1000 * (Number(answer.headers.get("Retry-After")) || 3));
   if (!answer.ok) return;
   const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").getElementById(part.id);
   if (!fresh || busy()) return;
@@ -70,7 +70,7 @@ async function refresh(part) {
 let due = 0;
 function soon(part, wait = 400) {
   clearTimeout(due);
-  due = setTimeout(() => refresh(part).catch(() => soon(part, 3000)), wait);
+  due = setTimeout(() => refresh(part).catch(() => soon(part, 10000)), wait);
 }
 const KINDS = ["mission.accepted", "mission.dispatched", "mission.running", "mission.in_review", "mission.reviewed", "mission.awaiting_approval",
   "mission.executing", "mission.completed", "mission.failed", "mission.denied", "mission.cancelled", "mission.degraded", "stage.started",
@@ -78,24 +78,30 @@ const KINDS = ["mission.accepted", "mission.dispatched", "mission.running", "mis
   "approval.closed", "approval.superseded", "approval.escalated", "approval.glass_broken", "approval.reassigned", "approval.questioned",
   "approval.answered"];
 const WORDS = { "approval.questioned": "Somebody asked about it: look again", "approval.answered": "A question was answered: look again" };
+function changed(words) {
+  if (live) soon(live);
+  if (page) { if (busy() || all("details.panel[open], form[data-sent]").length) over(words); else location.replace(here); }
+}
+let source;
 function listen(after, wait) {
-  const source = new EventSource("/console/stream?after=" + encodeURIComponent(after));
+  let missed = !after;
+  source = new EventSource("/console/stream?after=" + encodeURIComponent(after));
   const heard = (event) => {
     const fact = JSON.parse(event.data);
     after = event.lastEventId;
-    if (live && live.dataset.live && fact.type.startsWith(live.dataset.live)) soon(live);
-    if (live && live.dataset.liveMission === fact.subject) soon(live);
-    if (page && fact.type !== "approval.seen" && fact.body.approval === page.dataset.approval) {
-      if (busy() || all("details.panel[open], form[data-sent]").length) over(WORDS[fact.type]); else location.replace(here);
-    }
+    const listed = live && (live.dataset.liveMission ? live.dataset.liveMission === fact.subject : fact.type.startsWith(live.dataset.live));
+    const asked = page && fact.type !== "approval.seen" && fact.body.approval === page.dataset.approval;
+    if (listed || asked) changed(WORDS[fact.type]);
   };
   KINDS.forEach((kind) => source.addEventListener(kind, heard));
   // The browser takes up a stream that broke; one that was refused, because the database was busy for a moment, it leaves for good.
-  source.onopen = () => { wait = 2000; };
+  source.onopen = () => { wait = 2000; if (missed) { missed = false; changed(); } };
   source.onerror = () => { if (source.readyState === EventSource.CLOSED) setTimeout(listen, wait, after, Math.min(2 * wait, 60000)); };
+}
+if ((live || page) && window.EventSource) {
+  listen($("#main").dataset.after, 2000);
   addEventListener("pagehide", () => source.close());
 }
-if ((live || page) && window.EventSource) listen($("#main").dataset.after, 2000);
 
 // --- deciding: panels, and a moment to look
 

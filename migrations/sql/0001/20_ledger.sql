@@ -49,7 +49,8 @@ BEGIN
   -- Facts that only the wall itself may state; anybody else writing them would be forging a decision.
   IF (NEW.type = ANY (ARRAY['approval.decided', 'approval.closed', 'approval.reminded', 'approval.escalated',
         'approval.glass_broken', 'approval.superseded', 'approval.reassigned', 'approval.questioned', 'approval.answered',
-        'writeback.claimed', 'writeback.settled', 'writeback.attempted', 'writeback.renewed', 'notice.seen', 'approval.seen', 'budget.limits_changed'])
+        'writeback.claimed', 'writeback.settled', 'writeback.attempted', 'writeback.renewed', 'notice.seen', 'approval.seen', 'budget.limits_changed',
+        'budget.presumed'])
       OR split_part(NEW.type, '.', 1) = ANY (ARRAY['rule', 'risk', 'policy', 'connector', 'approver_key', 'tool_layer', 'model_provider',
            'bytes', 'hold', 'retention', 'rung', 'gate', 'attestation', 'verdict']))
      AND current_user <> '{prefix}_owner' THEN
