@@ -38,7 +38,8 @@ async def serve(settings):
         time.sleep(60)
     await stopping.wait()
 
-process.LEAVE_S = 0.5
+if "orderly" not in sys.argv:
+    process.LEAVE_S = 0.5
 process.run("worker", serve, uvicorns_loop() if "uvloop" in sys.argv else None)
 """
 

@@ -453,17 +453,20 @@ BEGIN
     FOR d IN
       WITH ended AS MATERIALIZED (
         SELECT * FROM unnest(m.ids, m.closed, m.ran) AS u(mission, closed, ran) WHERE u.closed OR u.ran > 0),
-      held AS MATERIALIZED (   -- whoever moves it holds the mission
-        SELECT r.* FROM public.budget_reservation r
-        WHERE r.tenant = m.tenant AND r.mission = ANY (m.ids) AND r.purpose = 'mission' AND r.state = 'reserved'),
-      use AS MATERIALIZED (    -- out of what the mission holds, else as it comes
+      use AS MATERIALIZED (    -- out of what the mission holds, each found by the index, else as it comes; whoever moves it holds the mission
         SELECT u.closed, COALESCE(u.ran, 0) AS ran, h.*, LEAST(h.time_ms, h.used_time_ms + COALESCE(u.ran, 0)) AS now_used
-        FROM ended u LEFT JOIN held h ON h.mission = u.mission),
-      moved AS (
-        UPDATE public.budget_reservation r SET used_time_ms = u.now_used, ended_at = CASE WHEN u.closed THEN clock_timestamp() END,
-            state = CASE WHEN NOT u.closed THEN 'reserved'
-                         WHEN u.used_tokens = 0 AND u.used_cost_usd = 0 AND u.now_used = 0 THEN 'released' ELSE 'settled' END
-        FROM use u WHERE r.tenant = m.tenant AND r.id = u.id)
+        FROM ended u LEFT JOIN LATERAL (
+          SELECT r.* FROM public.budget_reservation r
+          WHERE r.tenant = m.tenant AND r.mission = u.mission AND r.purpose = 'mission' AND r.state = 'reserved' OFFSET 0) h ON true),
+      moved AS (   -- all of them are there: this finds each by its key, where a join might compare each with each
+        INSERT INTO public.budget_reservation AS r
+          (tenant, id, mission, purpose, day, held_above, tokens, cost_usd, time_ms, used_time_ms, ended_at, state)
+        SELECT u.tenant, u.id, u.mission, u.purpose, u.day, u.held_above, u.tokens, u.cost_usd, u.time_ms, u.now_used,
+          CASE WHEN u.closed THEN clock_timestamp() END,
+          CASE WHEN NOT u.closed THEN 'reserved'
+               WHEN u.used_tokens = 0 AND u.used_cost_usd = 0 AND u.now_used = 0 THEN 'released' ELSE 'settled' END
+        FROM use u WHERE u.id IS NOT NULL
+        ON CONFLICT (tenant, id) DO UPDATE SET used_time_ms = excluded.used_time_ms, ended_at = excluded.ended_at, state = excluded.state)
       SELECT x.day, sum(x.tokens)::bigint AS tokens, sum(x.cost) AS cost, sum(x.held)::bigint AS held, sum(x.spent)::bigint AS spent
       FROM (SELECT COALESCE(u.day, budget_day()), 0, 0, COALESCE(u.used_time_ms - u.now_used, 0), u.ran FROM use u WHERE u.ran > 0
             UNION ALL

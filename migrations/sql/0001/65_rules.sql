@@ -137,7 +137,8 @@ BEGIN
       SELECT a AS approval FROM public.approval a
       WHERE a.tenant = t AND a.state IN ('pending', 'approved')
         AND (a.state = 'pending' OR a.expires_at > statement_timestamp() - interval '7 days')   -- approved ones stay for ever
-        AND NOT EXISTS (SELECT 1 FROM public.work k WHERE k.tenant = t AND k.kind = 'approval_timer' AND k.subject = a.id)
+        -- each by its key: a join might compare each with each
+        AND (SELECT true FROM public.work k WHERE k.tenant = t AND k.kind = 'approval_timer' AND k.subject = a.id OFFSET 0) IS NULL
       OFFSET 0) lost   -- what step would be next is worked out for those alone
     WHERE next_step(lost.approval) IS NOT NULL
     LIMIT 1000
