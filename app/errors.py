@@ -359,6 +359,8 @@ class Problem(Exception):
 
     @classmethod
     def again(cls, told: Mapping[str, Any]) -> "Problem":
+        if not isinstance(told["detail"], str):
+            raise TypeError("a problem says what it is")
         return cls(told["code"], told["detail"], errors=told["errors"], **told["members"])
 
     def document(self, instance: str, request_id: str | None) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """A call of a model as the root keeps it: judged and paid for before, counted and recorded after; and the switch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from decimal import Decimal
@@ -96,6 +96,11 @@ class Opened:
     decisions: dict[str, UUID]
     reservation: UUID
     began: float
+
+    @property
+    def until(self) -> float:
+        """When what is held for it may be counted as used, by the clock of began."""
+        return self.began + life(self.targets).total_seconds()
 
 
 async def open_call(one: Called) -> Opened | Heard:
@@ -246,6 +251,11 @@ def facts(mission: Mission | Terms, environment: str, target: Target) -> dict[st
     }
 
 
+def life(targets: Iterable[Target]) -> timedelta:
+    """Of the reservation of a call."""
+    return SLACK + sum((timedelta(milliseconds=one.provider.timeouts.whole_ms) for one in targets), timedelta())
+
+
 @dataclass(frozen=True)
 class Bounds:
     """What a call may come to: tokens of the prompt and of the answer, and how long all its targets together may take."""
@@ -261,8 +271,7 @@ class Bounds:
         prompt = min(asked.prompt_tokens, max(one.model.context_tokens for one in targets))
         limit = min(one.model.output_tokens for one in targets)
         limit = limit if asked.max_tokens is None else min(limit, asked.max_tokens)
-        life = SLACK + sum((timedelta(milliseconds=one.provider.timeouts.whole_ms) for one in targets), timedelta())
-        return cls(targets, prompt, limit, life)
+        return cls(targets, prompt, limit, life(targets))
 
     def amounts(self, limit: int) -> Amounts:
         """What is held for an answer of at most so many tokens, from the dearest of the targets."""

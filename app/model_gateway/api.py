@@ -4,9 +4,11 @@ import asyncio
 import hashlib
 import math
 import re
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count, takewhile
+from time import monotonic
 from typing import Any
 from uuid import UUID
 
@@ -48,8 +50,10 @@ BODY = {
     }
 }
 log = structlog.get_logger("models")
-# Between tries to write down what became of a call; when the process ends it has app.process.CLOSE_S for them.
+# Between tries to write down what became of a call while its client waits; when the process ends it has app.process.CLOSE_S for them.
 PAUSES_S = (0.05, 0.1, 0.2, 0.3, 0.6)
+LATER_S, LONGEST_S = 1.0, 15.0  # the first and the longest pause after that
+MOST_LATE = 1000  # calls of a process that are written so
 
 
 @router.post(f"{AT}/chat/completions", operation_id="createChatCompletion", openapi_extra=BODY)
@@ -221,24 +225,51 @@ class Call:
     ) -> Awaitable[None]:
         """Counts and records the call. It is done to its end, also when whoever waits for it is cancelled."""
         target, usage = (answer.target, answer.usage) if answer else (None, None)
-        task = asyncio.create_task(self.write(ended(self.opened, tries, target, usage, outcome, digest, heard)))
-        self.gateway.settling.add(task)
-        task.add_done_callback(self.gateway.settling.discard)
-        return asyncio.shield(task)
+        end = partial(ended, self.opened, tries, target, usage)
+        # Who is answered that the database is away has heard nothing of the call: then it is on no tape.
+        return asyncio.shield(self.gateway.settle(self.write(end(outcome, digest, heard), partial(end, "abandoned"))))
 
-    async def write(self, one: calls.Ended) -> None:
-        """Tried again while the database is busy or away for a moment: the provider has been asked, and wants its money."""
+    async def write(self, one: calls.Ended, unheard: Callable[[], calls.Ended]) -> None:
+        """Tried again while the database is busy or away for a moment: the provider has been asked, and wants its money. After that
+        its client is answered, and it is tried without them."""
         try:
-            for pause in (*PAUSES_S, None):
-                try:
-                    return await self.closings.put(one)
-                except Problem as problem:
-                    if pause is None or not problem.kind.retryable:
-                        raise
-                await asyncio.sleep(pause)
+            await self.put(one, PAUSES_S)
         except BaseException as error:
-            held = {"mission": str(self.opened.mission), "reservation": str(one.reservation)}
-            log.error(
-                "a call of a model is not written, and will count all it held", error=type(error).__name__, **held
-            )
+            if passes(error) and len(self.gateway.late) < MOST_LATE:
+                task = self.gateway.settle(self.write_late(unheard()))
+                self.gateway.late.add(task)
+                task.add_done_callback(self.gateway.late.discard)
+            else:
+                self.lost(error)
             raise
+
+    async def write_late(self, one: calls.Ended) -> None:
+        """Until the life of what it holds is over. Whichever of its ends comes first is the one that is kept."""
+        pauses = (min(LATER_S * 2.0 ** min(n, 9), LONGEST_S) for n in count())
+        try:
+            await asyncio.sleep(LATER_S)
+            await self.put(one, takewhile(lambda pause: monotonic() + pause < self.opened.until, pauses))
+        except Exception as error:
+            self.lost(error)
+        except BaseException as error:
+            self.lost(error)
+            raise
+
+    async def put(self, one: calls.Ended, pauses: Iterable[float]) -> None:
+        for pause in pauses:
+            try:
+                return await self.closings.put(one)
+            except Problem as problem:
+                if not passes(problem):
+                    raise
+            await asyncio.sleep(pause)
+        await self.closings.put(one)
+
+    def lost(self, error: BaseException) -> None:
+        held = {"mission": str(self.opened.mission), "reservation": str(self.opened.reservation)}
+        said = "a call of a model is not known to be written; if it is not, all it held will count"
+        log.error(said, error=type(error).__name__, **held)
+
+
+def passes(error: BaseException) -> bool:
+    return isinstance(error, Problem) and error.kind.retryable

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,6 +62,7 @@ class Gateway:
     lines: dict[str, Line] = field(repr=False)
     health: dict[str, Health]
     settling: set[asyncio.Task[None]] = field(default_factory=set)  # calls that have ended, being counted
+    late: set[asyncio.Task[None]] = field(default_factory=set)  # those of them whose client was answered without
     off: frozenset[str] = (
         frozenset()
     )  # who was last seen to be switched off; whoever goes by this looks again before it counts
@@ -75,6 +76,13 @@ class Gateway:
             key = registry.keys.get(name)
             lines[name] = wire.line(provider, key.get_secret_value() if key else None, may_call(provider, settings))
         return cls(registry, lines, {name: Health.of(name) for name in registry.providers})
+
+    def settle(self, counting: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Done to its end, whoever waits for it."""
+        task = asyncio.create_task(counting)
+        self.settling.add(task)
+        task.add_done_callback(self.settling.discard)
+        return task
 
     async def close(self) -> None:
         """After the last request: what is still being counted is counted, however long that takes; whoever closes has a limit.

@@ -48,14 +48,17 @@ class Then:
 def then(taped: Taped) -> Then:
     """The same again. What is none raises ValueError, LookupError, TypeError or AttributeError."""
     said = json.loads(taped.answer)
-    canonical(said)
     considered, fact = said["considered"], said.get("fact")
+    # What goes into decisions and facts. An answer is its client's alone, and may have numbers that we would not write.
+    canonical([considered, fact, said.get("problem")])
     problem = Problem.again(said["problem"]) if "problem" in said else None
-    if not all(isinstance(facts["provider"], str) for facts in considered):
-        raise TypeError("a provider has a name")
+    named = [facts["provider"] for facts in considered]
     if fact is not None:
         fact = {**fact, "provider": fact["provider"]}
-    elif not considered if taped.outcome == "denied" else problem is None:
+        named += [] if fact["provider"] is None else [fact["provider"]]
+    if not all(isinstance(name, str) for name in named):
+        raise TypeError("a provider has a name")
+    if not considered if taped.outcome == "denied" else fact is None and problem is None:
         raise ValueError("what was not asked says why")
     return Then(considered, fact, Heard(said.get("whole"), said.get("chunks"), problem))
 

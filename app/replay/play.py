@@ -44,6 +44,7 @@ CALLS = ("tool.called", "tool.failed", "tool.refused", "tool.denied")
 MODEL_CALLS = ("model.called", "model.refused", "model.denied")
 # What a file of another environment, or of another version of the root, may lack or hold that is no good here.
 NOT_WHOLE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+MOST_TRIES = 1000  # half a day of them: what then still fails is no fault that passes
 REFUSED = ("22", "23", "RX")  # classes of what Postgres says to values, to rows, and at its walls
 log = structlog.get_logger("replay")
 
@@ -70,11 +71,15 @@ def refused_here(error: Problem | DBAPIError) -> bool:
 
 async def play(database: Database, item: Item, environment: str, objects: Objects) -> None:
     """Plays the mission of a work item, whole or up to where it goes another way, in one transaction."""
-    async with database.read() as session:
-        await session.enter(item.tenant)
-        asked = await missions.find(session, item.subject)
-        assert asked is not None and asked.replay_of is not None
-        found = await found_again(session, asked.replay_of, environment)
+    found: Played | tuple[str, str]
+    if item.attempts > MOST_TRIES:
+        found = "replay_unplayable", f"It failed {MOST_TRIES} times; the worker's log says of what."
+    else:
+        async with database.read() as session:
+            await session.enter(item.tenant)
+            asked = await missions.find(session, item.subject)
+            assert asked is not None and asked.replay_of is not None
+            found = await found_again(session, asked.replay_of, environment)
     if isinstance(found, Played):
         await bring_sources(database, objects, item.tenant, found.brought)
     async with database.write() as session:

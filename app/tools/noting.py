@@ -8,7 +8,7 @@ from pydantic_core import to_json
 from app import budgets, calls, ledger, tape
 from app.artifacts import keep_blob, note_readings
 from app.caller import Caller
-from app.canonical import fingerprint
+from app.canonical import canonical, fingerprint
 from app.db import WriteSession
 from app.errors import Problem
 from app.missions import Mission
@@ -111,10 +111,13 @@ def problem_bytes(refused: Problem) -> bytes:
 def said_again(played: tape.Taped) -> Result | Problem:
     """A taped answer, or the Problem that the tool had answered with. What is none raises ValueError, LookupError or TypeError."""
     said = json.loads(played.answer)
+    canonical(said)
     if played.outcome == "refused":
         return Problem.again(said)
     shown = [(bytes.fromhex(source), document, version) for source, document, version in said["shown"]]
-    fingerprint(said["result"])
+    named = all(isinstance(document, str) and isinstance(version, str | None) for _, document, version in shown)
+    if not named or said["kind"] not in ("document", "record"):
+        raise TypeError("what was shown is a document or a record, and has a name")
     return Result(said["result"], said["kind"], shown, proposal=said.get("proposal"))
 
 

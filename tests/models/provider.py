@@ -26,6 +26,7 @@ class Provider:
     name: str = "east"
     mood: str = "good"
     usage: Any = ...
+    created: int = 1_780_000_000
     words: list[str] = field(default_factory=lambda: list(WORDS))
     tool_calls: list[dict[str, Any]] | None = None
     asked: list[dict[str, Any]] = field(default_factory=list)
@@ -108,7 +109,7 @@ class Provider:
         return {"prompt_tokens": tokens_in, "completion_tokens": tokens_out, "total_tokens": tokens_in + tokens_out}
 
     def around(self, said: dict[str, Any], kind: str) -> dict[str, Any]:
-        return {"id": "chatcmpl-1", "object": kind, "created": 1_780_000_000, "model": said["model"]}
+        return {"id": "chatcmpl-1", "object": kind, "created": self.created, "model": said["model"]}
 
     def whole(self, said: dict[str, Any]) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant", "content": "".join(self.words)}

@@ -153,7 +153,7 @@ async def test_what_a_stop_cannot_write_is_counted_by_the_reconciler(
             one.cancel()
         with pytest.raises(openai.OpenAIError):
             await asking
-    assert [one["mission"] for one in logs if "is not written" in one["event"]] == [str(life.id)]
+    assert [one["mission"] for one in logs if "is not known to be written" in one["event"]] == [str(life.id)]
     held = (await house.account(life.id))["reserved_tokens"]
     await run_out(house.world)
     account = await house.account(life.id)
@@ -198,6 +198,60 @@ async def test_a_busy_database_costs_nobody_the_answer_and_nothing_is_counted_tw
     assert len(await house.calls(life)) == 1
     account = await house.account(life.id)
     assert (account["settled_tokens"], account["reserved_tokens"], account["calls"]) == (15, 0, 1)
+
+
+async def test_what_a_call_used_is_written_when_the_database_is_back(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life, batches, away = await house.mission(), house.world.root.closings.batches, asyncio.Event()
+    run, tried = batches.run, asyncio.Event()
+    monkeypatch.setattr("app.model_gateway.api.PAUSES_S", (0.001,))
+    monkeypatch.setattr("app.model_gateway.api.LATER_S", 0.001)
+    away.set()
+
+    async def failing(connection: Any, ended: Any) -> Any:
+        if away.is_set():
+            tried.set()
+            raise asyncpg.LockNotAvailableError
+        return await run(connection, ended)
+
+    monkeypatch.setattr(batches, "run", failing)
+    with capture_logs() as logs:
+        with pytest.raises(openai.InternalServerError):
+            await house.ask(life, max_tokens=20)
+        [late] = house.gateway.late
+        tried.clear()
+        await tried.wait()
+        assert await house.calls(life) == []
+        away.clear()
+        await late
+    assert [one for one in logs if "not known to be written" in one["event"]] == []
+    [fact] = await house.calls(life)
+    assert (fact["outcome"], fact["tried"], fact["tokens_in"] + fact["tokens_out"]) == ("abandoned", ["east:ok"], 15)
+    account = await house.account(life.id)
+    assert (account["settled_tokens"], account["reserved_tokens"], account["calls"]) == (15, 0, 1)
+    assert not house.gateway.late and not house.gateway.settling
+
+
+async def test_it_is_tried_until_what_it_holds_is_over_and_for_so_many_calls(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def busy(*_: Any) -> Any:
+        raise asyncpg.LockNotAvailableError
+
+    monkeypatch.setattr(house.world.root.closings.batches, "run", busy)
+    monkeypatch.setattr("app.model_gateway.api.PAUSES_S", ())
+    monkeypatch.setattr("app.model_gateway.api.LATER_S", 0.001)
+    monkeypatch.setattr("app.model_gateway.actions.Opened.until", 0.0)
+    life = await house.mission()
+    for most in (1, 0):
+        monkeypatch.setattr("app.model_gateway.api.MOST_LATE", most)
+        with capture_logs() as logs:
+            with pytest.raises(openai.InternalServerError):
+                await house.ask(life)
+            assert len(house.gateway.late) == most
+            await asyncio.gather(*house.gateway.late)
+        assert [one["mission"] for one in logs if "not known to be written" in one["event"]] == [str(life.id)]
 
 
 TARGETS = st.builds(

@@ -101,6 +101,26 @@ async def test_a_live_colony_hears_every_model_again_from_the_tape(house: House)
     assert (await diff(again))["divergence"]["why"] == "not_on_tape"
 
 
+@pytest.mark.parametrize("live", [False, True])
+async def test_numbers_that_the_root_would_not_write_are_heard_again(house: House, live: bool) -> None:
+    """A seed of 64 bits, a moment in nanoseconds: what a provider says so is its client's, and no fact."""
+    house.east.created = 2**63 - 1
+    life, got = await house.mission(), []
+    for more in CALLS[:3]:
+        got.append(await heard(house, life, **more))
+    await life.complete()
+    await house.world.run_work("review")
+    if not live:
+        assert (await diff(await replay(life, house.world)))["same"] is True
+        return
+    body = {"mode": "recorded", "colony": "live"}
+    answer = await house.world.submitter.post(f"/v1/missions/{life.id}/replay", json=body)
+    again = Life(house.world, UUID(answer.json()["id"]))
+    await again.take()
+    assert [await heard(house, again, **more) for more in CALLS[:3]] == got
+    assert len(house.east.asked) == 3, "nobody was asked"
+
+
 async def test_what_nobody_waited_for_is_on_no_tape_and_nothing_goes_by_it(house: House) -> None:
     life = await house.mission()
     house.east.hold.clear()

@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 from uuid import UUID
 
@@ -184,6 +185,27 @@ SPOILED: dict[str, Callable[[dict[str, Any]], None]] = {
     "arguments that are none": with_arguments_that_are_none,
     "a model that says nothing": with_a_model("answered", {}),
     "a model that nobody asked about": with_a_model("denied", {"considered": []}),
+    "shown what has no name": lambda recording: of_tool(
+        recording, "answered", result={}, kind="document", shown=[["ab" * 32, ["x"], None]]
+    ),
+    "shown what nobody can write": lambda recording: of_tool(
+        recording, "answered", result={}, kind="document", shown=[["ab" * 32, "\ud800", None]]
+    ),
+    "shown in a version that is none": lambda recording: of_tool(
+        recording, "answered", result={}, kind="record", shown=[["ab" * 32, "x", 1]]
+    ),
+    "shown as something else": lambda recording: of_tool(recording, "answered", result={}, kind=["x"], shown=[]),
+    "a proposal that nobody can write": lambda recording: of_tool(
+        recording, "answered", result={}, kind="record", shown=[], proposal={"x": "\ud800"}
+    ),
+    "a refusal that nobody can write": lambda recording: of_tool(
+        recording, "refused", code="not_found", detail="\ud800", errors=[], members={}
+    ),
+    "a refusal without words": lambda recording: of_tool(
+        recording, "refused", code="not_found", detail=[1], errors=[], members={}
+    ),
+    "a model whose provider is no name": with_a_model("answered", {"considered": [], "fact": {"provider": []}}),
+    "a model that was denied and asked": with_a_model("denied", {"considered": [], "fact": {"provider": "east"}}),
     "a model with half a fact": with_a_model("answered", {"considered": [], "fact": {"provider": None, "n": 2.0**70}}),
 }
 
@@ -202,6 +224,16 @@ async def test_a_file_that_cannot_be_played_to_its_end_ends_its_replay(world: Wo
     assert (ended["state"], ended["reason"]) == ("failed", "replay_unplayable"), ended
     assert "in fact" in ended["reason_note"]
     assert await (await inspector(world)).fetchval("SELECT count(*) FROM work WHERE kind = 'replay'") == 0
+
+
+async def test_a_replay_that_failed_for_half_a_day_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    life = await rich(world)
+    asked = (await world.submitter.post(f"/v1/missions/{life.id}/replay", json={"mode": "recorded"})).json()
+    monkeypatch.setattr(import_module("app.replay.play"), "MOST_TRIES", 0)
+    await world.run_work("replay")
+    ended = (await world.operator.get(f"/v1/missions/{asked['id']}")).json()
+    assert (ended["state"], ended["reason"]) == ("failed", "replay_unplayable"), ended
+    assert "It failed 0 times" in ended["reason_note"]
 
 
 async def test_without_a_key_nothing_leaves(world: World) -> None:
