@@ -209,7 +209,9 @@ async def test_above_the_bound_only_idle_sessions_close_and_a_call_too_many_hear
     assert [live.asking for live in pool.live.values()] == [0, 0]
 
 
-async def test_a_newcomers_session_is_an_idle_one_of_whoever_has_more_than_a_share(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_newcomers_session_is_an_idle_one_of_whoever_has_more_than_a_share(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A tenant opens up to half of them while it is alone, a third beside another, and so on. Whoever has more gives first, and what is
     in use stays: a newcomer may find no place."""
     monkeypatch.setattr("app.tools.sessions.MOST", 12)
@@ -287,12 +289,21 @@ async def test_a_trial_is_what_was_learnt_of_the_server(
         await pool.ask(which[0], layer, "odd.echo", {})
     seen, more = pool.seen[which], breaker.failures - breaker.opens_after
     learnt = (breaker.state, more, breaker.retry_at() is None, seen.answered, seen.failure)
-    assert learnt == {
-        "drifted": ("up", -breaker.opens_after, True, True, None),
-        "drifted before": ("down", 0, True, None, None),  # by what was seen of it in this session, which asked nothing now
-        "broke off and full": ("down", 1, False, False, "tool_broke_off"),
-        "unusable": ("down", 0, True, None, None),
-    }[what]
+    assert (
+        learnt
+        == {
+            "drifted": ("up", -breaker.opens_after, True, True, None),
+            "drifted before": (
+                "down",
+                0,
+                True,
+                None,
+                None,
+            ),  # by what was seen of it in this session, which asked nothing now
+            "broke off and full": ("down", 1, False, False, "tool_broke_off"),
+            "unusable": ("down", 0, True, None, None),
+        }[what]
+    )
     pool.live.clear()
     pool.seen.clear()
 
