@@ -31,7 +31,7 @@ from app.build import name_of
 from app.caller import system
 from app.clock import now
 from app.components import Component
-from app.db import Database
+from app.db import Database, WriteSession
 from app.delivery import Courier, bus
 from app.evidence import Material
 from app.http.serving import uvicorns_loop
@@ -53,6 +53,8 @@ LEASE = timedelta(seconds=20)
 POLL_S = 1.0
 COALESCE_S = 0.02
 SWEEP_S = 60.0
+# When it is told to stop: for what was handed out, then for reviews that wait for targets; a loop may be a little later than these.
+HANDED_OUT_S, LOOKING_S, SLACK_S = 4.0, 2.0, 0.3
 # What puts back the work rows by which something is looked after for good.
 RESTORES = {
     "restore_anchor_work", "restore_drill_work", "restore_liveness_work", "restore_retention_work", "restore_release_work",
@@ -142,7 +144,7 @@ class Worker:
             task.cancel()
         ends = [asyncio.create_task(self.courier.stop())] if self.courier else []
         await process.finished(
-            [*loops, *ends], process.DRAIN_S + 0.3
+            [*loops, *ends], process.DRAIN_S + SLACK_S
         )  # side by side: all have the same seconds, and their own limits
         closing = [self.tools.stop(), self.drills.close(), self.colony.client.aclose(), self.root.aclose()]
         await process.closed(*closing, *([self.bus.close()] if self.bus else []))
@@ -196,7 +198,10 @@ class Worker:
                         await asyncio.sleep(COALESCE_S)
                     await wait(woken, pause(due))
             finally:
-                in_time = [await process.finished({*busy.values()}, 4), await process.finished(self.looking, 2)]
+                in_time = [
+                    await process.finished({*busy.values()}, HANDED_OUT_S),
+                    await process.finished(self.looking, LOOKING_S),
+                ]
                 if not all(in_time):
                     log.warning("what is in hand is left to the next worker")
 
@@ -321,9 +326,7 @@ class Worker:
         """Forgets nonces and idempotency answers that have had their time; puts back work rows that were lost."""
         while True:
             await self.swept("SELECT sweep_expired(:most)")
-            with contextlib.suppress(Exception):
-                async with self.database.write() as session:
-                    await budgets.reconcile(session)
+            await self.in_bites(budgets.reconcile, budgets.RECONCILED)
             await self.swept("SELECT sweep_rates(:most)")
             with contextlib.suppress(Exception):
                 async with self.database.write() as session:
@@ -348,15 +351,26 @@ class Worker:
             await asyncio.sleep(SWEEP_S)
 
     async def swept(self, statement: str) -> int:
+        """How many rows that were."""
+
+        async def bite(session: WriteSession) -> int:
+            found: int = await session.scalar(statement, {"most": SWEEP_BITE})
+            return found
+
+        return await self.in_bites(bite, SWEEP_BITE)
+
+    async def in_bites(self, sweep: Callable[[WriteSession], Awaitable[int]], full: int) -> int:
         """Sweeps a bite at a time, each in a transaction of its own, until a bite is not full; how many rows that were."""
         done = 0
-        with contextlib.suppress(Exception):
+        try:
             for _ in range(SWEEP_BITES):
                 async with self.database.write() as session:
-                    found: int = await session.scalar(statement, {"most": SWEEP_BITE})
+                    found = await sweep(session)
                 done += found
-                if found < SWEEP_BITE:
+                if found < full:
                     break
+        except Exception as error:  # what is left is swept the next time
+            log.error("a sweep failed", exc_info=error)
         return done
 
 

@@ -6,6 +6,7 @@ mission is inserted with its whole budget held, and gives back the rest when it 
 
 from app.budgets.actions import (
     GRACE,
+    RECONCILED,
     USED_UP_CODE,
     Amounts,
     Hold,
@@ -27,6 +28,7 @@ from app.budgets.api import router
 
 __all__ = [
     "GRACE",
+    "RECONCILED",
     "USED_UP_CODE",
     "Amounts",
     "Hold",

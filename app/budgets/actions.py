@@ -26,6 +26,7 @@ from app.errors import Problem
 log = structlog.get_logger("budgets")
 
 USED_UP_CODE = "budget_exhausted"
+RECONCILED = 50  # reservations in one transaction
 GRACE = timedelta(seconds=30)  # how long a colony may take to finish with what it has, once the budget is used up
 NAMES = {"mission": "mission's budget", "tenant_day": "tenant's budget of the day", "tenant": "tenant's budget"}
 
@@ -259,6 +260,7 @@ async def set_limits(session: WriteSession, caller: Caller, seen: int, limits: d
 
 
 async def reconcile(session: WriteSession) -> int:
-    """Counts what a crash left reserved as used, and forgets old history. Takes no input; serves every tenant."""
-    done: int = await session.scalar("SELECT reconcile_budgets(500)")
+    """Counts what a crash left reserved as used, and forgets old history: up to RECONCILED of each. Serves every tenant, and holds
+    the accounts of all that it meets."""
+    done: int = await session.scalar("SELECT reconcile_budgets(:most)", {"most": RECONCILED})
     return done

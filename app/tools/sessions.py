@@ -33,7 +33,7 @@ log = structlog.get_logger("tools")
 LOOK_AGAIN_S = 60.0  # a session in use asks for the server's tools so often
 IDLE_S = 120.0
 FRESH_S = 1.0  # whoever was just given a session is about to ask
-MOST = 128  # sessions of one process, of which no tenant has so many that there is no room for another one's
+MOST = 128  # sessions of one process; a newcomer's place comes from idle ones of whoever has more than a share, what is in use stays
 TELL_S = 1.0  # how often what was seen is told
 COUNTING = ("tool_unreachable", "tool_timed_out", "tool_broke_off", "tool_protocol")  # what opens a breaker
 LOOK_AFTER = ("tool_refused", "tool_said_no", "tool_malformed")  # which a tool that is not what it was may well answer
@@ -187,13 +187,16 @@ class Sessions:
             raise ServerFailed("tool_unreachable", f"{layer.name} is left alone until {opens:%H:%M:%S}", retryable=True)
         entry, trial = layer.entry(tool), breaker.opened_at is not None
         assert entry is not None
+        asked, broke = False, None  # whether the server has said anything to this call; how its first session ended
         try:
             for first in (True, False):
                 live, reused = await self.session(which, layer)
+                asked = asked or not reused
                 live.asking += 1
                 try:
                     if live.session.stale or live.used_at - live.looked_at > LOOK_AGAIN_S:
                         await self.look(which, layer, live)
+                        asked = True
                     if tool in (changed := drifted(layer, live.session)):
                         raise Drifted(changed)
                     answer = await live.session.call(entry.theirs, arguments)
@@ -206,28 +209,40 @@ class Sessions:
                         and failure.code in LOOK_AFTER
                         and tool in (changed := await self.look(which, layer, live))
                     ):
+                        asked = True
                         raise Drifted(changed) from None
                     # a server that was started anew knows nothing of a session that we remember: a fresh one is tried once
                     if not (first and reused and failure.code == "tool_broke_off"):
                         raise
+                    broke = failure
                 finally:
                     live.asking -= 1
         except ServerFailed as failure:
-            TOOL_FAILURES.labels(failure.code).inc()
-            self.heard(which, failure.code)
-            if failure.code in COUNTING:
-                breaker.failed(CODES[failure.code])
-            else:
-                breaker.succeeded()
+            self.failed(which, failure)
             raise
-        except Full as full:  # nobody was asked, and of the server nothing is learnt
-            TOOL_SESSIONS_FULL.labels(full.of).inc()
-            if trial:
+        except (Drifted, Full, Unusable) as why:
+            if isinstance(why, Full):
+                TOOL_SESSIONS_FULL.labels(why.of).inc()
+            if isinstance(why, Drifted) and asked:
+                breaker.succeeded()
+                self.heard(which, None)
+            elif broke is not None:
+                self.failed(which, broke)
+            elif trial:  # nobody was asked, and of the server nothing is learnt
                 breaker.untried()
             raise
         breaker.succeeded()
         self.heard(which, None)
         return answer
+
+    def failed(self, which: Which, failure: ServerFailed) -> None:
+        """A server did not do what it was asked; that it said so itself is no fault of its."""
+        TOOL_FAILURES.labels(failure.code).inc()
+        self.heard(which, failure.code)
+        if failure.code in COUNTING:
+            self.breaker(which).failed(CODES[failure.code])
+        else:
+            self.breaker(which).succeeded()
 
     def heard(self, which: Which, failure: str | None) -> None:
         """What came of asking a server, which is what counts until it is asked again."""

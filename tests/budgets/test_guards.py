@@ -534,3 +534,20 @@ async def test_the_reconciler_takes_no_account_out_of_order(ground: Ground) -> N
     await reconciling
     await ground.run("worker", "SELECT reconcile_budgets(1000)")
     assert (await account(ground, "tenant"))["reserved_tokens"] == 0
+
+
+async def test_the_reconciler_queues_at_no_shared_account_for_what_held_nothing(ground: Ground) -> None:
+    mission = await running(ground)
+    await limit(ground, day_tokens=1000)
+    assert (await reserve(ground, mission, 10))["reservation"], "the accounts are there"
+    empty = (await reserve(ground, mission, 0, "10 milliseconds"))["reservation"]
+    async with ground.within("owner") as owner:
+        await owner.execute("SELECT pg_sleep(0.02)")
+    other = await ground.connect("admin")
+    async with other.transaction():
+        await other.execute(
+            "SELECT 1 FROM budget_account WHERE tenant = $1 AND scope = 'tenant' FOR UPDATE", ground.tenant
+        )
+        async with asyncio.timeout(10):
+            await ground.run("worker", "SELECT reconcile_budgets(50)")
+    assert await ground.value("admin", "SELECT state FROM budget_reservation WHERE id = $1", empty) == "released"

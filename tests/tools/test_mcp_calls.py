@@ -16,7 +16,7 @@ from app.clock import now
 from app.telemetry import TOOL_SESSIONS_FULL
 from app.tools import mcp
 from app.tools.servers import StdioServer
-from app.tools.sessions import IDLE_S, LOOK_AGAIN_S, Full
+from app.tools.sessions import IDLE_S, LOOK_AGAIN_S, Drifted, Full, Unusable
 from tests.tools import odd_server as module
 from tests.tools.odd_server import Odd, odd_server, served_odd
 from tests.tools.registered import ask, definition, entry, mission_with, put, register, shown
@@ -209,8 +209,11 @@ async def test_above_the_bound_only_idle_sessions_close_and_a_call_too_many_hear
     assert [live.asking for live in pool.live.values()] == [0, 0]
 
 
-async def test_no_tenant_takes_all_sessions(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half of them while it is alone, a third of them beside another, and so on; whoever has more gives first."""
+async def test_a_newcomers_session_is_an_idle_one_of_whoever_has_more_than_a_share(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tenant opens up to half of them while it is alone, a third beside another, and so on. Whoever has more gives first, and what is
+    in use stays: a newcomer may find no place."""
     monkeypatch.setattr("app.tools.sessions.MOST", 12)
     pool, tenants = world.root.tools, [UUID(int=n) for n in range(4)]
     closed: list[UUID] = []
@@ -244,6 +247,65 @@ async def test_no_tenant_takes_all_sessions(world: World, monkeypatch: pytest.Mo
     assert await opened(tenants[3]) == 2
     assert closed == [tenants[1], tenants[0]], "of those who have more than their share the oldest first"
     pool.live.clear()
+
+
+@pytest.mark.parametrize("what", ["drifted", "drifted before", "broke off and full", "unusable"])
+async def test_a_trial_is_what_was_learnt_of_the_server(
+    world: World, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """A server that answers is there, whatever its tools became; who asked nobody leaves the trial to the next."""
+    pool, which = world.root.tools, (UUID(int=1), "odd", 1)
+    layer: Any = SimpleNamespace(name="odd", version=1, server_name="odd", pinned={}, entry=lambda _: SimpleNamespace(theirs="echo"),
+        definition=SimpleNamespace(tools=[SimpleNamespace(name="odd.echo", theirs="echo")]))  # fmt: skip
+    layer.pinned["odd.echo"] = SimpleNamespace(schema_sha256="then")
+
+    async def close() -> None:
+        session.over = True
+
+    async def call(*_: Any) -> Any:
+        session.over = True
+        raise mcp.ServerFailed("tool_broke_off", "as the test says", retryable=True)
+
+    offered = {"echo": SimpleNamespace(schema_sha256="now" if what.startswith("drifted") else "then")}
+    session: Any = SimpleNamespace(over=False, stale=False, server_name="odd", offered=offered, close=close, call=call)
+    opened = iter([session])
+
+    async def begin(*_: Any) -> Any:
+        if what == "unusable":
+            raise Unusable("/url", "as the test says")
+        for one in opened:
+            return one
+        raise Full("process")
+
+    monkeypatch.setattr(pool, "begin", begin)
+    if what in ("drifted before", "broke off and full"):
+        await pool.session(which, layer)
+    breaker = pool.breaker(which)
+    for _ in range(breaker.opens_after):
+        breaker.failed("away")
+    breaker.opened_at = now() - breaker.stays_open  # a trial is due
+    raised = {"unusable": Unusable, "broke off and full": Full}.get(what, Drifted)
+    with pytest.raises(raised):
+        await pool.ask(which[0], layer, "odd.echo", {})
+    seen, more = pool.seen[which], breaker.failures - breaker.opens_after
+    learnt = (breaker.state, more, breaker.retry_at() is None, seen.answered, seen.failure)
+    assert (
+        learnt
+        == {
+            "drifted": ("up", -breaker.opens_after, True, True, None),
+            "drifted before": (
+                "down",
+                0,
+                True,
+                None,
+                None,
+            ),  # by what was seen of it in this session, which asked nothing now
+            "broke off and full": ("down", 1, False, False, "tool_broke_off"),
+            "unusable": ("down", 0, True, None, None),
+        }[what]
+    )
+    pool.live.clear()
+    pool.seen.clear()
 
 
 async def test_a_server_started_anew_costs_no_call_also_when_its_tools_are_looked_at_first(

@@ -13,6 +13,7 @@ from app.http.serving import GRACE_S, LATE_S
 from app.process import CANCELLED_S, CLOSE_S, DRAIN_S, LEAVE_S, LEFT_BEHIND
 from app.supervisor.watch import STOP_WITHIN_S
 from app.telemetry import LAST_SPANS_S
+from app.worker import HANDED_OUT_S, LOOKING_S, SLACK_S
 from tests.identity.test_settings import COMPLETE, REPOSITORY
 
 PROGRAM = """
@@ -78,5 +79,8 @@ def test_a_process_leaves_and_names_what_it_leaves(
 def test_an_orderly_end_has_its_steps_before_that() -> None:
     """Each step may be late, and what was late then be cancelled in vain."""
     closing = 2 * (CLOSE_S + CANCELLED_S) + LAST_SPANS_S
-    served, worked = 2 * LATE_S + GRACE_S + CANCELLED_S, DRAIN_S + 0.3 + CANCELLED_S
+    served, worked = 2 * LATE_S + GRACE_S + CANCELLED_S, DRAIN_S + SLACK_S + CANCELLED_S
     assert max(served, worked) + closing <= LEAVE_S < STOP_WITHIN_S
+    assert HANDED_OUT_S + LOOKING_S + 2 * CANCELLED_S <= DRAIN_S + SLACK_S, (
+        "within the time of the loop that waits for them"
+    )

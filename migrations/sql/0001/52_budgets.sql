@@ -542,17 +542,18 @@ CREATE FUNCTION reconcile_budgets(p_limit int) RETURNS int
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
 DECLARE
   r record; h public.budget_reservation; lost boolean; n int := 0; was text := current_setting('app.tenant', true);
-  tenants uuid[] := '{}'; ids uuid[] := '{}'; missions uuid[] := '{}';
+  tenants uuid[] := '{}'; ids uuid[] := '{}'; missions uuid[] := '{}'; holders uuid[] := '{}'; holding uuid[] := '{}';
 BEGIN
-  FOR r IN SELECT x.tenant, x.id, x.mission FROM public.budget_reservation x
+  FOR r IN SELECT x.tenant, x.id, x.mission, x.tokens > 0 OR x.cost_usd > 0 OR x.time_ms > 0 AS held FROM public.budget_reservation x
            WHERE x.state = 'reserved' AND x.expires_at <= statement_timestamp() ORDER BY x.tenant, x.expires_at LIMIT p_limit LOOP
     PERFORM set_config('app.tenant', r.tenant::text, true);
     PERFORM 1 FROM public.mission m WHERE m.tenant = r.tenant AND m.id = r.mission FOR NO KEY UPDATE SKIP LOCKED;
     IF NOT FOUND THEN CONTINUE; END IF;            -- somebody is at it; next time
     tenants := tenants || r.tenant; ids := ids || r.id; missions := missions || r.mission;
+    IF r.held THEN holders := holders || r.tenant; holding := holding || r.mission; END IF;
   END LOOP;
-  IF cardinality(ids) > 0 THEN
-    PERFORM hold_budgets(tenants, missions);
+  IF cardinality(holding) > 0 THEN      -- of the others only the mission's own account is moved, for which nobody else queues
+    PERFORM hold_budgets(holders, holding);
   END IF;
   FOR r IN SELECT u.tenant, u.id, u.mission FROM unnest(tenants, ids, missions) u(tenant, id, mission) ORDER BY 1, 3, 2 LOOP
     PERFORM set_config('app.tenant', r.tenant::text, true);
