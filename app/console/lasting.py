@@ -24,8 +24,9 @@ OVERWRITTEN = text("""
       SELECT key, encode(sha256(convert_to(value::text, 'UTF8')), 'hex') AS value
       FROM json_each(convert_from(w.payload, 'UTF8')::json -> 'changes')) f
     WHERE w.bytes <= :bytes
-    WINDOW later AS (PARTITION BY w.connector, w.target, f.key ORDER BY w.created_at, w.id
-                     ROWS BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING))
+    -- the newest first: a frame that begins at the first row grows, and one that ends at the last would be added up for each row
+    WINDOW later AS (PARTITION BY w.connector, w.target, f.key ORDER BY w.created_at DESC, w.id DESC
+                     ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING))
   SELECT DISTINCT id FROM said WHERE value <> lowest OR value <> highest""")
 
 
