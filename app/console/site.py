@@ -182,7 +182,8 @@ async def failed(request: Request, error: Exception) -> Response:
     kind = KINDS.get(document.get("code", ""), KINDS["internal"])
     wait = {"Retry-After": later["retry-after"]} if "retry-after" in later else {}
     # what sends a form again, or a one-time code of the way in, does it only once
-    again = request.method == "GET" and not request.url.path.startswith("/console/login")
+    way_in = request.url.path.startswith("/console/login")
+    again = request.method == "GET" and not way_in and bool(document.get("retryable"))
     if again and wait:
         wait["Refresh"] = wait["Retry-After"]
     content = page("problem.html", problem=document, kind=kind, at=now(), again=again, wait_s=wait.get("Refresh"))
