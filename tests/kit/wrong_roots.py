@@ -477,34 +477,42 @@ class SaysNotWhereAGapBegins(Lane):
         return (await super().inside(asked)).but(expected_seq=None)
 
 
-class TakesAgainWhatItHas(Lane):
+class CountsItself(Lane):
+    """It remembers what the root has of each mission, and so knows what comes again."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self.last: dict[str, int] = {}
+
+    async def inside(self, asked: Asked) -> Said:
+        last = self.last.get(asked.mission, 0)
+        if asked.events and asked.events[0].get("seq", 0) <= last:
+            return await self.again(asked, last)
+        return await self.counted(asked)
+
+    async def counted(self, asked: Asked) -> Said:
+        said = await super().inside(asked)
+        self.last[asked.mission] = said.members.get("accepted_seq", self.last.get(asked.mission, 0))
+        return said
+
+    async def again(self, asked: Asked, last: int) -> Said:
+        raise NotImplementedError
+
+
+class TakesAgainWhatItHas(CountsItself):
     """An event that comes again is applied again, under the next number; the receipt hides it."""
 
-    def __init__(self, world: World) -> None:
-        super().__init__(world)
-        self.last: dict[str, int] = {}
-
     async def inside(self, asked: Asked) -> Said:
-        events, last = asked.events, self.last.get(asked.mission, 0)
-        if events and events[0].get("seq", 0) <= last:
-            asked = asked.anew(events=[one | {"seq": last + place} for place, one in enumerate(events, 1)])
         said = await super().inside(asked)
-        self.last[asked.mission] = said.members.get("accepted_seq", last)
-        return said.but(accepted_seq=events[-1]["seq"]) if events else said
+        return said.but(accepted_seq=asked.events[-1]["seq"]) if asked.events else said
+
+    async def again(self, asked: Asked, last: int) -> Said:
+        return await self.counted(asked.anew(events=[one | {"seq": last + n} for n, one in enumerate(asked.events, 1)]))
 
 
-class RefusesWhatItHas(Lane):
-    def __init__(self, world: World) -> None:
-        super().__init__(world)
-        self.last: dict[str, int] = {}
-
-    async def inside(self, asked: Asked) -> Said:
-        events, last = asked.events, self.last.get(asked.mission, 0)
-        if events and events[0].get("seq", 0) <= last:
-            return problem(409, "sequence_gap", expected_seq=last + 1)
-        said = await super().inside(asked)
-        self.last[asked.mission] = said.members.get("accepted_seq", last)
-        return said
+class RefusesWhatItHas(CountsItself):
+    async def again(self, asked: Asked, last: int) -> Said:
+        return problem(409, "sequence_gap", expected_seq=last + 1)
 
 
 class BelievesEverySignature(Lane):

@@ -136,12 +136,14 @@ async def test_what_a_crash_leaves_reserved_counts_as_used(house: House) -> None
     assert len(await house.calls(life)) == 1
 
 
+async def busy(*_: Any) -> Any:
+    """What the database says to each closing while somebody holds its rows."""
+    raise asyncpg.LockNotAvailableError
+
+
 async def test_what_a_stop_cannot_write_is_counted_by_the_reconciler(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def busy(*_: Any) -> Any:
-        raise asyncpg.LockNotAvailableError
-
     monkeypatch.setattr(house.world.root.closings.batches, "run", busy)
     life = await house.mission()
     with capture_logs() as logs:
@@ -236,9 +238,6 @@ async def test_what_a_call_used_is_written_when_the_database_is_back(
 async def test_it_is_tried_until_what_it_holds_is_over_and_for_so_many_calls(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def busy(*_: Any) -> Any:
-        raise asyncpg.LockNotAvailableError
-
     monkeypatch.setattr(house.world.root.closings.batches, "run", busy)
     monkeypatch.setattr("app.model_gateway.api.PAUSES_S", ())
     monkeypatch.setattr("app.model_gateway.api.LATER_S", 0.001)
