@@ -121,12 +121,7 @@ class Intake:
                 if await self.look_up(tenant, name) != kind:
                     continue
                 raise
-            try:
-                kept = await self.batches.put(judged)
-            except asyncpg.PostgresError as error:
-                if error.sqlstate == "RX013":
-                    raise Problem("unauthenticated", "The credential ended while it was used.") from None
-                raise
+            kept = await self.batches.put(judged)
             match kept.outcome:
                 case "accepted" | "refused":
                     return answer(judged, kept)

@@ -24,9 +24,10 @@ MEMBERS = text("""SELECT p.name, p.version, p.text FROM policy p
                   JOIN jsonb_to_recordset(CAST(:members AS jsonb)) AS m(name text, version int)
                     ON m.name = p.name AND m.version = p.version
                   WHERE p.tenant = :tenant""")
-OF_MISSION = text("""SELECT id, action, resource, effect, rule, policy_version, reason, inputs_sha256, obligations, at
+OF_MISSION = text("""SELECT id, action, resource, effect, rule, policy_version, reason, sha256(inputs) AS inputs_sha256, obligations, at
                      FROM policy_decision WHERE tenant = :tenant AND mission = :mission ORDER BY at, id LIMIT 500""")
-WHOLE = """SELECT id, action, resource, effect, rule, policy_version, reason, inputs, inputs_sha256, obligations, at
+WHOLE = """SELECT id, action, resource, effect, rule, policy_version, reason, inputs, sha256(inputs) AS inputs_sha256,
+             obligations, at
            FROM policy_decision WHERE tenant = :tenant AND mission = :mission"""
 LAST = text("""SELECT id, mission, action, resource, effect, rule, policy_version, obligations, inputs, at FROM policy_decision
                WHERE tenant = :tenant ORDER BY id DESC LIMIT :last""")

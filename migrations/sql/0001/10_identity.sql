@@ -277,17 +277,22 @@ $$;
 
 -- The same for the wall's own use, which knows the tenant and wants no roles: a mission is taken in through it, so that its
 -- plans are kept by the session.
-CREATE FUNCTION presented_by(p_tenant uuid, p_secret_sha256 bytea) RETURNS uuid LANGUAGE plpgsql STABLE
+CREATE FUNCTION presented_by(p_tenant uuid, p_secret_sha256 bytea) RETURNS uuid LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, public, pg_temp AS $$
+DECLARE who uuid;
 BEGIN
+  -- One look after the other: to prepare for one that is not needed costs as much as the one that is.
+  SELECT k.principal INTO who FROM public.api_key k
+    WHERE k.secret_sha256 = p_secret_sha256 AND k.tenant = p_tenant AND k.revoked_at IS NULL
+      AND (k.expires_at IS NULL OR k.expires_at > clock_timestamp());
+  IF who IS NULL THEN
+    SELECT s.principal INTO who FROM public.session s
+      WHERE s.secret_sha256 = p_secret_sha256 AND s.tenant = p_tenant AND s.revoked_at IS NULL
+        AND s.expires_at > clock_timestamp();
+    IF who IS NULL THEN RETURN NULL; END IF;
+  END IF;
   RETURN (SELECT p.id FROM public.principal p JOIN public.tenant t ON t.id = p.tenant AND t.suspended_at IS NULL
-          WHERE p.tenant = p_tenant AND p.suspended_at IS NULL AND p.id = COALESCE(
-            (SELECT k.principal FROM public.api_key k
-               WHERE k.secret_sha256 = p_secret_sha256 AND k.tenant = p_tenant AND k.revoked_at IS NULL
-                 AND (k.expires_at IS NULL OR k.expires_at > clock_timestamp())),
-            (SELECT s.principal FROM public.session s
-               WHERE s.secret_sha256 = p_secret_sha256 AND s.tenant = p_tenant AND s.revoked_at IS NULL
-                 AND s.expires_at > clock_timestamp())));
+          WHERE p.tenant = p_tenant AND p.id = who AND p.suspended_at IS NULL);
 END $$;
 
 -- Who presents this secret, live, in this tenant? The credential is locked against being revoked until commit.
@@ -318,5 +323,5 @@ REVOKE ALL ON FUNCTION authenticate(bytea), names_of(uuid, uuid[]), tenant_by_na
   refuse_change(), guard_role_grant(), guard_delegation(), guard_tenant(), guard_principal(), guard_api_key(), guard_session(), principal_of(uuid, text), presented_by(uuid, bytea) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION current_tenant() TO {prefix}_api, {prefix}_worker, {prefix}_executor, {prefix}_registrar, {prefix}_auditor, {prefix}_reader;
 GRANT EXECUTE ON FUNCTION require_tenant(uuid) TO {prefix}_api, {prefix}_worker, {prefix}_executor;
-GRANT EXECUTE ON FUNCTION authenticate(bytea), enter_tenant(uuid), names_of(uuid, uuid[]) TO {prefix}_api;
+GRANT EXECUTE ON FUNCTION authenticate(bytea), presented_by(uuid, bytea), enter_tenant(uuid), names_of(uuid, uuid[]) TO {prefix}_api;
 GRANT EXECUTE ON FUNCTION tenant_by_name(text) TO {prefix}_registrar;

@@ -1,7 +1,7 @@
 -- Leased work, idempotency answers and nonces: what makes a crash or a repeat harmless.
 
 CREATE TABLE work (
-  tenant uuid NOT NULL REFERENCES tenant,
+  tenant uuid NOT NULL,               -- no foreign key, here and below: see record 0068
   kind text NOT NULL CHECK (kind ~ '^[a-z_]+$' AND length(kind) <= 40),
   subject uuid NOT NULL,              -- ids only: what to do is read from the subject's own rows
   queue text NOT NULL CHECK (queue IN ('worker', 'executor')),
@@ -113,7 +113,7 @@ END $$;
 
 -- The answer of a request that carried an Idempotency-Key, kept in the transaction that did the work.
 CREATE TABLE idempotency (
-  tenant uuid NOT NULL REFERENCES tenant,
+  tenant uuid NOT NULL,
   principal uuid NOT NULL,
   route text NOT NULL,
   key text NOT NULL CHECK (length(key) BETWEEN 1 AND 255),

@@ -401,8 +401,10 @@ CREATE FUNCTION hold_for_mission() RETURNS trigger LANGUAGE plpgsql SECURITY DEF
 SET search_path = pg_catalog, public, pg_temp AS $$
 DECLARE today date := budget_day(); m record; lacking jsonb;
 BEGIN
-  FOR m IN SELECT f.* FROM fresh f
-           WHERE f.tenant IN (SELECT d.tenant FROM (SELECT DISTINCT x.tenant FROM fresh x) d WHERE budget_is_limited(d.tenant))
+  FOR m IN SELECT f.tenant, f.id, f.budget_tokens, f.budget_cost_usd, f.budget_time_ms FROM fresh f
+           -- ARRAY and OFFSET: each tenant is asked for once, where the planner would do it for each mission
+           WHERE f.tenant = ANY (ARRAY(SELECT d.tenant FROM (SELECT DISTINCT x.tenant FROM fresh x OFFSET 0) d
+                                       WHERE budget_is_limited(d.tenant)))
              AND (f.replay_mode IS NULL OR f.replay_mode = 'rerun')   -- what is played from a tape uses nothing
            ORDER BY f.tenant, f.id LOOP
     PERFORM enter_tenant(m.tenant);
