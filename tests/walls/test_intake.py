@@ -219,3 +219,31 @@ async def test_it_is_the_apis_door_alone(ground: Ground) -> None:
     for role in ("worker", "executor", "registrar", "auditor", "reader"):
         with pytest.raises(Exception, match="permission denied"):
             await take_in(ground, asked(ground), role=role)
+
+
+@pytest.mark.parametrize("column", ["c_tenant", "c_principal", "both"])
+async def test_an_array_that_begins_elsewhere_puts_nobody_in_anothers_place(ground: Ground, column: str) -> None:
+    """The caller that is found and the caller that is written are one: also when a subscript and a position are not the same."""
+    await know_the_rules(ground)
+    victim = Ground(ground.url)
+    async with victim.stack:
+        await victim.lay()
+        row = asked(ground) | {"j_caller": 1, "m_judged": 1}
+        values: list[Any] = [b"-" if name == "k_middle" else [row[name]] for name in NAMES]
+        shifted = {
+            "c_tenant": f"[0:1]={{{ground.tenant},{victim.tenant}}}",
+            "c_principal": f"[0:1]={{{ground.ids['asker']},{victim.ids['asker']}}}",
+        }
+        statement = TAKE_IN
+        for name, text in shifted.items():
+            if column in (name, "both"):
+                n = NAMES.index(name)
+                statement = statement.replace(f"{name} => ${n + 1})", f"{name} => ${n + 1}::text::uuid[])")
+                statement = statement.replace(f"{name} => ${n + 1},", f"{name} => ${n + 1}::text::uuid[],")
+                values[n] = text
+        [said] = [one for one in await ground.run("api", statement, *values) if one["n"] == 1]
+        assert said["outcome"] == "accepted"
+        [kept] = await ground.run("admin", "SELECT tenant, requested_by FROM mission WHERE id = $1", row["m_id"])
+        assert tuple(kept) == (ground.tenant, ground.ids["asker"])
+        elsewhere = "SELECT count(*) FROM ledger WHERE tenant = $1 AND actor = 'principal:' || $2::text"
+        assert await ground.value("admin", elsewhere, victim.tenant, str(victim.ids["asker"])) == 0

@@ -26,15 +26,18 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public,
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
-  who record; doubt text[]; stale text[]; retyped boolean[]; moment timestamptz := clock_timestamp();
+  who record; doubt text[]; stale text[]; tenants uuid[]; principals uuid[]; retyped boolean[]; moment timestamptz := clock_timestamp();
   stamp bytea := convert_to(to_char(moment AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), 'UTF8');
   say text[] := array_fill(NULL::text, ARRAY[cardinality(m_id)]); m_caller int[] := array_fill(0, ARRAY[cardinality(m_id)]);
   lacking text[] := '{}'; i int; line int[]; firsts int[]; lasts int[]; piece int[]; low int; high int; why text; whose text;
 BEGIN
   PERFORM set_config('lock_timeout', '500ms', true);   -- whoever waits holds up everybody in the batch: rather alone, and later
   -- Each caller and each judgement in its own tenant: what a CASE says after enter_tenant is looked at after it, for every row anew.
-  SELECT array_agg(x.who ORDER BY x.c), array_agg(x.rest ORDER BY x.c) INTO doubt, stale FROM (
-    SELECT o.c,
+  -- What is written from here on is written for whom the secret has led to (tenants, principals), and never for whom the caller
+  -- named: an array that begins at another number than 1 would have another one in the place that was looked at.
+  SELECT array_agg(x.who ORDER BY x.c), array_agg(x.rest ORDER BY x.c), array_agg(x.tenant ORDER BY x.c), array_agg(x.principal ORDER BY x.c)
+  INTO doubt, stale, tenants, principals FROM (
+    SELECT o.c, a.tenant, a.principal,
       CASE WHEN a.tenant IS NULL THEN 'unauthenticated'
            WHEN (a.tenant, a.principal, a.roles) IS DISTINCT FROM (o.tenant, o.principal, o.roles) THEN 'caller_changed' END AS who,
       CASE WHEN NOT enter_tenant(o.tenant) THEN NULL
@@ -48,8 +51,8 @@ BEGIN
          LEFT JOIN LATERAL (
            SELECT f.tenant, f.principal, (SELECT COALESCE(string_agg(r, ',' ORDER BY r COLLATE "C"), '') FROM unnest(f.roles) r) AS roles
            FROM authenticate(sha256(convert_to(o.secret, 'UTF8'))) f) a ON true) x;
-  SELECT array_agg(CASE WHEN enter_tenant(c_tenant[o.caller]) THEN (
-           SELECT true FROM mission_type y WHERE y.tenant = c_tenant[o.caller] AND y.name = o.type
+  SELECT array_agg(CASE WHEN enter_tenant(tenants[o.caller]) THEN (
+           SELECT true FROM mission_type y WHERE y.tenant = tenants[o.caller] AND y.name = o.type
              AND (y.version > o.version OR NOT o.own AND y.version = o.version) LIMIT 1) END ORDER BY o.j) INTO retyped
     FROM unnest(j_caller, j_type, j_type_version, j_own) WITH ORDINALITY AS o(caller, type, version, own, j);
   FOR i IN 1 .. cardinality(m_id) LOOP
@@ -60,12 +63,12 @@ BEGIN
     -- a key is looked up after its lock is taken, and so by a later statement
     FOR i IN SELECT o.i FROM unnest(m_caller, k_key) WITH ORDINALITY AS o(caller, key, i)
              WHERE say[o.i] IS NULL AND o.key IS NOT NULL AND NOT pg_try_advisory_xact_lock(hashtextextended(
-               c_tenant[o.caller] || '|' || c_principal[o.caller] || '|missions.create|' || o.key, 11)) LOOP
+               tenants[o.caller] || '|' || principals[o.caller] || '|missions.create|' || o.key, 11)) LOOP
       say[i] := 'in_flight';
     END LOOP;
     FOR who IN SELECT o.i, (o.known).fingerprint = o.fingerprint AS same, (o.known).status, (o.known).headers, (o.known).body FROM (
-                 SELECT u.i, u.fingerprint, CASE WHEN enter_tenant(c_tenant[u.caller]) THEN (
-                   SELECT y FROM idempotency y WHERE y.tenant = c_tenant[u.caller] AND y.principal = c_principal[u.caller]
+                 SELECT u.i, u.fingerprint, CASE WHEN enter_tenant(tenants[u.caller]) THEN (
+                   SELECT y FROM idempotency y WHERE y.tenant = tenants[u.caller] AND y.principal = principals[u.caller]
                      AND y.route = 'missions.create' AND y.key = u.key LIMIT 1) END AS known
                  FROM unnest(m_caller, k_key, k_fingerprint) WITH ORDINALITY AS u(caller, key, fingerprint, i)
                  WHERE u.key IS NOT NULL AND say[u.i] IS NULL OFFSET 0) o
@@ -83,19 +86,19 @@ BEGIN
   -- All together, in the order of their tenants; when a tenant's budget refuses, those before it, its own one by one, and those
   -- after it: then it refuses that one only. Each row enters its own tenant just before it is written (enter_tenant); that what it
   -- is read from is MATERIALIZED keeps the planner from entering all of them first, which the policies would refuse.
-  SELECT array_agg(o.i ORDER BY c_tenant[o.caller], o.i) INTO line
+  SELECT array_agg(o.i ORDER BY tenants[o.caller], o.i) INTO line
     FROM unnest(m_caller) WITH ORDINALITY AS o(caller, i) WHERE say[o.i] IS NULL;
   firsts := ARRAY[1]; lasts := ARRAY[COALESCE(cardinality(line), 0)];
   WHILE cardinality(firsts) > 0 LOOP
     piece := line[firsts[1]:lasts[1]];
     BEGIN
       WITH one AS MATERIALIZED (
-        SELECT o.*, c_tenant[o.caller] AS tenant, c_principal[o.caller] AS principal, j_effect[o.judged] AS effect
+        SELECT o.*, tenants[o.caller] AS tenant, principals[o.caller] AS principal, j_effect[o.judged] AS effect
         FROM unnest(m_caller, m_judged, m_id, m_workspace, m_contract, m_labels, m_trace, d_id, e_id, e_bytes,
                     k_key, k_fingerprint, k_status, k_headers, k_head, k_tail)
              WITH ORDINALITY AS o(caller, judged, id, workspace, contract, labels, trace, decision, artifact, bytes,
                     key, fingerprint, status, headers, head, tail, i)
-        WHERE o.i = ANY (piece) ORDER BY c_tenant[o.caller], o.i),
+        WHERE o.i = ANY (piece) ORDER BY tenants[o.caller], o.i),
       made AS (
         INSERT INTO mission (tenant, id, mission_type, type_version, mode, state, origin_surface, risk_level, sensitivity_class,
             requested_by, workspace, contract_hash, labels, traceparent, budget_time_ms, budget_tokens, budget_cost_usd,
@@ -127,12 +130,12 @@ BEGIN
         FROM one o WHERE o.key IS NOT NULL AND enter_tenant(o.tenant);
       -- last, and by itself: rows that others refer to and accounts are locked before a tenant's chain of facts
       WITH one AS MATERIALIZED (
-        SELECT o.*, c_tenant[o.caller] AS tenant, j_effect[o.judged] AS effect
+        SELECT o.*, tenants[o.caller] AS tenant, j_effect[o.judged] AS effect
         FROM unnest(m_caller, m_judged, m_id, f_body, f_request) WITH ORDINALITY AS o(caller, judged, id, fact, request, i)
-        WHERE o.i = ANY (piece) ORDER BY c_tenant[o.caller], o.i)
+        WHERE o.i = ANY (piece) ORDER BY tenants[o.caller], o.i)
       INSERT INTO ledger (tenant, subject, type, actor, body, request)
         SELECT o.tenant, CASE WHEN o.effect = 'deny' THEN o.tenant ELSE o.id END,
-          CASE WHEN o.effect = 'deny' THEN 'mission.refused' ELSE 'mission.accepted' END, 'principal:' || c_principal[o.caller],
+          CASE WHEN o.effect = 'deny' THEN 'mission.refused' ELSE 'mission.accepted' END, 'principal:' || principals[o.caller],
           o.fact, o.request
         FROM one o WHERE enter_tenant(o.tenant);
       firsts := firsts[2:]; lasts := lasts[2:];
@@ -142,7 +145,7 @@ BEGIN
         say[piece[1]] := 'exhausted'; lacking[piece[1]] := why;
         firsts := firsts[2:]; lasts := lasts[2:];
       ELSE
-        SELECT min(x), max(x) INTO low, high FROM generate_series(firsts[1], lasts[1]) x WHERE c_tenant[m_caller[line[x]]] = whose::uuid;
+        SELECT min(x), max(x) INTO low, high FROM generate_series(firsts[1], lasts[1]) x WHERE tenants[m_caller[line[x]]] = whose::uuid;
         firsts := firsts[1] || array(SELECT generate_series(low, high)) || high + 1 || firsts[2:];
         lasts := low - 1 || array(SELECT generate_series(low, high)) || lasts;
       END IF;
