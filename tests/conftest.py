@@ -162,10 +162,16 @@ async def database(cluster: Cluster) -> AsyncIterator[str]:
 
 
 @pytest.fixture
-async def world(cluster: Cluster, demo: dict[str, str]) -> AsyncIterator[World]:
+def world_settings() -> dict[str, Any]:
+    """What the root is told beside what every test of it needs; a module that wants more has a fixture of this name."""
+    return {}
+
+
+@pytest.fixture
+async def world(cluster: Cluster, demo: dict[str, str], world_settings: dict[str, Any]) -> AsyncIterator[World]:
     """The root in this process over a real database, with the demo tenant's people."""
     async with fresh(cluster, DEMO, f"test_{os.getpid()}_{next(numbers)}") as name:
-        made = World(lambda role: cluster.url(role, name))
+        made = World(lambda role: cluster.url(role, name), **world_settings)
         for remembered in (
             SHELF.known,
             LAYERS,

@@ -142,7 +142,8 @@ async def examined(switch: Switch, world: World, kind: type[Lane], only: Iterabl
     lane = kind(world)
     switch.lanes.append(lane)
     async with lane.open() as url:
-        pace = replace(QUICK, patience=15 if WHOLE else kind.patience, retry_after=kind.retry_after)
+        patience = QUICK.patience if WHOLE else kind.patience
+        pace = replace(QUICK, patience=patience, first=kind.first, retry_after=kind.retry_after)
         key = world.people["submitter"].key
         return await run(url, key, KEYS, listen=("127.0.0.1", lane.port), only=only, pace=pace)
 

@@ -129,6 +129,7 @@ class Lane:
     """
 
     patience: ClassVar[float] = 15.0  # of the kit that asks it; less where nothing but its end is waited for
+    first: ClassVar[float] = 15.0  # and for a mission's first dispatch, which comes: however slow the machine
     retry_after: ClassVar[float] = 1.0
 
     def __init__(self, world: World) -> None:
@@ -319,7 +320,7 @@ class InventsMembers(Meddling):
 
 
 class WritesNumbersAsText(Meddling):
-    patience = 2.0
+    patience = first = 4.0  # it comes, and is never heard
 
     def meddle(self, path: str, message: dict[str, Any]) -> dict[str, Any]:
         return message | {"missions": [one | {"attempt": "1"} for one in message.get("missions", [])]}
