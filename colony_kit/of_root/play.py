@@ -30,7 +30,9 @@ class Pace:
     """How long things may take and are watched, in seconds."""
 
     patience: float = 60.0  # for a dispatch, a lease that runs out, a mission that ends
-    first: float | None = None  # for the dispatch of a mission that was just taken in; when it is not said, as for any other
+    first: float | None = (
+        None  # for the dispatch of a mission that was just taken in; when it is not said, as for any other
+    )
     answer: float = 15.0
     quiet: float = 1.0
     retry_after: float = 1.0
