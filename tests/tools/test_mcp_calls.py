@@ -157,7 +157,7 @@ async def test_an_idle_session_that_is_taken_up_again_is_not_old(world: World, o
     pool = await alone(world)
     await said(world, life, "odd.echo", text="x")
     [live] = pool.live.values()
-    live.used_at, live.looked_at = live.used_at - IDLE_S - 1, live.looked_at - IDLE_S - 1
+    live.used_at, live.looked_at = live.used_at - IDLE_S - 1, live.looked_at - 2 * IDLE_S  # so it is looked at first
     look = live.session.look
 
     async def meanwhile() -> None:
