@@ -1,6 +1,7 @@
 """One Postgres per test run, one migrated template in it, and a fresh copy of that for every test that asks."""
 
 import asyncio
+import gc
 import itertools
 import os
 import sys
@@ -30,6 +31,23 @@ __all__ = ["pytest_collection_modifyitems", "pytest_sessionfinish", "pytest_term
 # As in the Makefile, for who calls pytest without it: the tests start hundreds of processes, which share what is compiled.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# The servers of the tests speak no TLS: their clients need not ask them, on every connection.
+os.environ.setdefault("PGSSLMODE", "disable")
+
+
+def pytest_collection() -> None:
+    gc.disable()  # what is collected lives as long as the run
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """`-n auto`: half as many again as there are processors, because a test waits nearly as long as it computes."""
+    return (3 * len(os.sched_getaffinity(0)) + 1) // 2
+
 
 PREFIX = "mission_root"
 TEMPLATE, DEMO = "template_mission_root", "template_mission_root_demo"
@@ -162,10 +180,16 @@ async def database(cluster: Cluster) -> AsyncIterator[str]:
 
 
 @pytest.fixture
-async def world(cluster: Cluster, demo: dict[str, str]) -> AsyncIterator[World]:
+def world_settings() -> dict[str, Any]:
+    """What the root is told beside what every test of it needs; a module that wants more has a fixture of this name."""
+    return {}
+
+
+@pytest.fixture
+async def world(cluster: Cluster, demo: dict[str, str], world_settings: dict[str, Any]) -> AsyncIterator[World]:
     """The root in this process over a real database, with the demo tenant's people."""
     async with fresh(cluster, DEMO, f"test_{os.getpid()}_{next(numbers)}") as name:
-        made = World(lambda role: cluster.url(role, name))
+        made = World(lambda role: cluster.url(role, name), **world_settings)
         for remembered in (
             SHELF.known,
             LAYERS,

@@ -1,6 +1,7 @@
 """Commands that run things here: the whole instance, one process of it, or a step on its database."""
 
 import asyncio
+import gc
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,7 +30,8 @@ def up(
     as_json: AsJson = False,
 ) -> None:
     """Run everything on this machine: PostgreSQL, root, worker, executor, colony and a sample CRM. Ctrl-C ends it."""
-    from app import supervisor
+    with for_good():
+        from app import supervisor
 
     elsewhere = _base_url(colony_url) if colony_url else None
 
@@ -128,8 +130,20 @@ def _base_url(text: str) -> str:
 def _run(module: str) -> None:
     from importlib import import_module
 
-    run: Callable[[], None] = import_module(module).run
+    with for_good():
+        run: Callable[[], None] = import_module(module).run
     run()
+
+
+@contextmanager
+def for_good() -> Iterator[None]:
+    """For the imports of a process that stays: nobody looks for garbage among them, neither now nor when it ends."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @contextmanager

@@ -30,6 +30,9 @@ class Pace:
     """How long things may take and are watched, in seconds."""
 
     patience: float = 60.0  # for a dispatch, a lease that runs out, a mission that ends
+    first: float | None = (
+        None  # for the dispatch of a mission that was just taken in; when it is not said, as for any other
+    )
     answer: float = 15.0
     quiet: float = 1.0
     retry_after: float = 1.0
@@ -50,10 +53,11 @@ class Play:
     async def taken(self, **how: Any) -> "Live":
         """A mission that the root has taken in and dispatched to the kit. Raises Failed."""
         case, mission = await self.submitted(**how)
-        if not await case.until(lambda: case.heard, self.pace.patience):
+        patience = self.pace.first or self.pace.patience
+        if not await case.until(lambda: case.heard, patience):
             shown = await self.shown(mission)
             raise Failed(
-                f"the mission was taken in, and no dispatch came for {self.pace.patience:g} s; it is {shown.get('state')}, "
+                f"the mission was taken in, and no dispatch came for {patience:g} s; it is {shown.get('state')}, "
                 f"degraded {json.dumps(shown.get('degraded'))}"
             )
         return self.live(case, mission)

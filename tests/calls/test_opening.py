@@ -20,14 +20,14 @@ from app.tools import api as tools_api
 from app.tools import known
 from app.tools.judging import looked_at
 from tests.boundary.remains import remains
-from tests.models.conftest import House, house
+from tests.models.conftest import House, house, world_settings
 from tests.tools.odd_server import Odd, served_odd
 from tests.tools.registered import ask, definition, entry, mission_with, put, register
 from tests.world import World
 from tests.world.checks import census, inspector, problem
 from tests.world.life import Life, give_guide
 
-__all__ = ["house"]
+__all__ = ["house", "world_settings"]
 
 
 @pytest.fixture

@@ -97,7 +97,7 @@ async def test_three_decided_one_lost_to_a_faster_one_and_one_refused_by_policy(
             at.press("a", "faster than it can be read")
             time.sleep(1.1)
             at.press("a", "Approve exactly this?")
-            at.press("y", "Approve recorded", "is approved.", "It is executed in 30 s; until then u takes it back.")
+            at.press("y", "Approve recorded", "is approved.", "It is executed in ", " s; until then u takes it back.")
             # rejected, with a reason of one's own
             at.press("\r", name(third))
             at.press("r", "Reason, or 1 to 3")

@@ -131,7 +131,7 @@ FOLLOWS: dict[type[Lane], set[str]] = {
     wrong.HearsNoSignal: {"R-09", "R-34"},
     wrong.AnswersHtml: {"R-16", "R-29", "R-31", "R-33", "R-34"},
 }
-QUICK = Pace(patience=15, answer=10, quiet=0.3, retry_after=1, away=0.3)
+QUICK = Pace(patience=30, answer=20, away=0.3)
 # Asked of these instead of what is meant to fail; where nothing can be read R-02 says so, whatever is asked.
 ASKED = {wrong.InventsMembers: ["R-01", "R-02"], wrong.WritesNumbersAsText: ["R-01"]}
 WHOLE = bool(os.environ.get("ROOT_KIT_WHOLE"))  # every requirement is asked of every wrong root: `make wrong-roots`
@@ -142,7 +142,8 @@ async def examined(switch: Switch, world: World, kind: type[Lane], only: Iterabl
     lane = kind(world)
     switch.lanes.append(lane)
     async with lane.open() as url:
-        pace = replace(QUICK, patience=15 if WHOLE else kind.patience, retry_after=kind.retry_after)
+        patience = QUICK.patience if WHOLE else kind.patience
+        pace = replace(QUICK, patience=patience, first=kind.first, quiet=kind.quiet, retry_after=kind.retry_after)
         key = world.people["submitter"].key
         return await run(url, key, KEYS, listen=("127.0.0.1", lane.port), only=only, pace=pace)
 

@@ -128,7 +128,9 @@ class Lane:
     outside is what comes to the public API, inside what comes from the colony; the others are the root's own calls.
     """
 
-    patience: ClassVar[float] = 15.0  # of the kit that asks it; less where nothing but its end is waited for
+    patience: ClassVar[float] = 30.0  # of the kit that asks it; less where nothing but its end is waited for
+    first: ClassVar[float] = 30.0  # and for a mission's first dispatch, which comes: however slow the machine
+    quiet: ClassVar[float] = 0.3  # how long it watches whether something comes that should not; more where it does
     retry_after: ClassVar[float] = 1.0
 
     def __init__(self, world: World) -> None:
@@ -319,7 +321,7 @@ class InventsMembers(Meddling):
 
 
 class WritesNumbersAsText(Meddling):
-    patience = 2.0
+    patience = first = 4.0  # it comes, and is never heard
 
     def meddle(self, path: str, message: dict[str, Any]) -> dict[str, Any]:
         return message | {"missions": [one | {"attempt": "1"} for one in message.get("missions", [])]}
@@ -366,14 +368,14 @@ class ForgetsWhatIsSaidOfTime(Lane):
 
 
 class SaysNotThatItWaits(Lane):
-    patience = 4.0
+    patience = 8.0
 
     async def outside(self, asked: Asked) -> Said:
         return (await super().outside(asked)).but(degraded=None)
 
 
 class HearsNoRefusal(Lane):
-    patience = 4.0
+    patience = 8.0
 
     async def dispatch(self, missions: list[Dispatch]) -> list[DispatchAnswer]:
         said = await super().dispatch(missions)
@@ -393,7 +395,7 @@ class OffersWhatWasRefused(Lane):
 class KnowsEveryMember(Lane):
     """Refuses answers with members that it does not know."""
 
-    patience = 4.0
+    patience = 8.0
 
     def calls(self) -> ColonyClient:
         class Strict(ColonyClient):
@@ -410,7 +412,7 @@ class KnowsEveryMember(Lane):
 
 
 class TakesALostAnswerForYes(Lane):
-    patience = 4.0
+    patience = 8.0
 
     async def dispatch(self, missions: list[Dispatch]) -> list[DispatchAnswer]:
         try:
@@ -447,7 +449,7 @@ class FollowsRedirects(Lane):
 
 
 class GivesUpWhenNobodyIsThere(Lane):
-    patience = 4.0
+    patience = 8.0
 
     async def dispatch(self, missions: list[Dispatch]) -> list[DispatchAnswer]:
         try:
@@ -553,7 +555,7 @@ class AsksNoTokenOfTools(BelievesEveryToken):
 
 
 class KeepsNothingRefused(Lane):
-    patience = 4.0
+    patience = 8.0
 
     async def outside(self, asked: Asked) -> Said:
         said = await super().outside(asked)
@@ -678,7 +680,7 @@ class NeverAsksToStop(Lane):
 
 
 class HearsNoSignal(Lane):
-    patience = 4.0
+    patience = 8.0
 
     async def inside(self, asked: Asked) -> Said:
         if b'"signal"' in asked.body:
@@ -694,7 +696,7 @@ class KeepsAReasonToItself(Lane):
 
 
 class TellsNobodyOfACancel(Lane):
-    patience = 4.0
+    patience = 8.0
 
     async def cancel(self, mission: UUID, reason: str) -> Any:
         return None
@@ -703,7 +705,7 @@ class TellsNobodyOfACancel(Lane):
 class GivesUpNoAttempt(Lane):
     """Whatever the colony says of an attempt, it runs."""
 
-    patience = 4.0
+    patience = 8.0
 
     async def status(self, mission: UUID) -> Any:
         try:
@@ -713,13 +715,15 @@ class GivesUpNoAttempt(Lane):
 
 
 class AsksNobodyAboutSilence(Lane):
-    patience = 4.0
+    patience = 8.0
 
     async def status(self, mission: UUID) -> Any:
         raise Refused(404, GONE, b"", None)
 
 
 class BelievesNoColonyThatItRuns(Lane):
+    quiet = 2.0
+
     async def status(self, mission: UUID) -> Any:
         await super().status(mission)
         raise Refused(404, GONE, b"", None)

@@ -84,6 +84,11 @@ class House:
 
 
 @pytest.fixture
+def world_settings() -> dict[str, Any]:
+    return {"database_pool_wait_ms": 10_000}  # nor is it a busy database
+
+
+@pytest.fixture
 async def house(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
     monkeypatch.setenv("MODEL_KEY_TESTS", KEY)
     made = House(world, tmp_path)

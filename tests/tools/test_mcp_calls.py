@@ -16,7 +16,7 @@ from app.clock import now
 from app.telemetry import TOOL_SESSIONS_FULL
 from app.tools import mcp
 from app.tools.servers import StdioServer
-from app.tools.sessions import IDLE_S, LOOK_AGAIN_S, Drifted, Full, Unusable
+from app.tools.sessions import IDLE_S, LOOK_AGAIN_S, Drifted, Full, Sessions, Unusable
 from tests.tools import odd_server as module
 from tests.tools.odd_server import Odd, odd_server, served_odd
 from tests.tools.registered import ask, definition, entry, mission_with, put, register, shown
@@ -47,6 +47,12 @@ async def said(world: World, life: Any, tool: str, **arguments: Any) -> dict[str
     assert answer.status_code == 200, answer.text
     result: dict[str, Any] = answer.json()["result"]
     return result
+
+
+async def alone(world: World) -> Sessions:
+    """The sessions with tool servers as nobody but the test looks after them: nobody closes one, or tells what was seen, in between."""
+    await world.root.tools.stop()
+    return world.root.tools
 
 
 # --- what comes back
@@ -148,10 +154,10 @@ async def test_old_sessions_close_while_others_begin_and_break(world: World, odd
 async def test_an_idle_session_that_is_taken_up_again_is_not_old(world: World, odd: Odd) -> None:
     await register(world, odd)
     life = await mission_with(world, "odd.echo")
+    pool = await alone(world)
     await said(world, life, "odd.echo", text="x")
-    pool = world.root.tools
     [live] = pool.live.values()
-    live.used_at, live.looked_at = live.used_at - IDLE_S - 1, live.looked_at - IDLE_S - 1
+    live.used_at, live.looked_at = live.used_at - IDLE_S - 1, live.looked_at - 2 * IDLE_S  # so it is looked at first
     look = live.session.look
 
     async def meanwhile() -> None:
@@ -517,21 +523,22 @@ async def test_a_server_that_was_started_anew_is_asked_in_a_fresh_session(world:
 async def test_the_breaker_leaves_a_broken_server_alone(world: World, odd: Odd) -> None:
     await register(world, odd)
     life = await mission_with(world, "odd.echo")
-    odd.mood = "html"
+    pool, odd.mood = await alone(world), "html"
     for _ in range(3):
         assert (
             problem(await ask(world, life.dispatch, "odd.echo", {"text": "x"}), "upstream_unavailable")["cause"]
             == "tool_unreachable"
         )
+    [breaker] = pool.breakers.values()
+    breaker.stays_open *= 100  # however slow the machine
     asked = len(odd.said)
     problem(await ask(world, life.dispatch, "odd.echo", {"text": "x"}), "upstream_unavailable")
     assert len(odd.said) == asked, "the breaker is open"
-    await world.root.tools.tell()
+    await pool.tell()
     one = await shown(world)
     assert (one["state"], one["failure"], one["breaker"]["state"]) == ("failing", "tool_unreachable", "down")
     odd.mood = "good"
-    for breaker in world.root.tools.breakers.values():
-        breaker.stays_open *= 0
+    breaker.stays_open *= 0
     await said(world, life, "odd.echo", text="x")
     assert (await shown(world))["breaker"]["state"] == "up"
 

@@ -408,7 +408,7 @@ async def test_lost_before_it_happened(tryton: Tryton, olga: Desk) -> None:
     payload = change(id, await version(tryton.url, id), comment="after the fall")
     async with wire(tryton) as line:
         line.before = tryton.freeze
-        async with writer(line.url, total_s=1.5) as connector:
+        async with writer(line.url, total_s=4) as connector:  # of which signing in has its share
             assert isinstance(await said(connector.apply(encode(payload), "key")), Ambiguous)
             assert isinstance(await said(connector.find("key", payload)), ReadFailed)  # nobody can tell yet
         tryton.kill()
@@ -445,7 +445,7 @@ async def test_late_but_after_all(tryton: Tryton, olga: Desk) -> None:
     payload = change(id, await version(tryton.url, id), comment="better late")
     async with wire(tryton) as line:
         line.before = tryton.freeze
-        async with writer(line.url, total_s=1.5) as connector:
+        async with writer(line.url, total_s=4) as connector:  # of which signing in has its share
             assert isinstance(await said(connector.apply(encode(payload), "key")), Ambiguous)
             tryton.thaw()
             async with asyncio.timeout(20):
