@@ -38,7 +38,7 @@ MODULES = (
     "walls.test_constraints", "walls.test_tenants", "walls.test_proof", "walls.test_delegation",
     "walls.test_policies", "walls.test_webhooks", "walls.test_connectors", "ledger.test_facts", "budgets.test_guards",
     "walls.test_ladder", "walls.test_interventions", "walls.test_intake", "walls.test_tool_layers", "walls.test_models",
-    "walls.test_questions", "walls.test_console", "walls.test_release",
+    "walls.test_questions", "walls.test_console", "walls.test_release", "walls.test_retention",
 )  # fmt: skip
 CATALOG = ("walls.test_catalog", "walls.test_roles")
 # A list of what there is notices everything and proves nothing.
@@ -62,6 +62,8 @@ GUARDS = (
     "restore_approval_timers", "see_notice", "break_glass", "withdraw", "ask_again", "revise", "renew", "stricter", "put_rule", "take_in",
     "hand_on", "has_a_say", "guard_question", "ask_question", "answer_question", "tell_of_question", "line_of", "live_line", "handed_by",
     "holders", "deciders", "answerers",
+    "guard_connector", "guard_bytes", "guard_taped", "guard_blob", "guard_hold", "require_kept", "guard_drill_run", "guard_mission_repair",
+    "guard_rung", "guard_attestation", "read_verdict", "guard_console_link", "refuse_change",
 )  # fmt: skip
 # Who is likeliest to notice, so that a run need not ask everybody.
 ASK_FIRST = {
@@ -77,6 +79,9 @@ LIKELY = (
     ("not always", CATALOG),
     (r"budget|hold_for_mission|let_go_of_missions|mission_(holds|lets_go)|take_tokens|rate_bucket", ("budgets.test_guards",)),
     ("webhook", ("walls.test_webhooks",)),
+    (r"rung|attestation|verdict", ("walls.test_release",)),
+    (r"console_link", ("walls.test_console",)),
+    (r"blob|document_kept|reading_kept|require_kept|hold_guard|guard_hold|guard_bytes|guard_taped", ("walls.test_retention",)),
     (r"tool_layer", ("walls.test_tool_layers",)),
     (r"connector", ("walls.test_connectors", "walls.test_execution")),
     (r"put_policy|policy_set|\bpolicy\b(?! of)", ("walls.test_policies",)),
@@ -87,7 +92,8 @@ LIKELY = (
     (r"approval_rule|glass|revise|renew|withdraw", ("walls.test_interventions",)),
     (r"chain_fact|ledger|anchors", ("ledger.test_facts",)),
     (r"^(claim|settle|guard_execution|order_switch|finish_executor)|execution", ("walls.test_execution",)),
-    (r"^(decide|guard_decision|entitled|owns|authenticate|guard_approval|close_approval)",
+    (r"^(guard_approval)", ("walls.test_what_is_approved", "walls.test_interventions", "walls.test_ladder", "walls.test_questions")),
+    (r"^(decide|guard_decision|entitled|owns|authenticate|close_approval)",
      ("walls.test_who_decides", "walls.test_execution")),
     (r"^(guard_writeback)", ("walls.test_what_is_approved",)),
     (r"^take_in", ("walls.test_intake",)),

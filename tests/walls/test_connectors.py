@@ -112,6 +112,19 @@ async def test_two_tenants_never_share_a_credentials_name(ground: Ground) -> Non
     assert (await put(ground, "more", None, {}))[0] == "created"
 
 
+async def test_drills_meet_the_built_in_target_and_nobody_else_does(ground: Ground) -> None:
+    assert (await put(ground, "tickets", None, {}, kind="drill"))[0] == "not_for_this_tenant"
+    insert = """INSERT INTO connector (tenant, name, version, kind, definition, account, created_by)
+                VALUES ($1, $2, 1, $3, '{}', 'CONNECTOR_A__B', $4)"""
+    await ground.refused("RX034", "owner", insert, ground.tenant, "tickets", "drill", ground.ids["adam"])
+    drills, tester = await ground.drills(), uuid4()
+    await ground.run("registrar", "INSERT INTO principal (tenant, id, kind, name) VALUES ($1, $2, 'human', $3)",
+                     drills, tester, f"tester-{tester}", tenant=drills)  # fmt: skip
+    name = f"c{tester.hex}"
+    await ground.refused("RX034", "owner", insert, drills, name, "sample_crm", tester, tenant=drills)
+    await ground.run("owner", insert, drills, name, "drill", tester, tenant=drills)
+
+
 # --- what waits
 
 

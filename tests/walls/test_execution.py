@@ -296,9 +296,9 @@ async def test_the_executor_ends_its_own_work_by_fence(ground: Ground) -> None:
     await executor.fetch("SELECT * FROM take_executor_work(500, '1 minute')")
     later = datetime.now(UTC) + timedelta(hours=1)
 
-    async def finish(fence: int | None, wanted: int, again: datetime | None = None) -> bool:
-        statement = "SELECT finish_executor_work($1, $1, $2, $3, $4, false)"
-        return await ground.value("executor", statement, ground.tenant, fence, wanted, again)
+    async def finish(fence: int | None, wanted: int, again: datetime | None = None, failed: bool = False) -> bool:
+        statement = "SELECT finish_executor_work($1, $1, $2, $3, $4, $5)"
+        return await ground.value("executor", statement, ground.tenant, fence, wanted, again, failed)
 
     async def next_at() -> datetime:
         return await ground.value(
@@ -307,8 +307,11 @@ async def test_the_executor_ends_its_own_work_by_fence(ground: Ground) -> None:
 
     for fence in (0, 2, None):
         assert await finish(fence, 1) is await finish(fence, 1, later) is False
+    attempts = "SELECT attempts FROM work WHERE subject = $1 AND kind = 'execute'"
+    assert await finish(1, 1, later, failed=True) is True
+    assert await ground.value("admin", attempts, ground.tenant) == 1  # what fails again and again is counted
     assert await finish(1, 1, later) is True
-    assert await next_at() == later
+    assert (await next_at(), await ground.value("admin", attempts, ground.tenant)) == (later, 0)
     # wanted again while it was held: neither ended nor put off
     await ground.run(
         "owner",

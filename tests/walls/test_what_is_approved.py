@@ -118,9 +118,10 @@ async def test_an_approval_is_born_pending_under_the_rule_the_system_chose(groun
         "admin",
         """INSERT INTO approval (tenant, id, mission, subject, writeback, requested_by, payload_sha256, rule, rule_version, required,
              deny_threshold, state, version, created_at, expires_at, not_before, closed_at, glass_broken_by, glass_broken_at,
-             was_rule, was_rule_version, note, stopped, climbed)
+             was_rule, was_rule_version, note, stopped, withdrawn_by, climbed, handed)
            SELECT tenant, $2, $3, subject, $4, requested_by, $5, $2, 9, 1, 5, 'approved', 7, 'epoch', 'infinity', 'epoch', 'epoch',
-             requested_by, 'epoch', rule, rule_version, 'agreed', 'connector_retired', '{epoch}'
+             requested_by, 'epoch', rule, rule_version, 'agreed', 'connector_retired', requested_by,
+             '{epoch}', '[{"to": "admin"}]'
            FROM approval WHERE id = $1""",
         asked.approval, writeback, columns["mission"], writeback, hashlib.sha256(columns["payload"]).digest(),
     )  # fmt: skip
@@ -131,9 +132,9 @@ async def test_an_approval_is_born_pending_under_the_rule_the_system_chose(groun
     )
     assert (row["state"], row["version"], row["not_before"], row["closed_at"]) == ("pending", 1, None, None)
     assert (row["required"], row["deny_threshold"], row["life"].total_seconds()) == (2, 1, 3600)
-    none = ("glass_broken_by", "glass_broken_at", "was_rule", "was_rule_version", "note", "stopped")
+    none = ("glass_broken_by", "glass_broken_at", "was_rule", "was_rule_version", "note", "stopped", "withdrawn_by")
     assert {row[name] for name in none} == {None}
-    assert row["climbed"] == []
+    assert (row["climbed"], row["handed"]) == ([], "[]")
     assert abs(row["age"].total_seconds()) < 60
 
 
