@@ -8,6 +8,7 @@ import asyncpg
 import pytest
 
 from tests.walls.ground import DENIED, LEASE, Ground, payload
+from tests.walls.test_ladder import later
 
 DIRECT = """INSERT INTO execution (tenant, writeback, approval, payload_sha256, lease_until, not_after)
             SELECT tenant, writeback, id, payload_sha256, clock_timestamp(), clock_timestamp() FROM approval WHERE id = $1"""
@@ -118,9 +119,14 @@ async def test_nothing_is_claimed_after_expiry(ground: Ground) -> None:
     await asyncio.sleep(1.05)
     row = await ground.claim(asked)
     assert (row["outcome"], row["why"], row["payload"]) == ("refused", "expired", None)
-    await ground.refused("RX007", "owner", DIRECT, asked.approval)
     assert await ground.close(asked, "expired") == "expired"
     assert (await ground.claim(asked))["why"] == "expired"
+
+
+async def test_nothing_is_executed_past_the_claim_after_expiry(ground: Ground) -> None:
+    asked = await ground.approved()
+    await later(ground, asked, 61)
+    await ground.refused("RX007", "owner", DIRECT, asked.approval)
 
 
 async def test_a_closed_mission_sends_nothing_more(ground: Ground) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
+import asyncpg
 import pytest
 
 from tests.walls.ground import DENIED, Ground, insert, payload
@@ -136,6 +137,15 @@ async def test_an_approval_is_born_pending_under_the_rule_the_system_chose(groun
     assert {row[name] for name in none} == {None}
     assert (row["climbed"], row["handed"]) == ([], "[]")
     assert abs(row["age"].total_seconds()) < 60
+
+
+async def test_a_replay_from_a_tape_writes_nothing(ground: Ground) -> None:
+    past = await ground.mission()
+    for mode in ("recorded", "recorded_with_colony"):
+        with pytest.raises(asyncpg.PostgresError, match="a replay from a tape writes nothing"):
+            await ground.ask(mission=await ground.mission(replay_of=past, replay_mode=mode))
+    again = await ground.ask(mission=await ground.mission(replay_of=past, replay_mode="rerun"))
+    assert await ground.state(again) == "awaiting_approval"
 
 
 async def test_the_rule_that_fits_best_is_taken_in_its_newest_version(ground: Ground) -> None:
