@@ -83,6 +83,7 @@ LIKELY = (
     ("webhook", ("walls.test_webhooks",)),
     (r"rung|attestation|verdict", ("walls.test_release",)),
     (r"console_link", ("walls.test_console",)),
+    (r"model_provider|model_use|model_switch", ("walls.test_models",)),
     (r"drill_run|mission_repair|guard_mission|mission_guard", ("walls.test_immutable", "walls.test_retention")),
     (r"blob|document_kept|reading_kept|require_kept|hold_guard|guard_hold|guard_bytes|guard_taped", ("walls.test_retention",)),
     (r"tool_layer", ("walls.test_tool_layers",)),
@@ -118,13 +119,17 @@ PIECES = {
 NOTICED = Path(__file__).with_name("noticed.txt")
 INSTEAD = {"condition": "false", "early end": "false", "lock": "", "live": "", "in time": "", "bound": "p_lease"}
 
-# survivor: what holds when it is gone; the pieces that hold, by what their names begin with. It is taken away once more without
-# those, and then it has to be missed: or they were not what held.
+# survivor: what holds when it is gone; the pieces that hold, by what their names begin with, or what drops them. It is taken away
+# once more without those, and then it has to be missed: or they were not what held.
 REDUNDANT: dict[str, tuple[str, ...]] = {
     "take_in, durability 1: PERFORM set_config('lock_timeout', '500ms', true);":
         ("patience, no guard; tests/missions looks at it",),
     "climb, early end 1: a.id IS NULL": ("of no approval there is no next step",),
     "note_tool_layer, early end 1: s.layer IS NULL": ("of a version that is not there nothing is news, and nothing is written",),
+    "restore_approval_timers, durability 1: PERFORM set_config('app.tenant', t::text, true);":
+        ("its owner sees the approvals of all tenants, since their sums are shown", "DROP POLICY gauges ON approval"),
+    "restore_executor_work, durability 1: PERFORM set_config('app.tenant', t::text, true);":
+        ("likewise, and their executions", "DROP POLICY gauges ON approval", "DROP POLICY gauges ON execution"),
     "put_rule, lock 1: FOR NO KEY UPDATE":
         ("a rule's version is unique, and whoever comes second is answered stale all the same", "constraint approval_rule_pkey gone"),
     "trigger connector_switch_order gone":
@@ -242,15 +247,21 @@ def pieces(name: str, source: str) -> Iterator[Mutation]:
 def unbacked(found: list[Mutation]) -> Iterator[Mutation]:
     """Each redundant guard once more, where what holds without it is gone already."""
     for name, (_, *layers) in REDUNDANT.items():
-        named = [one for start in (name, *layers) for one in found if one.name.startswith(start)]
-        if len(named) != 1 + len(layers):
-            raise SystemExit(f"The schema has not each of these once: {name}, {layers}")
-        one, *gone = named
+        one, *gone = (only(start, found) for start in (name, *layers))
         if gone:
             but = "; ".join(layer.name.partition(":")[0] for layer in gone)
-            yield Mutation(
-                f"{name}; without {but}", one.statement, likely(one), tuple(layer.statement for layer in gone)
-            )
+            without = tuple(layer.statement for layer in gone)
+            yield Mutation(f"{name} (without {but})", one.statement, likely(one), without)
+
+
+def only(start: str, found: list[Mutation]) -> Mutation:
+    """The one mutation whose name begins so, or a statement of its own."""
+    if start.startswith("DROP "):
+        return Mutation(start, start)
+    named = [one for one in found if one.name.startswith(start)]
+    if len(named) != 1:
+        raise SystemExit(f"There is not exactly one: {start}")
+    return named[0]
 
 
 Check = tuple[str, Callable[[Ground], Awaitable[None]]]

@@ -1,8 +1,12 @@
 """Bytes that are kept: they do not change under their hash, go only when nobody needs them, and nobody relies on what is gone."""
 
 import hashlib
+from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
 
 from app.clock import new_id
 from tests.walls.ground import DENIED, Ground
@@ -174,3 +178,55 @@ async def test_a_recording_goes_only_when_its_time_is_over(ground: Ground) -> No
     await ground.refused(DENIED, "api", insert, ground.tenant, uuid4(), ground.ids["adam"], "91 days")
     assert len(await ground.run("owner", goes, over)) == 1
     await ground.refused("RX001", "owner", goes, over)  # once
+
+
+async def test_who_places_a_hold_and_on_what(ground: Ground) -> None:
+    mission = await ground.mission()
+
+    async def place(
+        who: str | None, name: str = "case", scope: str = "mission", on: Any = mission, reason: str = "a case"
+    ) -> str:
+        secret = ground.secrets.get(who, who) if who else None
+        call = "SELECT place_hold($1, $2, $3, $4, $5, NULL, NULL, $6)"
+        return str(await ground.value("api", call, ground.tenant, secret, name, scope, on, reason))
+
+    for who, said in ((None, "unauthenticated"), ("x", "unauthenticated"), ("anna", "not_entitled"), ("asker", "not_entitled"),
+                      ("machine", "not_entitled")):  # fmt: skip
+        assert await place(who) == said, who
+    assert await place("adam", on=uuid4()) == "no_mission"
+    assert [await place("adam"), await place("adam")] == ["placed", "unchanged"]
+    assert await place("adam", reason="another") == await place("adam", scope="tenant", on=None) == "taken"
+    facts = await ground.run("admin", "SELECT actor FROM ledger WHERE subject = $1 AND type = 'hold.placed'", mission)
+    assert [row["actor"] for row in facts] == [f"principal:{ground.ids['adam']}"]
+    await second_lifter(ground)
+    for who, name, outcome in ((None, "case", "unauthenticated"), ("ben", "case", "not_entitled"), ("anna", "other", "not_found"),
+                               ("adam", "case", "own_hold"), ("anna", "case", "lifted"), ("anna", "case", "lifted_before")):  # fmt: skip
+        secret = ground.secrets[who] if who else None
+        assert await ground.value("api", LIFT, ground.tenant, secret, name) == outcome, who
+    assert await place("adam") == "taken"  # a name is used once
+    await ground.refused("RX002", "api", PLACE, uuid4(), ground.secrets["adam"], "b")
+    await ground.refused("RX002", "api", LIFT, uuid4(), ground.secrets["anna"], "case")
+
+
+async def test_who_sets_how_long_bytes_are_kept(ground: Ground) -> None:
+    put = "SELECT outcome FROM put_retention($1, $2, $3, NULL, 30, 20, 10, 5)"
+    for who, seen, outcome in ((None, 0, "unauthenticated"), ("anna", 0, "not_entitled"), ("asker", 0, "not_entitled"),
+                               ("adam", 1, "stale"), ("adam", 0, "set"), ("adam", 0, "stale"), ("adam", None, "stale"),
+                               ("adam", 1, "set")):  # fmt: skip
+        secret = ground.secrets[who] if who else None
+        assert await ground.value("api", put, ground.tenant, secret, seen) == outcome, (who, seen)
+    await ground.refused("RX002", "api", put, uuid4(), ground.secrets["adam"], 2)
+    async with ground.within("api", isolation="repeatable_read") as api:
+        with pytest.raises(asyncpg.PostgresError, match="only at isolation level read committed"):
+            await api.fetch(put, ground.tenant, ground.secrets["adam"], 2)
+
+
+async def test_an_object_is_named_within_an_hour_of_its_own_tenant(ground: Ground) -> None:
+    keep = "SELECT keep_blob($1, $2, 4, NULL, $3, $2)"
+    digest = hashlib.sha256(b"away").digest()
+    then = int((datetime.now(UTC) - timedelta(hours=2)).timestamp() * 1000)
+    old_one = UUID(int=(then << 80) | (7 << 76) | (2 << 62) | 1)
+    for object in (uuid4(), old_one, UUID(int=old_one.int + (4 * 3_600_000 << 80))):
+        await ground.refused("RX022", "api", keep, ground.tenant, digest, object)
+    await ground.refused("RX002", "api", keep, uuid4(), digest, new_id())
+    await ground.run("api", keep, ground.tenant, digest, new_id())
