@@ -66,6 +66,8 @@ GUARDS = (
     "holders", "deciders", "answerers",
     "guard_connector", "guard_bytes", "guard_taped", "guard_blob", "guard_hold", "require_kept", "guard_drill_run", "guard_mission_repair",
     "guard_rung", "guard_attestation", "read_verdict", "guard_console_link", "refuse_change",
+    "put_retention", "place_hold", "lift_hold", "retention_in_turn", "keep_blob", "attest", "enable_rung", "note_gates", "broken_rule",
+    "hold_ladder", "note_look", "link_of",
 )  # fmt: skip
 # Who is likeliest to notice, so that a run need not ask everybody.
 ASK_FIRST = {
@@ -81,11 +83,11 @@ LIKELY = (
     ("not always", CATALOG),
     (r"budget|hold_for_mission|let_go_of_missions|mission_(holds|lets_go)|take_tokens|rate_bucket", ("budgets.test_guards",)),
     ("webhook", ("walls.test_webhooks",)),
-    (r"rung|attestation|verdict", ("walls.test_release",)),
-    (r"console_link", ("walls.test_console",)),
+    (r"rung|attest|verdict|note_gates|hold_ladder|broken_rule", ("walls.test_release",)),
+    (r"console_link|note_look|^link_of", ("walls.test_console",)),
     (r"model_provider|model_use|model_switch", ("walls.test_models",)),
     (r"drill_run|mission_repair|guard_mission|mission_guard", ("walls.test_immutable", "walls.test_retention")),
-    (r"blob|document_kept|reading_kept|require_kept|hold_guard|guard_hold|guard_bytes|guard_taped", ("walls.test_retention",)),
+    (r"blob|_kept|(hold|retention)_(guard|in_turn)|guard_(hold|bytes|taped)|put_retention|(place|lift)_hold", ("walls.test_retention",)),
     (r"tool_layer", ("walls.test_tool_layers",)),
     (r"connector", ("walls.test_connectors", "walls.test_execution")),
     (r"put_policy|policy_set|\bpolicy\b(?! of)", ("walls.test_policies",)),

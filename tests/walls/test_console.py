@@ -59,6 +59,18 @@ async def test_a_link_is_born_unused_and_short_whatever_is_written_into_it(groun
     assert tuple(born) == (True, None, None)
 
 
+async def test_nobody_who_is_suspended_comes_in_by_a_link(ground: Ground) -> None:
+    of = "SELECT principal FROM link_of($1)"
+    for suspended in ("principal", "tenant"):
+        secret = uuid4().bytes * 2
+        await ground.run("registrar", LINK, ground.tenant, ground.ids["anna"], secret, "4 minutes")
+        assert await ground.value("registrar", of, secret) == ground.ids["anna"]
+        who = ground.ids["anna"] if suspended == "principal" else ground.tenant
+        for since in ("clock_timestamp()", "NULL"):
+            await ground.run("registrar", f"UPDATE {suspended} SET suspended_at = {since} WHERE id = $1", who)
+            assert len(await ground.run("registrar", of, secret)) == (since == "NULL"), suspended
+
+
 async def test_a_look_is_of_whoever_presents_a_secret(ground: Ground) -> None:
     asked = await ground.ask()
     look = "SELECT note_look($1, $2, $3)"

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
+import asyncpg
 import pytest
 
 from tests.conftest import TEMPLATE, Cluster, fresh
@@ -212,6 +213,21 @@ async def test_an_attestation_is_a_persons_and_ends(ground: Ground) -> None:
         await ground.refused("RX001", "owner", f"UPDATE attestation SET {change} WHERE id = $1", made)
     assert await ground.value("api", withdraw, ground.tenant, ground.secrets["rita"], made) == "withdrawn"
     assert await ground.value("api", withdraw, ground.tenant, paul, made) == "already_withdrawn"
+
+
+async def test_its_doors_work_now_and_in_the_tenant_that_was_entered_only(ground: Ground) -> None:
+    rita = ground.secrets["rita"]
+    for call, args in (
+        (ENABLE, (rita, "staging", "dry_run", "*", "dry_run")),
+        ("SELECT attest($1, $2, $3, 'staging', 'stable', 'release_owner', '{}', '1 day')", (rita, uuid4())),
+        ("SELECT withdraw_attestation($1, $2, $3)", (rita, uuid4())),
+        (KEEP, (rita, uuid4(), verdict(ground, environment="staging"))),
+    ):
+        await ground.refused("RX002", "api", call, uuid4(), *args)
+        async with ground.within("api", isolation="repeatable_read") as api:
+            with pytest.raises(asyncpg.PostgresError, match="only at isolation level read committed"):
+                await api.fetch(call, ground.tenant, *args)
+    await ground.refused("RX002", "worker", "SELECT note_gates($1, 'staging', '[]')", uuid4())
 
 
 async def test_a_verdict_is_read_off_its_file(ground: Ground) -> None:

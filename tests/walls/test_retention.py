@@ -10,6 +10,7 @@ import pytest
 
 from app.clock import new_id
 from tests.walls.ground import DENIED, Ground
+from tests.walls.test_tenants import neighbour_of
 
 KEEP = "SELECT keep_blob($1, $2, $3, $4, NULL, NULL)"
 READ = "INSERT INTO reading (tenant, mission, source_sha256, document, kind) VALUES ($1, $2, $3, 'd', 'document')"
@@ -101,6 +102,31 @@ async def test_nobody_relies_on_bytes_that_are_gone(ground: Ground) -> None:
     assert await kept(ground, b"old") == gone  # brought again, they are as they were
     await ground.run("api", READ, ground.tenant, mission, gone)
     await ground.run("api", DOCUMENT, ground.tenant, uuid4(), home, gone)
+
+
+async def test_what_is_brought_once_more_stays_where_it_was_and_what_was_removed_is_back(ground: Ground) -> None:
+    keep, place = (
+        "SELECT keep_blob($1, $2, 4, $3, $4, $5)",
+        "SELECT bytes, object, chunks, removed_at, look_at FROM blob WHERE sha256 = $1",
+    )
+    data = uuid4().bytes[:4]
+    digest, here, away = (
+        hashlib.sha256(data).digest(),
+        (data, None, None),
+        (None, new_id(), hashlib.sha256(data).digest()),
+    )
+    for first, again in ((here, away), (away, here)):
+        async with neighbour_of(ground) as other:
+            await other.run("api", keep, other.tenant, digest, *first)
+            [before] = await other.run("api", place, digest)
+            await other.run("api", keep, other.tenant, digest, *again)
+            assert await other.run("api", place, digest) == [before]
+            await other.run("admin", "ALTER TABLE blob DISABLE TRIGGER blob_guard")
+            await other.run("owner", GO, other.tenant, digest)
+            await other.run("admin", "ALTER TABLE blob ENABLE ALWAYS TRIGGER blob_guard")
+            await other.run("api", keep, other.tenant, digest, *again)
+            [after] = await other.run("api", place, digest)
+            assert tuple(after)[:4] == (*again, None) and after["look_at"] > before["look_at"]
 
 
 async def test_a_hold_is_lifted_once_by_another_person_and_stays_as_it_was(ground: Ground) -> None:
