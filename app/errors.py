@@ -233,8 +233,8 @@ KINDS: dict[str, Kind] = {
     "replay_diverged": Kind(
         410,
         "The replay went another way than its tape",
-        "A mission that is played from a tape asked something that is not on it, or policy decides otherwise now. The mission has "
-        "ended; `GET /v1/missions/{id}/diff` shows what is different.",
+        "A mission that is played from a tape asked something that is not on it, or not whole, or policy decides otherwise now. The "
+        "mission has ended; `GET /v1/missions/{id}/diff` shows what is different.",
         ("Stop working on this mission.", "Look at the diff; rerun the mission to see what becomes of it live."),
     ),
     # tools

@@ -178,7 +178,7 @@ async def admitted(session: WriteSession, one: Called, mission: Mission) -> Open
 
 
 async def answered_again(session: WriteSession, one: Called, mission: Mission) -> Heard | Problem:
-    """What the tape says to a call of a replay. A call that is not on it, or that policy decides otherwise now, ends it.
+    """What the tape says to a call of a replay. A call that is not on it, not whole, or that policy decides otherwise now, ends it.
 
     Where the model was none then, the call is on the tape under no name.
     """
@@ -190,7 +190,13 @@ async def answered_again(session: WriteSession, one: Called, mission: Mission) -
     taped = await tape.answer(session, caller, mission, call, denials=True)
     if isinstance(taped, Problem):
         return taped
-    said = await play(session, caller, mission, one.environment, call, taped, then(taped))
+
+    async def again() -> Heard | str:
+        with tape.reading():
+            said = then(taped)
+        return await play(session, caller, mission, one.environment, call, taped, said)
+
+    said = await tape.played(session, caller, mission.id, call, taped, again)
     if isinstance(said, str):
         return await tape.diverge(session, caller, mission.id, call, taped.ordinal, said)
     return said

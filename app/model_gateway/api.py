@@ -53,6 +53,7 @@ log = structlog.get_logger("models")
 # Between tries to write down what became of a call while its client waits; when the process ends it has app.process.CLOSE_S for them.
 PAUSES_S = (0.05, 0.1, 0.2, 0.3, 0.6)
 LATER_S, LONGEST_S = 1.0, 15.0  # the first and the longest pause after that
+LAST_S = 0.5  # and those while the process ends
 MOST_LATE = 1000  # calls of a process that are written so
 
 
@@ -233,7 +234,7 @@ class Call:
         """Tried again while the database is busy or away for a moment: the provider has been asked, and wants its money. After that
         its client is answered, and it is tried without them."""
         try:
-            await self.put(one, PAUSES_S)
+            await self.put(one, PAUSES_S, asyncio.sleep)
         except BaseException as error:
             if passes(error) and len(self.gateway.late) < MOST_LATE:
                 task = self.gateway.settle(self.write_late(unheard()))
@@ -245,24 +246,25 @@ class Call:
 
     async def write_late(self, one: calls.Ended) -> None:
         """Until the life of what it holds is over. Whichever of its ends comes first is the one that is kept."""
+        rest = partial(self.gateway.rest, last=LAST_S)
         pauses = (min(LATER_S * 2.0 ** min(n, 9), LONGEST_S) for n in count())
         try:
-            await asyncio.sleep(LATER_S)
-            await self.put(one, takewhile(lambda pause: monotonic() + pause < self.opened.until, pauses))
+            await rest(LATER_S)
+            await self.put(one, takewhile(lambda pause: monotonic() + pause < self.opened.until, pauses), rest)
         except Exception as error:
             self.lost(error)
         except BaseException as error:
             self.lost(error)
             raise
 
-    async def put(self, one: calls.Ended, pauses: Iterable[float]) -> None:
+    async def put(self, one: calls.Ended, pauses: Iterable[float], rest: Callable[[float], Awaitable[None]]) -> None:
         for pause in pauses:
             try:
                 return await self.closings.put(one)
             except Problem as problem:
                 if not passes(problem):
                     raise
-            await asyncio.sleep(pause)
+            await rest(pause)
         await self.closings.put(one)
 
     def lost(self, error: BaseException) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,6 +63,7 @@ class Gateway:
     health: dict[str, Health]
     settling: set[asyncio.Task[None]] = field(default_factory=set)  # calls that have ended, being counted
     late: set[asyncio.Task[None]] = field(default_factory=set)  # those of them whose client was answered without
+    closing: asyncio.Event = field(default_factory=asyncio.Event)
     off: frozenset[str] = (
         frozenset()
     )  # who was last seen to be switched off; whoever goes by this looks again before it counts
@@ -84,9 +85,18 @@ class Gateway:
         task.add_done_callback(self.settling.discard)
         return task
 
+    async def rest(self, pause: float, last: float) -> None:
+        """A pause of what is late. It ends when the process does: from then on there is little time, and pauses are as short as last."""
+        if self.closing.is_set():
+            await asyncio.sleep(min(pause, last))
+        else:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.closing.wait(), pause)
+
     async def close(self) -> None:
         """After the last request: what is still being counted is counted, however long that takes; whoever closes has a limit.
         What is not counted then is presumed once its reservation has run out (reconcile_budgets)."""
+        self.closing.set()
         while self.settling:  # who is cancelled meanwhile says what was used, too
             await asyncio.wait(self.settling)
         for one in self.lines.values():

@@ -60,7 +60,14 @@ def then(taped: Taped) -> Then:
         raise TypeError("a provider has a name")
     if not considered if taped.outcome == "denied" else fact is None and problem is None:
         raise ValueError("what was not asked says why")
-    return Then(considered, fact, Heard(said.get("whole"), said.get("chunks"), problem))
+    whole, chunks = said.get("whole"), said.get("chunks")
+    if not isinstance(whole, dict | None) or not isinstance(chunks, list | None):
+        raise TypeError("an answer is an object, or the parts of one")
+    if not all(isinstance(one, dict) and ("choices" in one or "usage" not in one) for one in chunks or ()):
+        raise TypeError("a part of an answer is an object, and has choices where it has a use")
+    if whole is None and chunks is None and problem is None and taped.outcome != "denied":
+        raise ValueError("somebody heard something")
+    return Then(considered, fact, Heard(whole, chunks, problem))
 
 
 async def play(

@@ -34,7 +34,7 @@ CAUSES = {
     "attempt_superseded": "A colony that was silent for too long and came back after its mission had been given to another attempt.",
     "mission_closed": "A colony that goes on working after its mission was cancelled or ran out of time.",
     "budget_exhausted": "The mission, the tenant's day or the tenant has used or reserved what it may use.",
-    "replay_diverged": "A changed policy, or a colony that asks something else than when the tape was made.",
+    "replay_diverged": "A changed policy, or a colony that asks something else than when the tape was made, or a damaged recording.",
     "tool_halted": "An operator switched the layer off, or an admin retired it.",
     "tool_drifted": "The owner of a tool server changed a schema without the layer being registered anew.",
     "tool_failed": "Arguments that the tool does not take, or a server that answers with an error.",

@@ -5,8 +5,7 @@ root decides it decides anew: policy for each call and each change, the review o
 """
 
 from collections import Counter
-from collections.abc import Awaitable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -19,12 +18,13 @@ from app.artifacts import Objects
 from app.boundary import callbacks
 from app.caller import Caller, system
 from app.clock import now
-from app.db import Database, ReadSession, WriteSession, sqlstate
+from app.db import Database, ReadSession, WriteSession
 from app.errors import Problem
 from app.missions import Held, Mission
 from app.replay.recording import Answered, Fact, Recording
 from app.replay.sources import Played, played
 from app.replay.transfer import bring_sources
+from app.tape import Unreadable, reading, refused_here
 from app.work import Item
 from colony_client.artifacts import parse_artifact
 from colony_client.contract import (
@@ -42,31 +42,8 @@ from colony_client.contract import (
 LEASE = timedelta(minutes=1)  # it is over within one transaction
 CALLS = ("tool.called", "tool.failed", "tool.refused", "tool.denied")
 MODEL_CALLS = ("model.called", "model.refused", "model.denied")
-# What a file of another environment, or of another version of the root, may lack or hold that is no good here.
-NOT_WHOLE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 MOST_TRIES = 1000  # half a day of them: what then still fails is no fault that passes
-REFUSED = ("22", "23", "RX")  # classes of what Postgres says to values, to rows, and at its walls
 log = structlog.get_logger("replay")
-
-
-class Unreadable(Exception):
-    """What the recording says in a fact is not whole."""
-
-
-@contextmanager
-def reading() -> Iterator[None]:
-    """Around what is made of a recording's words, and of nothing else. Raises Unreadable."""
-    try:
-        yield
-    except NOT_WHOLE as error:
-        raise Unreadable from error
-
-
-def refused_here(error: Problem | DBAPIError) -> bool:
-    """Whether what a recording says is refused, and would be again; not a fault that passes, nor one of ours."""
-    if isinstance(error, Problem):
-        return error.kind.status < 500 and not error.kind.retryable
-    return (sqlstate(error) or "").startswith(REFUSED)
 
 
 async def play(database: Database, item: Item, environment: str, objects: Objects) -> None:

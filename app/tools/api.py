@@ -13,10 +13,11 @@ from app import budgets, calls, missions, policy, tape
 from app.boundary.door import Signed, genuine, signed, stranger, token
 from app.caller import Caller
 from app.calls import check_attempt, left_over, over
+from app.db import WriteSession
 from app.errors import Problem
 from app.http import Reply
 from app.http.lane import ID, Way
-from app.missions import Terms
+from app.missions import Mission, Terms
 from app.telemetry import TOOL_CALLS
 from app.tools import gateway, known, proposals
 from app.tools.builtin import Context, Result
@@ -206,13 +207,13 @@ async def at_length(one: Called) -> Opened | Response:
         if refusal is None and not mission.played:  # what the tape answers is not asked, whatever became of the tool
             refusal = await switched_off(session, caller, mission, wanted, taped)
         played = await tape.answer(session, caller, mission, taped) if refusal is None and mission.played else None
-        reservation, said_then = None, said_again(played) if isinstance(played, tape.Taped) else None
-        if isinstance(played, Problem):
-            refusal = played
-        elif played is not None and said_then is not None:
-            await noted_again(session, caller, mission, wanted, taped, said_then, played.took_ms)
-            if isinstance(said_then, Result) and said_then.proposal is not None:
-                await proposals.keep_again(session, caller, mission, wanted, said_then.proposal)
+        again = (
+            await answered_again(session, one, mission, wanted, played) if isinstance(played, tape.Taped) else played
+        )
+        reservation, said_then = None, again.said if isinstance(again, SaidAgain) else None
+        if isinstance(again, Problem):
+            refusal = again
+        elif said_then is not None:
             refusal = switched_off_then(said_then)
             if refusal is not None and blocks:
                 await block(session, caller, mission, wanted, refusal)
@@ -234,6 +235,29 @@ async def at_length(one: Called) -> Opened | Response:
         return Reply({"result": said_then.value}, 202 if wanted.access == "mutate" else 200).response()
     assert reservation is not None
     return Opened(Terms.of(mission, envelope), wanted, reservation)
+
+
+@dataclass(frozen=True)
+class SaidAgain:
+    """What a tape has given for a call: a result, or the Problem that its tool had answered with."""
+
+    said: Result | Problem
+
+
+async def answered_again(
+    session: WriteSession, one: Called, mission: Mission, wanted: Known, played: tape.Taped
+) -> SaidAgain | Problem:
+    """An answer of the tape, given to a live colony, with all that the tool's own would leave. A Problem: the replay has ended."""
+
+    async def again() -> SaidAgain:
+        with tape.reading():
+            said = said_again(played)
+        await noted_again(session, one.caller, mission, wanted, one.taped, said, played.took_ms)
+        if isinstance(said, Result) and said.proposal is not None:
+            await proposals.keep_again(session, one.caller, mission, wanted, said.proposal)
+        return SaidAgain(said)
+
+    return await tape.played(session, one.caller, mission.id, one.taped, played, again)
 
 
 async def asked_and_closed(one: Called, opened: Opened) -> Response:

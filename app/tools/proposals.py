@@ -9,7 +9,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 from pydantic import ValidationError
 from sqlalchemy import text
 
-from app import artifacts, ledger
+from app import artifacts, ledger, tape
 from app.caller import Caller
 from app.canonical import fingerprint
 from app.clock import now
@@ -150,7 +150,8 @@ async def keep_again(
 ) -> None:
     """The proposal of a recorded call as this mission's own, for a colony that makes the call again. The caller holds its lock."""
     own = {"mission_id": str(mission.id), "tenant_id": str(caller.tenant), "actor_id": str(mission.requested_by)}
-    content = WritebackProposal.model_validate_json(json.dumps({**recorded, **own}))
+    with tape.reading():
+        content = WritebackProposal.model_validate_json(json.dumps({**recorded, **own}))
     asked = {"tenant": caller.tenant, "mission": mission.id, "proposal": str(content.proposal_id)}
     if await session.scalar(SAID, asked) is None:
         await stored(session, caller, mission, known.name, content, True)

@@ -68,6 +68,26 @@ async def test_only_the_worker_says_that_the_ledger_was_anchored(ground: Ground)
     await ground.run("worker", WRITE, *fact, "system:worker", b"{}")
 
 
+async def test_only_the_worker_says_how_a_drill_ended_and_what_was_stuck(ground: Ground) -> None:
+    for type in ("drill.passed", "drill.failed", "mission.repaired", "mission.stuck"):
+        for role in ("api", "registrar"):
+            await ground.refused("RX003", role, WRITE, ground.tenant, ground.tenant, type, f"system:{role}", b"{}")
+        await ground.run("worker", WRITE, ground.tenant, ground.tenant, type, "system:worker", b"{}")
+
+
+async def test_a_fact_is_found_by_the_request_in_which_it_was_stated(ground: Ground) -> None:
+    """By that of its transaction, whatever states it; where one transaction is many requests, by the one that is named."""
+    entered, named, mission, other = uuid4(), uuid4(), await ground.mission(), uuid4()
+    async with ground.within("api") as api:
+        await api.execute("SELECT set_config('app.request', $1, true)", str(entered))
+        await api.execute(WRITE, ground.tenant, mission, "test.said", "system:api", b"{}")
+        await api.execute(WRITE.replace("body)", "body, request)").replace("$5)", "$5, $6)"),
+                          ground.tenant, mission, "test.said", "system:api", b"{}", named)  # fmt: skip
+    await ground.run("api", WRITE, ground.tenant, other, "test.said", "system:api", b"{}")
+    by = "SELECT request FROM ledger WHERE subject = ANY ($1) AND type = 'test.said' ORDER BY id"
+    assert [row[0] for row in await ground.run("admin", by, [mission, other])] == [entered, named, None]
+
+
 async def test_nobody_says_where_or_when_a_fact_stands(ground: Ground) -> None:
     for column, value in (
         ("xid", "'1'"), ("id", "1"), ("seq", "1"), ("at", "now()"), ("prev", "''"), ("hash", "sha256('')"),

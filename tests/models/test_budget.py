@@ -235,6 +235,33 @@ async def test_what_a_call_used_is_written_when_the_database_is_back(
     assert not house.gateway.late and not house.gateway.settling
 
 
+async def test_what_waits_to_be_written_is_tried_at_once_when_the_process_ends(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life, batches = await house.mission(), house.world.root.closings.batches
+    run, tried = batches.run, 0
+    monkeypatch.setattr("app.model_gateway.api.PAUSES_S", ())
+    monkeypatch.setattr("app.model_gateway.api.LATER_S", 60.0)
+    monkeypatch.setattr("app.model_gateway.api.LAST_S", 0.001)
+    with monkeypatch.context() as away:
+        away.setattr(batches, "run", busy)
+        with pytest.raises(openai.InternalServerError):
+            await house.ask(life, max_tokens=20)
+
+    async def failing_once(connection: Any, ended: Any) -> Any:
+        nonlocal tried
+        tried += 1
+        if tried == 1:  # it is back a moment later, and there are a few seconds
+            raise asyncpg.LockNotAvailableError
+        return await run(connection, ended)
+
+    monkeypatch.setattr(batches, "run", failing_once)
+    await asyncio.wait_for(house.gateway.close(), 10)
+    assert tried == 2
+    [fact] = await house.calls(life)
+    assert (fact["outcome"], fact["tokens_in"] + fact["tokens_out"]) == ("abandoned", 15)
+
+
 async def test_it_is_tried_until_what_it_holds_is_over_and_for_so_many_calls(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:

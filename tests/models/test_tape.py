@@ -1,6 +1,7 @@
 """What models answered is on the mission's tape, and a replay hears the same again: with or without its colony, and nobody is asked."""
 
 import asyncio
+import json
 from typing import Any
 from uuid import UUID
 
@@ -119,6 +120,47 @@ async def test_numbers_that_the_root_would_not_write_are_heard_again(house: Hous
     await again.take()
     assert [await heard(house, again, **more) for more in CALLS[:3]] == got
     assert len(house.east.asked) == 3, "nobody was asked"
+
+
+SPOILED: dict[str, Any] = {
+    "nothing": {}, "no object": [1], "no answer": {"whole": None}, "a word": {"whole": "word"}, "no parts": {"chunks": 5},
+    "a part that is none": {"chunks": ["word"]}, "a part without choices": {"chunks": [{"usage": {}}]},
+    "a provider that is no name": {"fact": {"provider": ["east"]}}, "half a problem": {"problem": {"code": "not_found"}},
+    "a fact that nobody can write": {"fact": {"provider": None, "n": 2.0**70}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", SPOILED)
+async def test_a_live_colony_is_told_that_its_tape_is_not_whole(house: House, what: str) -> None:
+    """As a file of another environment may have it."""
+    life = await house.mission()
+    await heard(house, life)
+    await life.complete()
+    await house.world.run_work("review")
+    connection = await inspector(house.world)
+    kept = json.loads(
+        await connection.fetchval("SELECT answer FROM tape WHERE mission = $1 AND kind = 'model'", life.id)
+    )
+    whole = isinstance(SPOILED[what], dict) and SPOILED[what]
+    spoiled = json.dumps(kept | SPOILED[what] if whole else SPOILED[what]).encode()
+    async with connection.transaction():
+        await connection.execute("ALTER TABLE tape DISABLE TRIGGER tape_keep")
+        await connection.execute(
+            "UPDATE tape SET answer = $2, answer_sha256 = sha256($2) WHERE mission = $1 AND kind = 'model'",
+            life.id,
+            spoiled,
+        )
+        await connection.execute("ALTER TABLE tape ENABLE ALWAYS TRIGGER tape_keep")
+    body = {"mode": "recorded", "colony": "live"}
+    answer = await house.world.submitter.post(f"/v1/missions/{life.id}/replay", json=body)
+    again = Life(house.world, UUID(answer.json()["id"]))
+    await again.take()
+    assert (await heard(house, again))[0] == 410
+    row = await again.row()
+    assert (row["state"], row["reason"]) == ("failed", "replay_unplayable")
+    why = "refused" if what == "a fact that nobody can write" else "not_whole"
+    assert (await diff(again))["divergence"]["why"] == why
+    assert len(house.east.asked) == 1, "nobody was asked"
 
 
 async def test_what_nobody_waited_for_is_on_no_tape_and_nothing_goes_by_it(house: House) -> None:

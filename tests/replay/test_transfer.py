@@ -18,6 +18,7 @@ from app.replay.wiring import sides
 from app.settings import Misconfigured
 from colony_client.artifacts import MissionEnvelope, contract_hash
 from tests.replay.test_recorded import rich
+from tests.tools.registered import ask
 from tests.world import World
 from tests.world.checks import inspector, problem
 from tests.world.life import Life
@@ -224,6 +225,44 @@ async def test_a_file_that_cannot_be_played_to_its_end_ends_its_replay(world: Wo
     assert (ended["state"], ended["reason"]) == ("failed", "replay_unplayable"), ended
     assert "in fact" in ended["reason_note"]
     assert await (await inspector(world)).fetchval("SELECT count(*) FROM work WHERE kind = 'replay'") == 0
+
+
+# what is spoiled: the outcome of the calls that are answered so, and why they are not
+HEARD_LIVE = {
+    "no result": ("answered", "not_whole"), "shown what is not there": ("answered", "refused"),
+    "shown what has no name": ("answered", "not_whole"), "shown what nobody can write": ("answered", "not_whole"),
+    "shown in a version that is none": ("answered", "not_whole"), "shown as something else": ("answered", "not_whole"),
+    "a proposal that nobody can write": ("answered", "not_whole"), "a proposal that is none": ("answered", "not_whole"),
+    "an unknown problem": ("refused", "not_whole"), "half a problem": ("refused", "not_whole"),
+    "a refusal that nobody can write": ("refused", "not_whole"), "a refusal without words": ("refused", "not_whole"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", HEARD_LIVE)
+async def test_a_live_colony_is_told_that_its_tape_is_not_whole(world: World, what: str) -> None:
+    _, data = await exported(world)
+    statement = json.loads(data)["statement"]
+    outcome, why = HEARD_LIVE[what]
+    if what == "a proposal that is none":  # without its colony it is played from its fact
+        of_tool(statement["recording"], outcome, result={}, kind="record", shown=[], proposal={"x": 1})
+    else:
+        SPOILED[what](statement["recording"])
+    other = await world.another_tenant()
+    forged = sealed(statement | {"by": "elsewhere"}, signer(ELSEWHERE).by_kid["elsewhere"])
+    made = (await taken_in(other.http, forged)).json()
+    body = {"mode": "recorded", "colony": "live"}
+    asked = (await other.http.post(f"/v1/recordings/{made['id']}/replay", json=body)).json()
+    again = Life(world, UUID(asked["id"]))
+    await again.take()
+    one, *_ = (one for one in statement["recording"]["calls"] if one["outcome"] == outcome)
+    said = problem(await ask(world, again.dispatch, one["name"], one["arguments"]), "replay_diverged")
+    assert one["name"] in said["detail"] and "what its tape says of it" in said["detail"], said
+    ended = (await other.http.get(f"/v1/missions/{again.id}")).json()
+    assert (ended["state"], ended["reason"]) == ("failed", "replay_unplayable"), ended
+    assert (await other.http.get(f"/v1/missions/{again.id}/diff")).json()["divergence"]["why"] == why
+    kept = "SELECT count(*) FROM {} WHERE mission = $1"
+    for table in ("tape", "reading"):
+        assert await (await inspector(world)).fetchval(kept.format(table), again.id) == 0, table
 
 
 async def test_a_replay_that_failed_for_half_a_day_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

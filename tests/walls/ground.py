@@ -318,6 +318,16 @@ class Ground:
                        self.tenant, uuid4(), webhook, bytes(60))  # fmt: skip
         return webhook
 
+    async def drills(self) -> UUID:
+        """The tenant of the drills, of which a database has one; made when it is not there."""
+        admin = await self.of("admin")
+        there: UUID | None = await admin.fetchval("SELECT id FROM tenant WHERE drills")
+        if there is None:
+            there = uuid4()
+            insert_it = "INSERT INTO tenant (id, name, drills) VALUES ($1, 'drills', true)"
+            await self.run("admin", insert_it, there, tenant=there)
+        return there
+
     async def revoke(self, who: str, role: str = "operator") -> None:
         await self.run(
             "registrar",

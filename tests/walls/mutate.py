@@ -5,7 +5,8 @@
 Whoever noticed a mutation last time is asked first: noticed.txt remembers, and a whole run writes it anew. It only saves
 time; a wrong line costs one test more.
 
-Exits 0 when at least 95 % were noticed and every survivor is written down in REDUNDANT with the layer that backs it.
+Exits 0 when at least 95 % were noticed and every survivor is written down in REDUNDANT with the layer that backs it: with both
+gone, somebody noticed.
 """
 
 import argparse
@@ -16,8 +17,9 @@ import json
 import re
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -38,7 +40,7 @@ MODULES = (
     "walls.test_constraints", "walls.test_tenants", "walls.test_proof", "walls.test_delegation",
     "walls.test_policies", "walls.test_webhooks", "walls.test_connectors", "ledger.test_facts", "budgets.test_guards",
     "walls.test_ladder", "walls.test_interventions", "walls.test_intake", "walls.test_tool_layers", "walls.test_models",
-    "walls.test_questions", "walls.test_console", "walls.test_release",
+    "walls.test_questions", "walls.test_console", "walls.test_release", "walls.test_retention",
 )  # fmt: skip
 CATALOG = ("walls.test_catalog", "walls.test_roles")
 # A list of what there is notices everything and proves nothing.
@@ -62,6 +64,10 @@ GUARDS = (
     "restore_approval_timers", "see_notice", "break_glass", "withdraw", "ask_again", "revise", "renew", "stricter", "put_rule", "take_in",
     "hand_on", "has_a_say", "guard_question", "ask_question", "answer_question", "tell_of_question", "line_of", "live_line", "handed_by",
     "holders", "deciders", "answerers",
+    "guard_connector", "guard_bytes", "guard_taped", "guard_blob", "guard_hold", "require_kept", "guard_drill_run", "guard_mission_repair",
+    "guard_rung", "guard_attestation", "read_verdict", "guard_console_link", "refuse_change",
+    "put_retention", "place_hold", "lift_hold", "retention_in_turn", "keep_blob", "attest", "enable_rung", "note_gates", "broken_rule",
+    "hold_ladder", "note_look", "link_of",
 )  # fmt: skip
 # Who is likeliest to notice, so that a run need not ask everybody.
 ASK_FIRST = {
@@ -77,6 +83,11 @@ LIKELY = (
     ("not always", CATALOG),
     (r"budget|hold_for_mission|let_go_of_missions|mission_(holds|lets_go)|take_tokens|rate_bucket", ("budgets.test_guards",)),
     ("webhook", ("walls.test_webhooks",)),
+    (r"rung|attest|verdict|note_gates|hold_ladder|broken_rule", ("walls.test_release",)),
+    (r"console_link|note_look|^link_of", ("walls.test_console",)),
+    (r"model_provider|model_use|model_switch", ("walls.test_models",)),
+    (r"drill_run|mission_repair|guard_mission|mission_guard", ("walls.test_immutable", "walls.test_retention")),
+    (r"blob|_kept|(hold|retention)_(guard|in_turn)|guard_(hold|bytes|taped)|put_retention|(place|lift)_hold", ("walls.test_retention",)),
     (r"tool_layer", ("walls.test_tool_layers",)),
     (r"connector", ("walls.test_connectors", "walls.test_execution")),
     (r"put_policy|policy_set|\bpolicy\b(?! of)", ("walls.test_policies",)),
@@ -87,7 +98,8 @@ LIKELY = (
     (r"approval_rule|glass|revise|renew|withdraw", ("walls.test_interventions",)),
     (r"chain_fact|ledger|anchors", ("ledger.test_facts",)),
     (r"^(claim|settle|guard_execution|order_switch|finish_executor)|execution", ("walls.test_execution",)),
-    (r"^(decide|guard_decision|entitled|owns|authenticate|guard_approval|close_approval)",
+    (r"^(guard_approval)", ("walls.test_what_is_approved", "walls.test_interventions", "walls.test_ladder", "walls.test_questions")),
+    (r"^(decide|guard_decision|entitled|owns|authenticate|close_approval)",
      ("walls.test_who_decides", "walls.test_execution")),
     (r"^(guard_writeback)", ("walls.test_what_is_approved",)),
     (r"^take_in", ("walls.test_intake",)),
@@ -109,29 +121,47 @@ PIECES = {
 NOTICED = Path(__file__).with_name("noticed.txt")
 INSTEAD = {"condition": "false", "early end": "false", "lock": "", "live": "", "in time": "", "bound": "p_lease"}
 
-# survivor: what holds when it is gone
-REDUNDANT = {
-    "take_in, durability 1: PERFORM set_config('lock_timeout', '500ms', true);": "patience, no guard; tests/missions looks at it",
-    "put_rule, lock 1: FOR NO KEY UPDATE": "a rule's version is unique, and whoever comes second is answered stale all the same",
-    "trigger connector_switch_order gone": "switch_connector(), the only writer of the table, takes the tenant's row itself",
-    "order_switch, lock 1: FOR NO KEY UPDATE": "likewise",
-    "break_glass, condition 3: clock_timestamp() >= a.expires_at": "guard_approval() breaks no glass late; the answer is the same",
-    "break_glass, condition 8: COALESCE(p_reason, '') !~ '[^[:space:]]'": "decide() wants its vote's reason, and all is undone",
-    "climb, early end 1: a.id IS NULL": "of no approval there is no next step",
-    "break_glass, condition 9: a.payload_sha256 IS DISTINCT FROM p_sha256": "decide() compares the hash too, and all is undone",
-    "guard_question, lock 1: FOR UPDATE": "ask_question() and answer_question(), the only writers, hold the approval already",
-    "claim, condition 6: clock_timestamp() >= a.expires_at": "guard_execution() refuses it too, and claim() answers the same",
-    "decide, condition 4: clock_timestamp() >= a.expires_at": "guard_decision() refuses it too, and decide() answers the same",
-}
+# survivor: what holds when it is gone; the pieces that hold, by what their names begin with, or what drops them. It is taken away
+# once more without those, and then it has to be missed: or they were not what held.
+REDUNDANT: dict[str, tuple[str, ...]] = {
+    "take_in, durability 1: PERFORM set_config('lock_timeout', '500ms', true);":
+        ("patience, no guard; tests/missions looks at it",),
+    "climb, early end 1: a.id IS NULL": ("of no approval there is no next step",),
+    "note_tool_layer, early end 1: s.layer IS NULL": ("of a version that is not there nothing is news, and nothing is written",),
+    "restore_approval_timers, durability 1: PERFORM set_config('app.tenant', t::text, true);":
+        ("its owner sees the approvals of all tenants, since their sums are shown", "DROP POLICY gauges ON approval"),
+    "restore_executor_work, durability 1: PERFORM set_config('app.tenant', t::text, true);":
+        ("likewise, and their executions", "DROP POLICY gauges ON approval", "DROP POLICY gauges ON execution"),
+    "put_rule, lock 1: FOR NO KEY UPDATE":
+        ("a rule's version is unique, and whoever comes second is answered stale all the same", "constraint approval_rule_pkey gone"),
+    "trigger connector_switch_order gone":
+        ("switch_connector(), the only writer of the table, takes the tenant's row itself", "switch_connector, lock 1:"),
+    "order_switch, lock 1: FOR NO KEY UPDATE": ("likewise", "switch_connector, lock 1:"),
+    "break_glass, condition 3: clock_timestamp() >= a.expires_at":
+        ("guard_approval() breaks no glass late, and no vote is taken; the answer is the same",
+         "guard_approval, refusal 6:", "decide, condition 4:", "guard_decision, refusal 1:"),
+    "break_glass, condition 8: COALESCE(p_reason, '') !~ '[^[:space:]]'":
+        ("decide() wants its vote's reason, and all is undone", "decide, condition 10:"),
+    "break_glass, condition 9: a.payload_sha256 IS DISTINCT FROM p_sha256":
+        ("decide() compares the hash too, and all is undone", "decide, condition 7:"),
+    "guard_question, lock 1: FOR UPDATE":
+        ("ask_question() and answer_question(), the only writers, hold the approval already", "ask_question, lock 2:"),
+    "claim, condition 6: clock_timestamp() >= a.expires_at":
+        ("guard_execution() refuses it too, and claim() answers the same", "guard_execution, refusal 4:"),
+    "decide, condition 4: clock_timestamp() >= a.expires_at":
+        ("guard_decision() refuses it too, and no approval is approved late; decide() answers the same",
+         "guard_decision, refusal 1:", "guard_approval, refusal 18:"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Mutation:
-    """One guard less: its name, the statement that takes it away, and the modules to ask first."""
+    """One guard less: its name, the statement that takes it away, the modules to ask first, and what is gone already."""
 
     name: str
     statement: str
     first: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
 
 
 async def mutations(admin: asyncpg.Connection) -> list[Mutation]:
@@ -204,7 +234,7 @@ async def mutations(admin: asyncpg.Connection) -> list[Mutation]:
         list(GUARDS),
     ):
         found.extend(pieces(name, source))
-    return found
+    return found + list(unbacked(found))
 
 
 def pieces(name: str, source: str) -> Iterator[Mutation]:
@@ -214,6 +244,26 @@ def pieces(name: str, source: str) -> Iterator[Mutation]:
             less = source[: piece.start()] + INSTEAD.get(kind, "NULL;") + source[piece.end() :]
             said = " ".join(piece.group().split())[:90]
             yield Mutation(f"{name}, {kind} {number}: {said}", less, ASK_FIRST.get(name, ()))
+
+
+def unbacked(found: list[Mutation]) -> Iterator[Mutation]:
+    """Each redundant guard once more, where what holds without it is gone already."""
+    for name, (_, *layers) in REDUNDANT.items():
+        one, *gone = (only(start, found) for start in (name, *layers))
+        if gone:
+            but = "; ".join(layer.name.partition(":")[0] for layer in gone)
+            without = tuple(layer.statement for layer in gone)
+            yield Mutation(f"{name} (without {but})", one.statement, likely(one), without)
+
+
+def only(start: str, found: list[Mutation]) -> Mutation:
+    """The one mutation whose name begins so, or a statement of its own."""
+    if start.startswith("DROP "):
+        return Mutation(start, start)
+    named = [one for one in found if one.name.startswith(start)]
+    if len(named) != 1:
+        raise SystemExit(f"There is not exactly one: {start}")
+    return named[0]
 
 
 Check = tuple[str, Callable[[Ground], Awaitable[None]]]
@@ -245,16 +295,27 @@ def with_value(function: Any, parameter: str, value: Any) -> Callable[[Ground], 
     return lambda ground: function(ground, **{parameter: value})
 
 
-async def noticed_by(url: Callable[[str], str], first: tuple[str, ...] = (), likeliest: str = "") -> str | None:
-    """The first check that fails on a database; None when none does."""
+Url = Callable[[str], str]  # of one database, for a role
+
+
+async def noticed_by(url: Url, first: tuple[str, ...] = (), likeliest: str = "", but: Url | None = None) -> str | None:
+    """The first check that fails on a database (but not on another, if one is given); None when none does."""
     for name, check in checks(first, likeliest):
-        try:
-            async with laid(url) as ground:
-                await check(ground)
-        except (KeyboardInterrupt, SystemExit, asyncio.CancelledError):
-            raise
-        except BaseException as noticed:  # pytest's own failures are no Exceptions
-            return f"{name}: {type(noticed).__name__}"
+        failed = await failure(check, url)
+        if failed and not (but and await failure(check, but)):
+            return f"{name}: {failed}"
+    return None
+
+
+async def failure(check: Callable[[Ground], Awaitable[None]], url: Url) -> str | None:
+    """What a check fails by."""
+    try:
+        async with laid(url) as ground:
+            await check(ground)
+    except (KeyboardInterrupt, SystemExit, asyncio.CancelledError):
+        raise
+    except BaseException as noticed:  # pytest's own failures are no Exceptions
+        return type(noticed).__name__
     return None
 
 
@@ -277,22 +338,30 @@ def remember(found: dict[str, str]) -> None:
 
 def judge(task: tuple[Cluster, Mutation, int]) -> tuple[Mutation, str | None]:
     cluster, mutation, number = task
-    name = f"mutant_{number}"
 
-    async def run() -> str | None:
+    @asynccontextmanager
+    async def without(name: str, *statements: str) -> AsyncIterator[Url]:
         await copy(cluster.admin_url, name, TEMPLATE)
         try:
             admin = await asyncpg.connect(cluster.url("admin", name))
             try:
-                await admin.execute(mutation.statement)
+                for statement in statements:
+                    await admin.execute(statement)
             except asyncpg.PostgresError as refused:
                 raise ValueError(f"Not a mutation: {mutation.name}: {refused}") from None
             finally:
                 await admin.close()
-            last = remembered().get(mutation.name, "")
-            return await noticed_by(lambda role: cluster.url(role, name), likely(mutation), last)
+            yield lambda role: cluster.url(role, name)
         finally:
             await drop(cluster.admin_url, name)
+
+    async def run() -> str | None:
+        last = remembered().get(mutation.name, "")
+        async with AsyncExitStack() as stack:
+            url = await stack.enter_async_context(without(f"mutant_{number}", *mutation.gone, mutation.statement))
+            less = without(f"mutant_{number}_before", *mutation.gone)
+            but = await stack.enter_async_context(less) if mutation.gone else None
+            return await noticed_by(url, likely(mutation), last, but)
 
     return mutation, asyncio.run(run())
 
@@ -329,7 +398,7 @@ def main() -> int:
         "mutations": len(planned),
         "noticed": len(planned) - len(survivors),
         "share": round(share, 4),
-        "survivors": {name: REDUNDANT.get(name, "UNEXPLAINED") for name in survivors},
+        "survivors": {name: REDUNDANT.get(name, ("UNEXPLAINED",))[0] for name in survivors},
         "elapsed_s": round(time.monotonic() - began, 1),
     }
     print(json.dumps(said, indent=None if asked.json else 2))

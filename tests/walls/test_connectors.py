@@ -1,6 +1,8 @@
 """Connectors as walled data: who may put, halt and resume them, what a change does to what waits, reading by the executor."""
 
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -95,21 +97,38 @@ async def test_two_who_put_at_once_do_not_make_one_version_twice(ground: Ground)
     assert await ground.overtaken(first, put(ground, "tickets", 1, {"a": 2})) == ("stale", 2, None)
 
 
+@asynccontextmanager
+async def spelled_alike(ground: Ground) -> AsyncIterator[Ground]:
+    """A younger tenant, renamed to be spelled like this one: nothing else can do it, and the wall is asked what follows."""
+    async with neighbour_of(ground) as like:
+        async with like.within("admin") as admin:
+            await admin.execute("ALTER TABLE tenant DISABLE TRIGGER tenant_guard")
+            await admin.execute("UPDATE tenant SET name = $2 WHERE id = $1", like.tenant, f"T {ground.tenant}")
+            await admin.execute("ALTER TABLE tenant ENABLE ALWAYS TRIGGER tenant_guard")
+        yield like
+
+
 async def test_two_tenants_never_share_a_credentials_name(ground: Ground) -> None:
     assert (await put(ground, "tickets", None, {}))[0] == "created"
     account = "SELECT account FROM connector WHERE tenant = $1 AND name = 'tickets'"
     mine = await ground.value("admin", account, ground.tenant)
     assert mine == f"CONNECTOR_T_{str(ground.tenant).replace('-', '_').upper()}__TICKETS"
-    like = Ground(ground.url)
-    async with like.stack:
-        await like.lay()
-        # renamed to be spelled alike: nothing else can do it, and the wall is asked what follows
-        async with like.within("admin") as admin:
-            await admin.execute("ALTER TABLE tenant DISABLE TRIGGER tenant_guard")
-            await admin.execute("UPDATE tenant SET name = $2 WHERE id = $1", like.tenant, f"T {ground.tenant}")
-            await admin.execute("ALTER TABLE tenant ENABLE ALWAYS TRIGGER tenant_guard")
+    async with spelled_alike(ground) as like:
         assert (await put(like, "tickets", None, {}))[0] == "account_taken"
     assert (await put(ground, "more", None, {}))[0] == "created"
+
+
+async def test_drills_meet_the_built_in_target_and_nobody_else_does(ground: Ground) -> None:
+    assert (await put(ground, "tickets", None, {}, kind="drill"))[0] == "not_for_this_tenant"
+    insert = """INSERT INTO connector (tenant, name, version, kind, definition, account, created_by)
+                VALUES ($1, $2, 1, $3, '{}', 'CONNECTOR_A__B', $4)"""
+    await ground.refused("RX034", "owner", insert, ground.tenant, "tickets", "drill", ground.ids["adam"])
+    drills, tester = await ground.drills(), uuid4()
+    await ground.run("registrar", "INSERT INTO principal (tenant, id, kind, name) VALUES ($1, $2, 'human', $3)",
+                     drills, tester, f"tester-{tester}", tenant=drills)  # fmt: skip
+    name = f"c{tester.hex}"
+    await ground.refused("RX034", "owner", insert, drills, name, "sample_crm", tester, tenant=drills)
+    await ground.run("owner", insert, drills, name, "drill", tester, tenant=drills)
 
 
 # --- what waits

@@ -47,6 +47,30 @@ async def test_a_link_is_used_once_in_time_for_its_own_person(ground: Ground) ->
     )
 
 
+async def test_a_link_is_born_unused_and_short_whatever_is_written_into_it(ground: Ground) -> None:
+    anna = ground.ids["anna"]
+    [own] = await ground.run("registrar", SESSION, ground.tenant, anna, uuid4().bytes * 2, "console")
+    forged = """INSERT INTO console_link (tenant, principal, secret_sha256, created_at, expires_at, used_at, session)
+                VALUES ($1, $2, $3, clock_timestamp() + $4::text::interval, clock_timestamp() + $4::text::interval + '4 minutes',
+                        'epoch', $5) RETURNING created_at < clock_timestamp(), used_at, session"""
+    late = (ground.tenant, anna, uuid4().bytes * 2, "1 day", own["id"])
+    await ground.refused("console_link_short", "registrar", forged, *late)
+    [born] = await ground.run("registrar", forged, ground.tenant, anna, uuid4().bytes * 2, "0", own["id"])
+    assert tuple(born) == (True, None, None)
+
+
+async def test_nobody_who_is_suspended_comes_in_by_a_link(ground: Ground) -> None:
+    of = "SELECT principal FROM link_of($1)"
+    for suspended in ("principal", "tenant"):
+        secret = uuid4().bytes * 2
+        await ground.run("registrar", LINK, ground.tenant, ground.ids["anna"], secret, "4 minutes")
+        assert await ground.value("registrar", of, secret) == ground.ids["anna"]
+        who = ground.ids["anna"] if suspended == "principal" else ground.tenant
+        for since in ("clock_timestamp()", "NULL"):
+            await ground.run("registrar", f"UPDATE {suspended} SET suspended_at = {since} WHERE id = $1", who)
+            assert len(await ground.run("registrar", of, secret)) == (since == "NULL"), suspended
+
+
 async def test_a_look_is_of_whoever_presents_a_secret(ground: Ground) -> None:
     asked = await ground.ask()
     look = "SELECT note_look($1, $2, $3)"

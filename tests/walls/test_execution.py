@@ -8,6 +8,7 @@ import asyncpg
 import pytest
 
 from tests.walls.ground import DENIED, LEASE, Ground, payload
+from tests.walls.test_ladder import later
 
 DIRECT = """INSERT INTO execution (tenant, writeback, approval, payload_sha256, lease_until, not_after)
             SELECT tenant, writeback, id, payload_sha256, clock_timestamp(), clock_timestamp() FROM approval WHERE id = $1"""
@@ -118,9 +119,14 @@ async def test_nothing_is_claimed_after_expiry(ground: Ground) -> None:
     await asyncio.sleep(1.05)
     row = await ground.claim(asked)
     assert (row["outcome"], row["why"], row["payload"]) == ("refused", "expired", None)
-    await ground.refused("RX007", "owner", DIRECT, asked.approval)
     assert await ground.close(asked, "expired") == "expired"
     assert (await ground.claim(asked))["why"] == "expired"
+
+
+async def test_nothing_is_executed_past_the_claim_after_expiry(ground: Ground) -> None:
+    asked = await ground.approved()
+    await later(ground, asked, 61)
+    await ground.refused("RX007", "owner", DIRECT, asked.approval)
 
 
 async def test_a_closed_mission_sends_nothing_more(ground: Ground) -> None:
@@ -296,9 +302,9 @@ async def test_the_executor_ends_its_own_work_by_fence(ground: Ground) -> None:
     await executor.fetch("SELECT * FROM take_executor_work(500, '1 minute')")
     later = datetime.now(UTC) + timedelta(hours=1)
 
-    async def finish(fence: int | None, wanted: int, again: datetime | None = None) -> bool:
-        statement = "SELECT finish_executor_work($1, $1, $2, $3, $4, false)"
-        return await ground.value("executor", statement, ground.tenant, fence, wanted, again)
+    async def finish(fence: int | None, wanted: int, again: datetime | None = None, failed: bool = False) -> bool:
+        statement = "SELECT finish_executor_work($1, $1, $2, $3, $4, $5)"
+        return await ground.value("executor", statement, ground.tenant, fence, wanted, again, failed)
 
     async def next_at() -> datetime:
         return await ground.value(
@@ -307,8 +313,11 @@ async def test_the_executor_ends_its_own_work_by_fence(ground: Ground) -> None:
 
     for fence in (0, 2, None):
         assert await finish(fence, 1) is await finish(fence, 1, later) is False
+    attempts = "SELECT attempts FROM work WHERE subject = $1 AND kind = 'execute'"
+    assert await finish(1, 1, later, failed=True) is True
+    assert await ground.value("admin", attempts, ground.tenant) == 1  # what fails again and again is counted
     assert await finish(1, 1, later) is True
-    assert await next_at() == later
+    assert (await next_at(), await ground.value("admin", attempts, ground.tenant)) == (later, 0)
     # wanted again while it was held: neither ended nor put off
     await ground.run(
         "owner",

@@ -8,7 +8,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from tests.walls.ground import Ground
+from tests.walls.ground import DENIED, Ground
 
 # Tables of the record: nothing deletes or truncates them, not even the superuser without taking the guard down first.
 KEPT = (
@@ -284,6 +284,43 @@ async def test_who_may_act_changes_only_by_ending(ground: Ground) -> None:
     await ground.run("registrar", "UPDATE session SET revoked_at = clock_timestamp() WHERE principal = $1", anna)
     for change in ("revoked_at = NULL", "expires_at = 'epoch'"):
         await ground.refused("RX001", "registrar", f"UPDATE session SET {change} WHERE principal = $1", anna)
+
+
+async def test_a_run_of_a_drill_ends_once_and_says_so_once(ground: Ground) -> None:
+    run, ended = uuid4(), "state = 'passed', finished_at = clock_timestamp()"
+    await ground.run("api", """INSERT INTO drill_run (tenant, id, drill, asked_by, state, build, started_at)
+                     VALUES ($1, $2, 'replay', $3, 'running', '1', now())""", ground.tenant, run, ground.ids["anna"])  # fmt: skip
+    end = "UPDATE drill_run SET {} WHERE id = $1"
+    await ground.refused(DENIED, "api", end.format(ended), run)  # it is asked by strangers
+    for change in ("drill = 'other'", "build = '2'", "started_at = 'epoch'", "asked_by = NULL", "id = gen_random_uuid()",
+                   "tenant = gen_random_uuid()"):  # fmt: skip
+        await ground.refused("RX035", "owner", end.format(change), run)
+    failed = "state = 'failed', reason = 'odd', finished_at = clock_timestamp()"
+    await ground.run("worker", end.format(failed), run)
+    for change in (
+        ended + ", reason = NULL",
+        "state = 'running', reason = NULL, finished_at = NULL",
+        "evidence = '[1]'",
+        failed,
+    ):
+        await ground.refused("RX035", "worker", end.format(change), run)
+
+
+async def test_what_was_found_stuck_stays_and_is_over_once(ground: Ground) -> None:
+    mission, other = await ground.mission(), await ground.mission()
+    found = await ground.value("worker", """INSERT INTO mission_repair (tenant, mission, state, finding, refused, since)
+                               VALUES ($1, $2, 'accepted', 'no_dispatch', 'busy', now()) RETURNING id""",
+                               ground.tenant, mission)  # fmt: skip
+    change = "UPDATE mission_repair SET {} WHERE id = $1"
+    for what in ("tenant = gen_random_uuid()", "id = gen_random_uuid()", f"mission = '{other}'", "state = 'running'",
+                 "finding = 'nothing'", "repair = 'dispatched', refused = NULL", "refused = NULL", "since = 'epoch'",
+                 "found_at = 'epoch'"):  # fmt: skip
+        await ground.refused("RX037", "owner", change.format(f"{what}, over_at = now()"), found)
+        await ground.refused(DENIED, "worker", change.format(what), found)
+    await ground.refused(DENIED, "api", change.format("over_at = now()"), found)
+    await ground.run("worker", change.format("over_at = now()"), found)
+    for later in ("over_at = NULL", "over_at = now()"):
+        await ground.refused("RX037", "worker", change.format(later), found)
 
 
 async def test_the_guards_hold_in_replication_mode(ground: Ground) -> None:

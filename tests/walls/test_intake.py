@@ -103,6 +103,18 @@ async def test_what_is_confirmed_is_kept_whole(ground: Ground) -> None:
     assert somebody["outcome"] == "accepted", "a key is its principal's"
 
 
+async def test_a_replay_from_a_tape_is_played_and_nobody_is_asked_about_it(ground: Ground) -> None:
+    await know_the_rules(ground)
+    past = await ground.mission()
+    for mode, effect, kind in (("recorded", "allow", "replay"), ("recorded", "ask", "replay"), ("recorded_with_colony", "ask", "dispatch"),
+                               ("rerun", "allow", "dispatch"), ("rerun", "ask", "ask")):  # fmt: skip
+        again = asked(ground, j_replay_of=past, j_replay_mode=mode, j_effect=effect)
+        [row] = await take_in(ground, again)
+        assert row["outcome"] == "accepted"
+        due = await ground.run("admin", "SELECT kind, queue FROM work WHERE subject = $1", again["m_id"])
+        assert [tuple(one) for one in due] == [(kind, "worker")], (mode, effect)
+
+
 async def test_a_denial_keeps_decision_and_fact_only(ground: Ground) -> None:
     await know_the_rules(ground)
     before = await census(ground)

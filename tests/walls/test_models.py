@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from tests.walls.ground import Ground
 
@@ -94,3 +94,4 @@ async def test_use_is_added_up_by_day_and_provider(ground: Ground) -> None:
         ground.tenant,
     )  # fmt: skip
     assert [tuple(row) for row in rows] == [("east", 3, 1, 7, 14, 0.75), ("west", 1, 0, 1, 1, 1.0)]
+    await ground.refused("RX002", "api", note, uuid4(), "east", False, 1, 1, 1)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
+import asyncpg
 import pytest
 
 from tests.conftest import TEMPLATE, Cluster, fresh
@@ -45,12 +46,8 @@ async def lower(ground: Ground, environment: str, rung: str, who: str = "rita") 
 
 async def drill(ground: Ground, *names: str, state: str = "passed", age: timedelta = timedelta(0)) -> None:
     """Runs of drills, as the tenant of the drills has them."""
+    tenant = await ground.drills()
     async with ground.within("admin") as admin:
-        tenant = await admin.fetchval("SELECT id FROM tenant WHERE drills")
-        if tenant is None:
-            tenant = uuid4()
-            await admin.execute("SELECT set_config('app.tenant', $1, true)", str(tenant))
-            await admin.execute("INSERT INTO tenant (id, name, drills) VALUES ($1, 'drills', true)", tenant)
         at = datetime.now(UTC) - age
         for name in names:
             await admin.execute(
@@ -184,6 +181,9 @@ async def test_changes_follow_one_another(ground: Ground) -> None:
     every = """INSERT INTO rung_change (tenant, change, environment, rung, mission_type, autonomy, cause, changed_by, evidence)
                VALUES ($1, 2, 'staging', 'every', '*', 'assisted', 'asked', $2, '{}')"""
     await ground.refused("rung_change_every_type", "owner", every, ground.tenant, ground.ids["rita"])
+    next = """INSERT INTO rung_change (tenant, change, environment, rung, mission_type, autonomy, cause, changed_by, evidence, at)
+              VALUES ($1, 2, 'staging', 'dry_run', '*', 'nothing', 'asked', $2, '{}', 'epoch') RETURNING at > 'epoch'"""
+    assert await ground.value("owner", next, ground.tenant, ground.ids["rita"]) is True  # when, the wall says
 
 
 async def _enable_alone(ground: Ground) -> str:
@@ -215,13 +215,31 @@ async def test_an_attestation_is_a_persons_and_ends(ground: Ground) -> None:
     assert await ground.value("api", withdraw, ground.tenant, paul, made) == "already_withdrawn"
 
 
+async def test_its_doors_work_now_and_in_the_tenant_that_was_entered_only(ground: Ground) -> None:
+    rita = ground.secrets["rita"]
+    for call, args in (
+        (ENABLE, (rita, "staging", "dry_run", "*", "dry_run")),
+        ("SELECT attest($1, $2, $3, 'staging', 'stable', 'release_owner', '{}', '1 day')", (rita, uuid4())),
+        ("SELECT withdraw_attestation($1, $2, $3)", (rita, uuid4())),
+        (KEEP, (rita, uuid4(), verdict(ground, environment="staging"))),
+    ):
+        await ground.refused("RX002", "api", call, uuid4(), *args)
+        async with ground.within("api", isolation="repeatable_read") as api:
+            with pytest.raises(asyncpg.PostgresError, match="only at isolation level read committed"):
+                await api.fetch(call, ground.tenant, *args)
+    await ground.refused("RX002", "worker", "SELECT note_gates($1, 'staging', '[]')", uuid4())
+
+
 async def test_a_verdict_is_read_off_its_file(ground: Ground) -> None:
     assert await replayed_in_staging(ground, *BOTH) == "kept"
-    forge = """INSERT INTO verdict (tenant, id, file, environment, replayed, imported_by, expires_at)
-               VALUES ($1, $2, $3, 'production', '{x}', $4, 'infinity') RETURNING environment, replayed, expires_at < 'infinity' AS ends"""
+    forge = """INSERT INTO verdict (tenant, id, file, environment, build, result, signed_by, ladder, replayed, made_at, expires_at,
+                 imported_by, imported_at)
+               VALUES ($1, $2, $3, 'production', '9', 'fail', 'x', '{"a": "b"}', '{x}', 'epoch', 'infinity', $4, 'epoch')
+               RETURNING environment, build, result, signed_by, ladder, replayed, made_at > 'epoch' AND expires_at < 'infinity',
+                 imported_at > 'epoch'"""
     file = verdict(ground, environment="staging", replayed=["oracle_advisory"])
     [row] = await ground.run("owner", forge, ground.tenant, uuid4(), file, ground.ids["rita"])
-    assert tuple(row) == ("staging", ["oracle_advisory"], True)
+    assert tuple(row) == ("staging", "1", "pass", "production-1", "{}", ["oracle_advisory"], True, True)
     now = datetime.now(UTC)
     for said, outcome in (
         ({"tenant": "another"}, "other_tenant"),

@@ -154,6 +154,8 @@ async def test_a_function_works_in_the_tenant_that_was_entered_only(ground: Grou
             ("SELECT * FROM put_rule($1, $2, gen_random_uuid(), NULL, '{}')", ground.secrets["adam"]),
             ("SELECT * FROM see_notice($1, gen_random_uuid(), $2)", ground.secrets["anna"]),
             ("SELECT * FROM switch_connector($1, $2, 'crm', true, 'x')", ground.secrets["anna"]),
+            ("SELECT * FROM switch_tool_layer($1, $2, 'odd', true, 'x')", ground.secrets["anna"]),
+            ("SELECT * FROM switch_model_provider($1, $2, 'east', true, 'x')", ground.secrets["adam"]),
         ),
         "worker": (
             ("SELECT close_approval($1, $2, 'cancelled', NULL)", asked.approval),

@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 
 from tests.walls.ground import DENIED, Ground
-from tests.walls.test_connectors import facts
+from tests.walls.test_connectors import facts, spelled_alike
 from tests.walls.test_tenants import neighbour_of
 
 PUT = "SELECT * FROM put_tool_layer($1, $2, $3, $4, $5, $6)"
@@ -47,7 +47,7 @@ async def state(ground: Ground, version: int = 1) -> dict[str, Any]:
 async def test_an_admin_registers_changes_and_retires_and_every_step_is_a_fact(ground: Ground) -> None:
     assert await put(ground, None) == ("created", 1, None)
     assert await put(ground, 1, {"x": 1}) == ("changed", 2, None)
-    assert await put(ground, 2, None) == ("retired", 3, None)
+    assert await put(ground, 2, None, kind="another") == ("retired", 3, None)  # its kind stays
     assert await put(ground, 3) == ("changed", 4, None)
     kept = await ground.run("admin", "SELECT * FROM tool_layer WHERE tenant = $1 ORDER BY version", ground.tenant)
     assert [(row["version"], json.loads(row["definition"]), row["retired"]) for row in kept] == [
@@ -96,6 +96,12 @@ async def test_a_layer_is_registered_on_the_version_that_was_seen(ground: Ground
     assert await ground.overtaken(first, put(ground, 1)) == ("stale", 1, None)
 
 
+async def test_two_tenants_never_share_a_keys_name(ground: Ground) -> None:
+    assert (await put(ground, None))[0] == "created"
+    async with spelled_alike(ground) as like:
+        assert await put(like, None) == ("account_taken", None, None)
+
+
 async def test_an_operator_halts_and_only_an_admin_resumes(ground: Ground) -> None:
     assert await switch(ground, True) == "not_found"
     await put(ground, None)
@@ -134,9 +140,18 @@ async def test_what_has_drifted_is_a_fact_once_and_stays(ground: Ground) -> None
     assert (await state(ground, 2))["drifted"] == [] and (await state(ground, 1))["drifted"] == ["a", "b"]
 
 
+async def test_two_who_see_the_same_drift_at_once_tell_it_once(ground: Ground) -> None:
+    await put(ground, None)
+    first = ("api", NOTE, (ground.tenant, "odd", 1, True, None, ["a"], 1, 0))
+    assert await ground.overtaken(first, note(ground, 1, "a", role="worker")) is False
+    assert len(await facts(ground, ground.tenant, "tool_layer.drifted")) == 1
+
+
 async def test_what_was_seen_adds_up(ground: Ground) -> None:
     await put(ground, None)
     await note(ground, calls=3)
+    await note(ground, failure="")
+    assert (await state(ground))["failure"] == "unknown"
     await note(ground, failure="tool_timed_out", calls=2)
     await note(ground, failure="Words of a server!", calls=-5)
     found = await state(ground)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
+import asyncpg
 import pytest
 
 from tests.walls.ground import DENIED, Ground, insert, payload
@@ -118,9 +119,10 @@ async def test_an_approval_is_born_pending_under_the_rule_the_system_chose(groun
         "admin",
         """INSERT INTO approval (tenant, id, mission, subject, writeback, requested_by, payload_sha256, rule, rule_version, required,
              deny_threshold, state, version, created_at, expires_at, not_before, closed_at, glass_broken_by, glass_broken_at,
-             was_rule, was_rule_version, note, stopped, climbed)
+             was_rule, was_rule_version, note, stopped, withdrawn_by, climbed, handed)
            SELECT tenant, $2, $3, subject, $4, requested_by, $5, $2, 9, 1, 5, 'approved', 7, 'epoch', 'infinity', 'epoch', 'epoch',
-             requested_by, 'epoch', rule, rule_version, 'agreed', 'connector_retired', '{epoch}'
+             requested_by, 'epoch', rule, rule_version, 'agreed', 'connector_retired', requested_by,
+             '{epoch}', '[{"to": "admin"}]'
            FROM approval WHERE id = $1""",
         asked.approval, writeback, columns["mission"], writeback, hashlib.sha256(columns["payload"]).digest(),
     )  # fmt: skip
@@ -131,10 +133,19 @@ async def test_an_approval_is_born_pending_under_the_rule_the_system_chose(groun
     )
     assert (row["state"], row["version"], row["not_before"], row["closed_at"]) == ("pending", 1, None, None)
     assert (row["required"], row["deny_threshold"], row["life"].total_seconds()) == (2, 1, 3600)
-    none = ("glass_broken_by", "glass_broken_at", "was_rule", "was_rule_version", "note", "stopped")
+    none = ("glass_broken_by", "glass_broken_at", "was_rule", "was_rule_version", "note", "stopped", "withdrawn_by")
     assert {row[name] for name in none} == {None}
-    assert row["climbed"] == []
+    assert (row["climbed"], row["handed"]) == ([], "[]")
     assert abs(row["age"].total_seconds()) < 60
+
+
+async def test_a_replay_from_a_tape_writes_nothing(ground: Ground) -> None:
+    past = await ground.mission()
+    for mode in ("recorded", "recorded_with_colony"):
+        with pytest.raises(asyncpg.PostgresError, match="a replay from a tape writes nothing"):
+            await ground.ask(mission=await ground.mission(replay_of=past, replay_mode=mode))
+    again = await ground.ask(mission=await ground.mission(replay_of=past, replay_mode="rerun"))
+    assert await ground.state(again) == "awaiting_approval"
 
 
 async def test_the_rule_that_fits_best_is_taken_in_its_newest_version(ground: Ground) -> None:

@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 
 from tests.walls.ground import Asked, Ground
+from tests.walls.test_ladder import later
 
 CLOSE = "SELECT close_approval($1, $2, 'cancelled', NULL)"
 DIRECT = """INSERT INTO decision (tenant, approval, approver, requested_by, payload_sha256, verdict)
@@ -172,7 +173,6 @@ async def test_nothing_is_decided_after_expiry(ground: Ground) -> None:
     assert await ground.close(asked, "expired") == "pending"  # not before its time
     await ground.refused("RX008", "owner", "UPDATE approval SET state = 'expired' WHERE id = $1", asked.approval)
     await asyncio.sleep(1.05)
-    assert await ground.decide(asked, "anna") == "expired"
     await ground.refused("RX004", "owner", DIRECT, asked.approval, ground.ids["anna"])
     # A vote that was in time does not make an approval that is not.
     await ground.run("admin", "ALTER TABLE decision DISABLE TRIGGER decision_guard")
@@ -180,6 +180,13 @@ async def test_nothing_is_decided_after_expiry(ground: Ground) -> None:
     await ground.run("admin", "ALTER TABLE decision ENABLE ALWAYS TRIGGER decision_guard")
     await ground.refused("RX008", "owner", "UPDATE approval SET state = 'approved' WHERE id = $1", late.approval)
     assert await ground.close(asked, "expired") == "expired"
+
+
+async def test_whoever_decides_after_expiry_is_told_so(ground: Ground) -> None:
+    asked = await ground.ask()
+    await later(ground, asked, 61)
+    for verdict in ("approve", "reject"):
+        assert await ground.decide(asked, "anna", verdict) == "expired"
 
 
 async def test_a_closed_mission_takes_no_decision(ground: Ground) -> None:
