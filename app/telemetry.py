@@ -312,9 +312,8 @@ PROCESSORS: list[structlog.typing.Processor] = [
 
 def traceparent() -> str | None:
     """The W3C traceparent of the current span, for storing beside a row that continues the trace later."""
-    carrier: dict[str, str] = {}
-    propagate.inject(carrier)
-    return carrier.get("traceparent")
+    span = trace.get_current_span().get_span_context()
+    return f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}" if span.is_valid else None
 
 
 def continuing(stored: str | None) -> Any:

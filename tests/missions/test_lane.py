@@ -150,10 +150,10 @@ async def test_a_trace_that_somebody_keeps_is_continued(world: World, short: lis
     await post(world.submitter, BODIES["plain"])
     short.clear()
     kept, thrown = f"00-{'a' * 32}-{'b' * 16}-01", f"00-{'c' * 32}-{'d' * 16}-00"
-    assert (await post(world.submitter, BODIES["plain"], traceparent=kept)).status_code == 202
-    assert not short
+    answer = await post(world.submitter, BODIES["plain"], traceparent=kept)
+    assert answer.status_code == 202 and answer.headers["traceparent"].split("-")[1] == "a" * 32
     made = await post(world.submitter, BODIES["plain"], traceparent=thrown)
-    assert short
+    assert len(short) == 2 and "traceparent" not in made.headers
     row = await (await inspector(world)).fetchval(
         "SELECT traceparent FROM mission WHERE id::text = $1", made.json()["id"]
     )
@@ -164,11 +164,11 @@ async def test_a_share_of_requests_leaves_a_trace(world: World, short: list[bool
     await post(world.submitter, BODIES["plain"])
     lane = world.public.lane
     short.clear()
-    for share, quick in ((1.0, 0), (0.0, 3)):
+    for share, traced in ((1.0, 3), (0.0, 0)):
         lane.sample = share
-        for _ in range(3):
-            assert (await post(world.submitter, BODIES["plain"])).status_code == 202
-        assert len(short) == quick
+        answers = [await post(world.submitter, BODIES["plain"]) for _ in range(3)]
+        assert sum("traceparent" in one.headers for one in answers) == traced
+    assert len(short) == 6
 
 
 async def test_a_closed_colony_closes_both_ways(world: World) -> None:
