@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.clock import random_bytes
 from app.db import sqlstate, unavailable
 from app.errors import Problem
-from app.telemetry import traceparent
+from app.telemetry import say_request, traceparent
 
 log = structlog.get_logger("http")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -62,8 +62,7 @@ class RequestIds:
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             await self.app(scope, receive, tagged)
             if scope["path"] not in QUIET:
-                took = round((time.perf_counter() - began) * 1000, 2)
-                log.info("request", method=scope["method"], path=scope["path"], status=status, ms=took)
+                say_request(scope["method"], scope["path"], status, round((time.perf_counter() - began) * 1000, 2))
 
 
 QUIET = ("/livez", "/readyz", "/startupz", "/healthz")  # asked every second by machines

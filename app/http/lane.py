@@ -18,10 +18,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.errors import Problem
 from app.http.edge import name_request, on_bug, on_problem, own_headers
 from app.http.serving import Traced, count_request
-from app.telemetry import leaving_a_trace, leaving_no_trace
+from app.telemetry import leaving_a_trace, leaving_no_trace, say_request
 from colony_client.versions import saying_version
 
-log = structlog.get_logger("http")
 ID = r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"  # a mission's, in a path
 
 
@@ -34,7 +33,7 @@ def answered(method: str, route: str, path: str, status: int, began: float, rece
     """What the framework's layers would count and say of a request."""
     took = time.perf_counter() - began
     count_request(method, route, status, took, received, sent)
-    log.info("request", method=method, path=path, status=status, ms=round(took * 1000, 2))
+    say_request(method, path, status, round(took * 1000, 2))
 
 
 @dataclass(frozen=True)
