@@ -164,9 +164,7 @@ def genuine(world: World, token: str, audience: TokenAudience) -> tuple[Any, ...
 # --- colonies of other versions that call the root
 
 
-async def said_to(
-    world: World, dispatch: Dispatch, version: str | None, body: bytes | None = None, **headers: str
-) -> Any:
+async def said_to(world: World, dispatch: Dispatch, version: str | None, body: bytes | None = None) -> Any:
     """A batch of events from a colony whose header says this."""
     path, body = events_path(dispatch), batch(dispatch) if body is None else body
     signed = signing.sign(world.colony.keys, "POST", path, body, "root")
@@ -174,7 +172,7 @@ async def said_to(
     said = {VERSION_HEADER: version} if version else {}
     async with served(world.internal) as url, httpx.AsyncClient(base_url=url) as http:
         bearer = {"Authorization": f"Bearer {dispatch.mission_token}"}
-        return await http.post(path, content=body, headers=signed | said | bearer | headers)
+        return await http.post(path, content=body, headers=signed | said | bearer)
 
 
 @pytest.mark.parametrize("version", [None, "1.0"])
