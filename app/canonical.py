@@ -3,7 +3,8 @@
 import hashlib
 import json
 from typing import Any
-from uuid import UUID
+
+from asyncpg.pgproto.pgproto import UUID
 
 from colony_client.canonical import CanonicalizationError
 from colony_client.canonical import canonical as canonical_json
@@ -37,4 +38,4 @@ def fingerprint(value: Any) -> bytes:
 
 def mark_of(id: str | None) -> UUID | None:
     """What a request is found by in the ledger: half of the SHA-256 of its id, so that no words from outside get there."""
-    return UUID(bytes=sha256(id.encode())[:16]) if id else None
+    return UUID(sha256(id.encode())[:16]) if id else None

@@ -6,6 +6,8 @@ import time
 import uuid
 from datetime import UTC, datetime
 
+from asyncpg.pgproto.pgproto import UUID  # a uuid.UUID as rows bring them, made and written ten times as fast
+
 
 def now() -> datetime:
     return datetime.now(UTC)
@@ -13,10 +15,9 @@ def now() -> datetime:
 
 def new_id() -> uuid.UUID:
     """A UUIDv7 (RFC 9562): 48 bits of milliseconds, then randomness, so ids made later sort later."""
-    milliseconds = time.time_ns() // 1_000_000
-    random = int.from_bytes(random_bytes(10), "big")
-    value = (milliseconds & 0xFFFF_FFFF_FFFF) << 80 | 0x7 << 76 | (random >> 68 & 0xFFF) << 64 | 0b10 << 62
-    return uuid.UUID(int=value | random & 0x3FFF_FFFF_FFFF_FFFF)
+    drawn, milliseconds = random_bytes(10), time.time_ns() // 1_000_000
+    versions = bytes((0x70 | drawn[0] & 0x0F, drawn[1], 0x80 | drawn[2] & 0x3F))
+    return UUID(milliseconds.to_bytes(6, "big") + versions + drawn[3:])
 
 
 _drawn, _drawing = bytearray(), threading.Lock()

@@ -9,7 +9,6 @@ import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import iter_route_contexts
-from opentelemetry import trace
 from pydantic_core import to_json
 from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
@@ -18,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.clock import random_bytes
 from app.db import sqlstate, unavailable
 from app.errors import Problem
+from app.telemetry import say_request, traceparent
 
 log = structlog.get_logger("http")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -30,6 +30,14 @@ def name_request(scope: Scope, headers: Mapping[bytes, bytes] | None = None) -> 
     request_id = given if given and REQUEST_ID.fullmatch(given) else random_bytes(16).hex()
     scope.setdefault("state", {})["request_id"] = request_id
     return request_id
+
+
+def own_headers(scope: Scope, request_id: str) -> list[tuple[bytes, bytes]]:
+    """What every answer says beside its own headers: the request's id, where its caller stands, and the span it was answered in."""
+    headers = [(b"request-id", request_id.encode()), *scope["state"].get("rate_headers", ())]
+    if (parent := traceparent()) is not None:
+        headers.append((b"traceparent", parent.encode()))
+    return headers
 
 
 class RequestIds:
@@ -48,20 +56,13 @@ class RequestIds:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = [*message["headers"], (b"request-id", request_id.encode())]
-                headers += scope["state"].get("rate_headers", ())
-                span = trace.get_current_span().get_span_context()
-                if span.is_valid:
-                    parent = f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}"
-                    headers.append((b"traceparent", parent.encode()))
-                message = {**message, "headers": headers}
+                message = {**message, "headers": [*message["headers"], *own_headers(scope, request_id)]}
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             await self.app(scope, receive, tagged)
             if scope["path"] not in QUIET:
-                took = round((time.perf_counter() - began) * 1000, 2)
-                log.info("request", method=scope["method"], path=scope["path"], status=status, ms=took)
+                say_request(scope["method"], scope["path"], status, round((time.perf_counter() - began) * 1000, 2))
 
 
 QUIET = ("/livez", "/readyz", "/startupz", "/healthz")  # asked every second by machines

@@ -67,6 +67,9 @@ class Lease:
     def covers(self, moment: float) -> bool:
         return self.until > moment and (self.tokens > 0 or self.rate == 0)
 
+    def gives(self, moment: float) -> bool:
+        return self.denied_until <= moment < self.until and (self.tokens > 0 or self.rate == 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Wish:
@@ -226,18 +229,18 @@ class Limits:
         leases = [(ask, self.lease(ask)) for ask in asks]
         while True:
             moment = time.monotonic()
+            if all([lease.gives(moment) for _, lease in leases]):  # from here to the decrement nothing is awaited
+                for _, lease in leases:
+                    lease.tokens -= lease.rate > 0
+                if not quiet:
+                    tell(request, leases, moment)
+                return
             denied = [(ask, lease) for ask, lease in leases if lease.denied_until > moment]
             if denied:
                 wait = max(lease.denied_until for _, lease in denied) - moment
                 tell(request, leases, moment)
                 raise Problem("rate_limited", sentence, retry_after=max(1, math.ceil(wait)), limit=denied[0][0].scope)
             lacking = [(ask, lease) for ask, lease in leases if not lease.covers(moment)]
-            if not lacking:  # from here to the decrement nothing is awaited
-                for _, lease in leases:
-                    lease.tokens -= lease.rate > 0
-                if not quiet:
-                    tell(request, leases, moment)
-                return
             async with lacking[0][1].lock:  # one asks for all who wait for the same bucket
                 moment = time.monotonic()
                 lacking = [(a, one) for a, one in lacking if not one.covers(moment) and one.denied_until <= moment]
@@ -316,11 +319,10 @@ def tell(request: Request, leases: Iterable[tuple[Ask, Lease]], moment: float) -
     for ask, lease in leases:
         if lease.rate <= 0:
             continue
-        left = max(0, math.floor(lease.tokens + lease.remaining)) if lease.denied_until <= moment else 0
-        capacity = max(1, math.floor(lease.capacity))
-        full = math.ceil(max(0.0, capacity - left) / lease.rate)
+        capacity = int(lease.capacity) or 1
+        left = min(capacity, max(0, int(lease.tokens + lease.remaining))) if lease.denied_until <= moment else 0
         buckets.append((ask.scope, lease.capacity, lease.rate))
-        standings.append(f'"{ask.scope}";r={min(left, capacity)};t={full}')
+        standings.append(f'"{ask.scope}";r={left};t={math.ceil((capacity - left) / lease.rate)}')
     if buckets:
         request.scope.setdefault("state", {})["rate_headers"] = [
             (b"ratelimit-policy", policy_field(tuple(buckets))),

@@ -7,10 +7,12 @@ what was judged by something that is no longer so comes back, and is judged anew
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from decimal import Decimal
 from functools import partial
+from typing import NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -46,8 +48,7 @@ BEYOND = "admission.beyond_the_ladder"  # the rule that refuses what no enabled 
 TRIES = 8  # how often what a request was judged by may change while it is judged
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """What the request is answered, as bytes."""
 
     status: int
@@ -141,7 +142,7 @@ class Intake:
                 case "ladder_changed":
                     await self.standings.look_up(tenant)
                 case _:  # unauthenticated, caller_changed
-                    asked = replace(asked, caller=await self.authenticate(asked.caller.secret))
+                    asked = asked._replace(caller=await self.authenticate(asked.caller.secret))
         raise Problem("database_busy", "What the request is judged by changed again and again.", retry_after=1)
 
     async def kind(self, tenant: UUID, name: str) -> MissionType:
@@ -261,12 +262,13 @@ class Intake:
     def tell(self, together: Sequence[Judged], kept: Sequence[Kept]) -> None:
         """Counts what was kept, and wakes whoever waits for it."""
         wakes: set[str] = set()
-        for one, said in zip(together, kept, strict=True):
-            if said.outcome in ("accepted", "refused"):
-                count("mission.create", one.form.verdict)
+        became = Counter((one.form, said.outcome) for one, said in zip(together, kept, strict=True))
+        for (form, outcome), times in became.items():
+            if outcome in ("accepted", "refused"):
+                count("mission.create", form.verdict, times)
                 wakes.add(ledger.FACTS)
-            if said.outcome == "accepted":
-                MISSIONS.labels(label(one.form.kind.name), "accepted").inc()
+            if outcome == "accepted":
+                MISSIONS.labels(label(form.kind.name), "accepted").inc(times)
                 wakes.add("work_worker")
         if wakes:
             self.nudge(wakes)

@@ -9,6 +9,8 @@ import asyncio
 import contextlib
 import re
 import time
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import structlog
@@ -16,16 +18,18 @@ from fastapi import FastAPI, Request
 from pydantic import ValidationError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.caller import Caller
 from app.errors import Problem
 from app.http.bodies import parse
-from app.http.doors import Call, welcome
-from app.http.edge import name_request, on_bug, on_problem
+from app.http.doors import welcome
+from app.http.edge import name_request, on_bug, on_problem, own_headers
 from app.http.idempotency import KEY, fingerprint
 from app.http.lane import answered, leaves_a_trace
+from app.http.serving import Traced
 from app.missions.ask import Ask
 from app.missions.intake import PATH, Answer, enabled
 from app.missions.rows import Asked
-from app.telemetry import leaving_a_trace
+from app.telemetry import leaving_a_trace, traceparent
 
 BEARER = b"bearer "
 TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -33,12 +37,23 @@ MOST_PIECES = 8
 SHORTLY_S = 0.05  # a body that comes later than this is waited for by the framework's reader, and by its clock
 
 
+@dataclass(slots=True)
+class Read:
+    """A request that has nothing unusual about it, and when its reading began."""
+
+    caller: Caller
+    ask: Ask
+    body: bytes
+    headers: dict[bytes, bytes]
+    began: float
+
+
 class MissionLane:
-    """In front of the public app. sample: the share of requests without a trace of their own that go the long way to leave one."""
+    """In front of the public app. sample: the share of requests without a trace of their own that leave one."""
 
     def __init__(self, app: FastAPI, framework: ASGIApp, sample: float) -> None:
         self.app, self.framework, self.state, self.sample = app, framework, app.state, sample
-        self.limit = app.state.settings.max_body_bytes
+        self.limit, self.traced = app.state.settings.max_body_bytes, Traced("POST", PATH)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not leads_to(scope):
@@ -48,9 +63,6 @@ class MissionLane:
         caller = self.caller(headers)
         if caller is None or len(headers) != len(scope["headers"]) or not usual(headers, self.limit):
             return await self.framework(scope, receive, send)
-        if leaves_a_trace(headers.get(b"traceparent"), self.sample):
-            with leaving_a_trace():
-                return await self.framework(scope, receive, send)
         there = at_once(receive)
         messages = [there] if there is not None and not there.get("more_body") else await shortly(there, receive)
         body = b"".join(one.get("body", b"") for one in messages)
@@ -60,23 +72,29 @@ class MissionLane:
             ask = Ask.model_validate(parse(body))
         except (Unusual, Problem, ValidationError):
             return await self.framework(scope, again(messages, receive), send)
-        request_id = name_request(scope, headers)
+        read = Read(caller, ask, body, headers, began)
+        if leaves_a_trace(headers.get(b"traceparent"), self.sample):
+            with leaving_a_trace():
+                await self.traced(partial(self.answer, read, True), scope, receive, send)
+        else:
+            await self.answer(read, False, scope, receive, send)
+
+    async def answer(self, read: Read, traced: bool, scope: Scope, _receive: Receive, send: Send) -> None:
+        request_id = name_request(scope, read.headers)
         scope["app"] = self.app
         request = Request(scope)
         # not taken back: the server runs each request in a context of its own, or in that of the one before on its connection
-        structlog.contextvars.bind_contextvars(request_id=request_id, tenant_id=str(caller.tenant))
+        structlog.contextvars.bind_contextvars(request_id=request_id)
         try:
-            status, sent, content = await self.take(request, Call(caller, request), ask, body, headers, request_id)
+            status, sent, content = await self.take(request, read, traced, request_id)
         except Problem as problem:
             status, sent, content = plain(await on_problem(request, problem))
         except Exception as error:
             status, sent, content = plain(await on_bug(request, error))
-        sent += scope["state"].get("rate_headers", ())
-        await send(
-            {"type": "http.response.start", "status": status, "headers": [*sent, (b"request-id", request_id.encode())]}
-        )
+        sent += own_headers(scope, request_id)
+        await send({"type": "http.response.start", "status": status, "headers": sent})
         await send({"type": "http.response.body", "body": content})
-        answered("POST", PATH, PATH, status, began, len(body), len(content))
+        answered("POST", PATH, PATH, status, read.began, len(read.body), len(content))
 
     def caller(self, headers: dict[bytes, bytes]) -> Any:
         """Whom this process has seen with this credential before, when they might submit missions then."""
@@ -87,20 +105,20 @@ class MissionLane:
         return found if found is not None and self.state.allow("missions.create", found) else None
 
     async def take(
-        self, request: Request, call: Call, ask: Ask, body: bytes, headers: dict[bytes, bytes], request_id: str
+        self, request: Request, read: Read, traced: bool, request_id: str
     ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-        await self.state.limits.before_lookup(request, call.caller.secret)
-        await welcome(request, call.caller, "missions.create")
+        """traced: the mission belongs to the span of its request, and not to the trace that its caller has thrown away."""
+        await self.state.limits.before_lookup(request, read.caller.secret)
+        await welcome(request, read.caller, "missions.create")
         enabled(self.state.settings)
-        key = headers.get(b"idempotency-key")
-        parent = headers.get(b"traceparent")
+        key, parent = read.headers.get(b"idempotency-key"), read.headers.get(b"traceparent")
         given: Answer = await self.state.intake.take(
             Asked(
-                call.caller,
-                ask,
+                read.caller,
+                read.ask,
                 key.decode() if key else None,
-                fingerprint("POST", PATH, "", body) if key else b"",
-                parent.decode("latin-1") if parent else None,
+                fingerprint("POST", PATH, "", read.body) if key else b"",
+                traceparent() if traced else parent.decode("latin-1") if parent else None,
                 request_id,
             )
         )

@@ -3,9 +3,10 @@
 import hashlib
 import re
 import unicodedata
+from collections import OrderedDict
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
 import jsonschema_rs
@@ -20,12 +21,16 @@ from app.http.edge import entry
 from app.missions.ask import Wish
 from app.missions.types import MissionType
 from app.stencil import MARK, Stencil
-from colony_client.artifacts import MissionEnvelope, Producer, left_out_of_hash, sealed
+from colony_client.artifacts import MAX_GOAL, MissionEnvelope, Producer, left_out_of_hash, sealed
 
 SPACES = re.compile(r"[^\S\n]+")
 EMPTY_LINES = re.compile(r"\s*\n\s*")
 INVISIBLE = ("Cc", "Cf")  # controls and format characters: they read as nothing and hide what is meant
 SPELLING = "\n\t\u200c\u200d"  # but joiners belong to the spelling of several scripts, and lines are lines
+MOST_FITTING, LONGEST_FITTING = (
+    4000,
+    4000,
+)  # pairs of inputs and labels that are remembered, and how long one is with its schema
 WORKSPACE = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 ROOT = Producer(name="root", version="1")
 
@@ -84,19 +89,58 @@ def check_inputs(kind: MissionType, inputs: dict[str, Any]) -> None:
         )
 
 
-@dataclass(frozen=True)
-class Said:
+class Said(NamedTuple):
     """What a request says in words of its own, tidied and within the envelope's bounds."""
 
     goal: str
     plain: str  # on one line
     inputs: dict[str, Any]
     labels: dict[str, str]
+    sealed: tuple[bytes, bytes]  # inputs and labels as they stand in the envelope
 
 
 # The envelope's own bounds of those, which are narrower than a type's schema may be.
 FIELDS = {name: MissionEnvelope.model_fields[name] for name in ("user_goal", "normalized_goal", "inputs", "labels")}
 Bounds = create_model("Bounds", **{name: (field.annotation, field) for name, field in FIELDS.items()})  # type: ignore[call-overload]
+
+
+class Fitting:
+    """Inputs and labels that were found to fit a type, as an envelope holds them: of many requests they are the same. Small ones are
+    remembered by their own bytes and the type's schema, which are all that it depends on; the least used are forgotten first.
+    """
+
+    def __init__(self) -> None:
+        self.known: OrderedDict[tuple[str, bytes], tuple[bytes, bytes]] = OrderedDict()
+
+    def get(self, kind: MissionType, ask: Wish, goal: str, plain: str) -> tuple[bytes, bytes]:
+        """Both as they stand in the envelope. Raises Problem validation for what does not fit, the goal included."""
+        name = (kind.schema_text, spelled(ask))
+        found = self.known.get(name)
+        if found is not None and goal.isascii() and goal.isprintable() and len(goal) <= MAX_GOAL:
+            self.known.move_to_end(name)
+            return found
+        check_inputs(kind, ask.inputs)
+        try:
+            Bounds(user_goal=goal, normalized_goal=plain, inputs=ask.inputs, labels=ask.labels)
+        except ValidationError as refused:
+            raise out_of_bounds(refused) from None
+        found = canonical(ask.inputs), canonical(ask.labels)
+        if name[1] and len(name[0]) + len(name[1]) <= LONGEST_FITTING:
+            self.known[name] = found
+            while len(self.known) > MOST_FITTING:
+                self.known.popitem(last=False)
+        return found
+
+
+def spelled(ask: Wish) -> bytes:
+    """Inputs and labels as they were written, 1 apart from 1.0; nothing when they cannot be."""
+    try:
+        return to_json((ask.inputs, ask.labels))
+    except ValueError:  # a lone surrogate
+        return b""
+
+
+fitting = Fitting()
 
 
 def understood(ask: Wish, kind: MissionType) -> Said:
@@ -108,12 +152,7 @@ def understood(ask: Wish, kind: MissionType) -> Said:
             "/user_goal: nothing readable is left of it",
             errors=[{"pointer": "/user_goal", "detail": "must hold visible characters"}],
         )
-    check_inputs(kind, ask.inputs)
-    try:
-        Bounds(user_goal=goal, normalized_goal=plain, inputs=ask.inputs, labels=ask.labels)
-    except ValidationError as refused:
-        raise out_of_bounds(refused) from None
-    return Said(goal, plain, ask.inputs, ask.labels)
+    return Said(goal, plain, ask.inputs, ask.labels, fitting.get(kind, ask, goal, plain))
 
 
 def out_of_bounds(refused: ValidationError) -> Problem:
@@ -122,7 +161,8 @@ def out_of_bounds(refused: ValidationError) -> Problem:
 
 
 # What stands in a sample for what each request says.
-SAMPLE = Said(f"{MARK}-goal", f"{MARK}-plain", {"workspace": f"{MARK}-workspace"}, {f"{MARK}-label": ""})
+INPUTS, LABELS = {"workspace": f"{MARK}-workspace"}, {f"{MARK}-label": ""}
+SAMPLE = Said(f"{MARK}-goal", f"{MARK}-plain", INPUTS, LABELS, (canonical(INPUTS), canonical(LABELS)))
 
 
 class Envelopes:
@@ -143,8 +183,8 @@ class Envelopes:
                 "mission": str(mission).encode(),
                 "goal": canonical(SAMPLE.goal),
                 "plain": canonical(SAMPLE.plain),
-                "inputs": canonical(SAMPLE.inputs),
-                "labels": canonical(SAMPLE.labels),
+                "inputs": SAMPLE.sealed[0],
+                "labels": SAMPLE.sealed[1],
             },
         )
         self.begun = hashlib.sha256(self.head)
@@ -157,8 +197,8 @@ class Envelopes:
                 "mission": str(mission).encode(),
                 "goal": goal,
                 "plain": goal if said.plain == said.goal else canonical(said.plain),
-                "inputs": canonical(said.inputs),
-                "labels": canonical(said.labels),
+                "inputs": said.sealed[0],
+                "labels": said.sealed[1],
             }
         )
         hashed = self.begun.copy()

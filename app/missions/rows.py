@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from pydantic_core import to_json
@@ -17,8 +17,7 @@ MIDDLE = b'","updated_at":"'  # what stands between the two times of an answer
 TAKE_IN = f"SELECT n, outcome, at, status, headers, body FROM take_in({', '.join(f'${n}' for n in range(1, 45))})"  # noqa: S608  # $1, $2, ...
 
 
-@dataclass(frozen=True)
-class Asked:
+class Asked(NamedTuple):
     """One request: who, what, and how it is told apart from its repetitions."""
 
     caller: Caller
@@ -55,8 +54,7 @@ class Judged:
         return 2 * len(self.envelope) + len(self.form.inputs) + len(self.head)
 
 
-@dataclass(frozen=True)
-class Kept:
+class Kept(NamedTuple):
     """What take_in says of one row."""
 
     outcome: str

@@ -183,12 +183,12 @@ async def keep_set(session: WriteSession, tenant: UUID, policies: PolicySet) -> 
     )
 
 
-def count(action: str, verdict: Verdict) -> None:
+def count(action: str, verdict: Verdict, times: int = 1) -> None:
     """Metrics. A tenant's own rule ids are words of the tenant and would be labels without end."""
     label = action if action in ACTIONS else "unknown"
-    POLICY.labels(label, verdict.effect).inc()
+    POLICY.labels(label, verdict.effect).inc(times)
     if verdict.effect == "deny":
-        BLOCKS.labels(label, rule_label(verdict.rule)).inc()
+        BLOCKS.labels(label, rule_label(verdict.rule)).inc(times)
 
 
 def rule_label(rule: str) -> str:

@@ -27,7 +27,7 @@ BothWays = Callable[[Send], Awaitable[tuple[httpx.Response, httpx.Response]]]
 
 @pytest.fixture
 def both_ways(monkeypatch: pytest.MonkeyPatch, world: World) -> BothWays:
-    """Sends the same once by the short way and once, traced, through the framework; answers both."""
+    """Sends the same once by the short way and once, without a lane, through the framework; answers both."""
     short, take = list[str](), Lane.take
 
     async def noticed(self: Lane, *arguments: Any) -> None:
@@ -38,11 +38,13 @@ def both_ways(monkeypatch: pytest.MonkeyPatch, world: World) -> BothWays:
 
     async def sent(send: Send) -> tuple[httpx.Response, httpx.Response]:
         answers = []
-        for headers, taken in (({}, ["taken"]), (TRACED, [])):
+        for lane, taken in ((world.internal.lane, ["taken"]), (None, [])):
             short.clear()
             inside = httpx.ASGITransport(world.internal)
-            async with httpx.AsyncClient(transport=inside, base_url="http://root", headers=headers) as via:
-                answers.append(await send(via))
+            with monkeypatch.context() as patched:
+                patched.setattr(world.internal, "lane", lane)
+                async with httpx.AsyncClient(transport=inside, base_url="http://root", headers=TRACED) as via:
+                    answers.append(await send(via))
             assert short == taken
         return answers[0], answers[1]
 
@@ -63,7 +65,7 @@ async def test_a_tools_answer_is_the_same_both_ways(world: World, both_ways: Bot
     life = await mission_with(world, "workspace.outline")
     one, other = await both_ways(tools_of(world, life, "workspace.outline", body))
     assert impersonal(one) == impersonal(other)
-    assert "traceparent" in other.headers and "traceparent" not in one.headers
+    assert "traceparent" in one.headers and "traceparent" in other.headers
     told = {"request-id", "ratelimit-policy"}
     assert told & set(one.headers) == told & set(other.headers)
 

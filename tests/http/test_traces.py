@@ -1,10 +1,12 @@
 """One trace runs from the caller through root, worker and colony and back to the root."""
 
 import asyncio
+import json
 import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -16,11 +18,14 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from colony.service import create_app
 from colony.settings import Settings as ColonySettings
 from colony_client.client import ColonyClient
+from tests.boundary.calls import batch, call, events_path
 from tests.world import World
+from tests.world.checks import inspector
 from tests.world.world import COLONY_KEY, lifespan, served
 
 CALLER = "0af7651916cd43dd8448eb211c80319c"
 PARENT = f"00-{CALLER}-b7ad6b7169203331-01"
+ASK = {"mission_type": "oracle_advisory", "user_goal": "What is there?"}
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +129,81 @@ async def test_a_damaged_traceparent_is_ignored(world: World, spans: InMemorySpa
         answer = await world.submitter.get("/v1/missions", headers={"traceparent": bad})
         assert answer.status_code == 200
         assert len(answer.headers["traceparent"].split("-")[1]) == 32
+
+
+def take(app: Any, patched: pytest.MonkeyPatch, lane: bool) -> None:
+    """From now on every call leaves a trace, those of busy routes in the lane alone or in the framework alone."""
+
+    async def never(*_: Any) -> None:
+        raise AssertionError("it went the framework's way")
+
+    if lane:
+        patched.setattr(app.lane, "sample", 1.0)
+        patched.setattr(app.lane, "framework", never)
+    else:
+        patched.setattr(app, "lane", None)
+
+
+def named(span: ReadableSpan, parent: str | None) -> str:
+    """The span's traceparent, once it is seen to hang below the parent."""
+    context, above = span.context, span.parent
+    assert (None if above is None else f"00-{above.trace_id:032x}-{above.span_id:016x}-01") == parent
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+
+
+def told(span: ReadableSpan) -> dict[str, Any]:
+    """What a span says of itself, apart from its ids and times."""
+    said = json.loads(span.to_json())
+    for name in ("context", "parent_id", "start_time", "end_time"):
+        del said[name]
+    scope = span.instrumentation_scope
+    assert scope is not None
+    return said | {"scope": (scope.name, scope.version, scope.schema_url)}
+
+
+@pytest.mark.parametrize("parent", [None, PARENT], ids=["begun here", "continued"])
+@pytest.mark.parametrize(
+    "ask", [{}, {"mission_type": "nothing_known"}, {"inputs": {"workspace": 5}}], ids=["taken", "no type", "wrong"]
+)
+async def test_a_mission_has_the_same_span_either_way(
+    world: World, spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch, parent: str | None, ask: dict[str, Any]
+) -> None:
+    await world.submitter.post("/v1/missions", json=ASK)  # seen before
+    said, headers = [], {} if parent is None else {"traceparent": parent}
+    for lane in (True, False):
+        spans.clear()
+        with monkeypatch.context() as patched:
+            take(world.public, patched, lane)
+            answer = await world.submitter.post("/v1/missions", json=ASK | ask, headers=headers)
+        [span] = spans.get_finished_spans()
+        own = named(span, parent)
+        assert answer.headers["traceparent"] == own
+        if answer.status_code == 202:
+            stored = "SELECT traceparent FROM mission WHERE id::text = $1"
+            assert await (await inspector(world)).fetchval(stored, answer.json()["id"]) == own
+        said.append((answer.status_code, told(span), sorted(answer.headers)))
+    assert said[0] == said[1]
+
+
+@pytest.mark.parametrize("parent", [None, PARENT], ids=["begun here", "continued"])
+async def test_a_callback_has_the_same_span_either_way(
+    world: World, spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch, parent: str | None
+) -> None:
+    await world.submitter.post("/v1/missions", json=ASK)
+    await world.run_work("dispatch")
+    dispatch, said = world.colony.last(), []
+    headers = {} if parent is None else {"traceparent": parent}
+    via = httpx.AsyncClient(transport=httpx.ASGITransport(world.internal), base_url="http://root", headers=headers)
+    for lane in (True, False):
+        with monkeypatch.context() as patched:
+            take(world.internal, patched, lane)
+            for token in (dispatch.mission_token, "none"):
+                spans.clear()
+                answer = await call(world, events_path(dispatch), batch(dispatch), token, via=via)
+                [span] = spans.get_finished_spans()
+                assert answer.headers["traceparent"] == named(span, parent)
+                said.append((answer.status_code, told(span), sorted(answer.headers)))
+    assert said[:2] == said[2:] and [status for status, *_ in said[:2]] == [200, 401]
 
 
 def test_a_collector_that_does_not_answer_holds_up_no_stop() -> None:

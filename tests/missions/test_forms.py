@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from pydantic_core import to_json
 
 from app.caller import Caller
+from app.canonical import canonical as written
 from app.clock import new_id
 from app.errors import Problem
-from app.missions.ask import Ask, BudgetAsk, Replay
+from app.missions import normalize
+from app.missions.ask import Ask, BudgetAsk, Replay, Wish
 from app.missions.forms import STAMP, UNKNOWN_TIME, Form, Forms, accepted
-from app.missions.normalize import Defaults, Said, understood
+from app.missions.normalize import LONGEST_FITTING, Defaults, Fitting, Said, understood
 from app.missions.queries import view
 from app.missions.types import shipped
 from app.policy import SHELF
@@ -60,7 +62,7 @@ def test_an_envelope_that_was_filled_in_is_canonical(
     goal: str, plain: str, inputs: dict[str, object], labels: dict[str, str], cut: Form
 ) -> None:
     mission = new_id()
-    data, sealed_by = cut.envelopes.seal(mission, Said(goal, plain, inputs, labels))
+    data, sealed_by = cut.envelopes.seal(mission, Said(goal, plain, inputs, labels, (written(inputs), written(labels))))
     read = MissionEnvelope.model_validate_json(data)
     assert canonical(read) == data and contract_hash(read) == read.contract_hash == sealed_by
     assert (read.mission_id, read.user_goal, read.normalized_goal, read.labels) == (mission, goal, plain, labels)
@@ -134,6 +136,59 @@ def test_the_envelopes_own_bounds_hold(said: dict[str, object]) -> None:
     with pytest.raises(Problem) as refused:
         understood(Ask.model_validate({"mission_type": KIND.name, "user_goal": "What?", **said}), open_type)
     assert refused.value.code == "validation" and refused.value.errors[0]["pointer"].startswith("/inputs")
+
+
+def test_what_was_found_to_fit_is_remembered_as_it_was_written_and_for_its_schema(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Remembering changes no answer: whatever is asked after something that fits is judged as if it came first."""
+    whole = {"type": "object", "properties": {"n": {"type": "number", "maximum": 1}}}
+    kinds = [
+        type(KIND)(**{**KIND.said(), "inputs_schema": one}) for one in (whole, {"type": "object", "maxProperties": 0})
+    ]
+    asked: list[dict[str, Any]] = [
+        {"inputs": {"n": 1}}, {"inputs": {"n": 1.0}}, {"inputs": {"n": True}}, {"inputs": {"n": 2}}, {"inputs": {}},
+        {"inputs": {}, "labels": {"a": "b"}}, {"inputs": {}, "labels": {"a": "b\x7f"}}, {"inputs": {"workspace": "No!"}},
+        {"inputs": {}, "user_goal": "\u0958" * 5000}, {"inputs": {}, "user_goal": "e\u0301"},
+    ]  # fmt: skip
+
+    def told(fitting: Fitting) -> list[Any]:
+        monkeypatch.setattr(normalize, "fitting", fitting)
+        answers: list[Any] = []
+        for said in asked:
+            ask = Wish.model_validate({"mission_type": KIND.name, "user_goal": "What?", **said})
+            for kind in kinds:
+                try:
+                    answers.append(understood(ask, kind))
+                except Problem as refused:
+                    answers.append((refused.code, refused.errors))
+        return answers
+
+    class Forgetful(Fitting):
+        def get(self, *args: Any) -> tuple[bytes, bytes]:
+            self.known.clear()
+            return super().get(*args)
+
+    remembering = Fitting()
+    once = told(remembering)
+    assert told(remembering) == once == told(Forgetful())
+    assert {type(one) for one in once} == {Said, tuple} and all(
+        one.sealed == (written(one.inputs), written(one.labels)) for one in once if isinstance(one, Said)
+    )
+
+
+def test_few_and_small_things_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(normalize, "MOST_FITTING", 3)
+    fitting = Fitting()
+    open_type = type(KIND)(**{**KIND.said(), "inputs_schema": {"type": "object"}})
+
+    def ask(inputs: dict[str, Any]) -> None:
+        fitting.get(open_type, Wish(mission_type=KIND.name, user_goal="What?", inputs=inputs), "What?", "What?")
+
+    for n in (1, 2, 3, 1, 4):
+        ask({"n": n})
+    ask({"words": "x" * LONGEST_FITTING})
+    assert [json.loads(said)[0]["n"] for _, said in fitting.known] == [3, 1, 4]
 
 
 def test_a_stencil_refuses_what_has_no_place() -> None:

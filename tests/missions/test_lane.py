@@ -150,25 +150,35 @@ async def test_a_trace_that_somebody_keeps_is_continued(world: World, short: lis
     await post(world.submitter, BODIES["plain"])
     short.clear()
     kept, thrown = f"00-{'a' * 32}-{'b' * 16}-01", f"00-{'c' * 32}-{'d' * 16}-00"
-    assert (await post(world.submitter, BODIES["plain"], traceparent=kept)).status_code == 202
-    assert not short
+    answer = await post(world.submitter, BODIES["plain"], traceparent=kept)
+    assert answer.status_code == 202 and answer.headers["traceparent"].split("-")[1] == "a" * 32
     made = await post(world.submitter, BODIES["plain"], traceparent=thrown)
-    assert short
+    assert len(short) == 2 and "traceparent" not in made.headers
     row = await (await inspector(world)).fetchval(
         "SELECT traceparent FROM mission WHERE id::text = $1", made.json()["id"]
     )
     assert row == thrown
 
 
-async def test_a_share_of_requests_leaves_a_trace(world: World, short: list[bool]) -> None:
+async def test_a_share_of_requests_leaves_a_trace(
+    world: World, short: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
     await post(world.submitter, BODIES["plain"])
-    lane = world.public.lane
+    lane, spans, within = world.public.lane, list[str](), world.public.lane.traced
+
+    async def noted(*args: Any) -> None:
+        spans.append("made")
+        await within(*args)
+
+    monkeypatch.setattr(lane, "traced", noted)
     short.clear()
-    for share, quick in ((1.0, 0), (0.0, 3)):
+    for share, made in ((1.0, 3), (0.0, 0)):
         lane.sample = share
+        spans.clear()
         for _ in range(3):
             assert (await post(world.submitter, BODIES["plain"])).status_code == 202
-        assert len(short) == quick
+        assert len(spans) == made
+    assert len(short) == 6
 
 
 async def test_a_closed_colony_closes_both_ways(world: World) -> None:
