@@ -11,13 +11,15 @@ import re
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from functools import cache
+from functools import cache, lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpcore
 import httpx
+
+from app.connections import Connections
 
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 
@@ -77,6 +79,7 @@ def fit_host(host: str) -> bool:
         return bool(HOST.fullmatch(host)) and not NUMERIC.fullmatch(host) and len(host) <= 253
 
 
+@lru_cache(maxsize=1024)
 def unfit(url: str, allowed: frozenset[str], *, any_public: bool = True) -> str | None:
     """Why a URL cannot be called, as far as its letters tell; None when they do not."""
     if not url.isascii() or not url.isprintable() or "\\" in url or " " in url:
@@ -216,14 +219,8 @@ class PinnedTransport(httpx.AsyncHTTPTransport):
         context = authorities() if verify is True else httpx.create_ssl_context(verify=verify, trust_env=False)
         super().__init__(verify=context, trust_env=False)
         self.backend, self.most, self.encoded = backend, most, encoded
-        # httpx has no parameter for the network backend; a test holds this to be where connections come from
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=context,
-            max_connections=64,
-            max_keepalive_connections=idle,
-            keepalive_expiry=15,
-            network_backend=backend,
-        )
+        # httpx has no parameter for them; a test holds this to be where connections come from
+        self._pool: Any = Connections(context, backend, most=64, idle=idle, idle_s=15)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         problem = unfit(str(request.url), self.backend.allowed, any_public=self.backend.any_public)
