@@ -474,3 +474,63 @@ async def test_a_connection_that_cannot_be_made_is_not_kept() -> None:
             with pytest.raises(httpx.ConnectError):
                 await one.get(f"http://127.0.0.1:{port}/")
         assert one._transport._pool.kept == []  # type: ignore[attr-defined]
+
+
+# --- the way without a client
+
+
+def straight(allowed: str = "", *, any_public: bool = False, **more: Any) -> outbound.Straight:
+    values = {"timeout_s": 2, "connect_s": 1, "max_bytes": 1000, "headers": {"X-Key": "word-of-the-root"}, "idle": 5}
+    return outbound.straight(allowed=allowed_hosts(allowed), any_public=any_public, **values | more)  # type: ignore[arg-type]
+
+
+async def test_the_straight_way_says_what_a_client_would_and_keeps_no_cookie() -> None:
+    said = b"HTTP/1.1 200 OK\r\nSet-Cookie: a=b\r\nContent-Length: 2\r\n\r\nok"
+    async with server(said) as (port, seen):
+        way = straight(f"127.0.0.1:{port}")
+        for _ in range(2):
+            answer = await way.ask("POST", f"http://127.0.0.1:{port}/a?b=c", b"", [(b"Content-Type", b"text/x")])
+            assert (await answer.aread(), answer.status_code) == (b"ok", 200)
+        await way.aclose()
+    for head in seen:
+        first, *lines = head.decode().strip().split("\r\n")
+        fields = {name.lower(): value for name, value in (line.split(": ") for line in lines)}
+        assert first == "POST /a?b=c HTTP/1.1"
+        assert fields == {
+            "host": f"127.0.0.1:{port}",
+            "accept-encoding": "identity",
+            "x-key": "word-of-the-root",
+            "content-type": "text/x",
+            "content-length": "0",
+        }
+    assert "word-of-the-root" not in repr(way)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:PORT/", "https://other.example/", "https://169.254.169.254/", "http://other.example/"]
+)
+async def test_the_straight_way_leads_where_a_client_may_go_and_nowhere_else(url: str) -> None:
+    async with server() as (port, seen):
+        way = straight("crm.example:443")
+        with pytest.raises(Forbidden):
+            await way.ask("POST", url.replace("PORT", str(port)), b"", [])
+        await way.aclose()
+    assert seen == []
+
+
+async def test_an_answer_on_the_straight_way_is_bounded_and_given_up_in_time() -> None:
+    async with server(b"HTTP/1.1 200 OK\r\nContent-Length: 1001\r\n\r\n" + b"x" * 1001) as (port, _):
+        way = straight(f"127.0.0.1:{port}")
+        answer = await way.ask("POST", f"http://127.0.0.1:{port}/", b"", [])
+        with pytest.raises(TooLarge):
+            await answer.aread()
+        await way.aclose()
+    peer = Peer()
+    peer.go.clear()
+    async with peer.listening() as port:
+        way = straight(f"127.0.0.1:{port}", timeout_s=0.05)
+        with pytest.raises(httpx.ReadTimeout):
+            await way.ask("GET", f"http://127.0.0.1:{port}/", b"", [])
+        await way.aclose()
+        peer.go.set()
+        await peer.has_open(0)
