@@ -284,9 +284,11 @@ BEGIN
     lacking := budget_lacking(p_tenant, 'mission', p_mission::text, p_tokens, p_cost, p_time);
     RETURN;
   END IF;
-  above := budget_is_limited(p_tenant) AND NOT EXISTS (
-    SELECT 1 FROM public.budget_reservation r
-    WHERE r.tenant = p_tenant AND r.mission = p_mission AND r.purpose = 'mission' AND r.state = 'reserved');
+  above := budget_is_limited(p_tenant);
+  IF above THEN
+    above := NOT EXISTS (SELECT 1 FROM public.budget_reservation r
+      WHERE r.tenant = p_tenant AND r.mission = p_mission AND r.purpose = 'mission' AND r.state = 'reserved');
+  END IF;
   IF above THEN
     lacking := hold_above(p_tenant, today, p_tokens, p_cost, p_time);
     IF lacking IS NOT NULL THEN
