@@ -379,6 +379,10 @@ class Peer:
         finally:
             listening.close()
 
+    async def heard(self) -> None:
+        async with asyncio.timeout(5):
+            await self.asked.acquire()
+
     async def has_open(self, number: int) -> None:
         async with asyncio.timeout(5):
             while self.open != number:
@@ -414,7 +418,7 @@ async def test_so_many_connections_are_kept_and_no_more(idle: int) -> None:
             peer.go.clear()
             calls = [asyncio.create_task(one.get(f"http://127.0.0.1:{port}/")) for _ in range(3)]
             for _ in calls:
-                await peer.asked.acquire()
+                await peer.heard()
             assert peer.made == 3
             peer.go.set()
             await asyncio.gather(*calls)
@@ -439,7 +443,7 @@ async def test_who_finds_no_free_connection_waits_for_one_and_gives_up_in_time()
         peer.go.clear()
         first = [asyncio.create_task(one.get(url)) for _ in range(64)]
         for _ in first:
-            await peer.asked.acquire()
+            await peer.heard()
         with pytest.raises(httpx.PoolTimeout):
             await one.get(url, timeout=httpx.Timeout(2, pool=0.01))
         waiting = asyncio.create_task(one.get(url))
@@ -454,7 +458,7 @@ async def test_whoever_is_cancelled_leaves_no_connection_behind_and_takes_nobody
         peer.go.clear()
         for _ in range(70):
             call = asyncio.create_task(one.get(f"http://127.0.0.1:{port}/"))
-            await peer.asked.acquire()
+            await peer.heard()
             call.cancel()
             await asyncio.wait([call])
             assert call.cancelled()
@@ -530,7 +534,8 @@ async def test_an_answer_on_the_straight_way_is_bounded_and_given_up_in_time() -
     async with peer.listening() as port:
         way = straight(f"127.0.0.1:{port}", timeout_s=0.05)
         with pytest.raises(httpx.ReadTimeout):
-            await way.ask("GET", f"http://127.0.0.1:{port}/", b"", [])
+            async with asyncio.timeout(5):
+                await way.ask("GET", f"http://127.0.0.1:{port}/", b"", [])
         await way.aclose()
         peer.go.set()
         await peer.has_open(0)
