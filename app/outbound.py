@@ -10,8 +10,9 @@ import asyncio
 import re
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from functools import cache
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,12 +20,16 @@ from urllib.parse import urlsplit
 import httpcore
 import httpx
 
+from app.connections import Connections
+
 Resolve = Callable[[str, int], Awaitable[list[str]]]
+Header = tuple[bytes, bytes]
 
 HOST = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,62})(\.[a-z0-9_]([a-z0-9_-]{0,62}))*")
 # What some resolvers read as an IPv4 address, beside the four plain numbers: 2130706433, 0x7f.1, 0177.0.0.1
 NUMERIC = re.compile(r"(0x[0-9a-f]*|[0-9]+)(\.(0x[0-9a-f]*|[0-9]+)){0,3}")
 PORTS = {"http": 80, "https": 443}
+PLAIN = {"Accept-Encoding": "identity"}
 NAT64 = IPv6Network("64:ff9b::/96")
 # What the standard library of some Python does not know to be special, and where one cloud keeps its metadata.
 SPECIAL = tuple(
@@ -77,6 +82,7 @@ def fit_host(host: str) -> bool:
         return bool(HOST.fullmatch(host)) and not NUMERIC.fullmatch(host) and len(host) <= 253
 
 
+@lru_cache(maxsize=1024)
 def unfit(url: str, allowed: frozenset[str], *, any_public: bool = True) -> str | None:
     """Why a URL cannot be called, as far as its letters tell; None when they do not."""
     if not url.isascii() or not url.isprintable() or "\\" in url or " " in url:
@@ -216,14 +222,8 @@ class PinnedTransport(httpx.AsyncHTTPTransport):
         context = authorities() if verify is True else httpx.create_ssl_context(verify=verify, trust_env=False)
         super().__init__(verify=context, trust_env=False)
         self.backend, self.most, self.encoded = backend, most, encoded
-        # httpx has no parameter for the network backend; a test holds this to be where connections come from
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=context,
-            max_connections=64,
-            max_keepalive_connections=idle,
-            keepalive_expiry=15,
-            network_backend=backend,
-        )
+        # httpx has no parameter for them; a test holds this to be where connections come from
+        self._pool: Any = Connections(context, backend, most=64, idle=idle, idle_s=15)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         problem = unfit(str(request.url), self.backend.allowed, any_public=self.backend.any_public)
@@ -241,6 +241,44 @@ class PinnedTransport(httpx.AsyncHTTPTransport):
             stream=Bounded(answer.stream, self.most),
             extensions=answer.extensions,
         )
+
+
+@dataclass(frozen=True)
+class Straight:
+    """The way of requests that are many and alike: to the transport as they are, without what httpx's client does around it, which is
+    half of what a request costs. No cookie is kept. Raises what the client raises."""
+
+    transport: PinnedTransport
+    headers: httpx.Headers = field(repr=False)  # a key may be among them
+    timeouts: dict[str, float | None]
+
+    async def ask(self, method: str, url: str, content: bytes, headers: Sequence[Header]) -> httpx.Response:
+        """The answer, whose body is still to be read, and which whoever asked closes."""
+        merged = self.headers.copy()
+        merged.update(headers)
+        request = httpx.Request(method, url, headers=merged, content=content, extensions={"timeout": self.timeouts})
+        answer = await self.transport.handle_async_request(request)
+        answer.request = request
+        return answer
+
+    async def aclose(self) -> None:
+        await self.transport.aclose()
+
+
+def straight(
+    *,
+    allowed: frozenset[str],
+    any_public: bool,
+    timeout_s: float,
+    connect_s: float,
+    max_bytes: int,
+    headers: dict[str, str],
+    idle: int,
+) -> Straight:
+    """As `client`, without the client."""
+    transport = PinnedTransport(Backend(allowed, any_public, system_resolver), True, max_bytes, idle)
+    timeouts = httpx.Timeout(timeout_s, connect=connect_s).as_dict()
+    return Straight(transport, httpx.Headers({**PLAIN, **headers}), timeouts)
 
 
 def client(
@@ -266,7 +304,7 @@ def client(
     return httpx.AsyncClient(
         transport=PinnedTransport(Backend(allowed, any_public, resolve), verify, max_bytes, idle, encoded),
         timeout=httpx.Timeout(timeout_s, connect=connect_s),
-        headers={"Accept-Encoding": "identity", **(headers or {})},
+        headers={**PLAIN, **(headers or {})},
         follow_redirects=False,
         trust_env=False,
     )

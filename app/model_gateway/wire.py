@@ -54,7 +54,7 @@ class Line:
     """The way to one provider. The key is put on each request, and kept nowhere that is printed."""
 
     provider: Provider
-    http: httpx.AsyncClient
+    http: outbound.Straight
 
 
 def line(provider: Provider, key: str | None, allowed: frozenset[str]) -> Line:
@@ -64,7 +64,7 @@ def line(provider: Provider, key: str | None, allowed: frozenset[str]) -> Line:
     timeouts = provider.timeouts
     return Line(
         provider,
-        outbound.client(
+        outbound.straight(
             allowed=allowed,
             any_public=provider.reach == "public",
             timeout_s=timeouts.whole_ms / 1000,
@@ -136,8 +136,8 @@ async def received(way: Line, target: Target, asked: Asked) -> AsyncGenerator[di
 async def answering(way: Line, target: Target, asked: Asked) -> AsyncIterator[httpx.Response]:
     """An answer of status 200 whose body is still to be read. Raises ProviderFailed for every other."""
     url = f"{way.provider.base_url}/chat/completions"
-    headers = {"Content-Type": "application/json"}
-    async with way.http.stream("POST", url, content=body_for(target, asked), headers=headers) as answer:
+    answer = await way.http.ask("POST", url, body_for(target, asked), [(b"Content-Type", b"application/json")])
+    async with aclosing(answer):
         if answer.status_code != 200:
             raise await refusal(answer)
         expected = "text/event-stream" if asked.stream else "application/json"

@@ -230,7 +230,7 @@ async def test_a_resolver_that_hangs_is_given_up() -> None:
 async def test_the_transport_connects_through_the_judging_backend_and_nothing_else() -> None:
     async with client() as one:
         transport: Any = one._transport
-        assert transport._pool._network_backend is transport.backend
+        assert transport._pool.backend is transport.backend
         assert one._mounts == {} and one.follow_redirects is False and one.trust_env is False
         with pytest.raises(Forbidden):
             await transport.backend.connect_unix_socket("/run/x.sock")
@@ -343,3 +343,199 @@ async def test_an_unknown_authority_is_not_believed(tmp_path: Path) -> None:
         with pytest.raises(httpx.ConnectError):
             await one.get(f"https://crm.example:{port}/")
     assert seen == []
+
+
+# --- connections that are kept
+
+
+class Peer:
+    """A server that counts its connections and answers when it is told to, or at once."""
+
+    def __init__(self) -> None:
+        self.made = self.open = 0
+        self.asked, self.go = asyncio.Semaphore(0), asyncio.Event()
+        self.writers: list[asyncio.StreamWriter] = []
+        self.go.set()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.made, self.open = self.made + 1, self.open + 1
+        self.writers.append(writer)
+        try:
+            while True:
+                await reader.readuntil(b"\r\n\r\n")
+                self.asked.release()
+                await self.go.wait()
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+                await writer.drain()
+        except (asyncio.IncompleteReadError, OSError):
+            self.open -= 1
+            writer.close()
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[int]:
+        listening = await asyncio.start_server(self.serve, "127.0.0.1", 0)
+        try:
+            yield listening.sockets[0].getsockname()[1]
+        finally:
+            listening.close()
+
+    async def heard(self) -> None:
+        async with asyncio.timeout(5):
+            await self.asked.acquire()
+
+    async def has_open(self, number: int) -> None:
+        async with asyncio.timeout(5):
+            while self.open != number:
+                await asyncio.sleep(0.005)
+
+
+async def test_a_connection_is_used_again_until_the_other_side_closes_it() -> None:
+    peer = Peer()
+    async with peer.listening() as port, client(f"127.0.0.1:{port}") as one:
+        for _ in range(3):
+            assert (await one.get(f"http://127.0.0.1:{port}/")).text == "ok"
+        assert peer.made == 1
+        peer.writers[0].close()
+        await peer.writers[0].wait_closed()
+        assert (await one.get(f"http://127.0.0.1:{port}/")).text == "ok"
+        assert peer.made == 2
+
+
+async def test_a_connection_belongs_to_a_name_and_not_to_the_address_that_it_shares() -> None:
+    peer = Peer()
+    resolve, asked = resolver(["127.0.0.1"])
+    async with peer.listening() as port, client(f"a.example:{port},b.example:{port}", resolve=resolve) as one:
+        for name in ("a", "b", "a", "b"):
+            await one.get(f"http://{name}.example:{port}/")
+        assert (peer.made, asked) == (2, ["a.example", "b.example"])
+
+
+@pytest.mark.parametrize("idle", [0, 1, 2])
+async def test_so_many_connections_are_kept_and_no_more(idle: int) -> None:
+    peer = Peer()
+    async with peer.listening() as port:
+        async with client(f"127.0.0.1:{port}", idle=idle) as one:
+            peer.go.clear()
+            calls = [asyncio.create_task(one.get(f"http://127.0.0.1:{port}/")) for _ in range(3)]
+            for _ in calls:
+                await peer.heard()
+            assert peer.made == 3
+            peer.go.set()
+            await asyncio.gather(*calls)
+            await peer.has_open(idle)
+        await peer.has_open(0)
+
+
+async def test_a_kept_connection_is_not_used_after_its_time() -> None:
+    peer = Peer()
+    async with peer.listening() as port, client(f"127.0.0.1:{port}") as one:
+        one._transport._pool.idle_s = 0.0  # type: ignore[attr-defined]
+        await one.get(f"http://127.0.0.1:{port}/")
+        await one.get(f"http://127.0.0.1:{port}/")
+        assert peer.made == 2
+        await peer.has_open(1)
+
+
+async def test_who_finds_no_free_connection_waits_for_one_and_gives_up_in_time() -> None:
+    peer = Peer()
+    async with peer.listening() as port, client(f"127.0.0.1:{port}") as one:
+        url = f"http://127.0.0.1:{port}/"
+        peer.go.clear()
+        first = [asyncio.create_task(one.get(url)) for _ in range(64)]
+        for _ in first:
+            await peer.heard()
+        with pytest.raises(httpx.PoolTimeout):
+            await one.get(url, timeout=httpx.Timeout(2, pool=0.01))
+        waiting = asyncio.create_task(one.get(url))
+        peer.go.set()
+        assert {answer.text for answer in await asyncio.gather(*first, waiting)} == {"ok"}
+        assert peer.made == 64
+
+
+async def test_whoever_is_cancelled_leaves_no_connection_behind_and_takes_nobodys_place() -> None:
+    peer = Peer()
+    async with peer.listening() as port, client(f"127.0.0.1:{port}") as one:
+        peer.go.clear()
+        for _ in range(70):
+            call = asyncio.create_task(one.get(f"http://127.0.0.1:{port}/"))
+            await peer.heard()
+            call.cancel()
+            await asyncio.wait([call])
+            assert call.cancelled()
+        peer.go.set()
+        await peer.has_open(0)
+        assert (await one.get(f"http://127.0.0.1:{port}/")).text == "ok"
+        async with one.stream("GET", f"http://127.0.0.1:{port}/"):
+            pass  # an answer that nobody reads: its connection is of no further use
+        await peer.has_open(0)
+
+
+async def test_a_connection_that_cannot_be_made_is_not_kept() -> None:
+    async with server() as (port, _):
+        pass
+    async with client(f"127.0.0.1:{port}") as one:
+        for _ in range(70):
+            with pytest.raises(httpx.ConnectError):
+                await one.get(f"http://127.0.0.1:{port}/")
+        assert one._transport._pool.kept == []  # type: ignore[attr-defined]
+
+
+# --- the way without a client
+
+
+def straight(allowed: str = "", *, any_public: bool = False, **more: Any) -> outbound.Straight:
+    values = {"timeout_s": 2, "connect_s": 1, "max_bytes": 1000, "headers": {"X-Key": "word-of-the-root"}, "idle": 5}
+    return outbound.straight(allowed=allowed_hosts(allowed), any_public=any_public, **values | more)  # type: ignore[arg-type]
+
+
+async def test_the_straight_way_says_what_a_client_would_and_keeps_no_cookie() -> None:
+    said = b"HTTP/1.1 200 OK\r\nSet-Cookie: a=b\r\nContent-Length: 2\r\n\r\nok"
+    async with server(said) as (port, seen):
+        way = straight(f"127.0.0.1:{port}")
+        for _ in range(2):
+            answer = await way.ask("POST", f"http://127.0.0.1:{port}/a?b=c", b"", [(b"Content-Type", b"text/x")])
+            assert (await answer.aread(), answer.status_code) == (b"ok", 200)
+        await way.aclose()
+    for head in seen:
+        first, *lines = head.decode().strip().split("\r\n")
+        fields = {name.lower(): value for name, value in (line.split(": ") for line in lines)}
+        assert first == "POST /a?b=c HTTP/1.1"
+        assert fields == {
+            "host": f"127.0.0.1:{port}",
+            "accept-encoding": "identity",
+            "x-key": "word-of-the-root",
+            "content-type": "text/x",
+            "content-length": "0",
+        }
+    assert "word-of-the-root" not in repr(way)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:PORT/", "https://other.example/", "https://169.254.169.254/", "http://other.example/"]
+)
+async def test_the_straight_way_leads_where_a_client_may_go_and_nowhere_else(url: str) -> None:
+    async with server() as (port, seen):
+        way = straight("crm.example:443")
+        with pytest.raises(Forbidden):
+            await way.ask("POST", url.replace("PORT", str(port)), b"", [])
+        await way.aclose()
+    assert seen == []
+
+
+async def test_an_answer_on_the_straight_way_is_bounded_and_given_up_in_time() -> None:
+    async with server(b"HTTP/1.1 200 OK\r\nContent-Length: 1001\r\n\r\n" + b"x" * 1001) as (port, _):
+        way = straight(f"127.0.0.1:{port}")
+        answer = await way.ask("POST", f"http://127.0.0.1:{port}/", b"", [])
+        with pytest.raises(TooLarge):
+            await answer.aread()
+        await way.aclose()
+    peer = Peer()
+    peer.go.clear()
+    async with peer.listening() as port:
+        way = straight(f"127.0.0.1:{port}", timeout_s=0.05)
+        with pytest.raises(httpx.ReadTimeout):
+            async with asyncio.timeout(5):
+                await way.ask("GET", f"http://127.0.0.1:{port}/", b"", [])
+        await way.aclose()
+        peer.go.set()
+        await peer.has_open(0)

@@ -36,18 +36,16 @@ class Guarded(httpx2.AsyncBaseTransport):
     A failure of one request is answered as an error of that request; raised, it would end the session for everybody.
     """
 
-    def __init__(self, client: httpx.AsyncClient) -> None:
-        self.client = client
+    def __init__(self, way: outbound.Straight) -> None:
+        self.way = way
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         if request.method == "GET":  # a stream of what the server wants to say unasked: nobody here listens
             return httpx2.Response(405)
         headers = [(name, value) for name, value in request.headers.raw if name.lower().decode("latin-1") not in OURS]
-        sent = self.client.build_request(
-            request.method, str(request.url), headers=headers, content=await request.aread()
-        )
+        content = await request.aread()
         try:
-            answer = await self.client.send(sent, stream=True)
+            answer = await self.way.ask(request.method, str(request.url), content, headers)
         except outbound.Forbidden:
             return on_behalf(FORBIDDEN)
         except outbound.TooLarge:
@@ -65,7 +63,7 @@ class Guarded(httpx2.AsyncBaseTransport):
         return httpx2.Response(answer.status_code, headers=kept, stream=Body(answer))
 
     async def aclose(self) -> None:
-        await self.client.aclose()
+        await self.way.aclose()
 
 
 class Body(httpx2.AsyncByteStream):
@@ -98,7 +96,7 @@ async def over_http(where: Where) -> AsyncIterator[Any]:
 
     assert where.url is not None
     # each call has a time limit of its own: one that is slow must not end the session of the others
-    guarded = outbound.client(
+    guarded = outbound.straight(
         allowed=where.allowed,
         any_public=False,
         timeout_s=90,

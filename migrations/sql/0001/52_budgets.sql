@@ -156,7 +156,7 @@ RETURNS boolean LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, 
 DECLARE l record;
 BEGIN
   LOOP
-    SELECT * INTO l FROM budget_limit_now(p_tenant, p_scope, p_key);
+    l := budget_limit_now(p_tenant, p_scope, p_key);
     UPDATE public.budget_account a SET
         reserved_tokens = n.r_t, reserved_cost_usd = n.r_c, reserved_time_ms = n.r_m,
         settled_tokens = a.settled_tokens + n.s_t, settled_cost_usd = a.settled_cost_usd + n.s_c,
@@ -247,7 +247,7 @@ END $$;
 CREATE FUNCTION spend_above(p_tenant uuid, p_mission uuid, p_day date, h_tokens bigint, h_cost numeric, h_time bigint,
                             s_tokens bigint, s_cost numeric, s_time bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, pg_temp AS $$
-DECLARE e public.budget_reservation; d date := p_day; t bigint := h_tokens; c numeric := h_cost; m bigint := h_time;
+DECLARE e public.budget_reservation; d date := p_day; t bigint := h_tokens; c numeric := h_cost; m bigint := h_time; moved boolean;
 BEGIN
   IF s_tokens = 0 AND s_cost = 0 AND s_time = 0 AND h_tokens = 0 AND h_cost = 0 AND h_time = 0 THEN RETURN; END IF;
   SELECT * INTO e FROM public.budget_reservation r
@@ -261,8 +261,8 @@ BEGIN
       RETURNING h_tokens + r.used_tokens - e.used_tokens, h_cost + r.used_cost_usd - e.used_cost_usd,
                 h_time + r.used_time_ms - e.used_time_ms INTO t, c, m;
   END IF;
-  PERFORM move_budget(p_tenant, 'tenant_day', d::text, false, -t, -c, -m, s_tokens, s_cost, s_time);
-  PERFORM move_budget(p_tenant, 'tenant', p_tenant::text, false, -t, -c, -m, s_tokens, s_cost, s_time);
+  moved := move_budget(p_tenant, 'tenant_day', d::text, false, -t, -c, -m, s_tokens, s_cost, s_time);
+  moved := move_budget(p_tenant, 'tenant', p_tenant::text, false, -t, -c, -m, s_tokens, s_cost, s_time);
 END $$;
 
 -- Holds an amount for one call of a mission. Answers the reservation's id, or what stands in the way; neither when there is no
@@ -284,9 +284,11 @@ BEGIN
     lacking := budget_lacking(p_tenant, 'mission', p_mission::text, p_tokens, p_cost, p_time);
     RETURN;
   END IF;
-  above := budget_is_limited(p_tenant) AND NOT EXISTS (
-    SELECT 1 FROM public.budget_reservation r
-    WHERE r.tenant = p_tenant AND r.mission = p_mission AND r.purpose = 'mission' AND r.state = 'reserved');
+  above := budget_is_limited(p_tenant);
+  IF above THEN
+    above := NOT EXISTS (SELECT 1 FROM public.budget_reservation r
+      WHERE r.tenant = p_tenant AND r.mission = p_mission AND r.purpose = 'mission' AND r.state = 'reserved');
+  END IF;
   IF above THEN
     lacking := hold_above(p_tenant, today, p_tokens, p_cost, p_time);
     IF lacking IS NOT NULL THEN
@@ -304,7 +306,7 @@ END $$;
 CREATE FUNCTION end_budget(p_tenant uuid, p_reservation uuid, p_state text, s_tokens bigint, s_cost numeric, s_time bigint,
                            p_calls_ms bigint, OUT is_over boolean, OUT was_over boolean)
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, pg_temp AS $$
-DECLARE r public.budget_reservation;
+DECLARE r public.budget_reservation; moved boolean;
 BEGIN
   IF s_tokens IS NULL OR s_cost IS NULL OR s_time IS NULL OR p_calls_ms IS NULL
      OR s_tokens < 0 OR s_cost < 0 OR s_cost = 'NaN' OR s_time < 0 OR p_calls_ms < 0 THEN
@@ -318,7 +320,7 @@ BEGIN
     WHERE x.tenant = p_tenant AND x.id = p_reservation AND x.state = 'reserved';
   IF NOT FOUND THEN RETURN; END IF;
   was_over := budget_over(p_tenant, r.mission);
-  PERFORM move_budget(p_tenant, 'mission', r.mission::text, false, -r.tokens, -r.cost_usd, -r.time_ms, s_tokens, s_cost, s_time,
+  moved := move_budget(p_tenant, 'mission', r.mission::text, false, -r.tokens, -r.cost_usd, -r.time_ms, s_tokens, s_cost, s_time,
                       (p_state <> 'released')::int, p_calls_ms);
   IF r.held_above THEN
     PERFORM spend_above(p_tenant, r.mission, r.day, r.tokens, r.cost_usd, r.time_ms, s_tokens, s_cost, s_time);
@@ -346,10 +348,11 @@ $$;
 CREATE FUNCTION settle_budget(p_tenant uuid, p_reservation uuid, p_tokens bigint, p_cost numeric, p_time bigint, p_calls_ms bigint,
                               OUT is_over boolean, OUT was_over boolean)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+DECLARE e record;
 BEGIN
   PERFORM require_tenant(p_tenant);
-  SELECT e.is_over, e.was_over INTO is_over, was_over
-    FROM end_budget(p_tenant, p_reservation, 'settled', p_tokens, p_cost, p_time, p_calls_ms) e;
+  e := end_budget(p_tenant, p_reservation, 'settled', p_tokens, p_cost, p_time, p_calls_ms);
+  is_over := e.is_over; was_over := e.was_over;
 END $$;
 CREATE FUNCTION release_budget(p_tenant uuid, p_reservation uuid) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$

@@ -19,7 +19,7 @@ CREATE INDEX rate_bucket_age ON rate_bucket (at);
 CREATE FUNCTION take_tokens(p_tenant uuid[], p_scope text[], p_subject bytea[], p_rate double precision[], p_burst_s double precision[],
                             p_want int[])
 RETURNS TABLE (n int, rate double precision, capacity double precision, granted int, remaining double precision, wait_s double precision)
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE b record; had public.rate_bucket; moment timestamptz; want int;
 BEGIN

@@ -33,7 +33,7 @@ CREATE FUNCTION open_calls(
   d_policy_version text[], d_reason text[], d_inputs bytea[], d_obligations text[])
 RETURNS TABLE (n int, outcome text, reservation uuid)
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, pg_temp
-SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
   t uuid; i int; switched_off text; newest bigint; one uuid; held uuid[] := array_fill(NULL::uuid, ARRAY[cardinality(c_mission)]);
@@ -76,8 +76,7 @@ BEGIN
                             AND o.tool = ANY (s.drifted))))
       ORDER BY o.mission, o.i
     LOOP
-      SELECT r.reservation INTO one
-        FROM reserve_budget(t, c_mission[i], c_tokens[i], c_cost[i], 0, c_purpose[i], c_life[i]) r;
+      one := (reserve_budget(t, c_mission[i], c_tokens[i], c_cost[i], 0, c_purpose[i], c_life[i])).reservation;
       IF one IS NOT NULL THEN
         say[i] := 'opened'; held[i] := one;
       END IF;
@@ -101,15 +100,16 @@ CREATE FUNCTION close_calls(
   b_call int[], b_sha256 bytea[], b_size bigint[], b_bytes bytea[], b_object uuid[], b_chunks bytea[],
   r_call int[], r_source bytea[], r_document text[], r_kind text[], r_version text[]) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, public, pg_temp
-SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
-DECLARE t uuid; i int; b record; ended text; is_over boolean; was_over boolean; told int[] := '{}';
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_sort = off SET plan_cache_mode = force_generic_plan AS $$
+DECLARE t uuid; i int; b record; used record; ended text; told int[] := '{}';
 BEGIN
   PERFORM set_config('lock_timeout', '500ms', true);
   FOR t IN SELECT DISTINCT x FROM unnest(c_tenant) x ORDER BY x LOOP
     PERFORM set_config('app.tenant', t::text, true);
     PERFORM 1 FROM public.mission x WHERE x.tenant = t AND x.id = ANY (c_mission) ORDER BY x.id FOR NO KEY UPDATE;
   END LOOP;
-  IF 'model' = ANY (c_kind) THEN     -- a tool uses nothing that others share
+  -- a tool uses nothing that others share, and a call alone takes what it uses in the same order
+  IF cardinality(c_kind) > 1 AND 'model' = ANY (c_kind) THEN
     PERFORM hold_budgets(array_agg(o.tenant), array_agg(o.mission))
       FROM unnest(c_tenant, c_mission, c_kind) o(tenant, mission, kind) WHERE o.kind = 'model';
   END IF;
@@ -131,17 +131,17 @@ BEGIN
     PERFORM set_config('app.tenant', c_tenant[i]::text, true);
     SELECT r.state INTO ended FROM public.budget_reservation r WHERE r.tenant = c_tenant[i] AND r.id = c_reservation[i];
     CONTINUE WHEN ended = 'settled';   -- a commit of which nobody has heard
-    SELECT s.is_over, s.was_over INTO is_over, was_over
-      FROM settle_budget(c_tenant[i], c_reservation[i], c_in[i] + c_out[i], c_cost[i], 0, c_calls_ms[i]) s;
-    -- the reservation ran out first, and says nothing of what came after; a model's fact names its decision: no other call has the same
-    CONTINUE WHEN was_over IS NULL AND c_kind[i] = 'model' AND EXISTS (
-      SELECT FROM public.ledger l WHERE l.tenant = c_tenant[i] AND l.subject = c_mission[i] AND l.type = c_type[i] AND l.body = c_fact[i]);
-    -- its time was over first: it was used all the same, if not all that it held was counted then
-    IF was_over IS NULL AND ended IS DISTINCT FROM 'presumed' AND (c_in[i] + c_out[i] > 0 OR c_cost[i] > 0) THEN
-      SELECT s.is_over, s.was_over INTO is_over, was_over
-        FROM spend_budget(c_tenant[i], c_mission[i], c_in[i] + c_out[i], c_cost[i]) s;
+    used := settle_budget(c_tenant[i], c_reservation[i], c_in[i] + c_out[i], c_cost[i], 0, c_calls_ms[i]);
+    IF used.was_over IS NULL THEN      -- its time was over first, and the reservation says nothing of what came after
+      -- a model's fact names its decision: no other call has the same
+      CONTINUE WHEN c_kind[i] = 'model' AND EXISTS (
+        SELECT FROM public.ledger l WHERE l.tenant = c_tenant[i] AND l.subject = c_mission[i] AND l.type = c_type[i] AND l.body = c_fact[i]);
+      -- it was used all the same, if not all that it held was counted then
+      IF ended IS DISTINCT FROM 'presumed' AND (c_in[i] + c_out[i] > 0 OR c_cost[i] > 0) THEN
+        used := spend_budget(c_tenant[i], c_mission[i], c_in[i] + c_out[i], c_cost[i]);
+      END IF;
     END IF;
-    IF is_over AND NOT was_over THEN
+    IF used.is_over AND NOT used.was_over THEN
       PERFORM budget_used_up(c_tenant[i], c_mission[i], c_actor[i], c_used_up);
     END IF;
     INSERT INTO public.ledger (tenant, subject, type, actor, body)
@@ -149,10 +149,11 @@ BEGIN
     IF t_attempt[i] IS NOT NULL THEN   -- the fact before it holds the mission's place in the ledger: ordinals are not given twice
       INSERT INTO public.tape (tenant, mission, attempt, kind, name, ordinal, arguments, arguments_sha256, outcome, answer, answer_sha256,
                                took_ms)
-      SELECT c_tenant[i], c_mission[i], t_attempt[i], c_kind[i], t_name[i], COALESCE(max(t.ordinal), 0) + 1, t_arguments[i],
-        sha256(t_arguments[i]), t_outcome[i], t_answer[i], sha256(t_answer[i]), t_took[i]
-      FROM public.tape t WHERE t.tenant = c_tenant[i] AND t.mission = c_mission[i] AND t.attempt = t_attempt[i] AND t.kind = c_kind[i]
-        AND t.name = t_name[i] AND t.arguments_sha256 = sha256(t_arguments[i]);
+      VALUES (c_tenant[i], c_mission[i], t_attempt[i], c_kind[i], t_name[i], 1 + COALESCE((
+          SELECT t.ordinal FROM public.tape t
+          WHERE t.tenant = c_tenant[i] AND t.mission = c_mission[i] AND t.attempt = t_attempt[i] AND t.kind = c_kind[i]
+            AND t.name = t_name[i] AND t.arguments_sha256 = sha256(t_arguments[i]) ORDER BY t.ordinal DESC LIMIT 1), 0), t_arguments[i],
+        sha256(t_arguments[i]), t_outcome[i], t_answer[i], sha256(t_answer[i]), t_took[i]);
     END IF;
     told := told || i;
   END LOOP;
