@@ -38,6 +38,9 @@ class Connections:
         try:
             one = await self.take(request.url.origin)
             answer = await one.handle_async_request(request)
+        except httpcore.ConnectionNotAvailable as closed:  # httpcore's word to its own pool: nothing was sent
+            await self.leave(one)
+            raise httpcore.ConnectError("the connection was closed before it was used") from closed
         except BaseException:
             await self.leave(one)
             raise
@@ -129,9 +132,6 @@ class Answer:
 
 
 async def shut(every: list[One]) -> None:
-    """Closes connections, also for somebody who is cancelled."""
-    if not every:
-        return
-    with anyio.CancelScope(shield=True):
-        for one in every:
-            await one.aclose()
+    """Closes connections, all of them also for somebody who is cancelled meanwhile."""
+    if every:
+        await asyncio.shield(asyncio.gather(*(one.aclose() for one in every), return_exceptions=True))

@@ -28,6 +28,7 @@ from colony_client import causes
 
 tracer = trace.get_tracer("mission_root")
 requests = structlog.get_logger("http")
+PROCESS: dict[str, str] = {}  # which one this is, once it is set up
 
 # The product's own metrics. Labels take values from fixed sets only.
 MISSIONS = Counter("mission_root_missions", "Missions by type and the state they moved to.", ["mission_type", "state"])
@@ -133,7 +134,7 @@ def setup(
         cache_logger_on_first_use=True,
     )
     Lines.requests = Lines() if least <= logging.INFO else None
-    structlog.contextvars.bind_contextvars(process=process)
+    PROCESS["process"] = process
     logging.basicConfig(
         level=logging.WARNING,
         stream=sys.stderr,
@@ -268,6 +269,11 @@ class Chosen(TraceIdRatioBased):
         return (ALWAYS_ON if drawn else ALWAYS_OFF).should_sample(*args, **named)
 
 
+def add_process(_logger: Any, _method: str, record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Not among what is bound: a request begins with nothing bound."""
+    return {**PROCESS, **record}
+
+
 def add_trace(_logger: Any, _method: str, record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     context = trace.get_current_span().get_span_context()
     if context.is_valid:
@@ -307,6 +313,7 @@ SPEAKING = ("app", "colony_client")
 
 PROCESSORS: list[structlog.typing.Processor] = [
     structlog.contextvars.merge_contextvars,
+    add_process,
     add_trace,
     structlog.processors.add_log_level,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -324,7 +331,7 @@ def say_request(method: str, path: str, status: int, ms: float) -> None:
     bound = structlog.contextvars.get_contextvars()
     if Lines.requests and TEXTS.issuperset(map(type, bound.values())) and not any(map(named_like_a_secret, bound)):
         said = {
-            **bound, "method": method, "path": path, "status": status, "ms": ms, "event": "request",
+            **PROCESS, **bound, "method": method, "path": path, "status": status, "ms": ms, "event": "request",
             "level": "info", "timestamp": datetime.now(UTC),
         }  # fmt: skip
         add_trace(None, "info", said)

@@ -232,6 +232,8 @@ def server(app: Any, host: str, port: int) -> Server:
         timeout_graceful_shutdown=GRACE_S,
         server_header=False,
         date_header=True,
+        # a request that was sent together with the one before it would begin within that one's span, and with its ids in the log
+        reset_contextvars=True,
         proxy_headers=False,  # uvicorn would believe anybody on this machine; TRUSTED_PROXIES alone says who is believed
         h11_max_incomplete_event_size=65_536,
     )

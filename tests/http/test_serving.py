@@ -5,6 +5,7 @@ import socket
 from typing import Any
 
 import pytest
+import structlog
 from fastapi import FastAPI
 
 from app.http import serving
@@ -42,6 +43,29 @@ async def test_a_request_on_its_way_when_the_end_begins_is_answered() -> None:
         assert await reader.read() == b""
         writer.close()
     await running
+
+
+async def test_a_request_that_came_with_another_begins_with_nothing_of_it() -> None:
+    """A connection's next request, sent before the first is answered, is begun while that one's answer is being written."""
+    seen: list[dict[str, Any]] = []
+
+    async def says(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(structlog.contextvars.get_contextvars())
+        structlog.contextvars.bind_contextvars(request_id=scope["path"])
+        await app(scope, receive, send)
+
+    one = server(says, "127.0.0.1", 0)
+    running = asyncio.create_task(one.serve())
+    while not one.started:
+        await asyncio.sleep(0.01)
+    reader, writer = await asyncio.open_connection(*one.servers[0].sockets[0].getsockname())
+    writer.write(b"".join(b"GET /%d HTTP/1.1\r\nHost: root\r\n\r\n" % n for n in range(3)))
+    for _ in range(3):
+        await answered(reader)
+    writer.close()
+    one.should_exit = True
+    await running
+    assert seen == [{}, {}, {}]
 
 
 async def test_whom_only_the_kernel_has_let_in_is_answered_too() -> None:

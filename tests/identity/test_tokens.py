@@ -143,11 +143,11 @@ async def test_all_sessions_of_a_principal_end_at_once_and_older_tokens_open_non
     world: World, anna: httpx.AsyncClient
 ) -> None:
     assert (await anna.get("/v1/missions")).status_code == 200
+    unseen = token(jti="never shown before")  # before that: a token says its time in whole seconds
     who = (await anna.get("/v1/whoami")).json()["principal_id"]
     assert (await world.admin.delete(f"/v1/principals/{who}/sessions")).json() == {"ended": 2}
     for path in ("/v1/missions", "/v1/whoami"):
         problem(await anna.get(path), "unauthenticated")
-    unseen = token(jti="never shown before")
     problem(await world.client(unseen).get("/v1/missions"), "unauthenticated")
     later = token(iat=int(now().timestamp()) + 2)  # issued after that, as clocks go
     assert (await world.client(later).get("/v1/missions")).status_code == 200

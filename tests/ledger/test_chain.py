@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.ledger.test_facts import BENT
 from tests.walls.ground import Ground
 
 WRITE = """INSERT INTO ledger (tenant, subject, type, actor, body) VALUES ($1, $2, $3,
@@ -175,11 +176,7 @@ async def test_a_transaction_older_than_its_predecessor_reads_after_it(ground: G
 async def test_a_sessions_own_settings_do_not_bend_the_chain(ground: Ground) -> None:
     subject = uuid4()
     api = await ground.connect("api")
-    for setting in (
-        "standard_conforming_strings = off", "timezone = 'Asia/Kathmandu'", "datestyle = 'German'", "bytea_output = escape",
-        "search_path = pg_temp", "intervalstyle = iso_8601", "extra_float_digits = 0", "client_encoding = latin1",
-        "check_function_bodies = off", "quote_all_identifiers = on", "array_nulls = off", "transform_null_equals = on",
-    ):  # fmt: skip
+    for setting in BENT:
         await api.execute(f"SET {setting}")
     for _ in range(3):
         async with ground.within("api", connection=api):

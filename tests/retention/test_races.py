@@ -2,6 +2,7 @@
 
 import asyncio
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -144,7 +145,7 @@ async def test_an_object_on_its_way_into_a_row_is_no_orphan_and_an_old_one_is(ho
     laid = await house.objects.lay_down(house.tenant, BIG)
     assert laid.object is not None
     old = laid.object.int - (25 * 3600 * 1000 << 80)
-    label = f"{laid.sha256.hex()}.{type(laid.object)(int=old)}"
+    label = f"{laid.sha256.hex()}.{UUID(int=old)}"
     folder = house.objects.store.folder / str(house.tenant)  # type: ignore[union-attr,operator]
     (folder / label[:2]).mkdir(exist_ok=True)
     (folder / label[:2] / label).write_bytes(BIG)

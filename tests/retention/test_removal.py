@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
@@ -237,7 +237,7 @@ async def test_what_was_removed_may_come_back_as_it_was(house: House) -> None:
 async def test_an_object_is_named_within_the_hour(house: House) -> None:
     keep = "SELECT keep_blob($1, sha256('x'), 1, NULL, $2, sha256('x'))"
     old = new_id().int - (3601 * 1000 << 80)
-    for object in (type(new_id())(int=old), uuid4(), type(new_id())(int=0)):
+    for object in (UUID(int=old), uuid4(), UUID(int=0)):
         await house.ground.refused("RX022", "api", keep, house.tenant, object)
     await house.ground.run("api", keep, house.tenant, new_id())
     for bytes_, size in ((b"y", 1), (b"x", 2)):

@@ -103,6 +103,15 @@ async def test_what_is_confirmed_is_kept_whole(ground: Ground) -> None:
     assert somebody["outcome"] == "accepted", "a key is its principal's"
 
 
+async def test_each_fact_is_found_by_its_own_request(ground: Ground) -> None:
+    await know_the_rules(ground)
+    marks = [uuid4(), None, uuid4()]
+    rows = [asked(ground, f_request=mark) for mark in marks]
+    await take_in(ground, *rows)
+    by = "SELECT request FROM ledger WHERE subject = $1 AND type = 'mission.accepted'"
+    assert [await ground.value("admin", by, row["m_id"]) for row in rows] == marks
+
+
 async def test_a_replay_from_a_tape_is_played_and_nobody_is_asked_about_it(ground: Ground) -> None:
     await know_the_rules(ground)
     past = await ground.mission()

@@ -289,7 +289,6 @@ BEGIN
     SELECT s.principal INTO who FROM public.session s
       WHERE s.secret_sha256 = p_secret_sha256 AND s.tenant = p_tenant AND s.revoked_at IS NULL
         AND s.expires_at > clock_timestamp();
-    IF who IS NULL THEN RETURN NULL; END IF;
   END IF;
   RETURN (SELECT p.id FROM public.principal p JOIN public.tenant t ON t.id = p.tenant AND t.suspended_at IS NULL
           WHERE p.tenant = p_tenant AND p.id = who AND p.suspended_at IS NULL);

@@ -84,7 +84,8 @@ BEGIN
     RAISE EXCEPTION 'wall: the body of a fact is a JSON object' USING ERRCODE = 'RX005';
   END IF;
   -- Only a value that holds others, a number of many digits, or one with an exponent can be either; most bodies have none of them.
-  IF said ~ '[:,[]\s*([[{]|-?([0-9]{16}|[0-9.]+[eE]))' AND (jsonb_path_exists(said::jsonb, 'strict $.**{9 to last}') OR jsonb_path_exists(
+  -- No backslash here either.
+  IF said ~ '[:,[][[:space:]]*([[{]|-?([0-9]{16}|[0-9.]+[eE]))' AND (jsonb_path_exists(said::jsonb, 'strict $.**{9 to last}') OR jsonb_path_exists(
        said::jsonb, 'strict $.** ? (@ > 9007199254740991 || @ < -9007199254740991)')) THEN
     RAISE EXCEPTION 'wall: the body of a fact is too deep, or holds a number that is too large' USING ERRCODE = 'RX005';
   END IF;
