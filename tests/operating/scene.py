@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -113,6 +114,17 @@ class Scene:
         """Types everything that the page says to look at; all that was answered."""
         said = [self.type(line, "operator", fill) for line in blocks(self.page, SEE)]
         return "\n".join(one.text + one.errors for one in said)
+
+    def sees(self, shown: Callable[[str], bool], **fill: str) -> str:
+        """The same again until it shows what the page promises: where no Prometheus has waited for the alert, this waits."""
+        seen = [""]
+
+        def there() -> bool:
+            seen[0] = self.see(**fill)
+            return shown(seen[0])
+
+        until(there, f"what {self.page}.md says to look at shows it", PATIENCE_S)
+        return seen[0]
 
     def look(self, containing: str, **fill: str) -> str:
         """One of those lines."""

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 
 from tests.operating.scene import Scene
+from tests.walks.conftest import until
 
 
 def drill(scene: Scene) -> None:
@@ -19,6 +20,7 @@ def drill(scene: Scene) -> None:
     with ThreadPoolExecutor(12) as people:
         asked = [people.submit(ask, n) for n in range(12)]
         scene.fires("DatabasePoolExhausted")
+        until(lambda: any(one.done() for one in asked), "somebody was told that every connection is in use")
         seen = scene.see()
         assert "mission_root_pool_in_use" in seen
         blocked = re.findall(r"\{(\d+)\}", seen)

@@ -16,8 +16,7 @@ def drill(scene: Scene) -> None:
     try:
         assert DRILL in scene.do("drills run", NAME=DRILL, code=1)
         scene.fires("DrillFailed")
-        seen = scene.see(NAME=DRILL)
-        assert f'mission_root_drill_passed{{drill="{DRILL}"}} 0.0' in seen
+        seen = scene.sees(lambda said: f'mission_root_drill_passed{{drill="{DRILL}"}} 0.0' in said, NAME=DRILL)
         assert "failed (approval_refused)" in seen
         assert "mission.accepted" in scene.do("FROM ledger", ID=mission_of_newest(scene))
         scene.do("connectors halt")

@@ -20,8 +20,7 @@ def drill(scene: Scene) -> None:
     try:
         approve(scene, seen_before)
         scene.fires("WritebackUnknown", threshold=0)
-        seen = scene.see()
-        assert mission in seen and '"unknown"' in seen.replace("state=", '"')
+        scene.sees(lambda said: mission in said and '"unknown"' in said.replace("state=", '"'))
         scene.do("connectors halt")
     finally:
         os.kill(crm, signal.SIGCONT)
