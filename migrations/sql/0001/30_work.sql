@@ -14,7 +14,9 @@ CREATE TABLE work (
   PRIMARY KEY (tenant, kind, subject),
   CONSTRAINT work_queue CHECK ((queue = 'executor') = (kind IN ('execute', 'connector_read')))
 );
-CREATE INDEX work_due ON work (queue, kind, next_at);
+-- An expression, so that nobody else's statement finds it: a row that is looked up by its key is never found by going through its queue,
+-- whatever the planner thinks of a table that is empty one moment and long the next.
+CREATE INDEX work_due ON work ((queue || '/' || kind), next_at);
 ALTER TABLE work ENABLE ROW LEVEL SECURITY; ALTER TABLE work FORCE ROW LEVEL SECURITY;
 CREATE POLICY own_tenant ON work USING (tenant = NULLIF(current_setting('app.tenant', true), '')::uuid);
 CREATE POLICY claims ON work TO {prefix}_owner USING (true);
@@ -53,7 +55,7 @@ SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS
   WITH due AS MATERIALIZED (
     SELECT d.* FROM (SELECT DISTINCT k FROM unnest(p_kinds) k) asked, LATERAL (
       SELECT x.tenant, x.kind, x.subject FROM public.work x
-      WHERE x.queue = p_queue AND x.kind = asked.k AND x.next_at <= statement_timestamp()
+      WHERE x.queue || '/' || x.kind = p_queue || '/' || asked.k AND x.next_at <= statement_timestamp()
         AND (x.lease_until IS NULL OR x.lease_until <= statement_timestamp())
       ORDER BY x.next_at LIMIT LEAST(p_limit, 500) FOR UPDATE SKIP LOCKED) d)
   UPDATE public.work w SET lease_until = statement_timestamp() + LEAST(p_lease, interval '15 minutes'),
@@ -69,7 +71,7 @@ CREATE FUNCTION next_work(p_queue text, p_kinds text[]) RETURNS timestamptz
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
   SELECT min(d.next_at) FROM unnest(p_kinds) k, LATERAL (
     SELECT x.next_at FROM public.work x
-    WHERE x.queue = p_queue AND x.kind = k
+    WHERE x.queue || '/' || x.kind = p_queue || '/' || k
       AND (x.lease_until IS NULL OR x.lease_until <= x.next_at OR x.lease_until <= statement_timestamp())
     ORDER BY x.next_at LIMIT 1) d
 $$;

@@ -108,8 +108,9 @@ BEGIN
   FOR t IN SELECT DISTINCT x FROM unnest(p_tenant) x ORDER BY x LOOP
     PERFORM set_config('app.tenant', t::text, true);
     RETURN QUERY
-      SELECT x, a.bytes, EXISTS (SELECT FROM approval q WHERE q.tenant = t AND q.mission = x.id AND q.subject = 'mission')
-      FROM mission x JOIN artifact a ON a.tenant = t AND a.mission = x.id AND a.schema_name = 'mission_envelope'
+      SELECT x, a.bytes, (SELECT true FROM approval q WHERE q.tenant = t AND q.mission = x.id AND q.subject = 'mission' LIMIT 1) IS NOT NULL
+      FROM mission x, LATERAL (
+        SELECT y.bytes FROM artifact y WHERE y.tenant = t AND y.mission = x.id AND y.schema_name = 'mission_envelope' OFFSET 0) a
       WHERE x.tenant = t AND x.id = ANY (ARRAY(SELECT w.id FROM unnest(p_tenant, p_id) w(tenant, id) WHERE w.tenant = t));
   END LOOP;
 END $$;
