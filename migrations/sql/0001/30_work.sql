@@ -2,7 +2,7 @@
 
 CREATE TABLE work (
   tenant uuid NOT NULL,               -- no foreign key, here and below: see record 0068
-  kind text NOT NULL CHECK (kind ~ '^[a-z_]+$' AND length(kind) <= 40),
+  kind text NOT NULL CHECK (kind !~ '[^a-z_]' AND length(kind) BETWEEN 1 AND 40),
   subject uuid NOT NULL,              -- ids only: what to do is read from the subject's own rows
   queue text NOT NULL CHECK (queue IN ('worker', 'executor')),
   next_at timestamptz NOT NULL DEFAULT clock_timestamp(),

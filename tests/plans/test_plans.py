@@ -1,0 +1,118 @@
+"""Rows are found by their keys from the first minute on: in tables that nobody has analysed, by plans that were made over nothing."""
+
+import json
+from itertools import takewhile
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from tests.walls.ground import OWNER, Ground
+
+# Every table's unique indexes: their columns, but for those that can be null or are reckoned.
+KEYS = """
+  SELECT t.relname AS of_table, i.indexrelid::regclass::text AS name, array_agg(a.attname::text ORDER BY k.place) AS columns
+  FROM pg_index i JOIN pg_class t ON t.oid = i.indrelid AND t.relkind = 'r' AND t.relnamespace = 'public'::regnamespace,
+    unnest(i.indkey[0:i.indnkeyatts - 1]) WITH ORDINALITY k (attribute, place) JOIN pg_attribute a ON true
+  WHERE i.indisunique AND i.indpred IS NULL AND a.attrelid = i.indrelid AND a.attnum = k.attribute
+  GROUP BY 1, 2 HAVING bool_and(a.attname <> 'tenant') IS FALSE AND count(*) > 1 ORDER BY 1, 2"""
+COLUMNS = "SELECT pg_get_indexdef($1::text::regclass, n, false) FROM generate_series(1, 12) n"
+
+
+def scans(plan: dict[str, Any]) -> list[dict[str, Any]]:
+    """All nodes of a plan that go through an index or a whole table."""
+    own = [plan] if "Scan" in plan["Node Type"] and ("Index Name" in plan or plan["Node Type"] == "Seq Scan") else []
+    return own + [found for inner in plan.get("Plans", ()) for found in scans(inner)]
+
+
+async def test_a_key_finds_its_row_in_a_table_that_nobody_has_analysed(ground: Ground) -> None:
+    """By an index that begins with more of the key than the tenant: never through all rows of one."""
+    admin = await ground.connect("admin")
+    await admin.execute(f"SET ROLE {OWNER}; SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off")
+    astray = []
+    keys = await admin.fetch(KEYS)
+    for number, key in enumerate(keys):
+        wanted = " AND ".join(f"{column} = ${n}" for n, column in enumerate(key["columns"], start=1))
+        await admin.execute(f"PREPARE by_key_{number} AS SELECT * FROM {key['of_table']} WHERE {wanted}")
+        execute = f"EXECUTE by_key_{number} ({', '.join(['NULL'] * len(key['columns']))})"
+        [plan] = json.loads(await admin.fetchval(f"EXPLAIN (FORMAT JSON) {execute}"))
+        for scan in scans(plan["Plan"]):
+            parts = [part for (part,) in await admin.fetch(COLUMNS, scan.get("Index Name", key["name"])) if part]
+            leading = set(takewhile(set(key["columns"]).__contains__, parts))
+            if scan["Node Type"] == "Seq Scan" or not leading - {"tenant"}:
+                astray.append((key["of_table"], key["columns"], scan["Node Type"], scan.get("Index Name")))
+    assert len(keys) > 40
+    assert not astray
+
+
+HOLD = "SELECT * FROM hold_missions($1::uuid[], $2::uuid[], $2::uuid[], $3::bytea[])"
+OFFER = "SELECT * FROM offered_missions($1::uuid[], $2::uuid[])"
+SAID = "SELECT * FROM said_of_missions($1::uuid[], $2::uuid[])"
+KEEP = """
+  SELECT keep_missions($1::uuid[], $2::uuid[], array_fill('running'::text, n), array_fill(1, n), array_fill(1, n),
+    array_fill(NULL::text, n), array_fill(now(), n), array_fill(now(), n), array_fill(NULL::text, n), array_fill(NULL::text, n),
+    array_fill(NULL::text, n), array_fill(NULL::text, n),
+    $1, ARRAY(SELECT gen_random_uuid() FROM unnest($2)), $2, array_fill(1, n), array_fill('worker_result'::text, n),
+    array_fill('1'::text, n), array_fill('test'::text, n),
+    ARRAY(SELECT convert_to('{"x":"' || x || '"}', 'UTF8') FROM unnest($2) x),
+    $1, $2, array_fill('mission.said'::text, n), array_fill('system:worker'::text, n), array_fill(convert_to('{}', 'UTF8'), n),
+    $1 || $1, array_fill('drop'::text, n) || array_fill('add'::text, n),
+    array_fill('dispatch'::text, n) || array_fill('review'::text, n), $2 || $2, array_fill(NULL::timestamptz, two),
+    array_fill(NULL::bigint, two), array_fill(NULL::int, two))
+  FROM (SELECT ARRAY[$3::int] AS n, ARRAY[2 * $3::int] AS two) x"""
+TAKE = "SELECT * FROM take_worker_work(ARRAY['dispatch', 'review'], $1, interval '1 minute')"
+# A tenant's history, and what waits in its queue.
+LONGER = (
+    """INSERT INTO mission (tenant, id, mission_type, type_version, mode, state, origin_surface, risk_level, sensitivity_class,
+         requested_by, workspace, contract_hash, budget_time_ms, budget_tokens, budget_cost_usd)
+       SELECT $1, gen_random_uuid(), 'oracle_advisory', 1, 'assisted', 'accepted', 'test', 'low', 'internal', $2, 'default', $3, 1, 1, 1
+       FROM generate_series(1, $4)""",
+    """INSERT INTO artifact (tenant, id, mission, attempt, schema_name, schema_version, producer, bytes)
+       SELECT m.tenant, gen_random_uuid(), m.id, 1, 'mission_envelope', '1', 'root', convert_to('{"a":"' || m.id || '"}', 'UTF8')
+       FROM mission m WHERE m.tenant = $1 ON CONFLICT DO NOTHING""",
+    """INSERT INTO ledger (tenant, subject, type, actor, body)
+       SELECT m.tenant, m.id, 'mission.said', 'system:test', convert_to('{}', 'UTF8') FROM mission m WHERE m.tenant = $1""",
+    """INSERT INTO work (tenant, kind, subject, queue, next_at)
+       SELECT m.tenant, 'dispatch', m.id, 'worker', now() + interval '1 hour' FROM mission m WHERE m.tenant = $1
+       ON CONFLICT DO NOTHING""",
+)
+
+
+async def pages(session: asyncpg.Connection, tenant: UUID, statement: str, *args: Any) -> int:
+    """How many pages a statement has looked at, with everything that it calls; what it did is taken back."""
+    transaction = session.transaction()
+    await transaction.start()
+    await session.execute("SELECT set_config('app.tenant', $1, true)", str(tenant))
+    [plan] = json.loads(await session.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", *args))
+    await transaction.rollback()
+    return int(plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"])
+
+
+async def test_what_a_mission_reads_does_not_grow_with_the_history(ground: Ground) -> None:
+    """Sessions that made their plans over next to nothing go on with them while a tenant's history and its queue grow."""
+    worker, admin = await ground.connect("worker"), await ground.connect("admin")
+    missions = [await ground.mission(state="accepted") for _ in range(10)]
+    tenants, count = [ground.tenant] * 10, 10
+    hashes = [bytes(32)] * 10
+    asked: dict[str, tuple[str, tuple[Any, ...]]] = {
+        "hold": (HOLD, (tenants, missions, hashes)), "offered": (OFFER, (tenants, missions)), "said": (SAID, (tenants, missions)),
+        "keep": (KEEP, (tenants, missions, count)), "take": (TAKE, (count,)),
+    }  # fmt: skip
+
+    async def looked_at() -> dict[str, int]:
+        return {name: await pages(worker, ground.tenant, statement, *args) for name, (statement, args) in asked.items()}
+
+    async def grow(more: int) -> None:
+        for statement in LONGER:
+            args = (ground.tenant, ground.ids["asker"], bytes(32), more)[: 4 if "INTO mission " in statement else 1]
+            await admin.execute(statement, *args)
+
+    await admin.execute(f"SET ROLE {OWNER}; SELECT set_config('app.tenant', '{ground.tenant}', false)")
+    for _ in range(8):  # one plan for all calls is made at the sixth
+        await looked_at()
+    await grow(600)
+    before = await looked_at()
+    await grow(6000)
+    after = await looked_at()
+    assert before["keep"] > 100
+    assert {name: (before[name], pages) for name, pages in after.items() if pages > 2 * before[name]} == {}
