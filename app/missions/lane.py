@@ -83,7 +83,7 @@ class MissionLane:
         request_id = name_request(scope, read.headers)
         scope["app"] = self.app
         request = Request(scope)
-        # not taken back: the server runs each request in a context of its own, or in that of the one before on its connection
+        # not taken back: the server runs each request in a context of its own
         structlog.contextvars.bind_contextvars(request_id=request_id)
         try:
             status, sent, content = await self.take(request, read, traced, request_id)

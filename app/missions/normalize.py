@@ -27,10 +27,8 @@ SPACES = re.compile(r"[^\S\n]+")
 EMPTY_LINES = re.compile(r"\s*\n\s*")
 INVISIBLE = ("Cc", "Cf")  # controls and format characters: they read as nothing and hide what is meant
 SPELLING = "\n\t\u200c\u200d"  # but joiners belong to the spelling of several scripts, and lines are lines
-MOST_FITTING, LONGEST_FITTING = (
-    4000,
-    4000,
-)  # pairs of inputs and labels that are remembered, and how long one is with its schema
+MOST_FITTING = 4000  # pairs of inputs and labels that are remembered
+LONGEST_FITTING = 4000  # characters of such a pair with its schema
 WORKSPACE = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 ROOT = Producer(name="root", version="1")
 

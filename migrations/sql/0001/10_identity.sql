@@ -275,8 +275,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_te
   LIMIT 1
 $$;
 
--- The same for the wall's own use, which knows the tenant and wants no roles: a mission is taken in through it, so that its
--- plans are kept by the session.
+-- The same for the wall's own use, which knows the tenant and wants no roles; in plpgsql, so that its plans are kept by the session.
 CREATE FUNCTION presented_by(p_tenant uuid, p_secret_sha256 bytea) RETURNS uuid LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, public, pg_temp AS $$
 DECLARE who uuid;

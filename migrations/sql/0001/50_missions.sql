@@ -12,7 +12,7 @@ CREATE TABLE mission_type (          -- a tenant's own types and newer versions 
 );
 
 CREATE TABLE mission (
-  tenant uuid NOT NULL,                                   -- there is such a tenant: see requested_by
+  tenant uuid NOT NULL,                                   -- there is such a tenant: whoever asked was found in it
   id uuid NOT NULL,
   mission_type text NOT NULL,
   type_version int NOT NULL,
@@ -24,7 +24,7 @@ CREATE TABLE mission (
   origin_surface text NOT NULL,
   risk_level text NOT NULL CHECK (risk_level IN ('low', 'medium', 'high')),
   sensitivity_class text NOT NULL CHECK (sensitivity_class IN ('public', 'internal', 'confidential', 'restricted')),
-  requested_by uuid NOT NULL,                             -- who presented a live secret: prove_requester() has found them
+  requested_by uuid NOT NULL,                             -- who presented a live secret: found by take_in() or prove_requester()
   presented text CONSTRAINT mission_presented CHECK (presented IS NULL),  -- where that secret is handed in; never kept
   workspace text NOT NULL,
   contract_hash bytea NOT NULL CHECK (length(contract_hash) = 32),

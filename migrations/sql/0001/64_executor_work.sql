@@ -3,8 +3,8 @@
 CREATE INDEX approval_to_execute ON approval (tenant, expires_at) WHERE state = 'approved' AND writeback IS NOT NULL;
 
 -- Adds the missing `execute` rows: of approved writebacks that nobody claimed, and of executions that are not settled.
--- Takes no input but how much to do at most, and answers how many it put back. Tenant by tenant, because not even the
--- owner of the tables sees two at once.
+-- Takes no input but how much to do at most, and answers how many it put back. Tenant by tenant, because the
+-- owner of the tables writes for the one that it has entered only.
 CREATE FUNCTION restore_executor_work(p_limit int) RETURNS int LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, public, pg_temp AS $$
 DECLARE t uuid; found int; total int := 0; entered text := current_setting('app.tenant', true);
