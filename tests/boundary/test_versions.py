@@ -150,7 +150,7 @@ async def test_another_major_version_leaves_missions_waiting_and_says_why(world:
         shown = await world.mission(life.id)
         assert (shown["state"], shown["degraded"]["code"]) == ("accepted", "colony_incompatible")
         detail = world.worker.colony.component.detail
-        assert detail is not None and "1.1" in detail and "2.0" in detail
+        assert detail is not None and CONTRACT_VERSION in detail and "2.0" in detail
     await due(world, "dispatch", life.id)
     await life.take()
     assert await life.state() == "dispatched"
