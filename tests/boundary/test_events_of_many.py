@@ -1,5 +1,6 @@
 """Events of many missions in one call: each mission fares as if it had come alone, and the call counts once."""
 
+import asyncio
 import json
 from typing import Any
 from uuid import UUID, uuid4
@@ -8,13 +9,17 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from colony_client.contract import MAX_MISSIONS_PER_CALL
+from colony.outbox import Outbox
+from colony_client.client import RootClient
+from colony_client.contract import MAX_MISSIONS_PER_CALL, Log, StageStarted
+from colony_client.together import AT_ONCE
 from tests.boundary.calls import batch, call, send_raw, token_of
 from tests.boundary.test_callback_door import foreign_artifact
 from tests.boundary.test_taken_together import begin_elsewhere, commits
 from tests.world import World
 from tests.world.checks import census, inspector, problem
 from tests.world.life import Life, in_state
+from tests.world.world import served
 
 MANY = "/internal/v1/events"
 WORD = {"seq": 1, "at": "2026-11-21T10:00:00Z", "type": "stage.started", "stage": "planner"}
@@ -327,3 +332,40 @@ async def test_a_database_that_is_away_takes_nothing_and_the_call_may_come_again
         problem(refused, "database_unavailable")
     answer = await send(world, *(entry(life, WORD) for life in lives), **nonce)
     assert [one["receipt"]["accepted_seq"] for one in answer.json()["missions"]] == [1, 1]
+
+
+# --- and the colony's own side
+
+
+async def test_outboxes_that_speak_at_once_share_calls_and_each_is_told_its_own(world: World) -> None:
+    lives = await running(world, 24)
+    gone, lost = lives[5], lives[11]
+    await gone.end("cancel")
+    paths: list[str] = []
+
+    async def counted(scope: Any, receive: Any, send: Any) -> None:
+        paths.append(scope["path"])
+        await world.internal(scope, receive, send)
+
+    async with served(counted) as url, RootClient(url, world.colony.keys, timeout_s=10) as root:
+        boxes = []
+        for life in lives:
+            root.hold(life.id, 1, life.dispatch.mission_token if life is not lost else gone.dispatch.mission_token)
+            boxes.append(Outbox(root, life.id, 1))
+        await root.send_events(lives[0].id, 1)  # what the root speaks is known from its first answer
+        speaking = [asyncio.create_task(box.run()) for box in boxes]
+        paths.clear()
+        for box in boxes:
+            box.put(StageStarted, stage="planner")
+            box.put(Log, level="info", message="begun")
+        told = [box for box, life in zip(boxes, lives, strict=True) if life not in (gone, lost)]
+        async with asyncio.timeout(20):
+            await asyncio.gather(*(box.settled() for box in told))
+            ended = await asyncio.gather(speaking[5], speaking[11], return_exceptions=True)
+        assert [str(one) for one in ended] == ["the root has moved on", "the root refuses our signature or token"]
+        shared = paths.index(MANY)
+        assert shared <= AT_ONCE and len(paths) < len(lives)
+        for box, task in zip(boxes, speaking, strict=True):
+            box.close()
+            await asyncio.gather(task, return_exceptions=True)
+    assert await reached(lives) == [0 if life in (gone, lost) else 2 for life in lives]
