@@ -189,7 +189,7 @@ async def test_a_colony_of_the_version_before_is_answered_in_its_own(
     assert answer.headers[VERSION_HEADER] == CONTRACT_VERSION
 
 
-@pytest.mark.parametrize("version", ["1.1", "1.7"])
+@pytest.mark.parametrize("version", ["1.1", "1.2", "1.7"])
 async def test_a_colony_of_our_version_or_a_newer_minor_gets_the_next_key_for_the_gateway(
     world: World, version: str
 ) -> None:
