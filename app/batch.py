@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Generic, TypeVar
 
 import asyncpg
@@ -37,6 +38,7 @@ class Pending(Generic[Item, Result]):
 
     item: Item
     answer: "asyncio.Future[Result]"
+    weight: int = 1
     since: float = field(default_factory=time.monotonic)
 
 
@@ -44,7 +46,7 @@ class Batches(Generic[Item, Result]):
     """run does the items of a batch over one connection, in a transaction of its own, and answers each in turn. A batch whose run
     raises is done again; so what is counted and told once it is committed is done by told, which fails nobody.
 
-    connect opens such a connection. size says of an item how many bytes it brings.
+    connect opens such a connection. size says of an item how many bytes it brings, and weigh for how many it counts.
     """
 
     def __init__(
@@ -54,11 +56,13 @@ class Batches(Generic[Item, Result]):
         size: Callable[[Item], int],
         *,
         name: str,
+        weigh: Callable[[Item], int] = lambda _: 1,
         told: Callable[[Sequence[Item], Sequence[Result]], None] | None = None,
         connections: int = 2,
         wait_ms: int = 1000,
     ) -> None:
         self.connect, self.run, self.size, self.name, self.told = connect, run, size, name, told
+        self.weigh = weigh
         self.connections, self.wait_s = connections, wait_ms / 1000
         self.pending: deque[Pending[Item, Result]] = deque()
         self.riding = 0  # how many are in batches that the database has
@@ -86,7 +90,7 @@ class Batches(Generic[Item, Result]):
             raise busy()
         if len(self.pending) >= MOST_PENDING:
             raise self._exhausted()
-        one: Pending[Item, Result] = Pending(item, asyncio.get_running_loop().create_future())
+        one: Pending[Item, Result] = Pending(item, asyncio.get_running_loop().create_future(), self.weigh(item))
         self.pending.append(one)
         self.wake.set()
         return await one.answer
@@ -101,11 +105,12 @@ class Batches(Generic[Item, Result]):
                 # one turn of the loop for those who are just arriving: they would otherwise wait for a whole commit
                 await asyncio.sleep(0)
                 if together := self._cut():
-                    self.riding += len(together)
+                    weight = sum(one.weight for one in together)
+                    self.riding += weight
                     try:
                         connection = await self._try(connection, together)
                     finally:
-                        self.riding -= len(together)
+                        self.riding -= weight
         finally:
             if connection is not None:
                 with contextlib.suppress(Exception):
@@ -118,13 +123,14 @@ class Batches(Generic[Item, Result]):
         the other way round. In shares, some are worked on here while others are there.
         """
         together: list[Pending[Item, Result]] = []
-        room, here = MOST_BYTES, len(self.pending) + self.riding
+        most = MOST_TOGETHER * self.connections  # more of them change no share
+        room, here = MOST_BYTES, self.riding + sum(one.weight for one in islice(self.pending, most))
         share = min(MOST_TOGETHER, max(FEW, -(-here // self.connections)))
-        while self.pending and len(together) < share:
+        while self.pending and share > 0:
             one = self.pending[0]
             if not one.answer.done():
-                room -= self.size(one.item)
-                if together and room < 0:
+                room, share = room - self.size(one.item), share - one.weight
+                if together and (room < 0 or share < 0):
                     break
                 together.append(one)
             self.pending.popleft()
@@ -153,7 +159,7 @@ class Batches(Generic[Item, Result]):
                 if not one.answer.done():
                     one.answer.set_result(result)
         except Exception as error:
-            if isinstance(error, LOST) and not isinstance(error, asyncpg.DataError):
+            if lost(error):
                 self._lost(connection, together, error)
                 return None
             if len(together) == 1:
@@ -201,6 +207,11 @@ class Batches(Generic[Item, Result]):
         """What somebody is told who has waited long enough; counted, as for a session that got no connection."""
         POOL_EXHAUSTED.labels(self.name).inc()
         return busy()
+
+
+def lost(error: Exception) -> bool:
+    """Whether the connection is gone."""
+    return isinstance(error, LOST) and not isinstance(error, asyncpg.DataError)
 
 
 def fail_all(together: Sequence[Pending[Item, Result]], error: BaseException) -> None:

@@ -90,7 +90,7 @@ PUBLIC = (
     console.router,
 )
 INTERNAL = (boundary_api.router, tools.router, model_gateway.router)
-WAYS = (boundary_api.WAY, tools.WAY, model_gateway.WAY)
+WAYS = (*boundary_api.WAYS, tools.WAY, model_gateway.WAY)
 
 
 YOUNG = 10_000  # new objects until the collector looks for rings among them: with 700, as it comes, every few requests, for nothing

@@ -16,7 +16,7 @@ from typing import Any
 from uuid import uuid4
 
 from bench.wire import Client, Message, serve
-from colony_client.contract import STAGES
+from colony_client.contract import MAX_MISSIONS_PER_CALL, STAGES
 from colony_client.errors import SignatureRefused
 from colony_client.signing import (
     KEY_HEADER,
@@ -28,9 +28,12 @@ from colony_client.signing import (
     sign,
     verify,
 )
+from colony_client.together import AT_ONCE
 
 CALLBACKS = 50  # connections back to the root: as many as the client has that colonies are given
+EVENTS = "/internal/v1/events"
 ROOM = 4_000  # missions in hand; who offers more is told to come again
+Said = tuple[int, dict[str, Any]]  # what the root answers for a mission: the status, and a receipt or a problem
 
 
 @dataclass
@@ -54,6 +57,8 @@ class Colony:
         ] = {}  # missions that wait for the root to take what is said of them, and their attempts
         self.refused = 0  # callbacks that the root did not take
         self.tasks: set[asyncio.Task[Any]] = set()
+        self.words: list[tuple[dict[str, Any], asyncio.Future[Said]]] = []  # what waits for a call to the root
+        self.speaking = 0  # calls that are on their way with what was said
 
     async def answer(self, asked: Message) -> tuple[int, bytes]:
         method, _, path = asked.start.partition(" ")
@@ -175,25 +180,66 @@ class Colony:
         talker.seq += 1
         stage = STAGES[talker.seq % len(STAGES)]
         event = {"type": "stage.started", "seq": talker.seq, "at": instant(), "stage": stage}
-        answer = await self.say(talker.mission, talker.attempt, talker.token, [event])
-        if answer.status == 200:
-            talker.token = json.loads(answer.body)["next_token"]
+        status, said = await self.say(talker.mission, talker.attempt, talker.token, [event])
+        if status == 200:
+            talker.token = said["next_token"]
         talker.busy = False
-        return answer.status == 200
+        return status == 200
 
-    async def say(self, mission: str, attempt: int, token: str, events: list[dict[str, Any]]) -> Message:
-        batch = {"contract_version": "1.0", "attempt": attempt, "events": events}
-        path = f"/internal/v1/missions/{mission}/events"
-        answer = await self.call(path, token, json.dumps(batch, separators=(",", ":")).encode())
-        if answer.status != 200:
+    async def say(self, mission: str, attempt: int, token: str, events: list[dict[str, Any]]) -> Said:
+        """Goes at once while few calls are on their way, and else with all that is said until one of them is back."""
+        told: asyncio.Future[Said] = asyncio.get_running_loop().create_future()
+        self.words.append(({"mission_id": mission, "token": token, "attempt": attempt, "events": events}, told))
+        if self.speaking < AT_ONCE:
+            self.speaking += 1
+            task = asyncio.create_task(self.speak())
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+        status, said = await told
+        if status != 200:
             self.refused += 1
-        return answer
+        return status, said
 
-    async def call(self, path: str, token: str, body: bytes) -> Message:
+    async def speak(self) -> None:
+        """Says what there is to say, until there is nothing."""
+        try:
+            while self.words:
+                together, self.words = self.words[:MAX_MISSIONS_PER_CALL], self.words[MAX_MISSIONS_PER_CALL:]
+                try:
+                    found = await self.tell([one for one, _ in together])
+                except Exception as error:
+                    for _, told in together:
+                        told.set_exception(error)
+                else:
+                    for (_, told), one in zip(together, found, strict=True):
+                        told.set_result(one)
+        finally:
+            self.speaking -= 1
+
+    async def tell(self, missions: list[dict[str, Any]]) -> list[Said]:
+        """What the root answers to each of them."""
+        if len(missions) == 1:
+            [one] = missions
+            batch = {"contract_version": "1.0", "attempt": one["attempt"], "events": one["events"]}
+            answer = await self.call(f"/internal/v1/missions/{one['mission_id']}/events", one["token"], dense(batch))
+            return [(answer.status, json.loads(answer.body))]
+        answer = await self.call(EVENTS, None, dense({"contract_version": "1.2", "missions": missions}))
+        said = json.loads(answer.body)
+        if answer.status != 200:
+            return [(answer.status, said)] * len(missions)
+        found: list[Said] = []
+        for one, told in zip(missions, said["missions"], strict=True):
+            status = 200 if told["receipt"] else told["problem"]["status"]
+            again = status in (429, 503)
+            found += await self.tell([one]) if again else [(status, told["receipt"] or told["problem"])]
+        return found
+
+    async def call(self, path: str, token: str | None, body: bytes) -> Message:
         """Tried again for a while when the root is busy, as any colony does."""
         for pause in (0.05, 0.2, 1.0, 2.0, 0):
             headers = sign(self.keys, "POST", path, body, "root")
-            headers |= {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+            headers |= {"Content-Type": "application/json"}
+            headers |= {"Authorization": f"Bearer {token}"} if token else {}
             answer = await self.root.ask("POST", path, headers, body)
             if answer.status not in (429, 503) or not pause:
                 break
@@ -202,6 +248,10 @@ class Colony:
 
 
 SIGNED = (KEY_HEADER, TIMESTAMP_HEADER, NONCE_HEADER, SIGNATURE_HEADER)
+
+
+def dense(document: Any) -> bytes:
+    return json.dumps(document, separators=(",", ":")).encode()
 
 
 def made(one: dict[str, Any]) -> dict[str, Any]:

@@ -7,15 +7,19 @@ The published documents are written from this (`publish`), the running services 
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel
 
 from colony_client.contract import (
+    FIRST_VERSION,
+    MANY_SINCE,
     VERSION_HEADER,
     CancelRequest,
     DispatchAnswers,
     DispatchBatch,
+    EventAnswers,
     EventBatch,
     EventReceipt,
+    EventsOfMany,
     Health,
     MissionStatus,
     Ready,
@@ -26,30 +30,6 @@ from colony_client.contract import (
 )
 
 Service = Literal["colony", "root-internal"]
-
-
-class FieldError(BaseModel):
-    """One thing that is wrong with a request: a JSON Pointer into the body, or the name of a parameter, and why."""
-
-    model_config = ConfigDict(extra="allow")
-
-    pointer: str | None = None
-    parameter: str | None = None
-    detail: str
-
-
-class ProblemDocument(BaseModel):
-    """RFC 9457, `application/problem+json`: every answer of status 400 and above. More members may stand beside these."""
-
-    model_config = ConfigDict(extra="allow")
-
-    type: str
-    title: str
-    status: int = Field(ge=400, le=599)
-    code: str
-    detail: str
-    errors: list[FieldError] = Field(default_factory=list)
-    expected_seq: int | None = Field(default=None, ge=1, description="With the code sequence_gap: go on from here.")
 
 
 @dataclass(frozen=True)
@@ -66,7 +46,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Call:
-    """One call. `also` are statuses other than 200 that carry the same answer."""
+    """One call. `also` are statuses other than 200 that carry the same answer. since: the version that it came with."""
 
     service: Service
     operation: str
@@ -79,6 +59,7 @@ class Call:
     signed: bool = True
     token: bool = False
     also: tuple[int, ...] = ()
+    since: str = FIRST_VERSION
 
 
 BODY = "Mend the named field. Sending the same bytes again changes nothing."
@@ -249,6 +230,17 @@ CALLS = (
         (*OF_ROOT, NO_MISSION, TOO_SLOW, GAP, SUPERSEDED, CLOSED, ROOT_TOO_LARGE),
         asks=EventBatch,
         token=True,
+    ),
+    Call(
+        "root-internal",
+        "sendEventsOfMany",
+        "post",
+        "/internal/v1/events",
+        "Takes events of 1 to 64 missions, each with its own token. Each is answered for itself, as by sendEvents.",
+        EventAnswers,
+        (*OF_ROOT, TOO_SLOW, ROOT_TOO_LARGE),
+        asks=EventsOfMany,
+        since=MANY_SINCE,
     ),
     Call(
         "root-internal",

@@ -7,6 +7,7 @@ decision; a repeated call is signed anew and therefore never taken for a replay.
 
 import asyncio
 import email.utils
+import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from colony_client.contract import (
     CODE_CLOSED,
     CODE_SUPERSEDED,
     FIRST_VERSION,
+    MANY_SINCE,
     MAX_BODY_BYTES,
     VERSION_HEADER,
     CancelRequest,
@@ -32,10 +34,14 @@ from colony_client.contract import (
     DispatchAnswers,
     DispatchBatch,
     Event,
+    EventAnswer,
+    EventAnswers,
     EventBatch,
     EventReceipt,
+    EventsOfMany,
     Grounds,
     Health,
+    MissionEvents,
     MissionStatus,
     Ready,
     RootView,
@@ -60,6 +66,7 @@ from colony_client.errors import (
 )
 from colony_client.hearing import MOST_HEARD, Listening, heard
 from colony_client.signing import Audience, Keys, sign
+from colony_client.together import Together, Words
 from colony_client.versions import order, spoken_with, written
 from colony_client.wire import read_json, read_model
 
@@ -68,6 +75,7 @@ MAX_COLONY_ANSWER_BYTES = 2 * 1024 * 1024  # 64 answers with the longest reasons
 KEPT_BYTES = MOST_HEARD  # of an answer that was not understood, for whoever has to find out why
 CONNECT_TIMEOUT_S = 2.0
 LONGEST_RETRY_AFTER_S = 86_400.0
+EVENTS_OF_MANY = "/internal/v1/events"
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
@@ -347,6 +355,11 @@ class RootClient(_Exchange):
         )
         self._tokens: dict[tuple[UUID, int], str] = {}
         self._gateway_tokens: dict[tuple[UUID, int], str] = {}
+        self._together = Together(self._send_one, self._send_many, self.timeout_s)
+
+    async def aclose(self) -> None:
+        await self._together.close()
+        await super().aclose()
 
     def hold(self, mission_id: UUID, attempt: int, token: str, gateway_token: str | None = None) -> None:
         self._tokens[mission_id, attempt] = token
@@ -367,17 +380,65 @@ class RootClient(_Exchange):
         """Send up to 500 events with consecutive `seq`, or none as a heartbeat, and take over the next token.
 
         SequenceGap names the `seq` to go on from, Superseded means stop, Busy when to come back; sending the same
-        events again is harmless.
+        events again is harmless. What several missions say while calls are on their way goes together in the next one, if
+        the root takes that; each is told its own. Who names a time waits for nobody.
         """
         batch = EventBatch(attempt=attempt, events=list(events))
-        path = f"/internal/v1/missions/{mission_id}/events"
-        token = self._token(mission_id, attempt)
-        receipt = await self._ask("POST", path, EventReceipt, question=batch, bearer=token, timeout_s=timeout_s)
-        if (mission_id, attempt) in self._tokens:  # unless it was forgotten meanwhile
-            self._tokens[mission_id, attempt] = receipt.next_token
+        words = Words(mission_id, attempt, batch, self._token(mission_id, attempt))
+        if timeout_s is not None or order(self.version or FIRST_VERSION) < order(MANY_SINCE):
+            return await self._send_one(words, timeout_s=timeout_s)
+        return await self._together.put(words)
+
+    async def _send_one(self, words: Words, timeout_s: float | None = None) -> EventReceipt:
+        path, bearer = f"/internal/v1/missions/{words.mission_id}/events", self._newest(words)
+        receipt = await self._ask("POST", path, EventReceipt, question=words.batch, bearer=bearer, timeout_s=timeout_s)
+        return self._taken(words, receipt)
+
+    async def _send_many(self, together: Sequence[Words]) -> list[EventReceipt | Exception]:
+        """Each one's receipt or error. What is refused whole for good is said one by one: whoever is at fault is told so."""
+        entries = [
+            MissionEvents(
+                mission_id=one.mission_id, token=self._newest(one), attempt=one.attempt, events=one.batch.events
+            )
+            for one in together
+        ]
+        try:
+            said = await self._ask("POST", EVENTS_OF_MANY, EventAnswers, question=EventsOfMany(missions=entries))
+        except Refused as refused:
+            if refused.retryable or isinstance(refused, Unauthorized):
+                raise
+            return await self._one_by_one(together)
+        if [one.mission_id for one in said.missions] != [one.mission_id for one in together]:
+            body = said.model_dump_json().encode()
+            raise self._malformed("the answers are not for the missions that were sent", 200, body)
+        return [self._told(one, answer) for one, answer in zip(together, said.missions, strict=True)]
+
+    async def _one_by_one(self, together: Sequence[Words]) -> list[EventReceipt | Exception]:
+        told: list[EventReceipt | Exception] = []
+        for one in together:
+            try:
+                told.append(await self._send_one(one))
+            except Exception as error:
+                told.append(error)
+        return told
+
+    def _told(self, words: Words, answer: EventAnswer) -> EventReceipt | Exception:
+        if answer.receipt is not None:
+            return self._taken(words, answer.receipt)
+        assert answer.problem is not None
+        body = json.dumps(answer.problem).encode()
+        return refused_with(int(str(answer.problem["status"])), answer.problem, body, answer.retry_after_s)
+
+    def _taken(self, words: Words, receipt: EventReceipt) -> EventReceipt:
+        key = words.mission_id, words.attempt
+        if key in self._tokens:  # unless it was forgotten meanwhile
+            self._tokens[key] = receipt.next_token
             if receipt.next_gateway_token is not None:
-                self._gateway_tokens[mission_id, attempt] = receipt.next_gateway_token
+                self._gateway_tokens[key] = receipt.next_gateway_token
         return receipt
+
+    def _newest(self, words: Words) -> str:
+        return self._tokens.get((words.mission_id, words.attempt), words.token)
 
     async def call_tool(
         self,
@@ -423,6 +484,10 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes) -> Refused:
         problem = document if isinstance(document, dict) else None
     except BadBody:  # an HTML page from something in between, most likely
         problem = None
+    return refused_with(status, problem, body[:KEPT_BYTES], parse_retry_after(headers.get("Retry-After")))
+
+
+def refused_with(status: int, problem: dict[str, Any] | None, body: bytes, retry_after: float | None) -> Refused:
     expected = (problem or {}).get("expected_seq")
     ended = (problem or {}).get("code") in (CODE_SUPERSEDED, CODE_CLOSED)
 
@@ -435,7 +500,7 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes) -> Refused:
         kind = Superseded
     elif status == 409 and type(expected) is int and expected >= 1:
         kind = SequenceGap
-    return kind(status, problem, body[:KEPT_BYTES], parse_retry_after(headers.get("Retry-After")))
+    return kind(status, problem, body, retry_after)
 
 
 def parse_retry_after(value: str | None, *, now: datetime | None = None) -> float | None:

@@ -12,13 +12,18 @@ from uuid import UUID
 
 from pydantic import (
     AfterValidator,
+    BaseModel,
+    ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     JsonValue,
     SerializerFunctionWrapHandler,
     StringConstraints,
     model_serializer,
     model_validator,
 )
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from colony_client.artifacts import (
     NO_NUL,
@@ -42,7 +47,7 @@ from colony_client.artifacts import (
     WritebackProposal,
 )
 
-CONTRACT_VERSION = "1.1"
+CONTRACT_VERSION = "1.2"
 FIRST_VERSION = "1.0"  # what a peer speaks that does not say
 VERSION_HEADER = "Colony-Contract-Version"
 
@@ -50,6 +55,8 @@ MAX_BODY_BYTES = 8 * 1024 * 1024  # one request or one answer, after decompressi
 MAX_BODY_DEPTH = 32
 MAX_MISSIONS_PER_DISPATCH = 64
 MAX_EVENTS_PER_BATCH = 500
+MAX_MISSIONS_PER_CALL = 64  # whose events come together
+MANY_SINCE = "1.2"  # the version that events of many missions came with
 
 STAGES = ("planner", "prompt_master", "librarian", "researcher", "workers", "aggregator", "reviewer")
 
@@ -283,10 +290,9 @@ Event = Annotated[
 ]
 
 
-class EventBatch(Part):
-    """Events of one attempt with consecutive `seq`; an empty batch is a heartbeat."""
+class Events(Part):
+    """Events of one attempt with consecutive `seq`; none are a heartbeat."""
 
-    contract_version: ContractVersion = FIRST_VERSION
     attempt: Attempt
     events: list[Event] = Field(default_factory=list, max_length=MAX_EVENTS_PER_BATCH)
 
@@ -308,6 +314,36 @@ class EventBatch(Part):
         ]
 
 
+class _Written(Part):
+    contract_version: ContractVersion = FIRST_VERSION
+
+
+class EventBatch(Events, _Written):
+    """What is sent of one mission."""
+
+
+class _Proven(Part):
+    mission_id: UUID
+    token: Token
+
+
+class MissionEvents(Events, _Proven):
+    """What is sent of one among many missions. token: its own newest callback token."""
+
+
+class EventsOfMany(Part):
+    """Events of 1 to 64 missions in one call, each mission once. Each is answered for itself."""
+
+    contract_version: ContractVersion = FIRST_VERSION
+    missions: list[MissionEvents] = Field(min_length=1, max_length=MAX_MISSIONS_PER_CALL)
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        if len({one.mission_id for one in self.missions}) < len(self.missions):
+            raise ValueError("a mission is named twice")
+        return self
+
+
 def _artifact_of(event: Event) -> Artifact | None:
     match event:
         case ArtifactProduced(artifact=artifact):
@@ -326,6 +362,65 @@ class EventReceipt(Part):
     lease_until: Utc
     stop: bool = False
     stop_reason: Note | None = None
+
+
+class FieldError(BaseModel):
+    """One thing that is wrong with a request: a JSON Pointer into the body, or the name of a parameter, and why."""
+
+    model_config = ConfigDict(extra="allow")
+
+    pointer: str | None = None
+    parameter: str | None = None
+    detail: str
+
+
+class ProblemDocument(BaseModel):
+    """RFC 9457, `application/problem+json`: every answer of status 400 and above. More members may stand beside these."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    title: str
+    status: int = Field(ge=400, le=599)
+    code: str
+    detail: str
+    errors: list[FieldError] = Field(default_factory=list)
+    expected_seq: int | None = Field(default=None, ge=1, description="With the code sequence_gap: go on from here.")
+
+
+class _AsProblem:
+    """A problem that is handed on as it came: its schema says what to expect of it, and nothing of it is dropped."""
+
+    def __get_pydantic_json_schema__(self, _: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return handler(ProblemDocument.__pydantic_core_schema__)
+
+
+class EventAnswer(Part):
+    """What became of one mission's events: the receipt or the problem that they would have been answered with by themselves.
+
+    retry_after_s: with a problem, when it is worth coming again.
+    """
+
+    mission_id: UUID
+    receipt: EventReceipt | None = None
+    problem: Annotated[dict[str, JsonValue], _AsProblem()] | None = None
+    retry_after_s: float | None = Field(default=None, ge=0, le=86_400, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.receipt is None) == (self.problem is None):
+            raise ValueError("an answer is a receipt or a problem")
+        if self.problem is not None:
+            status = self.problem.get("status")
+            if type(status) is not int or not 400 <= status <= 599:
+                raise ValueError("a problem names its status")
+        return self
+
+
+class EventAnswers(Part):
+    """One answer for each mission, in the order they were sent."""
+
+    missions: list[EventAnswer] = Field(min_length=1, max_length=MAX_MISSIONS_PER_CALL)
 
 
 class Grounds(Part):

@@ -21,6 +21,7 @@ SENTENCE = "A release needs two reviewers – “four eyes” – before it ship
 SOURCE = hashlib.sha256(TEXT.encode()).hexdigest()
 
 MISSION = UUID("01a1fd97-f184-73d1-828c-8acb28e6afc0")
+OTHER_MISSION = UUID("01a1fd97-f184-73d1-828c-8acb28e6afc1")
 TENANT = UUID("01a1fd90-0000-7000-8000-00000000000a")
 ACTOR = UUID("01a1fd90-0000-7000-8000-00000000000b")
 LEAD_TEXT = '{"fields":{"name":"Zoë Müller","stage":"contacted"},"id":"L-1001","kind":"lead","version":3}'
@@ -28,6 +29,7 @@ BEGAN = datetime(2026, 11, 21, 10, 12, 0, tzinfo=UTC)
 
 FIRST_BEARER = "mt1.k1.eyJhIjoiY2FsbGJhY2sifQ.c2lnbmF0dXJlLW9mLXRoZS1yb290"
 GATEWAY_BEARER = "mt1.k1.eyJhIjoiZ2F0ZXdheSJ9.c2lnbmF0dXJlLWZvci1tb2RlbHM"
+OTHER_BEARER = "mt1.k1.eyJhIjoiY2FsbGJhY2siLCJtIjoxfQ.YW5vdGhlci1zaWduYXR1cmU"
 NEXT_BEARER = "mt1.k1.eyJhIjoiY2FsbGJhY2siLCJlIjoxfQ.bmV4dC1zaWduYXR1cmU"
 
 BUDGET = a.Budgets(time_ms=600_000, tokens=200_000, cost_usd=5.0)
@@ -62,6 +64,9 @@ def messages() -> dict[str, BaseModel]:
         gateway_token=GATEWAY_BEARER,
         budgets=BUDGET,
         traceparent="00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+    )
+    receipt = c.EventReceipt(
+        accepted_seq=3, next_token=NEXT_BEARER, next_gateway_token=GATEWAY_BEARER, lease_until=_at(18)
     )
     decision = c.HumanDecision(
         approval_id=UUID("01a1fd98-0033-708f-a3db-49e5d6b6b90e"),
@@ -98,8 +103,39 @@ def messages() -> dict[str, BaseModel]:
             ],
         ),
         "heartbeat": c.EventBatch(contract_version=c.CONTRACT_VERSION, attempt=1),
-        "event_receipt": c.EventReceipt(
-            accepted_seq=3, next_token=NEXT_BEARER, next_gateway_token=GATEWAY_BEARER, lease_until=_at(18)
+        "event_receipt": receipt,
+        "events_of_many": c.EventsOfMany(
+            contract_version=c.CONTRACT_VERSION,
+            missions=[
+                c.MissionEvents(
+                    mission_id=MISSION,
+                    token=FIRST_BEARER,
+                    attempt=1,
+                    events=[c.StageStarted(seq=1, at=_at(1), stage="planner")],
+                ),
+                c.MissionEvents(
+                    mission_id=OTHER_MISSION,
+                    token=OTHER_BEARER,
+                    attempt=1,
+                    events=[c.Log(seq=4, at=_at(2), level="info", message="One document was found.")],
+                ),
+            ],
+        ),
+        "event_answers": c.EventAnswers(
+            missions=[
+                c.EventAnswer(mission_id=MISSION, receipt=receipt.model_copy(update={"accepted_seq": 1})),
+                c.EventAnswer(
+                    mission_id=OTHER_MISSION,
+                    problem={
+                        "type": "/problems/sequence_gap",
+                        "title": "Events are missing",
+                        "status": 409,
+                        "code": "sequence_gap",
+                        "detail": "Event 2 is missing.",
+                        "expected_seq": 2,
+                    },
+                ),
+            ]
         ),
         "tool_call": c.ToolCall(arguments={"query": "reviewers of a release", "limit": 5}),
         "tool_answer": c.ToolAnswer(

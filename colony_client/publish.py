@@ -15,8 +15,8 @@ from pydantic.json_schema import models_json_schema
 
 from colony_client import calls, examples, signing
 from colony_client import contract as c
-from colony_client.artifacts import ARTIFACT_TYPES
-from colony_client.calls import Call, ProblemDocument, Refusal, Service
+from colony_client.artifacts import ARTIFACT_TYPES, SINCE
+from colony_client.calls import Call, Refusal, Service
 
 PUBLISHED = Path(__file__).with_name("published")
 TAGS = ("type", "schema_name")
@@ -32,11 +32,13 @@ MESSAGES: dict[str, type[BaseModel]] = {
     "ready": c.Ready,
     "event_batch": c.EventBatch,
     "event_receipt": c.EventReceipt,
+    "events_of_many": c.EventsOfMany,
+    "event_answers": c.EventAnswers,
     "tool_call": c.ToolCall,
     "tool_answer": c.ToolAnswer,
     "tool_offers": c.ToolOffers,
     "root_view": c.RootView,
-    "problem": ProblemDocument,
+    "problem": c.ProblemDocument,
 }
 EVENTS: dict[str, type[BaseModel]] = {
     kind.model_fields["type"].default: kind for kind in get_args(get_args(c.Event)[0])
@@ -88,7 +90,7 @@ def openapi(service: Service) -> dict[str, Any]:
     own = calls.of(service)
     models: list[Any] = [model for call in own for model in (call.asks, call.answers) if model is not None]
     _, defined = models_json_schema(
-        [(model, "validation") for model in [*models, ProblemDocument]], ref_template="#/components/schemas/{model}"
+        [(model, "validation") for model in [*models, c.ProblemDocument]], ref_template="#/components/schemas/{model}"
     )
     paths: dict[str, Any] = {}
     for call in own:
@@ -122,6 +124,8 @@ def operation(call: Call) -> dict[str, Any]:
     parameters += [{"$ref": f"#/components/parameters/{name}"} for name in headers]
     made: dict[str, Any] = {"operationId": call.operation, "summary": call.summary, "parameters": parameters}
     made["security"] = [{"mission_token": []}] if call.token else []
+    if call.since != c.FIRST_VERSION:
+        made[SINCE] = call.since
     if call.asks is not None:
         made["requestBody"] = {"required": True, "content": {"application/json": _content(call.asks)}}
     answer = {"description": "Done.", "content": {"application/json": _content(call.answers)}}

@@ -60,6 +60,34 @@ def read_model(
         raise BadBody(*field_problems(error, document)) from None
 
 
+def members_of(body: bytes, name: str) -> list[bytes]:
+    """The members of a list that the object in `body` holds under a name, each as it came. The body has been read before."""
+    text = body.decode()
+
+    def over(place: int, *signs: str) -> int:
+        """Past blanks and these signs."""
+        while text[place] in " \t\n\r" or text[place] in signs:
+            place += 1
+        return place
+
+    found: list[bytes] = []
+    place = over(0, "{")
+    while text[place] != "}":
+        member, place = _DECODER.raw_decode(text, place)
+        place = over(place, ":")
+        if member != name:
+            _, place = _DECODER.raw_decode(text, place)
+        else:
+            place = over(place, "[")
+            while text[place] != "]":
+                _, end = _DECODER.raw_decode(text, place)
+                found.append(text[place:end].encode())
+                place = over(end, ",")
+            place += 1
+        place = over(place, ",")
+    return found
+
+
 def field_problems(error: ValidationError, document: Any) -> list[FieldProblem]:
     """Pydantic's findings as JSON Pointers into the document that was refused."""
     found = error.errors(include_url=False, include_context=False, include_input=False)

@@ -1,6 +1,8 @@
 """The internal API: what a colony calls. Its own app on its own port, never mounted on the public one."""
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated
 from uuid import UUID
 
@@ -9,19 +11,28 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from app import missions
 from app.boundary import callbacks
-from app.boundary.callbacks import refuse_root_artifacts
-from app.boundary.door import Signed, genuine, signed, spend, token, unknown
-from app.boundary.quarantine import keep_refused
+from app.boundary.door import Signed, genuine, proven, signed, spend, token, unknown
+from app.boundary.quarantine import quarantine_callback
+from app.boundary.reading import Sent, as_it_came, read_batch, read_many, refuse_foreign
+from app.db import Database
 from app.errors import Problem
+from app.http.edge import request_id, trouble
 from app.http.lane import ID, Way
 from app.http.replies import JSON, problem_reply
 from colony_client import tokens
-from colony_client.contract import EventBatch, EventReceipt, RootView
-from colony_client.errors import BadBody
+from colony_client.contract import (
+    EventAnswer,
+    EventAnswers,
+    EventBatch,
+    EventReceipt,
+    Events,
+    EventsOfMany,
+    RootView,
+)
 from colony_client.signing import Keys
 from colony_client.versions import written
-from colony_client.wire import read_model
 
+log = structlog.get_logger("colony")
 router = APIRouter(tags=["colony"])
 Call = Annotated[Signed, Depends(signed, scope="function")]
 Unspent = Annotated[Signed, Depends(genuine, scope="function")]
@@ -37,32 +48,108 @@ Unspent = Annotated[Signed, Depends(genuine, scope="function")]
 )
 async def events(mission_id: UUID, request: Request, call: Unspent) -> Response:
     """Takes a batch of events of one attempt; an empty one is a heartbeat. Idempotent per (attempt, seq)."""
-    state = request.app.state
+    state, whose = request.app.state, None
     try:
-        said = token(request, mission_id)
-        structlog.contextvars.bind_contextvars(mission_id=str(mission_id), tenant_id=str(said.tenant))
-        caller = call.caller(said.tenant)
-        batch = read_batch(call.body, mission_id, said)
-        if batch.attempt != said.attempt:
-            raise unknown()  # a token opens this door for its own attempt only
+        whose = token(request, mission_id)
+        structlog.contextvars.bind_contextvars(mission_id=str(mission_id), tenant_id=str(whose.tenant))
+        said = heard(call, whose, read_batch(call.body))
     except Problem as refused:
         await spend(request, call)
-        if refused.code == "unauthenticated":
+        if whose is None or refused.code == "unauthenticated":
             raise
-        async with state.database.write() as session:
-            await session.enter(said.tenant)
-            await keep_refused(session, caller, mission_id, "callback", refused.detail, call.body)
+        await quarantine_callback(state.database, call.caller(whose.tenant), mission_id, refused, call.body)
         return problem_reply(request, refused).response()
-    taken = await state.callbacks.take(callbacks.call(call.kid, call.nonce, caller, mission_id, batch))
-    receipt = EventReceipt(
-        accepted_seq=taken.accepted_seq,
-        lease_until=taken.lease_until,
-        stop=taken.stop_reason is not None,
-        stop_reason=taken.stop_reason,
-        next_token=next_token(state.signing_keys, said, "callback"),
-        next_gateway_token=next_token(state.signing_keys, said, "gateway"),
+    [outcome] = await state.callbacks.take(callbacks.Call(call.kid, call.nonce, [said]))
+    if isinstance(outcome, Exception):
+        raise outcome
+    return Response(written(receipt(state.signing_keys, whose, outcome), call.version), media_type=JSON)
+
+
+@dataclass
+class Entry:
+    """What was sent of one mission among many, and what becomes of it. whose: what its token says, when it is good."""
+
+    sent: Sent
+    whose: tokens.MissionToken | None = None
+    said: callbacks.Said | None = None
+    outcome: callbacks.Outcome | None = None
+
+
+@router.post(
+    "/internal/v1/events",
+    operation_id="sendEventsOfMany",
+    response_model=EventAnswers,
+    openapi_extra={
+        "requestBody": {"required": True, "content": {"application/json": {"schema": EventsOfMany.model_json_schema()}}}
+    },
+)
+async def events_of_many(request: Request, call: Unspent) -> Response:
+    """Takes events of many missions, each with its own token; each is answered for itself, as it would have been alone."""
+    try:
+        entries = [Entry(sent) for sent in read_many(call.body)]
+    except Problem:
+        await spend(request, call)
+        raise
+    structlog.contextvars.bind_contextvars(missions=len(entries))
+    for place, one in enumerate(entries):
+        try:
+            one.whose = proven(request, one.sent.mission, one.sent.token)
+            one.said = heard(call, one.whose, one.sent.batch, f"/missions/{place}")
+        except Problem as refused:
+            one.outcome = refused
+    understood = [(one, one.said) for one in entries if one.said is not None]
+    if understood:
+        taken = await request.app.state.callbacks.take(
+            callbacks.Call(call.kid, call.nonce, [said for _, said in understood])
+        )
+        for (one, _), outcome in zip(understood, taken, strict=True):
+            one.outcome = outcome
+    else:
+        await spend(request, call)
+    await keep_misunderstood(request.app.state.database, call, entries)
+    answers = EventAnswers(missions=[answer(request, one) for one in entries])
+    return Response(written(answers, call.version), media_type=JSON)
+
+
+async def keep_misunderstood(database: Database, call: Signed, entries: Sequence[Entry]) -> None:
+    """Puts into quarantine what was sent in the name of a mission and cannot be taken. What cannot be kept is told so."""
+    for place, one in enumerate(entries):
+        refused = one.outcome
+        if one.said is None and one.whose is not None and isinstance(refused, Problem) and refused.code == "validation":
+            data = as_it_came(call.body, place, one.sent.token)
+            try:
+                await quarantine_callback(database, call.caller(one.whose.tenant), one.sent.mission, refused, data)
+            except Exception as error:
+                one.outcome = error
+
+
+def heard(call: Signed, whose: tokens.MissionToken, batch: Events | Problem, within: str = "") -> callbacks.Said:
+    """What the token's own attempt says. Raises Problem; within: where in the body the batch stands."""
+    if isinstance(batch, Problem):
+        raise batch
+    refuse_foreign(batch, whose, within)
+    if batch.attempt != whose.attempt:
+        raise unknown()  # a token opens this door for its own attempt only
+    return callbacks.said(call.caller(whose.tenant), whose.mission, batch)
+
+
+def answer(request: Request, one: Entry) -> EventAnswer:
+    """What one mission among many is told."""
+    if isinstance(one.outcome, callbacks.Taken):
+        assert one.whose is not None
+        return EventAnswer(
+            mission_id=one.sent.mission, receipt=receipt(request.app.state.signing_keys, one.whose, one.outcome)
+        )
+    assert one.outcome is not None
+    refused = one.outcome if isinstance(one.outcome, Problem) else trouble(request, one.outcome)
+    tenant = str(one.whose.tenant) if one.whose else None
+    log.warning("events refused", mission_id=str(one.sent.mission), tenant_id=tenant, code=refused.code)
+    wait = refused.headers.get("Retry-After")
+    return EventAnswer(
+        mission_id=one.sent.mission,
+        problem=refused.document(request.url.path, request_id(request)),
+        retry_after_s=float(wait) if wait is not None else None,
     )
-    return Response(written(receipt, call.version), media_type=JSON)
 
 
 async def without_framework(request: Request, mission: str) -> Response:
@@ -70,39 +157,36 @@ async def without_framework(request: Request, mission: str) -> Response:
     return await events(UUID(mission), request, await genuine(request))
 
 
-WAY = Way(
-    re.compile(rf"/internal/v1/missions/{ID}/events"), "/internal/v1/missions/{mission_id}/events", without_framework
+async def many_without_framework(request: Request) -> Response:
+    """The same route."""
+    return await events_of_many(request, await genuine(request))
+
+
+WAYS = (
+    Way(
+        re.compile(rf"/internal/v1/missions/{ID}/events"),
+        "/internal/v1/missions/{mission_id}/events",
+        without_framework,
+    ),
+    Way(re.compile("/internal/v1/events"), "/internal/v1/events", many_without_framework),
 )
+
+
+def receipt(keys: Keys, whose: tokens.MissionToken, taken: callbacks.Taken) -> EventReceipt:
+    return EventReceipt(
+        accepted_seq=taken.accepted_seq,
+        lease_until=taken.lease_until,
+        stop=taken.stop_reason is not None,
+        stop_reason=taken.stop_reason,
+        next_token=next_token(keys, whose, "callback"),
+        next_gateway_token=next_token(keys, whose, "gateway"),
+    )
 
 
 def next_token(keys: Keys, said: tokens.MissionToken, audience: tokens.TokenAudience) -> str:
     return tokens.issue(
         keys, mission=said.mission, tenant=said.tenant, attempt=said.attempt, fence=said.fence, audience=audience
     )
-
-
-def read_batch(body: bytes, mission_id: UUID, said: tokens.MissionToken) -> EventBatch:
-    """The batch, or the Problem that names what is wrong with it."""
-    try:
-        batch = read_model(EventBatch, body)
-    except BadBody as refused:
-        raise Problem(
-            "validation",
-            str(refused)[:500],
-            errors=[{"pointer": one.pointer, "detail": one.detail} for one in refused.problems],
-        ) from None
-    refuse_root_artifacts(batch.events)
-    strangers = batch.strangers(mission_id, said.tenant)
-    if strangers:
-        raise Problem(
-            "validation",
-            f"Event {strangers[0]} carries an artifact of another mission or tenant.",
-            errors=[
-                {"pointer": "/events", "detail": f"event {seq} names another mission or tenant"}
-                for seq in strangers[:20]
-            ],
-        )
-    return batch
 
 
 @router.get("/internal/v1/missions/{mission_id}", operation_id="getRootView", response_model=RootView)

@@ -4,6 +4,7 @@ Batches of events that are pending at the same moment are taken together, in one
 as if they had come one after the other.
 """
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -16,12 +17,12 @@ import structlog
 
 from app import approvals, artifacts, budgets, missions
 from app.artifacts import Made
-from app.batch import Batches
+from app.batch import Batches, busy, lost
 from app.boundary.door import unknown
 from app.caller import Caller
 from app.canonical import fingerprint
 from app.clock import now
-from app.db import Database, Fetch
+from app.db import Database, Fetch, unavailable
 from app.errors import Problem
 from app.missions import Held, Mission
 from app.telemetry import PROVIDER_FAILURES, STAGE_SECONDS, STRANGERS, begin
@@ -29,7 +30,7 @@ from colony_client.contract import (
     ArtifactProduced,
     CheckpointSaved,
     Event,
-    EventBatch,
+    Events,
     Log,
     ProviderFailed,
     Signal,
@@ -40,19 +41,16 @@ from colony_client.contract import (
 )
 
 log = structlog.get_logger("colony")
-ROOTS_OWN = ("mission_envelope", "policy_decision")  # what only the root may say
 USE_NONCES = "SELECT use_nonces($1, $2) AS fresh"
 
 
 @dataclass(frozen=True)
-class Call:
-    """One signed batch of events of a mission; its nonce has still to be used. made: its artifacts, by the event's seq."""
+class Said:
+    """What a colony says of a mission: a batch of its events. made: its artifacts, by the event's seq."""
 
-    kid: str
-    nonce: str
     caller: Caller
     mission: UUID
-    batch: EventBatch
+    batch: Events
     made: dict[int, Made] = field(repr=False)
 
     @property
@@ -65,14 +63,27 @@ class Call:
         return isinstance(last, Signal) and last.signal == "escalate"
 
 
-def call(kid: str, nonce: str, caller: Caller, mission: UUID, batch: EventBatch) -> Call:
+def said(caller: Caller, mission: UUID, batch: Events) -> Said:
     made: dict[int, Made] = {}
     for event in batch.events:
         if isinstance(event, ArtifactProduced):
             made[event.seq] = artifacts.made(event.artifact)
         elif isinstance(event, WritebackProposed):
             made[event.seq] = artifacts.made(event.proposal)
-    return Call(kid, nonce, caller, mission, batch, made)
+    return Said(caller, mission, batch, made)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One signed call: what it says of a mission, or of several, each once. nonce: None when it has been used."""
+
+    kid: str
+    nonce: str | None
+    said: Sequence[Said]
+
+    @property
+    def size(self) -> int:
+        return sum(one.size for one in self.said)
 
 
 @dataclass
@@ -85,11 +96,12 @@ class Taken:
     asks: Signal | None = None  # the question that this batch has ended the attempt with
 
 
-Outcome = Taken | Problem
+Outcome = Taken | Exception  # of what is said of a mission; a Problem where it was judged
+Answer = list[Outcome] | Problem  # to a call; a Problem when its nonce was used before: then nothing of it was applied
 
 
 class Callbacks:
-    """Takes batches of events in. nudge wakes whoever waits for work or facts."""
+    """Takes calls in. nudge wakes whoever waits for work or facts."""
 
     def __init__(
         self,
@@ -101,43 +113,97 @@ class Callbacks:
         wait_ms: int = 1000,
     ) -> None:
         self.database, self.nudge, self.lease = database, nudge, lease
-        self.batches: Batches[Call, Outcome] = Batches(
-            database.connect, self.run, lambda one: one.size, name="callbacks", connections=connections, wait_ms=wait_ms
+        self.batches: Batches[Call, Answer] = Batches(
+            database.connect,
+            self.run,
+            lambda one: one.size,
+            weigh=lambda one: len(one.said),
+            name="callbacks",
+            connections=connections,
+            wait_ms=wait_ms,
         )
 
-    async def take(self, call: Call) -> Taken:
-        """Takes a batch of the current attempt: what is new is applied, what was seen is skipped, a gap is refused whole.
+    async def take(self, call: Call) -> list[Outcome]:
+        """Takes what a call says of the current attempts: what is new is applied, what was seen is skipped, a gap is refused whole.
 
-        Raises Problem unauthenticated, sequence_gap, attempt_superseded, mission_closed or not_found; then no event was
-        applied. The nonce is used in the transaction that judges the call: one that could not be judged has done nothing,
-        and may come again.
+        Answers for each mission in turn: a Problem sequence_gap, attempt_superseded, mission_closed or not_found means that no
+        event of it was applied. Raises Problem unauthenticated when the nonce was used before, and nothing was applied. The
+        nonce is used in the first transaction that judges anything of the call: one that could not be judged has done
+        nothing, and may come again.
         """
-        outcome = await (self.escalate(call) if call.escalates else self.batches.put(call))
-        if isinstance(outcome, Problem):
-            raise outcome
-        return outcome
+        plain = [one for one in call.said if not one.escalates]
+        together = [plain] if plain else []
+        together += [[one] for one in call.said if one.escalates]
+        nonce, outcomes = call.nonce, dict[UUID, Outcome]()
+        for said in together:
+            part = Call(call.kid, nonce, said)
+            try:
+                answer = await (self.escalate(part) if said[0].escalates else self.batches.put(part))
+            except Exception as error:
+                nobody_knows = getattr(unavailable(error) or error, "code", None) == "database_unavailable"
+                if len(together) == 1 or (nonce is not None and nobody_knows):  # nor whether the nonce is used
+                    raise
+                answer = [error] * len(said)
+            else:
+                nonce = None
+            if isinstance(answer, Problem):
+                raise answer
+            outcomes |= {one.mission: outcome for one, outcome in zip(said, answer, strict=True)}
+        return [outcomes[one.mission] for one in call.said]
 
-    async def run(self, connection: asyncpg.Connection, calls: Sequence[Call]) -> list[Outcome]:
+    async def run(self, connection: asyncpg.Connection, calls: Sequence[Call]) -> list[Answer]:
         """Everything that is pending, in one transaction."""
+        try:
+            return await self.together(connection, calls)
+        except Exception as error:
+            if len(calls) > 1 or len(calls[0].said) == 1 or lost(error):
+                raise
+            return [await self.apart(connection, calls[0])]
+
+    async def together(self, connection: asyncpg.Connection, calls: Sequence[Call]) -> list[Answer]:
         async with connection.transaction():
-            outcomes, held = await receive(connection.fetch, calls, self.lease)
+            answers, held = await receive(connection.fetch, calls, self.lease)
         held.afterwards(partial(self.nudge, held.nudges))
         held.committed()
+        return answers
+
+    async def apart(self, connection: asyncpg.Connection, call: Call) -> Answer:
+        """A call of many that has failed as a whole: each mission in a transaction of its own, so that a failure meets its own
+        only. The first that holds uses the nonce."""
+        log.info("a call of many is taken one by one", missions=len(call.said))
+        nonce, outcomes, until = call.nonce, list[Outcome](), time.monotonic() + 2 * self.batches.wait_s
+        for said in call.said:
+            if time.monotonic() > until:
+                outcomes.append(busy())
+                continue
+            try:
+                [answer] = await self.together(connection, [Call(call.kid, nonce, [said])])
+            except Exception as error:
+                if lost(error):
+                    raise
+                outcomes.append(error)
+                continue
+            if isinstance(answer, Problem):
+                return answer
+            nonce = None
+            outcomes += answer
         return outcomes
 
-    async def escalate(self, call: Call) -> Outcome:
-        """The same for a batch that puts a question before a human, which opens an approval."""
+    async def escalate(self, call: Call) -> Answer:
+        """The same for one batch that puts a question before a human, which opens an approval."""
+        [said] = call.said
         async with self.database.write() as session:
-            await session.enter(call.caller.tenant)
-            [outcome], held = await receive(session.fetch, [call], self.lease)
+            await session.enter(said.caller.tenant)
+            [answer], held = await receive(session.fetch, [call], self.lease)
             session.nudges |= held.nudges
+            outcome = None if isinstance(answer, Problem) else answer[0]
             if isinstance(outcome, Taken) and outcome.asks is not None:
-                mission = await missions.lock(session, call.mission)
+                mission = await missions.lock(session, said.mission)
                 question = outcome.asks.question or outcome.asks.reason or ""
-                await missions.escalated(session, call.caller, mission)
+                await missions.escalated(session, said.caller, mission)
                 approval = await approvals.ask_mission(
                     session,
-                    call.caller,
+                    said.caller,
                     mission,
                     "mission.continue",
                     "colony.escalates",
@@ -147,36 +213,48 @@ class Callbacks:
                 )
                 await missions.note_pending(session, mission.id, [approval], {})
         held.committed()
-        return outcome
+        return answer
 
 
-async def receive(fetch: Fetch, calls: Sequence[Call], lease: timedelta) -> tuple[list[Outcome], Held]:
+async def receive(fetch: Fetch, calls: Sequence[Call], lease: timedelta) -> tuple[list[Answer], Held]:
     """What becomes of calls that have come at once, each judged as if it had come alone, those of one mission in the order given.
 
-    fetch runs statements in the transaction that keeps it. Answers the outcomes, and what was held for them: whoever
-    commits tells it so.
+    fetch runs statements in the transaction that keeps it. Answers them, and what was held for them: whoever commits tells
+    it so.
     """
-    [row] = await fetch(USE_NONCES, [one.kid for one in calls], [one.nonce for one in calls])
+    fresh = await use_nonces(fetch, calls)
+    said = [one for call in calls for one in call.said]
     held = Held(fetch)
     await held.hold(
-        [(one.caller.tenant, one.mission) for one in calls],
-        [(one.mission, made.sha256) for one in calls for made in one.made.values()],
+        [(one.caller.tenant, one.mission) for one in said],
+        [(one.mission, made.sha256) for one in said for made in one.made.values()],
     )
-    if len(calls) > 1 and any(usage(one.batch.events) != budgets.Amounts() for one in calls):
-        await budgets.hold(fetch, [(one.caller.tenant, one.mission) for one in calls])
-    outcomes: list[Outcome] = []
-    for one, fresh in zip(calls, row["fresh"], strict=True):
-        if not fresh:
+    if len(said) > 1 and any(usage(one.batch.events) != budgets.Amounts() for one in said):
+        await budgets.hold(fetch, [(one.caller.tenant, one.mission) for one in said])
+    answers: list[Answer] = []
+    for call, new in zip(calls, fresh, strict=True):
+        if not new:
             STRANGERS.labels("SignatureReplayed").inc()
-            log.warning("signature refused", reason="SignatureReplayed", mission=str(one.mission))
-        outcomes.append(await judge(held, one, lease) if fresh else unknown())
+            whose = [str(one.mission) for one in call.said]
+            log.warning("signature refused", reason="SignatureReplayed", missions=whose)
+        answers.append([await judge(held, one, lease) for one in call.said] if new else unknown())
     await held.keep()
-    return outcomes, held
+    return answers, held
 
 
-async def judge(held: Held, call: Call, lease: timedelta) -> Outcome:
-    """One call. A Problem means that nothing of it was applied."""
-    mission, batch, caller = held.missions.get(call.mission), call.batch, call.caller
+async def use_nonces(fetch: Fetch, calls: Sequence[Call]) -> list[bool]:
+    """Which calls may do what they say: those whose nonce nobody had used, and those for which it has been used already."""
+    unused = [(one.kid, one.nonce) for one in calls if one.nonce is not None]
+    if not unused:
+        return [True] * len(calls)
+    [row] = await fetch(USE_NONCES, *map(list, zip(*unused, strict=True)))
+    fresh = iter(row["fresh"])
+    return [one.nonce is None or next(fresh) for one in calls]
+
+
+async def judge(held: Held, said: Said, lease: timedelta) -> Taken | Problem:
+    """What is said of one mission. A Problem means that nothing of it was applied."""
+    mission, batch, caller = held.missions.get(said.mission), said.batch, said.caller
     if mission is None or held.tenants[mission.id] != caller.tenant:
         return Problem("not_found", "There is no such mission.")
     until = now() + lease
@@ -203,7 +281,7 @@ async def judge(held: Held, call: Call, lease: timedelta) -> Outcome:
     spent = await spend(held, caller, mission.id, used) if used != budgets.Amounts() and not mission.played else None
     stage = mission.stage
     for event in new:
-        stage = apply(held, call, event) or stage
+        stage = apply(held, said, event) or stage
     last = new[-1].seq if new else mission.last_seq
     degraded = held.missions[mission.id].degraded
     if degraded is not None and degraded.get("code") != budgets.USED_UP_CODE:
@@ -225,9 +303,9 @@ async def spend(held: Held, caller: Caller, mission: UUID, used: budgets.Amounts
     return spent
 
 
-def apply(held: Held, call: Call, event: Event) -> str | None:
+def apply(held: Held, said: Said, event: Event) -> str | None:
     """One event: its artifact stored, its fact recorded, its figures added. Answers the stage that it begins."""
-    caller, mission, attempt = call.caller, call.mission, call.batch.attempt
+    caller, mission, attempt = said.caller, said.mission, said.batch.attempt
     match event:
         case StageStarted():
             held.tell(caller, "stage.started", mission, stage=event.stage, attempt=attempt)
@@ -238,9 +316,9 @@ def apply(held: Held, call: Call, event: Event) -> str | None:
                 caller, "stage.completed", mission, stage=event.stage, latency_ms=event.latency_ms, attempt=attempt
             )
         case ArtifactProduced():
-            held.store(caller, mission, attempt, call.made[event.seq])
+            held.store(caller, mission, attempt, said.made[event.seq])
         case WritebackProposed():
-            kept = held.store(caller, mission, attempt, call.made[event.seq])
+            kept = held.store(caller, mission, attempt, said.made[event.seq])
             held.tell(
                 caller,
                 "writeback.proposed",
@@ -255,8 +333,8 @@ def apply(held: Held, call: Call, event: Event) -> str | None:
         case ProviderFailed():
             code = event.code if event.code in PROVIDER_CODES else "other"
             held.afterwards(PROVIDER_FAILURES.labels(code).inc)
-            said = {"provider": event.provider, "code": event.code, "detail": event.detail}
-            held.afterwards(partial(log.warning, "provider failed", mission=str(mission), **said))
+            words = {"provider": event.provider, "code": event.code, "detail": event.detail}
+            held.afterwards(partial(log.warning, "provider failed", mission=str(mission), **words))
             # names and codes come from outside: the ledger keeps a hash and the codes we know, the log keeps the words
             held.tell(
                 caller,
@@ -339,25 +417,3 @@ def overspent(mission: Mission, over: bool) -> str | None:
     if mission.deadline_at is not None and mission.deadline_at <= now():
         return "the mission's time is used up"
     return None
-
-
-def refuse_root_artifacts(events: Sequence[Event]) -> None:
-    """Raises Problem validation for what only the root may say, or says of itself that it made."""
-    for index, event in enumerate(events):
-        artifact = event.artifact if isinstance(event, ArtifactProduced) else None
-        made = event.proposal if isinstance(event, WritebackProposed) else artifact
-        if made is None:
-            continue
-        pointer, name = f"/events/{index}/{'artifact' if artifact else 'proposal'}", made.schema_name
-        if name in ROOTS_OWN or getattr(made, "reviewer", "colony") != "colony":
-            raise refused(f"{pointer}/schema_name", f"A colony does not produce {name}.", "only the root produces this")
-        if made.producer.name.strip().casefold() == "root":  # what the root has made is shown as the root's own word
-            raise refused(f"{pointer}/producer/name", "A colony does not speak as the root.", "name yourself")
-        if artifact and name == "writeback_proposal":
-            raise refused(
-                f"{pointer}/schema_name", "A proposal comes as a writeback.proposed event.", "send writeback.proposed"
-            )
-
-
-def refused(pointer: str, sentence: str, detail: str) -> Problem:
-    return Problem("validation", sentence, errors=[{"pointer": pointer, "detail": detail}])

@@ -113,10 +113,17 @@ class Nonces:
 def token(request: Request, mission: UUID, audience: tokens.TokenAudience = "callback") -> tokens.MissionToken:
     """The mission token of a call. Raises Problem unauthenticated."""
     scheme, _, said = request.headers.get("authorization", "").partition(" ")
+    return proven(request, mission, said.strip() if scheme.lower() == "bearer" else None, audience)
+
+
+def proven(
+    request: Request, mission: UUID, said: str | None, audience: tokens.TokenAudience = "callback"
+) -> tokens.MissionToken:
+    """What a token says that is ours, alive, and of this mission. Raises Problem unauthenticated."""
     try:
-        if scheme.lower() != "bearer":
+        if said is None:
             raise TokenRefused("no token")
-        return tokens.verify(request.app.state.signing_keys, said.strip(), audience=audience, mission=mission)
+        return tokens.verify(request.app.state.signing_keys, said, audience=audience, mission=mission)
     except TokenRefused as refused:
         STRANGERS.labels(type(refused).__name__).inc()
         request.app.state.log.warning("mission token refused", reason=type(refused).__name__, mission=str(mission))

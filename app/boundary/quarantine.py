@@ -7,6 +7,7 @@ from sqlalchemy import text
 from app import ledger
 from app.caller import Caller, system
 from app.db import Database, WriteSession
+from app.errors import Problem
 from app.telemetry import QUARANTINED, begin
 from app.work import Item
 from colony_client.contract import MAX_BODY_BYTES
@@ -25,6 +26,13 @@ async def quarantine(database: Database, item: Item, origin: str, error: Boundar
             await session.enter(item.tenant)
             caller = system(item.tenant, "worker")
             await keep_refused(session, caller, item.subject, origin, str(error), error.body)
+
+
+async def quarantine_callback(database: Database, caller: Caller, mission: UUID, refused: Problem, data: bytes) -> None:
+    """Keeps what a colony has sent of a mission and was refused."""
+    async with database.write() as session:
+        await session.enter(caller.tenant)
+        await keep_refused(session, caller, mission, "callback", refused.detail, data)
 
 
 async def keep_refused(

@@ -146,6 +146,10 @@ def allowed_methods(request: Request) -> list[str]:
 
 
 async def on_bug(request: Request, error: Exception) -> Response:
+    return await on_problem(request, trouble(request, error))
+
+
+def trouble(request: Request, error: Exception) -> Problem:
     """A database that is away becomes 503; everything else is ours, logged with its traceback, answered without it."""
     problem = unavailable(error)
     if problem is None and isinstance(error, DBAPIError) and sqlstate(error) == "RX013":
@@ -157,7 +161,7 @@ async def on_bug(request: Request, error: Exception) -> Response:
         problem = Problem("internal", "An error that is ours; the request id finds it in the log.")
     else:
         log.warning("database fault", path=request.url.path, error=type(error).__name__)
-    return await on_problem(request, problem)
+    return problem
 
 
 def request_id(request: Request) -> str | None:

@@ -201,7 +201,7 @@ class Player:
     async def say(self, event: Event) -> bool:
         """One event through the verb that takes a colony's; False when that refuses it."""
         batch = EventBatch(attempt=self.mission.attempt, events=[event])
-        outcome = await callbacks.judge(self.held, callbacks.call("", "", self.caller, self.mission.id, batch), LEASE)
+        outcome = await callbacks.judge(self.held, callbacks.said(self.caller, self.mission.id, batch), LEASE)
         if not isinstance(outcome, callbacks.Taken):
             return False
         self.seq = event.seq

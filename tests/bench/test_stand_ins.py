@@ -1,14 +1,15 @@
 """The colony that does nothing speaks the contract, and the CRM's door notes what arrives."""
 
+import asyncio
 import json
 from typing import Any
 from uuid import uuid4
 
-from bench.colony import Colony, closing, instant
+from bench.colony import EVENTS, Colony, closing, instant
 from bench.crm import watched
-from bench.wire import Message
+from bench.wire import Message, serve
 from colony_client.artifacts import Budgets, Producer, sealed_envelope
-from colony_client.contract import Dispatch, DispatchAnswers, EventBatch, MissionStatus
+from colony_client.contract import Dispatch, DispatchAnswers, EventBatch, EventsOfMany, MissionStatus
 from colony_client.signing import parse_keys, sign
 
 KEYS = "bench:0123456789abcdef0123456789abcdef"
@@ -76,6 +77,36 @@ def test_its_events_are_the_contracts() -> None:
     assert [event.type for event in batch.events] == ["artifact.produced", "signal"]
     assert not batch.strangers(dispatch.mission_id, dispatch.envelope.tenant_id)
     assert instant().endswith("Z")
+
+
+async def test_what_is_said_at_once_goes_together_and_each_is_told_its_own() -> None:
+    asked_for: list[tuple[str, int]] = []
+    receipt = {"accepted_seq": 1, "next_token": "next"}
+    busy = {"status": 503, "code": "database_busy"}
+
+    async def root(message: Message) -> tuple[int, bytes]:
+        path, body = message.start.partition(" ")[2], json.loads(message.body)
+        missions = body.get("missions", [body])
+        asked_for.append((path, len(missions)))
+        if path != EVENTS:
+            return (200, json.dumps(receipt).encode()) if "wrong" not in path else (422, b'{"code": "validation"}')
+        EventsOfMany.model_validate_json(message.body)
+        said = [{"mission_id": one["mission_id"], "receipt": receipt, "problem": None} for one in missions]
+        said[1] |= {"receipt": None, "problem": busy}
+        said[2] |= {"receipt": None, "problem": {"status": 409, "code": "sequence_gap"}}
+        return 200, json.dumps({"missions": said}).encode()
+
+    server = await serve(root, 0)
+    port = server.sockets[0].getsockname()[1]
+    colony = Colony(f"http://127.0.0.1:{port}", KEYS)
+    names = [str(uuid4()) for _ in range(70)]
+    told = await asyncio.gather(*(colony.say(one, 1, "a.token", []) for one in names))
+    assert [place for place, (status, _) in enumerate(told) if status != 200] == [2, 66], "who was busy is taken alone"
+    assert sorted(asked_for)[:2] == [(EVENTS, 6), (EVENTS, 64)] and len(asked_for) == 4
+    assert colony.refused == 2
+    assert (await colony.say("wrong", 1, "a.token", []))[0] == 422
+    colony.root.close()
+    server.close()
 
 
 async def test_only_changes_are_noted_at_the_crms_door() -> None:

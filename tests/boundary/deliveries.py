@@ -8,7 +8,7 @@ from typing import Any
 
 import asyncpg
 
-from app.boundary.callbacks import Call, Callbacks, Outcome
+from app.boundary.callbacks import Answer, Call, Callbacks
 from app.main import Root
 from colony_client import signing
 from colony_client.artifacts import WorkerResult
@@ -90,13 +90,13 @@ class Door:
             self.doomed = ""
             raise ConnectionError("the process has ended")
 
-    async def _run(self, connection: asyncpg.Connection, calls: Sequence[Call]) -> list[Outcome]:
+    async def _run(self, connection: asyncpg.Connection, calls: Sequence[Call]) -> list[Answer]:
         self.dies("before")
         outcomes = await Callbacks.run(self.root.callbacks, connection, calls)
         self.dies("after")
         return outcomes
 
-    async def _escalate(self, call: Call) -> Outcome:
+    async def _escalate(self, call: Call) -> Answer:
         self.dies("before")
         outcome = await Callbacks.escalate(self.root.callbacks, call)
         self.dies("after")

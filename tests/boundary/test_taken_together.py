@@ -26,13 +26,23 @@ from tests.world.life import Life, begin, event, in_state
 def call(life: Life, attempt: int, events: list[Event], nonce: str | None = None) -> Call:
     tenant = life.dispatch.envelope.tenant_id
     caller = Caller(tenant=tenant, principal=SYSTEM, actor="colony:local", name="colony")
-    return callbacks.call("local", nonce or uuid4().hex, caller, life.id, EventBatch(attempt=attempt, events=events))
+    said = callbacks.said(caller, life.id, EventBatch(attempt=attempt, events=events))
+    return Call("local", nonce or uuid4().hex, [said])
 
 
-def said(outcome: Any) -> Any:
+def said(answer: Any) -> Any:
+    """What one mission is told, or the whole call."""
+    outcome = answer if isinstance(answer, Problem) else answer[0]
     if isinstance(outcome, Problem):
         return outcome.code, outcome.detail, outcome.members
     return outcome.accepted_seq, outcome.stop_reason
+
+
+async def take(world: World, call: Call) -> Taken:
+    [outcome] = await world.root.callbacks.take(call)
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
 async def at_attempt(world: World, attempt: int, lives: int) -> list[Life]:
@@ -117,10 +127,10 @@ async def test_what_is_pending_goes_in_one_commit_from_dispatch_to_the_end(world
     await world.run_work("dispatch")
     assert await commits(world, "mission.dispatched") == [9]
     end = {"type": "signal", "signal": "complete"}
-    outcomes = await world.root.callbacks.run(
+    answers = await world.root.callbacks.run(
         await world.connect("api"), [call(life, 1, [event(1, **end)]) for life in lives]
     )
-    assert all(isinstance(one, Taken) and one.accepted_seq == 1 for one in outcomes)
+    assert [said(one) for one in answers] == [(1, "the attempt has ended")] * 9
     assert await commits(world, "mission.in_review") == [9]
     await world.run_work("review")
     assert await commits(world, "mission.completed") == [9]
@@ -136,15 +146,15 @@ async def test_a_call_that_the_wall_refuses_fails_alone_and_may_come_again(world
     admin = await inspector(world)
     await admin.execute(f"ALTER TABLE ledger ADD CONSTRAINT poison CHECK (subject <> '{lives[1].id}') NOT VALID")
     calls = [call(life, 1, [event(1, type="stage.started", stage="workers")]) for life in lives]
-    found = await asyncio.gather(*(world.root.callbacks.take(one) for one in calls), return_exceptions=True)
+    found = await asyncio.gather(*(take(world, one) for one in calls), return_exceptions=True)
     assert isinstance(found[1], asyncpg.CheckViolationError)
     assert [one.accepted_seq for one in found if isinstance(one, Taken)] == [1, 1, 1]
     assert [(await life.row())["last_seq"] for life in lives] == [1, 0, 1, 1]
     await admin.execute("ALTER TABLE ledger DROP CONSTRAINT poison")
-    assert (await world.root.callbacks.take(calls[1])).accepted_seq == 1
+    assert (await take(world, calls[1])).accepted_seq == 1
     for one in calls:
         with pytest.raises(Problem) as refused:
-            await world.root.callbacks.take(one)
+            await take(world, one)
         assert refused.value.code == "unauthenticated"
 
 
@@ -154,10 +164,10 @@ async def test_a_mission_that_somebody_holds_keeps_only_its_own_callers_waiting(
     admin = await world.connect("admin")
     async with admin.transaction():
         await admin.execute("SELECT 1 FROM mission WHERE id = $1 FOR UPDATE", lives[2].id)
-        found = await asyncio.gather(*(world.root.callbacks.take(one) for one in calls), return_exceptions=True)
+        found = await asyncio.gather(*(take(world, one) for one in calls), return_exceptions=True)
     assert [one.accepted_seq for one in found if isinstance(one, Taken)] == [1, 1, 1]
     assert isinstance(found[2], Problem) and found[2].code == "database_busy"
-    assert (await world.root.callbacks.take(calls[2])).accepted_seq == 1
+    assert (await take(world, calls[2])).accepted_seq == 1
 
 
 async def test_an_answer_that_cannot_be_kept_is_the_only_one_that_is_lost(world: World) -> None:
@@ -186,8 +196,8 @@ async def test_batches_of_several_tenants_never_wait_for_each_other_in_a_ring(wo
             pair = [call(ours, 1, [used if at else ends]), call(theirs, 1, [ends if at else used])]
             batches.append(pair[::-1] if at else pair)
         runs = (world.root.callbacks.run(one, batch) for one, batch in zip(connections, batches, strict=True))
-        for outcomes in await asyncio.gather(*runs):
-            assert all(isinstance(one, Taken) for one in outcomes)
+        for answers in await asyncio.gather(*runs):
+            assert all(isinstance(one, list) and isinstance(one[0], Taken) for one in answers)
     deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
     assert await (await inspector(world)).fetchval(deadlocks) == 0
 
@@ -239,7 +249,7 @@ async def test_a_mission_of_another_tenant_is_not_there(world: World) -> None:
     database = await inspector(world)
     tenant = await database.fetchval("SELECT id FROM tenant WHERE name = $1", stranger.name)
     genuine = call(life, 1, [event(1, type="stage.started", stage="workers")])
-    forged = Call("local", uuid4().hex, Caller(tenant, SYSTEM, "colony:local"), life.id, genuine.batch, {})
-    [refused, taken] = await world.root.callbacks.run(await world.connect("api"), [forged, genuine])
-    assert isinstance(refused, Problem) and refused.code == "not_found"
-    assert isinstance(taken, Taken) and taken.accepted_seq == 1
+    stolen = callbacks.said(Caller(tenant, SYSTEM, "colony:local"), life.id, genuine.said[0].batch)
+    forged = Call("local", uuid4().hex, [stolen])
+    refused, taken = await world.root.callbacks.run(await world.connect("api"), [forged, genuine])
+    assert (said(refused)[0], said(taken)[0]) == ("not_found", 1)

@@ -46,10 +46,10 @@ async def test_a_root_of_the_version_before_gets_its_mission_done(version: str |
         schema_of_1_0("mission_status").validate(status.json())
 
 
-@pytest.mark.parametrize("version", ["1.1", "1.7"])
+@pytest.mark.parametrize("version", [CONTRACT_VERSION, "1.7"])
 async def test_our_version_and_newer_minors_are_answered_in_ours(version: str) -> None:
     async with house(FakeRoot(harbor())) as built:
-        body = written(DispatchBatch(missions=[built.dispatch("What is a berth?")]), "1.1")
+        body = written(DispatchBatch(missions=[built.dispatch("What is a berth?")]), CONTRACT_VERSION)
         answer = await from_root(built, "POST", "/v1/missions", body, version)
         assert answer.json()["contract_version"] == CONTRACT_VERSION
 

@@ -342,7 +342,9 @@ async def test_a_body_that_is_too_large_is_refused(typescript_colony: typescript
         assert (await http.get("/health")).status_code == 200
 
 
-@pytest.mark.parametrize(("version", "answered"), [(None, "1.0"), ("1.0", "1.0"), ("1.1", "1.1"), ("1.7", "1.1")])
+@pytest.mark.parametrize(
+    ("version", "answered"), [(None, "1.0"), ("1.0", "1.0"), ("1.1", "1.1"), ("1.2", "1.2"), ("1.7", "1.2")]
+)
 async def test_the_older_of_two_versions_is_spoken(
     typescript_colony: typescript.Running, version: str | None, answered: str
 ) -> None:

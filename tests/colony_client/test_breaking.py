@@ -98,7 +98,7 @@ def without_property(name: str) -> Change:
 
 
 TEXT = {"type": "string"}
-LATER = {**TEXT, "x-since": "1.2"}
+LATER = {**TEXT, "x-since": "1.3"}
 HEADER = {"name": "X-New", "in": "header", "required": True, "schema": TEXT}
 NEW_EVENT = {
     "type": "object",

@@ -22,7 +22,10 @@ from colony_client.wire import read_model
 MADE = publish.documents()
 HERE = publish.PUBLISHED / CONTRACT_VERSION
 # What was published stays as it was published: the hash over all files of a version, in the order of their paths.
-OLDER = {"1.0": "5fcfeae1894267618b42004a8aec324fbf967a11ee9bf7ec6cc26cb38e5b8755"}
+OLDER = {
+    "1.0": "5fcfeae1894267618b42004a8aec324fbf967a11ee9bf7ec6cc26cb38e5b8755",
+    "1.1": "8c4d2e7dc3886c4240a64e8e10fc9d2b87a1d534f8c4f7d39d41e0ab6d50b759",
+}
 
 
 def test_the_files_are_what_is_generated() -> None:

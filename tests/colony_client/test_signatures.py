@@ -40,7 +40,7 @@ def test_a_known_signature() -> None:
         "X-Colony-Timestamp": "1777863721",
         "X-Colony-Nonce": "nonce-nonce-nonce",
         "X-Colony-Signature": f"v1={expected}",
-        "Colony-Contract-Version": "1.1",
+        "Colony-Contract-Version": "1.2",
     }
 
 

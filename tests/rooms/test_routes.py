@@ -21,7 +21,7 @@ from app.identity import ACTIONS, ROLES
 from app.main import Root, internal_app
 from app.model_gateway.providers import Provider as ModelProvider
 from app.model_gateway.providers import Registry
-from colony_client.contract import EventBatch, ToolCall
+from colony_client.contract import EventBatch, EventsOfMany, MissionEvents, ToolCall
 from colony_client.signing import Keys, parse_keys, sign
 from tests.identity.tokens import AUDIENCE, ISSUER, Provider, token
 from tests.release.scene import bring, signed
@@ -810,9 +810,12 @@ async def internal_calls(world: World) -> dict[str, tuple[str, str, bytes, dict[
     dispatch = await world.dispatch()
     path, bearer = f"/internal/v1/missions/{dispatch.mission_id}", {"Authorization": f"Bearer {dispatch.mission_token}"}
     heartbeat = EventBatch(attempt=1, events=[]).model_dump_json().encode()
+    one = MissionEvents(mission_id=dispatch.mission_id, token=dispatch.mission_token, attempt=1)
+    of_many = EventsOfMany(missions=[one]).model_dump_json().encode()
     asked = ToolCall(arguments={}).model_dump_json().encode()
     return {
         "sendEvents": ("POST", f"{path}/events", heartbeat, bearer),
+        "sendEventsOfMany": ("POST", "/internal/v1/events", of_many, {}),
         "getRootView": ("GET", path, b"", {}),
         "listTools": ("GET", f"{path}/tools", b"", bearer),
         "callTool": ("POST", f"{path}/tools/workspace.outline/calls", asked, bearer),

@@ -2,7 +2,7 @@
 
 import type { Json } from "./json.js";
 
-export const NEWEST = "1.1";
+export const NEWEST = "1.2";
 const FIRST = "1.0";
 
 export interface Budgets {

@@ -1,0 +1,324 @@
+"""What many missions say at once goes together, and each is told its own; a root that does not know that is never asked."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+from boundary_samples import KEYS, NOW
+
+from colony_client import contract as c
+from colony_client.client import EVENTS_OF_MANY, RootClient
+from colony_client.errors import (
+    BoundaryError,
+    Busy,
+    Incompatible,
+    Malformed,
+    Refused,
+    SequenceGap,
+    Superseded,
+    TimedOut,
+    Unauthorized,
+    Unreachable,
+)
+from colony_client.together import AT_ONCE, MOST_BYTES
+from colony_client.wire import read_model
+
+pytestmark = pytest.mark.anyio
+LOG = c.Log(seq=1, at=NOW, level="info", message="hello")
+
+
+def receipt(seq: int = 1, token: str = "next") -> dict[str, Any]:
+    return json.loads(c.EventReceipt(accepted_seq=seq, next_token=token, lease_until=NOW).model_dump_json())
+
+
+def refused(status: int, code: str, **more: Any) -> dict[str, Any]:
+    return {"type": "x", "title": "x", "status": status, "code": code, "detail": "x"} | more
+
+
+class Root:
+    """A root of some version; its answers wait until they are let go. said: what one mission is answered, when not a receipt."""
+
+    def __init__(self, version: str = "1.2") -> None:
+        self.version = version
+        self.calls: list[tuple[str, list[UUID]]] = []
+        self.bearers: list[str] = []
+        self.open = asyncio.Event()
+        self.said: dict[UUID, dict[str, Any]] = {}
+        self.whole: Callable[[], httpx.Response] | None = None
+        self.here = self.most = 0
+
+    async def __call__(self, request: httpx.Request) -> httpx.Response:
+        path, body = request.url.path, request.content
+        many = path == EVENTS_OF_MANY
+        if many:
+            missions = read_model(c.EventsOfMany, body).missions
+            self.calls.append(("many", [one.mission_id for one in missions]))
+            self.bearers += [one.token for one in missions]
+        else:
+            read_model(c.EventBatch, body)
+            self.calls.append(("one", [UUID(path.split("/")[4])]))
+            self.bearers.append(request.headers["authorization"].removeprefix("Bearer "))
+        asked = self.calls[-1][1]
+        self.here += 1
+        self.most = max(self.most, self.here)
+        await self.open.wait()
+        self.here -= 1
+        if many and self.version < "1.2":
+            return self.answer(404, refused(404, "not_found"))
+        if many and self.whole is not None:
+            return self.whole()
+        told = [self.said.get(one) for one in asked]
+        if many:
+            missions_told = [
+                {"mission_id": str(one), "receipt": None if bad else receipt(), "problem": bad, "retry_after_s": 3.0 if bad else None}
+                for one, bad in zip(asked, told, strict=True)
+            ]  # fmt: skip
+            return self.answer(200, {"missions": missions_told})
+        return self.answer(told[0]["status"], told[0]) if told[0] else self.answer(200, receipt())
+
+    def answer(self, status: int, body: Any) -> httpx.Response:
+        return httpx.Response(status, json=body, headers={c.VERSION_HEADER: self.version})
+
+    def shapes(self) -> list[tuple[str, int]]:
+        return [(kind, len(missions)) for kind, missions in self.calls]
+
+
+class Wire(httpx.AsyncBaseTransport):
+    """To a root in this process; an answer is a stream, as it is from a socket."""
+
+    def __init__(self, root: Root) -> None:
+        self.root = root
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        await request.aread()
+        said = await self.root(request)
+        return httpx.Response(said.status_code, headers=said.headers, stream=httpx.ByteStream(said.content))
+
+
+class Colony:
+    """A client that has heard the root's version, and missions to speak of."""
+
+    def __init__(self, root: Root, missions: int, **more: Any) -> None:
+        self.root = root
+        self.client = RootClient("http://root", KEYS, transport=Wire(root), **more)
+        self.missions = [uuid4() for _ in range(missions)]
+        for n, one in enumerate(self.missions):
+            self.client.hold(one, 1, f"token-{n}")
+
+    async def meet(self) -> None:
+        self.root.open.set()
+        await self.client.send_events(self.missions[0], 1)
+        self.root.open.clear()
+        self.root.calls.clear()
+        self.root.bearers.clear()
+
+    def say(self, *missions: UUID, events: Any = (LOG,)) -> list[asyncio.Task[c.EventReceipt]]:
+        return [
+            asyncio.create_task(self.client.send_events(one, 1, events)) for one in (missions or tuple(self.missions))
+        ]
+
+    async def settled(self, tasks: list[asyncio.Task[Any]]) -> list[Any]:
+        """What becomes of them when the root answers, which it does after everybody has spoken."""
+        await quiet()
+        self.root.open.set()
+        async with asyncio.timeout(10):
+            return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def under_way(root: Root, calls: int = AT_ONCE) -> None:
+    async with asyncio.timeout(5):
+        while len(root.calls) < calls:
+            await asyncio.sleep(0)
+    await quiet()
+
+
+async def quiet() -> None:
+    """Whatever can happen without an answer has happened."""
+    for _ in range(100):
+        await asyncio.sleep(0)
+
+
+async def met(missions: int, version: str = "1.2", **more: Any) -> Colony:
+    colony = Colony(Root(version), missions, **more)
+    await colony.meet()
+    return colony
+
+
+async def test_what_waits_while_calls_are_on_their_way_goes_together(missions: int = 90) -> None:
+    colony = await met(missions)
+    tasks = colony.say()
+    await under_way(colony.root)
+    assert colony.root.shapes() == [("one", 1)] * AT_ONCE
+    told = await colony.settled(tasks)
+    assert [one.accepted_seq for one in told] == [1] * missions
+    assert colony.root.shapes()[AT_ONCE:] == [("many", c.MAX_MISSIONS_PER_CALL), ("many", missions - AT_ONCE - 64)]
+    assert [one for _, asked in colony.root.calls for one in asked] == colony.missions, "who came first goes first"
+    assert colony.root.bearers[1:] == [f"token-{n}" for n in range(1, missions)], "each by its own token"
+    assert colony.root.most <= AT_ONCE
+
+
+async def test_a_lone_mission_waits_for_nobody_and_uses_its_own_route() -> None:
+    colony = await met(1)
+    for _ in range(3):
+        [said] = await colony.settled(colony.say())
+        assert said.accepted_seq == 1
+    assert colony.root.shapes() == [("one", 1)] * 3
+
+
+async def test_the_next_token_is_taken_over_from_a_shared_answer() -> None:
+    colony = await met(AT_ONCE + 2)
+    await colony.settled(colony.say())
+    colony.root.bearers.clear()
+    await colony.settled(colony.say(colony.missions[-1]))
+    assert colony.root.bearers == ["next"]
+
+
+REFUSALS: dict[str, tuple[dict[str, Any], type[BoundaryError]]] = {
+    "gap": (refused(409, "sequence_gap", expected_seq=7), SequenceGap),
+    "superseded": (refused(409, "attempt_superseded"), Superseded),
+    "closed": (refused(410, "mission_closed"), Superseded),
+    "token": (refused(401, "unauthenticated"), Unauthorized),
+    "validation": (refused(422, "validation", rule="of somebody"), Refused),
+    "busy": (refused(503, "database_busy"), Busy),
+    "internal": (refused(500, "internal"), Refused),
+}
+
+
+async def test_each_is_told_its_own() -> None:
+    colony = await met(AT_ONCE + 2 * len(REFUSALS))
+    unlucky = colony.missions[AT_ONCE::2]
+    for one, (said, _) in zip(unlucky, REFUSALS.values(), strict=True):
+        colony.root.said[one] = said
+    told = await colony.settled(colony.say())
+    assert colony.root.shapes()[AT_ONCE:] == [("many", 2 * len(REFUSALS))]
+    for one, (said, kind) in zip(told[AT_ONCE::2], REFUSALS.values(), strict=True):
+        assert type(one) is kind and (one.status, one.code) == (said["status"], said["code"])
+        assert one.problem == said, "nothing of it is dropped"
+        assert one.retry_after == 3.0
+    assert told[AT_ONCE].expected_seq == 7
+    assert all(one.accepted_seq == 1 for one in told[AT_ONCE + 1 :: 2])
+
+
+async def test_what_is_refused_whole_is_said_one_by_one() -> None:
+    colony = await met(AT_ONCE + 3)
+    colony.root.whole = lambda: colony.root.answer(422, refused(422, "validation"))
+    colony.root.said[colony.missions[-1]] = REFUSALS["validation"][0]
+    told = await colony.settled(colony.say())
+    assert colony.root.shapes()[AT_ONCE:] == [("many", 3), *[("one", 1)] * 3]
+    assert [type(one) for one in told] == [c.EventReceipt] * (AT_ONCE + 2) + [Refused]
+
+
+WHOLE: dict[str, tuple[Callable[[], httpx.Response], type[BoundaryError]]] = {
+    "a fault": (lambda: httpx.Response(500, json=refused(500, "internal")), Refused),
+    "busy": (lambda: httpx.Response(503, json=refused(503, "draining"), headers={"Retry-After": "1"}), Busy),
+    "a stranger": (lambda: httpx.Response(401, json=refused(401, "unauthenticated")), Unauthorized),
+    "other missions": (
+        lambda: httpx.Response(200, json={"missions": [{"mission_id": str(uuid4()), "receipt": receipt()}]}),
+        Malformed,
+    ),
+    "neither of both": (lambda: httpx.Response(200, json={"missions": [{"mission_id": str(uuid4())}]}), Malformed),
+    "another major": (
+        lambda: httpx.Response(400, json={}, headers={c.VERSION_HEADER: "2.0"}),
+        Incompatible,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WHOLE)
+async def test_what_befalls_a_call_is_told_to_everybody_in_it(name: str) -> None:
+    colony = await met(AT_ONCE + 3)
+    colony.root.whole, kind = WHOLE[name]
+    told = await colony.settled(colony.say())
+    assert [type(one) for one in told] == [c.EventReceipt] * AT_ONCE + [kind] * 3
+    assert colony.root.shapes()[AT_ONCE:] == [("many", 3)]
+
+
+async def test_a_connection_that_breaks_is_told_to_everybody_in_it() -> None:
+    colony = await met(AT_ONCE + 2)
+
+    def breaks() -> httpx.Response:
+        raise httpx.ConnectError("refused")
+
+    colony.root.whole = breaks
+    told = await colony.settled(colony.say())
+    assert [type(one) for one in told[AT_ONCE:]] == [Unreachable] * 2
+    colony.root.whole = None
+    assert (await colony.settled(colony.say(colony.missions[0])))[0].accepted_seq == 1
+
+
+async def test_a_root_of_the_version_before_is_spoken_to_mission_by_mission() -> None:
+    colony = await met(AT_ONCE + 6, "1.1")
+    tasks = colony.say()
+    await under_way(colony.root, AT_ONCE + 6)
+    assert [one.accepted_seq for one in await colony.settled(tasks)] == [1] * (AT_ONCE + 6)
+    assert colony.root.shapes() == [("one", 1)] * (AT_ONCE + 6)
+
+
+async def test_a_root_that_is_replaced_by_an_older_one_is_understood_at_once() -> None:
+    colony = await met(AT_ONCE + 3)
+    tasks = colony.say()
+    await under_way(colony.root)
+    colony.root.version = "1.1"
+    assert [one.accepted_seq for one in await colony.settled(tasks)] == [1] * (AT_ONCE + 3)
+    assert ("many", 3) not in colony.root.shapes()[AT_ONCE + 1 :], "asked at most once"
+    colony.root.calls.clear()
+    await colony.settled(colony.say())
+    assert colony.root.shapes() == [("one", 1)] * (AT_ONCE + 3)
+
+
+async def test_no_mission_stands_twice_in_a_call_and_what_it_says_keeps_its_order() -> None:
+    colony = await met(AT_ONCE + 2)
+    twice, other = colony.missions[AT_ONCE:]
+    tasks = colony.say() + colony.say(twice) + colony.say(other)
+    await colony.settled(tasks)
+    assert colony.root.calls[AT_ONCE:] == [("many", [twice, other]), ("many", [twice, other])]
+
+
+async def test_what_is_large_goes_in_several_calls() -> None:
+    colony = await met(AT_ONCE + 5)
+    words = [LOG.model_copy(update={"seq": n + 1, "message": "x" * 2_000}) for n in range(400)]
+    size = sum(len(one.model_dump_json()) for one in words)
+    assert MOST_BYTES // 3 < size < MOST_BYTES // 2
+    await colony.settled(colony.say(events=words))
+    assert sorted(colony.root.shapes()[AT_ONCE:]) == [("many", 2), ("many", 2), ("one", 1)]
+
+
+async def test_who_waits_no_longer_is_not_spoken_for() -> None:
+    colony = await met(AT_ONCE + 3)
+    tasks = colony.say()
+    await under_way(colony.root)
+    tasks[AT_ONCE].cancel()
+    told = await colony.settled(tasks)
+    assert isinstance(told[AT_ONCE], asyncio.CancelledError)
+    assert [one.accepted_seq for one in told[AT_ONCE + 1 :]] == [1, 1]
+    assert colony.root.calls[AT_ONCE:] == [("many", colony.missions[AT_ONCE + 1 :])]
+
+
+async def test_who_names_a_time_waits_for_nobody() -> None:
+    colony = await met(AT_ONCE + 2)
+    tasks = colony.say(*colony.missions[:-1])
+    await under_way(colony.root)
+    hasty = asyncio.create_task(colony.client.send_events(colony.missions[-1], 1, [LOG], timeout_s=5))
+    await under_way(colony.root, AT_ONCE + 1)
+    assert colony.root.calls[-1] == ("one", [colony.missions[-1]])
+    await colony.settled([*tasks, hasty])
+
+
+async def test_nobody_waits_longer_than_a_call_may_take() -> None:
+    colony = await met(AT_ONCE + 2, timeout_s=0.2)
+    told = await asyncio.gather(*colony.say(), return_exceptions=True)
+    assert [type(one) for one in told] == [TimedOut] * (AT_ONCE + 2)
+
+
+async def test_who_still_waits_when_the_client_is_closed_is_told_so() -> None:
+    colony = await met(AT_ONCE + 2 + 1)
+    tasks = colony.say()
+    await under_way(colony.root)
+    await colony.client.aclose()
+    told = await asyncio.gather(*tasks[AT_ONCE:], return_exceptions=True)
+    assert [type(one) for one in told] == [Unreachable] * 3
+    await colony.settled(tasks)
