@@ -8,13 +8,14 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -23,6 +24,8 @@ from colony_client import tokens
 from colony_client.artifacts import ReviewPacket
 from colony_client.contract import (
     MAX_BODY_BYTES,
+    MAX_BODY_DEPTH,
+    MAX_MISSIONS_PER_CALL,
     ArtifactProduced,
     Dispatch,
     EventBatch,
@@ -33,8 +36,9 @@ from colony_client.contract import (
 )
 from colony_client.errors import BadBody, SignatureRefused
 from colony_client.signing import Keys, check, parse_keys, signed_path
-from colony_client.wire import read_model
-from colony_kit.attempt import Attempt, Heard, Mood
+from colony_client.versions import SaysVersion
+from colony_client.wire import read_json, read_model
+from colony_kit.attempt import Attempt, Breach, Heard, Mood
 from colony_kit.library import Library, Refusal
 
 STRANGE = {"kit_says": {"nobody": ["knows", "this"]}, "kit_number": 7}  # members that no contract has
@@ -59,10 +63,12 @@ class PlayedRoot:
         self.app = Starlette(
             routes=[
                 Route("/internal/v1/missions/{mission:uuid}/events", self._events, methods=["POST"]),
+                Route("/internal/v1/events", self._events_of_many, methods=["POST"]),
                 Route("/internal/v1/missions/{mission:uuid}/tools/{tool}/calls", self._tool, methods=["POST"]),
                 Route("/internal/v1/missions/{mission:uuid}", self._view, methods=["GET"]),
                 Route("/elsewhere/{rest:path}", self._elsewhere, methods=["GET", "POST"]),
-            ]
+            ],
+            middleware=[Middleware(SaysVersion)],
         )
 
     def expect(self, dispatch: Dispatch, mood: Mood | None = None) -> Attempt:
@@ -94,7 +100,48 @@ class PlayedRoot:
         attempt = self._attempt(mission, _attempt_in(body), bearer)
         if attempt is None:
             return self._nobody()
-        self._judge_call(attempt, request, body, bearer)
+        self._judge_call([attempt], request, body)
+        self._judge_token(attempt, request, bearer)
+        return await self._hear(attempt, body)
+
+    async def _events_of_many(self, request: Request) -> Response:
+        """Each entry is heard as if it had come alone."""
+        body = await self._body(request)
+        if body is None:
+            return Response(status_code=413)
+        try:
+            document = read_json(body, max_depth=MAX_BODY_DEPTH + 2)
+            entries = {UUID(one["mission_id"]): one for one in document["missions"]}
+        except (BadBody, KeyError, TypeError, ValueError) as bad:
+            return problem(422, "validation", f"The missions cannot be told apart: {bad}")
+        heard = {
+            mission: self._attempt(mission, _attempt_in(json.dumps(one).encode()), str(one.get("token")))
+            for mission, one in entries.items()
+        }
+        attempts = [one for one in heard.values() if one is not None]
+        self._judge_call(attempts, request, body)
+        twice = len(entries) < len(document["missions"])
+        if twice or not document.keys() <= {"contract_version", "missions"} or len(entries) > MAX_MISSIONS_PER_CALL:
+            for attempt in attempts:
+                attempt.note("shape", "a call of many missions does not fit the contract")
+            return problem(422, "validation", "The call does not fit the contract.")
+        for attempt in attempts:
+            if (elsewhere := self._redirected(attempt)) is not None:
+                return elsewhere
+
+        async def told(mission: UUID, entry: dict[str, Any]) -> dict[str, Any]:
+            attempt, answer = heard[mission], self._nobody()
+            if attempt is not None:
+                self._judge_token(attempt, request, str(entry.get("token")))
+                own = {name: value for name, value in entry.items() if name not in ("mission_id", "token")}
+                answer = await self._hear(attempt, json.dumps(own).encode())
+            return _of_many(mission, answer)
+
+        said = await asyncio.gather(*(told(mission, entry) for mission, entry in entries.items()))
+        return JSONResponse({"missions": said})
+
+    async def _hear(self, attempt: Attempt, body: bytes) -> Response:
+        """A batch of events of an attempt, in the mood that it has."""
         if attempt.mood.leaves is not None and not attempt.mood.leaves.is_set() and _seqs_in(body):
             attempt.mood.leaves.set()
             await asyncio.sleep(GONE_S)  # the connection is cut meanwhile
@@ -116,7 +163,8 @@ class PlayedRoot:
         attempt = self._attempt(mission, None, bearer)
         if attempt is None:
             return self._nobody()
-        self._judge_call(attempt, request, body, bearer)
+        self._judge_call([attempt], request, body)
+        self._judge_token(attempt, request, bearer)
         if attempt.ended_at is not None and time.monotonic() - attempt.ended_at > self.underway:
             attempt.note("after_end", f"tool {tool} was called after the signal that ended the attempt")
         digest = hashlib.sha256(body).hexdigest()
@@ -159,17 +207,23 @@ class PlayedRoot:
         mine = {key[1]: one for key, one in self.attempts.items() if key[0] == mission}
         return mine.get(number or max(mine, default=0), mine[max(mine)] if mine else None)
 
-    def _judge_call(self, attempt: Attempt, request: Request, body: bytes, bearer: str) -> None:
+    def _judge_call(self, attempts: Sequence[Attempt], request: Request, body: bytes) -> None:
         asked = f"{request.method} {request.url.path}"
+        breach: tuple[Breach, str] | None = None
         try:
             signed = check(self.keys, request.method, signed_path(request.scope), body, "root", request.headers)
         except SignatureRefused as refused:
-            attempt.note("signature", f"{asked} was not signed as the contract says: {refused}")
+            breach = "signature", f"{asked} was not signed as the contract says: {refused}"
         else:
             if signed.nonce in self._nonces:
-                attempt.note("nonce", f"{asked} came with a nonce that was used before")
+                breach = "nonce", f"{asked} came with a nonce that was used before"
             self._nonces.add(signed.nonce)
-        owner = self._by_token.get(bearer)
+        for attempt in attempts:
+            if breach is not None:
+                attempt.note(*breach)
+
+    def _judge_token(self, attempt: Attempt, request: Request, bearer: str) -> None:
+        asked, owner = f"{request.method} {request.url.path}", self._by_token.get(bearer)
         if owner is not attempt:
             whose = f"of mission {owner.mission_id}, attempt {owner.number}" if owner else "that this root never issued"
             attempt.note("token", f"{asked} came with a token {whose}")
@@ -210,9 +264,8 @@ class PlayedRoot:
         if mood.busy_events:
             mood.busy_events -= 1
             return problem(429, "rate_limited", "Too many requests.", {"Retry-After": str(mood.retry_after)})
-        if mood.redirects:
-            mood.redirects -= 1
-            return Response(status_code=307, headers={"Location": "/elsewhere/events"})
+        if (elsewhere := self._redirected(attempt)) is not None:
+            return elsewhere
         if self._superseded(attempt) or (mood.supersedes_at is not None and attempt.last_seq >= mood.supersedes_at):
             attempt.told_to_stop_at = attempt.told_to_stop_at or time.monotonic()
             return problem(409, "attempt_superseded", f"The current attempt is {attempt.number + 1}.")
@@ -221,6 +274,13 @@ class PlayedRoot:
             expected = attempt.last_seq + 1
             return problem(409, "sequence_gap", f"Event {expected} is missing.", expected_seq=expected)
         return None
+
+    @staticmethod
+    def _redirected(attempt: Attempt) -> Response | None:
+        if not attempt.mood.redirects:
+            return None
+        attempt.mood.redirects -= 1
+        return Response(status_code=307, headers={"Location": "/elsewhere/events"})
 
     def _take(self, attempt: Attempt, body: bytes) -> Response:
         seqs = _seqs_in(body)
@@ -319,6 +379,13 @@ def problem(status: int, code: str, detail: str, headers: Mapping[str, str] | No
         "detail": detail,
     }
     return JSONResponse({**said, **more}, status, dict(headers or {}), media_type="application/problem+json")
+
+
+def _of_many(mission: UUID, answer: Response) -> dict[str, Any]:
+    """What one mission would have been answered alone, as it stands in the answer to many."""
+    document, wait = json.loads(bytes(answer.body)), answer.headers.get("Retry-After")
+    said: dict[str, Any] = {"mission_id": str(mission), "retry_after_s": float(wait) if wait else None}
+    return said | ({"receipt": document} if answer.status_code == 200 else {"problem": document})
 
 
 def _attempt_in(body: bytes) -> int | None:

@@ -4,11 +4,20 @@ import asyncio
 import json
 import time
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import uuid4
 
-from colony_client.contract import CONTRACT_VERSION, MAX_BODY_BYTES, VERSION_HEADER, EventReceipt, ToolAnswer
+from colony_client.client import EVENTS_OF_MANY
+from colony_client.contract import (
+    CONTRACT_VERSION,
+    MAX_BODY_BYTES,
+    VERSION_HEADER,
+    EventAnswers,
+    EventReceipt,
+    ToolAnswer,
+)
 from colony_client.signing import Keys, parse_keys
-from colony_kit.line import Reply
+from colony_kit.line import Reply, as_json
 from colony_kit.of_root.play import AT_WORK, Live, Play
 from colony_kit.report import Failed, NotApplicable
 
@@ -289,6 +298,57 @@ async def previous_version(play: Play) -> str:
     if receipt.accepted_seq != 1:
         raise Failed(f"one event in version {version} was answered with accepted_seq {receipt.accepted_seq}")
     return f"{version} is taken"
+
+
+async def many(play: Play) -> str:
+    """Three missions that are wrong, each in its own way, between two that are right."""
+    lives = [await play.taken() for _ in range(5)]
+    first, strange, early, unknown, last = lives
+
+    def word(live: Live, seq: int = 1, **more: Any) -> dict[str, Any]:
+        return live.event("stage.started", seq=seq, stage="planner", **more)
+
+    entries = [
+        first.entry(word(first)),
+        strange.entry(word(strange), token=first.token),
+        early.entry(word(early, 4)),
+        unknown.entry(word(unknown, kit_unknown=1)),
+        last.entry(word(last)),
+    ]
+    body = as_json({"contract_version": CONTRACT_VERSION, "missions": entries})
+    reply = await first.post_many(body, "five missions, three of them wrong")
+    said = reply.model(EventAnswers).missions
+    if [one.mission_id for one in said] != [live.mission for live in lives]:
+        raise Failed(f"{reply.evidence}; expected: one answer for each mission, in the order sent")
+    found = [one.receipt.accepted_seq if one.receipt else (one.problem or {}).get("status") for one in said]
+    if found[:3] != [1, 401, 409] or found[3] not in UNREADABLE or found[4] != 1:
+        raise Failed(f"{reply.evidence}; expected: accepted_seq 1, 401, 409, 422, accepted_seq 1")
+    if (said[2].problem or {}).get("expected_seq") != 1:
+        raise Failed(f"{reply.evidence}; expected: expected_seq 1 with the gap")
+    if "kit_unknown" not in json.dumps(said[3].problem):
+        raise Failed(f"{reply.evidence}; expected: a problem that names kit_unknown")
+    for live, seq in zip(lives, (1, 0, 0, 0, 1), strict=True):
+        await _holds(live, seq)
+    await play.facts(unknown.mission, "payload.quarantined")
+    first.token = said[0].receipt.next_token if said[0].receipt else ""
+    await first.say(first.event("log", seq=2, level="info", message="going on"))
+    return "two taken, three refused, each told its own"
+
+
+async def many_whole(play: Play) -> str:
+    live, other = await play.taken(), await play.taken()
+    begun = live.event("stage.started", seq=1, stage="planner")
+    twice = as_json({"contract_version": CONTRACT_VERSION, "missions": [live.entry(begun), live.entry(begun)]})
+    play.refused(await live.post_many(twice, "the same mission twice"), *UNREADABLE)
+    body = as_json({"contract_version": CONTRACT_VERSION, "missions": [live.entry(), other.entry(token=live.token)]})
+    signed = live.line.headers("POST", EVENTS_OF_MANY, body)
+    first = await live.post_many(body, "two missions", headers=signed)
+    if first.status != 200:
+        raise Failed(first.evidence)
+    play.refused(await live.post_many(body, "the same request again", headers=signed), 401)
+    play.refused(await live.post_many(body, "unsigned", headers={}), 401)
+    await _holds(live, 0)
+    return "a mission twice, the same request twice, and an unsigned one"
 
 
 async def problems(play: Play) -> str:

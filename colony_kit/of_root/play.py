@@ -11,14 +11,23 @@ from uuid import UUID
 
 import httpx
 
-from colony_client.client import parse_retry_after
-from colony_client.contract import CONTRACT_VERSION, Dispatch, EventReceipt, RootView
+from colony_client.client import EVENTS_OF_MANY, parse_retry_after
+from colony_client.contract import (
+    CONTRACT_VERSION,
+    FIRST_VERSION,
+    MANY_SINCE,
+    VERSION_HEADER,
+    Dispatch,
+    EventReceipt,
+    RootView,
+)
 from colony_client.signing import Keys
+from colony_client.versions import order
 from colony_kit.door import Door
 from colony_kit.evidence import said
 from colony_kit.line import Line, Reply, as_json
 from colony_kit.played_colony import Case, PlayedColony
-from colony_kit.report import Failed
+from colony_kit.report import Failed, NotApplicable
 
 MISSION_TYPE = "oracle_advisory"
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.04, 0.5  # between two looks at a mission
@@ -180,6 +189,19 @@ class Live:
     async def post(self, body: bytes, telling: str = "", **how: Any) -> Reply:
         """A body to the door of the events; signed rightly, with the present token, unless said otherwise."""
         return await self._ask("POST", self.path, body, telling=telling, **({"bearer": self.token} | how))
+
+    def entry(self, *events: dict[str, Any], **more: Any) -> dict[str, Any]:
+        """What stands for this mission in a call of many; with its own token, unless said otherwise."""
+        said = {"mission_id": str(self.mission), "token": self.token, "attempt": self.dispatch.attempt}
+        return said | {"events": list(events)} | more
+
+    async def post_many(self, body: bytes, telling: str, **how: Any) -> Reply:
+        """A body to the door of events of many missions. Raises NotApplicable for a root that has none."""
+        reply = await self._ask("POST", EVENTS_OF_MANY, body, telling=telling, **how)
+        spoken = reply.headers.get(VERSION_HEADER, FIRST_VERSION)
+        if reply.status == 404 and order(spoken) < order(MANY_SINCE):
+            raise NotApplicable(f"the root speaks {spoken}, and the call came with {MANY_SINCE}")
+        return reply
 
     async def say(self, *events: dict[str, Any], telling: str = "") -> EventReceipt:
         """A batch that has to be taken; the next token is taken over. Raises Failed."""

@@ -125,4 +125,14 @@ REQUIREMENTS: list[Requirement[Play]] = [
     Requirement("R-35", "A silent attempt that the colony says is running is not dispatched again.", dispatching.alive),
     Requirement("R-36", "A refusal is a problem document with status, code and title.", callbacks.problems, "after"),
     Requirement("R-37", "A batch in the contract version before the present one is taken.", callbacks.previous_version),
+    Requirement(
+        "R-38",
+        "In a call of many missions each is answered for itself, and what is wrong with one is no other's fault.",
+        callbacks.many,
+    ),
+    Requirement(
+        "R-39",
+        "A call of many missions in which one comes twice, or that is not signed afresh, is refused whole.",
+        callbacks.many_whole,
+    ),
 ]

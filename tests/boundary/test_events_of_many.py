@@ -9,6 +9,7 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
+from app.boundary import Callbacks
 from colony.outbox import Outbox
 from colony_client.client import RootClient
 from colony_client.contract import MAX_MISSIONS_PER_CALL, Log, StageStarted
@@ -185,6 +186,17 @@ async def test_what_cannot_be_read_of_one_mission_is_kept_for_it_without_its_key
     assert bad.dispatch.mission_token.encode() not in kept
 
 
+async def test_what_cannot_be_kept_is_told_so_and_comes_again(world: World) -> None:
+    good, bad = await running(world, 2)
+    admin = await inspector(world)
+    await admin.execute(f"ALTER TABLE quarantine ADD CONSTRAINT poison CHECK (mission <> '{bad.id}') NOT VALID")
+    entries = [entry(good, WORD), entry(bad, WORD | {"mood": "fine"})]
+    assert await told(world, *entries) == [1, "internal"]
+    await admin.execute("ALTER TABLE quarantine DROP CONSTRAINT poison")
+    assert await told(world, *entries) == [1, "validation"]
+    assert len(await bad.quarantined()) == 1
+
+
 async def test_who_is_refused_is_named_in_the_log(world: World) -> None:
     good, bad = await running(world, 2)
     with capture_logs() as lines:
@@ -332,6 +344,26 @@ async def test_a_database_that_is_away_takes_nothing_and_the_call_may_come_again
         problem(refused, "database_unavailable")
     answer = await send(world, *(entry(life, WORD) for life in lives), **nonce)
     assert [one["receipt"]["accepted_seq"] for one in answer.json()["missions"]] == [1, 1]
+
+
+async def test_a_process_that_ends_after_its_commit_has_used_the_nonce_and_what_it_took_is_skipped(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lives = await running(world, 3)
+    entries, batches = [entry(life, WORD) for life in lives], world.root.callbacks.batches
+    nonce: dict[str, Any] = {"nonce": uuid4().hex}
+
+    async def taken_and_lost(connection: Any, calls: Any) -> Any:
+        await Callbacks.run(world.root.callbacks, connection, calls)
+        raise ConnectionError("the process has ended")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(batches, "run", taken_and_lost)
+        problem(await send(world, *entries, **nonce), "database_unavailable")
+    before = await census(world)
+    problem(await send(world, *entries, **nonce), "unauthenticated")
+    assert await census(world) == before and await reached(lives) == [1, 1, 1]
+    assert await told(world, *entries) == [1, 1, 1]
 
 
 # --- and the colony's own side

@@ -309,9 +309,14 @@ async def test_who_names_a_time_waits_for_nobody() -> None:
 
 
 async def test_nobody_waits_longer_than_a_call_may_take() -> None:
-    colony = await met(AT_ONCE + 2, timeout_s=0.2)
-    told = await asyncio.gather(*colony.say(), return_exceptions=True)
-    assert [type(one) for one in told] == [TimedOut] * (AT_ONCE + 2)
+    colony = await met(AT_ONCE + 2)
+    colony.client._together.patience_s = 0.05
+    tasks = colony.say()
+    async with asyncio.timeout(5):
+        told = await asyncio.gather(*tasks[AT_ONCE:], return_exceptions=True)
+    assert [type(one) for one in told] == [TimedOut] * 2 and colony.root.here == AT_ONCE
+    assert [one.accepted_seq for one in await colony.settled(tasks[:AT_ONCE])] == [1] * AT_ONCE
+    assert colony.root.shapes() == [("one", 1)] * AT_ONCE
 
 
 async def test_who_still_waits_when_the_client_is_closed_is_told_so() -> None:

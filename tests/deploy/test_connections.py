@@ -42,7 +42,7 @@ async def test_a_busy_root_holds_as_many_as_the_pages_say(world: World, monkeypa
         pending = []
         for batches in batches_of(root):
             monkeypatch.setattr(batches, "run", never)
-            some = [SimpleNamespace(size=1, asks=[1]) for _ in range(2 * FEW * batches.connections)]
+            some = [SimpleNamespace(size=1, asks=[1], said=[1]) for _ in range(2 * FEW * batches.connections)]
             pending += [asyncio.ensure_future(batches.put(one)) for one in some]
         for database, size in ((root.database, root.settings.database_pool_size), (root.reader, 2)):
             for _ in range(size):

@@ -103,7 +103,7 @@ async def test_drills_that_begin_at_once_make_their_type_of_mission_together(
 # What somebody may have broken, and what the drill that looks at it says.
 BREAKS = {
     "blocked_tool": ("app.tools.api.judge", "tool_not_denied"),
-    "malformed_payload": ("app.boundary.api.keep_refused", "not_kept"),
+    "malformed_payload": ("app.boundary.api.quarantine_callback", "not_kept"),
 }
 
 

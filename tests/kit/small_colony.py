@@ -173,8 +173,8 @@ class SmallColony:
         batch: DispatchBatch = self.read(DispatchBatch, body)
         if self.has("takes only an old version") and batch.contract_version == CONTRACT_VERSION:
             raise Refused(422, "invalid", "/contract_version: not 1.0")
-        if self.has("takes only the newest version") and batch.contract_version == "1.0":
-            raise Refused(422, "invalid", "/contract_version: not 1.1")
+        if self.has("takes only the newest version") and batch.contract_version != CONTRACT_VERSION:
+            raise Refused(422, "invalid", f"/contract_version: not {CONTRACT_VERSION}")
         if self.has("takes no batch") and len(batch.missions) > 1:
             batch = batch.model_copy(update={"missions": batch.missions[:1]})
         answers = [await self.admit(one) for one in batch.missions]

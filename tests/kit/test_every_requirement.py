@@ -16,6 +16,6 @@ def test_every_requirement_has_a_case_that_makes_it_fail() -> None:
 
 
 def test_every_wrong_root_is_asked() -> None:
-    bases = {wrong_roots.Rewriting, wrong_roots.Meddling, wrong_roots.CountsItself}
+    bases = {wrong_roots.Rewriting, wrong_roots.Meddling, wrong_roots.CountsItself, wrong_roots.OfMany}
     made = {one for one in vars(wrong_roots).values() if isinstance(one, type) and issubclass(one, wrong_roots.Lane)}
     assert made - bases - {wrong_roots.Lane} == WRONG.keys()

@@ -113,7 +113,11 @@ WRONG: dict[type[Lane], dict[str, str]] = {
     wrong.BelievesNoColonyThatItRuns: {"R-35": "was dispatched again"},
     wrong.AnswersHtml: {"R-36": "as text/html"},
     wrong.GivesProblemsNoTitle: {"R-36": "with status, code and title"},
-    wrong.SpeaksOneVersion: {"R-37": "(contract_version 1.0); came back: 422"},
+    wrong.SpeaksOneVersion: {"R-37": "(contract_version 1.1); came back: 422"},
+    wrong.RefusesManyForOne: {"R-38": "three of them wrong); came back: 401"},
+    wrong.TellsManyTheSame: {"R-38": "expected: accepted_seq 1, 401, 409, 422, accepted_seq 1"},
+    wrong.TakesManyAgain: {"R-39": "(the same request again); came back: 200"},
+    wrong.TakesAMissionTwice: {"R-39": "(the same mission twice); came back: 200"},
 }  # fmt: skip
 # What else fails, or may, where everything is asked: it stands on what is broken.
 EVERYTHING = {one.id for one in REQUIREMENTS}

@@ -12,7 +12,7 @@ from uuid import UUID
 import httpx
 
 from app.embedded import free_port
-from colony_client.client import ColonyClient
+from colony_client.client import EVENTS_OF_MANY, ColonyClient
 from colony_client.contract import (
     CONTRACT_VERSION,
     VERSION_HEADER,
@@ -81,7 +81,8 @@ class Asked:
 
     @property
     def mission(self) -> str:
-        return self.path.split("/")[4]
+        """Of the path; nobody's in a call of many."""
+        return self.path.removeprefix("/internal/v1/missions/").split("/")[0]
 
     @property
     def events(self) -> list[dict[str, Any]]:
@@ -642,8 +643,8 @@ class SpeaksEveryVersion(Lane):
 
 class SpeaksOneVersion(Lane):
     async def inside(self, asked: Asked) -> Said:
-        if b'"contract_version": "1.0"' in asked.body:
-            return problem(422, "validation", detail="/contract_version: not 1.1")
+        if b'"contract_version": "1.1"' in asked.body:
+            return problem(422, "validation", detail=f"/contract_version: not {CONTRACT_VERSION}")
         return await super().inside(asked)
 
 
@@ -656,6 +657,42 @@ class AnswersHtml(Lane):
 class GivesProblemsNoTitle(Lane):
     async def inside(self, asked: Asked) -> Said:
         return (await super().inside(asked)).but(title=None)
+
+
+class OfMany(Lane):
+    """Wrong where many missions come in one call."""
+
+    async def inside(self, asked: Asked) -> Said:
+        return await (self.of_many(asked) if asked.path == EVENTS_OF_MANY else super().inside(asked))
+
+    async def of_many(self, asked: Asked) -> Said:
+        raise NotImplementedError
+
+
+class RefusesManyForOne(OfMany):
+    async def of_many(self, asked: Asked) -> Said:
+        said = await asked.answer()
+        wrong = next((one["problem"] for one in said.members.get("missions", []) if one["problem"]), None)
+        return said if wrong is None else problem(wrong["status"], wrong["code"])
+
+
+class TellsManyTheSame(OfMany):
+    async def of_many(self, asked: Asked) -> Said:
+        said = await asked.answer()
+        found = said.members.get("missions", [])
+        return said.but(missions=[found[0] | {"mission_id": one["mission_id"]} for one in found])
+
+
+class TakesManyAgain(OfMany):
+    async def of_many(self, asked: Asked) -> Said:
+        return await (asked.anew() if "x-colony-signature" in asked.headers else asked).answer()
+
+
+class TakesAMissionTwice(OfMany):
+    async def of_many(self, asked: Asked) -> Said:
+        found = json.loads(asked.body)["missions"]
+        once = {one["mission_id"]: one for one in found}
+        return await (asked if len(once) == len(found) else asked.anew(missions=[*once.values()])).answer()
 
 
 # --- tools, budgets, ends

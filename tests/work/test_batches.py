@@ -89,3 +89,19 @@ async def test_who_waits_too_long_is_counted_under_its_name(monkeypatch: pytest.
     await batches.stop()
     await asyncio.gather(riding, return_exceptions=True)
     assert counted() == before + 3, "the end of a process is no lack of connections"
+
+
+async def test_what_counts_for_many_goes_with_fewer_others() -> None:
+    ran: list[list[int]] = []
+
+    async def noted(_: Any, items: Sequence[int]) -> Sequence[int]:
+        ran.append(list(items))
+        return items
+
+    batches = made(noted, connections=1, weigh=lambda item: item)
+    batches.start()
+    async with asyncio.timeout(5):
+        weights = [64, 40, 20, 5, 100, 1, 1]
+        assert await asyncio.gather(*(batches.put(one) for one in weights)) == weights
+        await batches.stop()
+    assert ran == [[64], [40, 20], [5], [100], [1, 1]] and batches.riding == 0
