@@ -14,7 +14,7 @@ CREATE TABLE work (
   PRIMARY KEY (tenant, kind, subject),
   CONSTRAINT work_queue CHECK ((queue = 'executor') = (kind IN ('execute', 'connector_read')))
 );
--- An expression, so that nobody else's statement finds it: a row that is looked up by its key is never found by going through its queue,
+-- An expression, so that only who takes from the queue finds it: a row that is looked up by its key is never found by going through its queue,
 -- whatever the planner thinks of a table that is empty one moment and long the next.
 CREATE INDEX work_due ON work ((queue || '/' || kind), next_at);
 ALTER TABLE work ENABLE ROW LEVEL SECURITY; ALTER TABLE work FORCE ROW LEVEL SECURITY;

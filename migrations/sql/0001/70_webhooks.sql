@@ -164,7 +164,7 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_
       COALESCE((p_webhooks ->> x.webhook::text)::int, 0) AS of_webhook, COALESCE((p_tenants ->> d.tenant::text)::int, 0) AS of_tenant
     FROM public.work d JOIN public.tenant t ON t.id = d.tenant AND t.suspended_at IS NULL
       LEFT JOIN public.webhook_delivery x ON x.tenant = d.tenant AND x.id = d.subject
-    WHERE d.queue = 'worker' AND d.kind = 'webhook_send' AND d.next_at <= statement_timestamp()
+    WHERE d.queue || '/' || d.kind = 'worker/webhook_send' AND d.next_at <= statement_timestamp()
       AND (d.lease_until IS NULL OR d.lease_until <= statement_timestamp())
       AND COALESCE((p_tenants ->> d.tenant::text)::int, 0) < p_share
       AND COALESCE((p_webhooks ->> x.webhook::text)::int, 0) < p_each
