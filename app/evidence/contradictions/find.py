@@ -79,6 +79,8 @@ def find(sources: Mapping[Place, Source]) -> tuple[list[Contradiction], set[Plac
     for one, place, other in pairs:
         if (why := differ(one.said, other)) is not None:
             sides = (one.place, one.said), (place, other)
+            if any("\x00" in words for words in (*why, *(texts[at].text[told.start : told.end] for at, told in sides))):
+                continue  # no artifact may quote it
             name = tuple(sorted((*at, told.start, told.end) for at, told in sides))
             found.setdefault(name, Differing(sides, why)).claims.update(one.claims)
     return [made(texts, found[name]) for name in sorted(found)[:MAX_CONTRADICTIONS]], unread | unpaired
