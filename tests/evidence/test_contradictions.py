@@ -69,7 +69,9 @@ def test_what_holds_a_nul_is_not_quoted_and_hides_nothing_else() -> None:
     """Documents may hold one, and no artifact does: a review that tried to quote it would end in an error, again and again."""
 
     def said(minutes: str, months: str) -> Source:
-        text = f"A rollback\x00 takes {minutes} minutes in production. Backups are kept for {months} months in the vault."
+        text = (
+            f"A rollback\x00 takes {minutes} minutes in production. Backups are kept for {months} months in the vault."
+        )
         return Source("document", text.encode(), [(0, len(text), "c1")])
 
     found, _ = find({("a" * 64, "first.md"): said("ten", "six"), ("b" * 64, "second.md"): said("twenty", "nine")})
