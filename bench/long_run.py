@@ -33,6 +33,7 @@ from bench.streams import end_of_ledger
 from bench.wire import request
 
 LOOK_S = 10.0
+LATE_S = 60.0  # how long after the last fact its readers may still miss it
 GROWTH = 1.15  # how much more memory in the last third of a run than in the second is still flat
 MEASURES = {
     "accepted": "SELECT count(*) FROM ledger WHERE type = 'mission.accepted'",
@@ -43,6 +44,9 @@ MEASURES = {
     "facts": "SELECT count(*) FROM ledger",
     "broken chains": "SELECT count(*) FROM (SELECT subject FROM ledger GROUP BY subject HAVING max(seq) <> count(*)) x",
 }
+
+
+LAST = "SELECT xid::text || '-' || id FROM ledger WHERE tenant = $1 ORDER BY ledger.xid DESC, id DESC LIMIT 1"
 
 
 class Reader:
@@ -87,16 +91,20 @@ def place(position: str) -> tuple[int, int]:
 
 
 async def read(base_url: str, key: str, after: str, readers: int) -> None:
-    """What the readers' own process does: reads until its stdin is closed, then says what was seen."""
+    """What the readers' own process does: reads until everybody has seen the fact that stdin names, then says what was seen."""
     reading = [Reader(base_url, key, after) for _ in range(readers)]
     tasks = [asyncio.create_task(one.run()) for one in reading]
-    await asyncio.to_thread(sys.stdin.read)
+    end = place((await asyncio.to_thread(sys.stdin.readline)).strip())
+    named = time.perf_counter()
+    while min(place(one.last) for one in reading) < end and time.perf_counter() < named + LATE_S:
+        await asyncio.sleep(0.01)
+    late = round(time.perf_counter() - named, 2)
     for task in tasks:
         if task.done():
             task.result()  # it never ends by itself
         task.cancel()
     counted = ("events", "completed", "out_of_order", "cut_off", "last")
-    print(json.dumps([{name: getattr(one, name) for name in counted} for one in reading]))
+    print(json.dumps({"late_s": late, "each": [{name: getattr(one, name) for name in counted} for one in reading]}))
 
 
 async def run(instance: Instance, missions: int, readers: int) -> dict[str, Any]:
@@ -125,10 +133,9 @@ async def run(instance: Instance, missions: int, readers: int) -> dict[str, Any]
     took = time.perf_counter() - began
     accepted = posting.result()
     wanted = await database.fetchval("SELECT count(*) FROM ledger WHERE type = 'mission.completed'")
-    await asyncio.sleep(5)  # the readers' last facts
-    said, _ = watching.communicate(timeout=60)
-    rows = {name: await database.fetchval(question) for name, question in MEASURES.items()}
     tenant = await database.fetchval("SELECT tenant FROM mission LIMIT 1")
+    said, _ = watching.communicate(f"{await database.fetchval(LAST, tenant)}\n", timeout=LATE_S + 60)
+    rows = {name: await database.fetchval(question) for name, question in MEASURES.items()}
     await database.close()
     auditor = Database(instance.folder.database_url("auditor"), pool_size=1)
     verdict = await chains(ledger.inside_of(auditor, tenant), tenant)
@@ -172,7 +179,7 @@ def problems(found: dict[str, Any], missions: int) -> list[str]:
     for name in ("work left", "under way", "broken chains"):
         if rows[name]:
             wrong.append(f"{name}: {rows[name]}")
-    for number, reader in enumerate(found["readers"]):
+    for number, reader in enumerate(found["readers"]["each"]):
         if reader["completed"] != missions or reader["out_of_order"]:
             wrong.append(f"reader {number}: {reader}")
     if not found["ledger"]["verified"] or found["ledger"]["facts"] != rows["facts"]:

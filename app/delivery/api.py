@@ -1,7 +1,7 @@
 """Events of a mission, events of a tenant, and the ledger page."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from app.caller import Caller
 from app.db import ReadSession, unavailable
-from app.delivery.tail import Subscription
+from app.delivery.tail import Piece, Subscription, pieces
 from app.errors import Problem
 from app.http import Cursor, Door, Limit, Page, Reply, Routes, reading
 from app.http.pages import bad_cursor
@@ -22,8 +22,8 @@ from app.ledger.queries import START, head, views
 router = Routes(tags=["events"])
 log = structlog.get_logger("events")
 
-READ_AT_ONCE = 200
-PIECE = 65_536  # bytes of a stream that are written at once
+READ_AT_ONCE = 200  # facts; a stream that has far to go
+READ_ON = 1000  # then reads on in larger pages
 KEEP_ALIVE_S = 15.0
 RECHECK_S = 5.0  # a stream whose key was revoked ends within this time
 Wait = Annotated[int, Query(ge=0, le=60, description="Seconds to wait for the first event when there is none yet.")]
@@ -154,7 +154,7 @@ async def long_poll(
         if not found:
             try:
                 async with asyncio.timeout(wait):
-                    await subscription.queue.get()
+                    await subscription.news.wait()
             except TimeoutError:
                 return []
             found = await read(request, caller, subject, after, limit + 1)
@@ -171,18 +171,19 @@ async def stream(request: Request, caller: Caller, subject: UUID | None, after: 
         async with request.app.state.tail.subscribed(caller.tenant, subject) as subscription:
             while True:
                 subscription.drain()
-                while found := await read(request, caller, subject, after, READ_AT_ONCE):
-                    for piece in events_of(found):
-                        yield piece
+                limit = READ_AT_ONCE
+                while found := await read(request, caller, subject, after, limit):
+                    for piece in pieces(found):
+                        yield piece.events
                     after = found[-1].position
-                    if len(found) < READ_AT_ONCE:
+                    if len(found) < limit:
                         break
+                    limit = READ_ON
                 async for news in live(request, caller, subscription):
-                    fresh = [fact for fact in news if fact.position > after]
+                    fresh = [piece for piece in news if piece.end > after]
                     if fresh:
-                        for piece in events_of(fresh):
-                            yield piece
-                        after = fresh[-1].position
+                        yield b"".join(piece.after(after) for piece in fresh)
+                        after = fresh[-1].end
                     elif not news:
                         yield b": still here\n\n"
                 if not subscription.overflowed:
@@ -193,21 +194,19 @@ async def stream(request: Request, caller: Caller, subject: UUID | None, after: 
         log.info("stream ended", error=type(error).__name__)
 
 
-async def live(request: Request, caller: Caller, subscription: Subscription) -> AsyncIterator[list[Fact]]:
-    """Facts as they come, as many as there are; none when it has been quiet. Ends on overflow, shutdown, or when the caller
-    lost the right."""
+async def live(request: Request, caller: Caller, subscription: Subscription) -> AsyncIterator[list[Piece]]:
+    """Pieces as they come, as many as are written at once; none when it has been quiet. Ends on overflow, shutdown, or when the
+    caller lost the right."""
     loop = asyncio.get_running_loop()
     checked = quiet_since = loop.time()
     while not subscription.overflowed:
         try:
             async with asyncio.timeout(RECHECK_S):
-                found = [await subscription.queue.get()]
-            while not subscription.queue.empty() and len(found) < READ_AT_ONCE:
-                found.append(subscription.queue.get_nowait())
-            quiet_since = loop.time()
-            if heard := [fact for fact in found if fact is not None]:
-                yield heard
-            if None in found:
+                await subscription.news.wait()
+            if found := subscription.take():
+                quiet_since = loop.time()
+                yield found
+            elif subscription.ended:
                 return
         except TimeoutError:
             if loop.time() - quiet_since >= KEEP_ALIVE_S:
@@ -229,18 +228,6 @@ async def read(request: Request, caller: Caller, subject: UUID | None, after: Po
     async with request.app.state.database.read() as session:
         await session.enter(caller.tenant)
         return await facts(session, after, limit, subject)
-
-
-def events_of(found: Sequence[Fact]) -> Iterator[bytes]:
-    """In few pieces, since each costs the server and the network; but a reader who stands still is handed no more than one."""
-    piece = b""
-    for fact in found:
-        piece += f"id: {fact.position}\nevent: {fact.type}\ndata: {fact.text}\n\n".encode()
-        if len(piece) >= PIECE:
-            yield piece
-            piece = b""
-    if piece:
-        yield piece
 
 
 def start(request: Request, cursor: str | None) -> Position:

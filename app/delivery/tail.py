@@ -1,19 +1,22 @@
 """One reader per process follows the whole ledger and hands new facts to the streams that want them.
 
-A stream first catches up from the database, then lives on what the tail hands it. A stream too slow for its bounded
-queue is told to catch up again; it never makes the tail, or another stream, wait.
+A stream first catches up from the database, then lives on what the tail hands it: pieces, made once and shared by all streams
+that want the same facts. A stream for which too much waits is told to catch up again; it never makes the tail, or another
+stream, wait.
 """
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Iterator
+from dataclasses import dataclass
 from uuid import UUID
 
 import structlog
 
 from app.db import Database
 from app.errors import Problem
-from app.ledger import Fact, Position, horizon
+from app.ledger import Fact, Position
 from app.ledger.actions import FACTS
 from app.ledger.queries import everybodys_facts
 from app.nudge import Nudger, wait
@@ -24,30 +27,93 @@ IDLE_S = 1.0  # how long a lost nudge can go unnoticed
 LAGGING_S = 0.02  # while a transaction holds the horizon back
 COALESCE_S = 0.003
 PATIENCE_S = 5.0
-QUEUE = 1000
+PIECE = 65_536  # bytes of a stream that are written at once
+MOST_WAITING = 8 * 2**20  # bytes for one stream; streams that want the same facts share them
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some facts in reading order, and the events of a stream that tell them."""
+
+    facts: tuple[Fact, ...]
+    events: bytes
+
+    def after(self, place: Position) -> bytes:
+        """The events of those facts that come after a place."""
+        if self.facts[0].position > place:
+            return self.events
+        return b"".join(event_of(fact) for fact in self.facts if fact.position > place)
+
+    @property
+    def end(self) -> Position:
+        return self.facts[-1].position
+
+
+def event_of(fact: Fact) -> bytes:
+    return f"id: {fact.position}\nevent: {fact.type}\ndata: {fact.text}\n\n".encode()
+
+
+def pieces(facts: Iterable[Fact]) -> Iterator[Piece]:
+    """Few, since each costs the server and the network; but a reader who stands still is handed no more than one."""
+    held: list[Fact] = []
+    events: list[bytes] = []
+    size = 0
+    for fact in facts:
+        held.append(fact)
+        events.append(event_of(fact))
+        size += len(events[-1])
+        if size >= PIECE:
+            yield Piece(tuple(held), b"".join(events))
+            held, events, size = [], [], 0
+    if held:
+        yield Piece(tuple(held), b"".join(events))
 
 
 class Subscription:
-    """What one stream wants, and the facts waiting for it."""
+    """What one stream wants, and the pieces waiting for it."""
 
     def __init__(self, tenant: UUID, subject: UUID | None) -> None:
         self.tenant, self.subject = tenant, subject
-        self.queue: asyncio.Queue[Fact | None] = asyncio.Queue(QUEUE)
-        self.overflowed = False
+        self.waiting: deque[Piece] = deque()
+        self.size = 0  # of their events, in bytes
+        self.overflowed = self.ended = False
+        self.news = (
+            asyncio.Event()
+        )  # set while a look is worth it: a piece waits, too much waited, or the process stops
 
-    def offer(self, fact: Fact) -> None:
+    def offer(self, piece: Piece) -> None:
         if self.overflowed:
             return
-        try:
-            self.queue.put_nowait(fact)
-        except asyncio.QueueFull:
-            self.overflowed = True
+        if self.size + len(piece.events) > MOST_WAITING and self.waiting:
+            self.waiting.clear()
+            self.size, self.overflowed = 0, True
+        else:
+            self.waiting.append(piece)
+            self.size += len(piece.events)
+        self.news.set()
+
+    def take(self) -> list[Piece]:
+        """What waits, up to what is written at once."""
+        found: list[Piece] = []
+        size = 0
+        while self.waiting and (not found or size + len(self.waiting[0].events) <= PIECE):
+            found.append(self.waiting.popleft())
+            size += len(found[-1].events)
+        self.size -= size
+        if not (self.waiting or self.overflowed or self.ended):
+            self.news.clear()
+        return found
 
     def drain(self) -> None:
         """Forgets what waits; the stream is about to read it from the database."""
-        while not self.queue.empty():
-            self.queue.get_nowait()
-        self.overflowed = False
+        self.waiting.clear()
+        self.size, self.overflowed = 0, False
+        if not self.ended:
+            self.news.clear()
+
+    def end(self) -> None:
+        self.ended = True
+        self.news.set()
 
 
 class Tail:
@@ -73,8 +139,7 @@ class Tail:
         self.stopped = True
         for group in self.wanted.values():
             for subscription in group:
-                with contextlib.suppress(asyncio.QueueFull):
-                    subscription.queue.put_nowait(None)
+                subscription.end()
         if self.task:
             self.task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -130,19 +195,24 @@ class Tail:
     async def _read(self) -> bool:
         """Hands on everything up to the horizon. True: a running transaction holds the horizon back, so look again soon."""
         while True:
-            async with self.database.read() as session:
-                low, lagging = await horizon(session)
-                if self.position is None:
-                    self.position = Position(low, 0)
-                    self.placed.set()
-                found = await everybodys_facts(session, self.position, BATCH)
-            for fact in found:
-                self._hand(fact)
-                self.position = fact.position
-            if len(found) < BATCH:
-                return lagging
+            news = await everybodys_facts(self.database, self.position, BATCH)
+            if self.position is None:
+                self.position = Position(news.low, 0)
+                self.placed.set()
+                continue
+            if news.facts:
+                self._hand(news.facts)
+                self.position = news.facts[-1].position
+            if len(news.facts) < BATCH:
+                return news.lagging
 
-    def _hand(self, fact: Fact) -> None:
-        for subject in (None, fact.subject):
-            for subscription in self.wanted.get((fact.tenant, subject), ()):
-                subscription.offer(fact)
+    def _hand(self, found: list[Fact]) -> None:
+        shares: dict[tuple[UUID, UUID | None], list[Fact]] = {}
+        for fact in found:
+            for subject in (None, fact.subject):
+                if (fact.tenant, subject) in self.wanted:
+                    shares.setdefault((fact.tenant, subject), []).append(fact)
+        for share, facts in shares.items():
+            for piece in pieces(facts):
+                for subscription in self.wanted[share]:
+                    subscription.offer(piece)

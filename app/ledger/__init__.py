@@ -9,7 +9,7 @@ from app.ledger.anchors import Anchorer, Broken, overdue
 from app.ledger.api import inside_of, router
 from app.ledger.keys import Keyring, Signer, keyring, public_text, signer
 from app.ledger.proof import Proof, prove
-from app.ledger.queries import Fact, Position, at_positions, ends_of, fact_view, facts, horizon, known
+from app.ledger.queries import Fact, Position, at_positions, ends_of, fact_view, facts, known
 from app.ledger.store import Store, open_store
 from app.ledger.verify import Verdict, audit, verify
 from app.ledger.wiring import component, look, reading_side, signing_side
@@ -33,7 +33,6 @@ __all__ = [
     "fact",
     "fact_view",
     "facts",
-    "horizon",
     "inside_of",
     "keyring",
     "known",

@@ -12,7 +12,7 @@ from uuid import UUID
 from sqlalchemy import text
 
 from app.clock import iso
-from app.db import ReadSession
+from app.db import Database, ReadSession
 
 
 class Position(NamedTuple):
@@ -46,12 +46,24 @@ class Fact:
     type: str
     actor: str
     at: datetime
-    body: dict[str, Any]
+    said: bytes  # the body as it is kept and hashed: JSON
+
+    @cached_property
+    def body(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.said)
+        return found
 
     @cached_property
     def text(self) -> str:
-        """What is shown of it on one line, as streams and the message bus carry it; worked out once for all streams."""
-        return json.dumps(fact_view(self), separators=(",", ":"))
+        """`fact_view` as JSON on one line, as streams and the message bus carry it."""
+        said = self.said.decode()
+        # JSON still, but whoever wrote it could end our line with it and begin one of theirs
+        if "\n" in said or "\r" in said:
+            said = json.dumps(self.body, separators=(",", ":"))
+        return (
+            f'{{"id":"{self.position}","seq":{self.seq},"type":"{self.type}","at":"{iso(self.at)}",'
+            f'"actor":"{self.actor}","subject":"{self.subject}","body":{said}}}'
+        )
 
 
 COLUMNS = "tenant, xid::text AS xid, id, subject, seq, type, actor, at, body"
@@ -62,8 +74,9 @@ OF_SUBJECT = text(f"""SELECT {COLUMNS} FROM ledger
   WHERE tenant = :tenant AND subject = :subject AND (xid, id) > (CAST(CAST(:xid AS text) AS xid8), :id)
     AND xid < pg_snapshot_xmin(pg_current_snapshot())
   ORDER BY seq LIMIT :limit""")  # noqa: S608
-EVERYBODY = text("""SELECT tenant, xid::text AS xid, id, subject, seq, type, actor, at, body
-  FROM read_ledger(CAST(CAST(:xid AS text) AS xid8), :id, :limit)""")
+EVERYBODY = """SELECT pg_snapshot_xmin(s)::text AS low, pg_snapshot_xmin(s) < pg_snapshot_xmax(s) AS lagging,
+    f.tenant, f.xid::text AS xid, f.id, f.subject, f.seq, f.type, f.actor, f.at, f.body
+  FROM pg_current_snapshot() s LEFT JOIN LATERAL read_ledger($1::text::xid8, $2, $3) f ON true"""
 
 
 NEWEST = text("""SELECT xid::text AS xid, id FROM ledger WHERE tenant = :tenant AND xid < pg_snapshot_xmin(pg_current_snapshot())
@@ -111,9 +124,27 @@ async def ends_of(session: ReadSession, subject: UUID, most: int) -> tuple[list[
     return first + last, last[0].seq - 1 - len(first)
 
 
-async def everybodys_facts(session: ReadSession, after: Position, limit: int) -> list[Fact]:
-    """The next facts of every tenant; only role reader may ask."""
-    return [fact(row) for row in await session.rows(EVERYBODY, {"limit": limit, "xid": str(after.xid), "id": after.id})]
+class News(NamedTuple):
+    """What a reader of everything found. low: the transaction id below which everything is settled; lagging: whether one above
+    it is running, so that more may come without anybody saying so."""
+
+    facts: list[Fact]
+    low: int
+    lagging: bool
+
+
+async def everybodys_facts(reader: Database, after: Position | None, limit: int) -> News:
+    """The next facts of every tenant (after None: none, only how far the ledger is settled); only role reader may ask."""
+    xid, id = after or START
+    rows = await reader.fetch(EVERYBODY, str(xid), id, limit if after else 0)
+    found = [
+        Fact(
+            row["tenant"], Position(int(row["xid"]), row["id"]), row["subject"], row["seq"], row["type"], row["actor"],
+            row["at"], row["body"],
+        )
+        for row in rows if row["id"] is not None
+    ]  # fmt: skip
+    return News(found, int(rows[0]["low"]), rows[0]["lagging"])
 
 
 async def known(session: ReadSession, subject: UUID) -> bool:
@@ -125,14 +156,6 @@ async def known(session: ReadSession, subject: UUID) -> bool:
     return found is not None
 
 
-async def horizon(session: ReadSession) -> tuple[int, bool]:
-    """The transaction id below which everything is settled, and whether one above it is running."""
-    row = await session.first("""SELECT pg_snapshot_xmin(s)::text AS low, pg_snapshot_xmin(s) < pg_snapshot_xmax(s) AS open
-                                 FROM pg_current_snapshot() s""")
-    assert row is not None
-    return int(row.low), row.open
-
-
 def fact(row: Any) -> Fact:
     return Fact(
         row.tenant,
@@ -142,7 +165,7 @@ def fact(row: Any) -> Fact:
         row.type,
         row.actor,
         row.at,
-        json.loads(row.body),
+        row.body,
     )
 
 

@@ -1,6 +1,7 @@
 """Server-sent events over a real socket: replay, then live, without a gap or a repeat, whatever happens."""
 
 import asyncio
+import json
 import random
 import time
 from contextlib import AsyncExitStack
@@ -9,9 +10,13 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from app.clock import now
 from app.db import Database
 from app.delivery import api, tail
+from app.ledger import Fact, Position, fact_view
 from app.main import Root
 from app.nudge import wait
 from tests.delivery.streams import SSE, Stream, Writer, client, in_reading_order, serving, stream
@@ -132,10 +137,48 @@ async def test_a_held_transaction_loses_nothing(world: World) -> None:
     assert sum(fact is not None and fact["type"] == "test.held" for fact in seen) == 1
 
 
+async def test_a_body_of_several_lines_is_one_event(world: World) -> None:
+    """JSON may hold line breaks between its words: who can write a fact past us must not end our event, and begin another, with them."""
+    tenant, slow = await world.tenant(), await world.connect("api")
+    lines = b'{"a": 1,\r\n\r\n"b"\n:2}'
+    async with serving(world) as base, client(base, world.people["auditor"].key) as http:
+        for live in (False, True):
+            subject = uuid4()
+            await Writer(world.root.database, tenant).write(subject)
+            path = f"/v1/missions/{subject}/events"
+            async with AsyncExitStack() as stack:
+                if live:
+                    events = await stack.enter_async_context(stream(http, path))
+                    first = await events.next()
+                async with slow.transaction():
+                    await slow.execute("SELECT set_config('app.tenant', $1, true)", str(tenant))
+                    statement = "INSERT INTO ledger (tenant, subject, type, actor, body) VALUES ($1, $2, 'test.lines', 'system:api', $3)"
+                    await slow.execute(statement, tenant, subject, lines)
+                await Writer(world.root.database, tenant).write(subject)
+                if not live:
+                    events = await stack.enter_async_context(stream(http, path))
+                    first = await events.next()
+                assert [first, await events.next(), await events.next()] == (await http.get(path)).json()["items"]
+
+
+@given(st.lists(st.integers(1, 40), unique=True, min_size=1), st.integers(0, 41))
+def test_a_piece_is_cut_where_the_stream_is(places: list[int], seen: int) -> None:
+    facts = [
+        Fact(uuid4(), Position(7, place), uuid4(), 1, "test.happened", "system:api", now(), '{"a":"é"}'.encode())
+        for place in sorted(places)
+    ]
+    whole = list(tail.pieces(facts))
+    said = b"".join(piece.after(Position(7, seen)) for piece in whole if piece.end > Position(7, seen))
+    assert said == b"".join(tail.event_of(fact) for fact in facts if fact.position.id > seen)
+    for fact in facts:
+        assert json.loads(fact.text) == fact_view(fact)
+
+
 async def test_a_slow_reader_catches_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its bounded queue overflows; it reads the rest from the database, in order and once, and others never wait."""
-    monkeypatch.setattr(tail, "QUEUE", 5)
+    """More than may waits for it; it reads the rest from the database, in order and once, and others never wait."""
+    monkeypatch.setattr(tail, "MOST_WAITING", 1500)  # five such events
     monkeypatch.setattr(api, "READ_AT_ONCE", 7)
+    monkeypatch.setattr(api, "READ_ON", 11)
     writer = Writer(world.root.database, await world.tenant())
     subject = uuid4()
     await writer.write(subject)

@@ -18,7 +18,7 @@ from app.db import Database
 from app.delivery.bus import cursor
 from app.delivery.bus.cursor import Hold, Lost
 from app.delivery.bus.stream import ANSWER_S, Message, Place, StartOver, Stream, Unreachable, opened
-from app.ledger import FACTS, Fact, Position, horizon
+from app.ledger import FACTS, Fact, Position
 from app.ledger.queries import everybodys_facts
 from app.nudge import Nudger, wait
 from app.telemetry import BUS_FACTS, BUS_LAG
@@ -130,9 +130,8 @@ class Publisher:
 
     async def following(self, after: Position) -> tuple[list[Fact], bool]:
         """The next facts of everybody, and whether a running transaction holds further ones back."""
-        async with self.reader.read() as session:
-            _, lagging = await horizon(session)
-            return await everybodys_facts(session, after, BATCH), lagging
+        news = await everybodys_facts(self.reader, after, BATCH)
+        return news.facts, news.lagging
 
     async def hand_on(self, stream: Stream, hold: Hold, found: list[Fact], last: Message | None) -> None:
         """Puts facts on the stream and moves the cursor behind those that are there. last: the stream's end, when just found."""
@@ -157,8 +156,7 @@ class Publisher:
 
     async def measure(self) -> None:
         """The lag while this worker does not publish."""
-        async with self.reader.read() as session:
-            BUS_LAG.set(age(await everybodys_facts(session, await cursor.reached(self.database), 1)))
+        BUS_LAG.set(age((await everybodys_facts(self.reader, await cursor.reached(self.database), 1)).facts))
 
 
 def message(stream: str, fact: Fact) -> Message:

@@ -183,7 +183,7 @@ async def message(session: ReadSession, keys: Keys, delivery: UUID) -> Message |
             said.type,
             said.actor,
             said.at,
-            json.loads(said.body),
+            said.body,
         )
         body = {"type": fact.type, "timestamp": iso(fact.at), "data": fact_view(fact)}
     assert session.tenant is not None
