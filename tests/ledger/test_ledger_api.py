@@ -22,7 +22,7 @@ from app.worker import Worker
 from tests.conftest import Cluster
 from tests.ledger.anchored import OLD
 from tests.world import World
-from tests.world.checks import problem
+from tests.world.checks import inspector, problem
 
 PUBLIC = "old:" + base64.b64encode(OLD.public()["old"]).decode()
 SEED = SecretStr("old:" + base64.b64encode(b"o" * 32).decode())
@@ -44,6 +44,11 @@ async def signed(cluster: Cluster, database: str, tmp_path: Path) -> AsyncIterat
         await made.close()
 
 
+# of the whole cluster: any of them holds back what is settled
+RUNNING = """SELECT datname, application_name, state, backend_xid, now() - xact_start AS since, left(query, 80) AS query
+             FROM pg_stat_activity WHERE backend_xid IS NOT NULL OR backend_xmin IS NOT NULL"""
+
+
 async def anchor(world: World) -> None:
     """A worker process's loop until it has anchored everything that is there, also what it said while it stopped."""
 
@@ -51,16 +56,24 @@ async def anchor(world: World) -> None:
         tail: int = (await world.auditor.post("/v1/ledger/verify")).json()["anchors"]["tail"]
         return tail == 1
 
-    async with asyncio.timeout(20):
-        while not await all_of_it():
-            worker = Worker(world.settings(anchor_signing_key=SEED))
-            running = asyncio.create_task(worker.run())
-            try:
-                while not await all_of_it():
-                    await asyncio.sleep(0.05)
-            finally:
-                worker.stopping.set()
-                await running
+    try:
+        async with asyncio.timeout(40):
+            while not await all_of_it():
+                worker = Worker(world.settings(anchor_signing_key=SEED))
+                running = asyncio.create_task(worker.run())
+                try:
+                    while not await all_of_it():
+                        await asyncio.sleep(0.05)
+                finally:
+                    worker.stopping.set()
+                    await running
+    except TimeoutError:
+        admin = await inspector(world)
+        running_ones = await admin.fetch(RUNNING)
+        due = await admin.fetch(
+            "SELECT kind, attempts, next_at - now() AS next, lease_until - now() AS lease FROM work"
+        )
+        raise AssertionError(f"not anchored; open transactions: {running_ones}; work: {due}") from None
 
 
 async def test_the_worker_anchors_and_everybody_can_check(signed: World, tmp_path: Path) -> None:
