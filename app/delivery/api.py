@@ -23,7 +23,7 @@ router = Routes(tags=["events"])
 log = structlog.get_logger("events")
 
 READ_AT_ONCE = 200  # facts; a stream that has far to go
-READ_ON = 1000  # then reads on in larger pages
+READ_ON = 500  # then reads on in larger pages
 KEEP_ALIVE_S = 15.0
 RECHECK_S = 5.0  # a stream whose key was revoked ends within this time
 Wait = Annotated[int, Query(ge=0, le=60, description="Seconds to wait for the first event when there is none yet.")]

@@ -7,6 +7,7 @@ stream, wait.
 
 import asyncio
 import contextlib
+from bisect import bisect_right
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
@@ -33,40 +34,42 @@ MOST_WAITING = 8 * 2**20  # bytes for one stream; streams that want the same fac
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Some facts in reading order, and the events of a stream that tell them."""
+    """The events of a stream that tell some facts, in reading order; where each fact is, and where its event begins."""
 
-    facts: tuple[Fact, ...]
+    places: tuple[Position, ...]
+    begins: tuple[int, ...]
     events: bytes
 
     def after(self, place: Position) -> bytes:
         """The events of those facts that come after a place."""
-        if self.facts[0].position > place:
-            return self.events
-        return b"".join(event_of(fact) for fact in self.facts if fact.position > place)
+        seen = bisect_right(self.places, place)
+        return self.events[self.begins[seen] :] if seen < len(self.places) else b""
 
     @property
     def end(self) -> Position:
-        return self.facts[-1].position
-
-
-def event_of(fact: Fact) -> bytes:
-    return f"id: {fact.position}\nevent: {fact.type}\ndata: {fact.text}\n\n".encode()
+        return self.places[-1]
 
 
 def pieces(facts: Iterable[Fact]) -> Iterator[Piece]:
     """Few, since each costs the server and the network; but a reader who stands still is handed no more than one."""
-    held: list[Fact] = []
+    places: list[Position] = []
+    begins: list[int] = []
     events: list[bytes] = []
     size = 0
     for fact in facts:
-        held.append(fact)
+        places.append(fact.position)
+        begins.append(size)
         events.append(event_of(fact))
         size += len(events[-1])
         if size >= PIECE:
-            yield Piece(tuple(held), b"".join(events))
-            held, events, size = [], [], 0
-    if held:
-        yield Piece(tuple(held), b"".join(events))
+            yield Piece(tuple(places), tuple(begins), b"".join(events))
+            places, begins, events, size = [], [], [], 0
+    if places:
+        yield Piece(tuple(places), tuple(begins), b"".join(events))
+
+
+def event_of(fact: Fact) -> bytes:
+    return f"id: {fact.position}\nevent: {fact.type}\ndata: {fact.text}\n\n".encode()
 
 
 class Subscription:
