@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections.abc import Iterator
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -62,30 +63,44 @@ def read_model(
 
 def members_of(body: bytes, name: str) -> list[bytes]:
     """The members of a list that the object in `body` holds under a name, each as it came. The body has been read before."""
-    text = body.decode()
-
-    def over(place: int, *signs: str) -> int:
-        """Past blanks and these signs."""
-        while text[place] in " \t\n\r" or text[place] in signs:
-            place += 1
-        return place
-
-    found: list[bytes] = []
-    place = over(0, "{")
-    while text[place] != "}":
-        member, place = _DECODER.raw_decode(text, place)
-        place = over(place, ":")
-        if member != name:
-            _, place = _DECODER.raw_decode(text, place)
-        else:
-            place = over(place, "[")
+    text, found = body.decode(), list[bytes]()
+    for member, begin in _members(text):
+        if member == name:
+            place = _over(text, begin, "[")
             while text[place] != "]":
                 _, end = _DECODER.raw_decode(text, place)
                 found.append(text[place:end].encode())
-                place = over(end, ",")
-            place += 1
-        place = over(place, ",")
+                place = _over(text, end, ",")
+            break
     return found
+
+
+def without(body: bytes, name: str) -> bytes:
+    """An object as it came, but for one member: an empty text is in its place. The body has been read before."""
+    text = body.decode()
+    for member, begin in _members(text):
+        if member == name:
+            _, end = _DECODER.raw_decode(text, begin)
+            return f'{text[:begin]}""{text[end:]}'.encode()
+    return body
+
+
+def _members(text: str) -> Iterator[tuple[str, int]]:
+    """The names of an object's members, however they are spelled, and where their values begin."""
+    place = _over(text, 0, "{")
+    while text[place] != "}":
+        name, place = _DECODER.raw_decode(text, place)
+        begin = _over(text, place, ":")
+        yield name, begin
+        _, place = _DECODER.raw_decode(text, begin)
+        place = _over(text, place, ",")
+
+
+def _over(text: str, place: int, sign: str) -> int:
+    """Past blanks and this sign."""
+    while text[place] in " \t\n\r" or text[place] == sign:
+        place += 1
+    return place
 
 
 def field_problems(error: ValidationError, document: Any) -> list[FieldProblem]:

@@ -1,6 +1,7 @@
 """The internal API: what a colony calls. Its own app on its own port, never mounted on the public one."""
 
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -10,6 +11,7 @@ import structlog
 from fastapi import APIRouter, Depends, Request, Response
 
 from app import missions
+from app.batch import busy
 from app.boundary import callbacks
 from app.boundary.door import Signed, genuine, proven, signed, spend, token, unknown
 from app.boundary.quarantine import quarantine_callback
@@ -31,9 +33,11 @@ from colony_client.contract import (
 )
 from colony_client.signing import Keys
 from colony_client.versions import written
+from colony_client.wire import members_of
 
 log = structlog.get_logger("colony")
 router = APIRouter(tags=["colony"])
+KEEPING_S = 2.0  # what others are told waits for what is kept; what comes later may come again
 Call = Annotated[Signed, Depends(signed, scope="function")]
 Unspent = Annotated[Signed, Depends(genuine, scope="function")]
 
@@ -59,7 +63,7 @@ async def events(mission_id: UUID, request: Request, call: Unspent) -> Response:
             raise
         await quarantine_callback(state.database, call.caller(whose.tenant), mission_id, refused, call.body)
         return problem_reply(request, refused).response()
-    [outcome] = await state.callbacks.take(callbacks.Call(call.kid, call.nonce, [said]))
+    [outcome] = (await state.callbacks.take(callbacks.Call(call.kid, call.nonce, [said]))).outcomes
     if isinstance(outcome, Exception):
         raise outcome
     return Response(written(receipt(state.signing_keys, whose, outcome), call.version), media_type=JSON)
@@ -102,9 +106,10 @@ async def events_of_many(request: Request, call: Unspent) -> Response:
         taken = await request.app.state.callbacks.take(
             callbacks.Call(call.kid, call.nonce, [said for _, said in understood])
         )
-        for (one, _), outcome in zip(understood, taken, strict=True):
+        for (one, _), outcome in zip(understood, taken.outcomes, strict=True):
             one.outcome = outcome
-    else:
+    # before anything is kept: whoever sends the call again is to meet it
+    if not understood or (len(understood) < len(entries) and not taken.used):
         await spend(request, call)
     await keep_misunderstood(request.app.state.database, call, entries)
     answers = EventAnswers(missions=[answer(request, one) for one in entries])
@@ -113,12 +118,17 @@ async def events_of_many(request: Request, call: Unspent) -> Response:
 
 async def keep_misunderstood(database: Database, call: Signed, entries: Sequence[Entry]) -> None:
     """Puts into quarantine what was sent in the name of a mission and cannot be taken. What cannot be kept is told so."""
+    sent, until = None, time.monotonic() + KEEPING_S
     for place, one in enumerate(entries):
         refused = one.outcome
         if one.said is None and one.whose is not None and isinstance(refused, Problem) and refused.code == "validation":
-            data = as_it_came(call.body, place, one.sent.token)
+            sent = sent or members_of(call.body, "missions")
             try:
-                await quarantine_callback(database, call.caller(one.whose.tenant), one.sent.mission, refused, data)
+                if time.monotonic() > until:
+                    raise busy()
+                caller = call.caller(one.whose.tenant)
+                data = as_it_came(sent[place], one.sent.token)
+                await quarantine_callback(database, caller, one.sent.mission, refused, data)
             except Exception as error:
                 one.outcome = error
 

@@ -4,6 +4,7 @@ Batches of events that are pending at the same moment are taken together, in one
 as if they had come one after the other.
 """
 
+import random
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -97,7 +98,14 @@ class Taken:
 
 
 Outcome = Taken | Exception  # of what is said of a mission; a Problem where it was judged
-Answer = list[Outcome] | Problem  # to a call; a Problem when its nonce was used before: then nothing of it was applied
+
+
+@dataclass
+class Answer:
+    """To a call, for each mission in turn. used: whether its nonce is; one of which nothing was judged may come again."""
+
+    outcomes: list[Outcome]
+    used: bool = True
 
 
 class Callbacks:
@@ -113,7 +121,7 @@ class Callbacks:
         wait_ms: int = 1000,
     ) -> None:
         self.database, self.nudge, self.lease = database, nudge, lease
-        self.batches: Batches[Call, Answer] = Batches(
+        self.batches: Batches[Call, Answer | Problem] = Batches(
             database.connect,
             self.run,
             lambda one: one.size,
@@ -123,35 +131,40 @@ class Callbacks:
             wait_ms=wait_ms,
         )
 
-    async def take(self, call: Call) -> list[Outcome]:
+    async def take(self, call: Call) -> Answer:
         """Takes what a call says of the current attempts: what is new is applied, what was seen is skipped, a gap is refused whole.
 
-        Answers for each mission in turn: a Problem sequence_gap, attempt_superseded, mission_closed or not_found means that no
-        event of it was applied. Raises Problem unauthenticated when the nonce was used before, and nothing was applied. The
-        nonce is used in the first transaction that judges anything of the call: one that could not be judged has done
-        nothing, and may come again.
+        A Problem sequence_gap, attempt_superseded, mission_closed or not_found means that no event of its mission was
+        applied. Raises Problem unauthenticated when the nonce was used before, and nothing was applied. The nonce is used in
+        the first transaction that judges anything of the call.
         """
         plain = [one for one in call.said if not one.escalates]
         together = [plain] if plain else []
         together += [[one] for one in call.said if one.escalates]
-        nonce, outcomes = call.nonce, dict[UUID, Outcome]()
+        nonce, outcomes, until = call.nonce, dict[UUID, Outcome](), self.patience()
         for said in together:
             part = Call(call.kid, nonce, said)
             try:
+                if outcomes and time.monotonic() > until:
+                    raise busy()
                 answer = await (self.escalate(part) if said[0].escalates else self.batches.put(part))
             except Exception as error:
                 nobody_knows = getattr(unavailable(error) or error, "code", None) == "database_unavailable"
                 if len(together) == 1 or (nonce is not None and nobody_knows):  # nor whether the nonce is used
                     raise
-                answer = [error] * len(said)
-            else:
-                nonce = None
+                answer = Answer([error] * len(said), used=False)
             if isinstance(answer, Problem):
                 raise answer
-            outcomes |= {one.mission: outcome for one, outcome in zip(said, answer, strict=True)}
-        return [outcomes[one.mission] for one in call.said]
+            if answer.used:
+                nonce = None
+            outcomes |= {one.mission: outcome for one, outcome in zip(said, answer.outcomes, strict=True)}
+        return Answer([outcomes[one.mission] for one in call.said], used=nonce is None)
 
-    async def run(self, connection: asyncpg.Connection, calls: Sequence[Call]) -> list[Answer]:
+    def patience(self) -> float:
+        """Until when (on the monotonic clock) what is done one by one goes on, while others wait for their answer."""
+        return time.monotonic() + 2 * self.batches.wait_s
+
+    async def run(self, connection: asyncpg.Connection, calls: Sequence[Call]) -> list[Answer | Problem]:
         """Everything that is pending, in one transaction."""
         try:
             return await self.together(connection, calls)
@@ -160,43 +173,43 @@ class Callbacks:
                 raise
             return [await self.apart(connection, calls[0])]
 
-    async def together(self, connection: asyncpg.Connection, calls: Sequence[Call]) -> list[Answer]:
+    async def together(self, connection: asyncpg.Connection, calls: Sequence[Call]) -> list[Answer | Problem]:
         async with connection.transaction():
             answers, held = await receive(connection.fetch, calls, self.lease)
         held.afterwards(partial(self.nudge, held.nudges))
         held.committed()
         return answers
 
-    async def apart(self, connection: asyncpg.Connection, call: Call) -> Answer:
+    async def apart(self, connection: asyncpg.Connection, call: Call) -> Answer | Problem:
         """A call of many that has failed as a whole: each mission in a transaction of its own, so that a failure meets its own
         only. The first that holds uses the nonce."""
         log.info("a call of many is taken one by one", missions=len(call.said))
-        nonce, outcomes, until = call.nonce, list[Outcome](), time.monotonic() + 2 * self.batches.wait_s
-        for said in call.said:
+        nonce, until = call.nonce, self.patience()
+        outcomes: dict[UUID, Outcome] = {one.mission: busy() for one in call.said}
+        for said in random.sample(call.said, len(call.said)):  # in one order the same would always come too late
             if time.monotonic() > until:
-                outcomes.append(busy())
-                continue
+                break
             try:
                 [answer] = await self.together(connection, [Call(call.kid, nonce, [said])])
             except Exception as error:
                 if lost(error):
                     raise
-                outcomes.append(error)
+                outcomes[said.mission] = error
                 continue
             if isinstance(answer, Problem):
                 return answer
             nonce = None
-            outcomes += answer
-        return outcomes
+            [outcomes[said.mission]] = answer.outcomes
+        return Answer(list(outcomes.values()), used=nonce is None)
 
-    async def escalate(self, call: Call) -> Answer:
+    async def escalate(self, call: Call) -> Answer | Problem:
         """The same for one batch that puts a question before a human, which opens an approval."""
         [said] = call.said
         async with self.database.write() as session:
             await session.enter(said.caller.tenant)
             [answer], held = await receive(session.fetch, [call], self.lease)
             session.nudges |= held.nudges
-            outcome = None if isinstance(answer, Problem) else answer[0]
+            outcome = None if isinstance(answer, Problem) else answer.outcomes[0]
             if isinstance(outcome, Taken) and outcome.asks is not None:
                 mission = await missions.lock(session, said.mission)
                 question = outcome.asks.question or outcome.asks.reason or ""
@@ -216,7 +229,7 @@ class Callbacks:
         return answer
 
 
-async def receive(fetch: Fetch, calls: Sequence[Call], lease: timedelta) -> tuple[list[Answer], Held]:
+async def receive(fetch: Fetch, calls: Sequence[Call], lease: timedelta) -> tuple[list[Answer | Problem], Held]:
     """What becomes of calls that have come at once, each judged as if it had come alone, those of one mission in the order given.
 
     fetch runs statements in the transaction that keeps it. Answers them, and what was held for them: whoever commits tells
@@ -231,13 +244,13 @@ async def receive(fetch: Fetch, calls: Sequence[Call], lease: timedelta) -> tupl
     )
     if len(said) > 1 and any(usage(one.batch.events) != budgets.Amounts() for one in said):
         await budgets.hold(fetch, [(one.caller.tenant, one.mission) for one in said])
-    answers: list[Answer] = []
+    answers: list[Answer | Problem] = []
     for call, new in zip(calls, fresh, strict=True):
         if not new:
             STRANGERS.labels("SignatureReplayed").inc()
             whose = [str(one.mission) for one in call.said]
             log.warning("signature refused", reason="SignatureReplayed", missions=whose)
-        answers.append([await judge(held, one, lease) for one in call.said] if new else unknown())
+        answers.append(Answer([await judge(held, one, lease) for one in call.said]) if new else unknown())
     await held.keep()
     return answers, held
 

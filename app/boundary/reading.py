@@ -20,7 +20,7 @@ from colony_client.contract import (
     WritebackProposed,
 )
 from colony_client.errors import BadBody, FieldProblem
-from colony_client.wire import field_problems, members_of, read_json, read_model
+from colony_client.wire import field_problems, members_of, read_json, read_model, without
 
 ROOTS_OWN = ("mission_envelope", "policy_decision")  # what only the root may say
 DEPTH_OF_MANY = MAX_BODY_DEPTH + 2  # a list and an object around what one mission would have sent
@@ -80,10 +80,10 @@ def read_one(document: dict[str, Any], body: bytes, place: int) -> Sent:
     return Sent(mission, token if isinstance(token, str) else None, batch)
 
 
-def as_it_came(body: bytes, place: int, token: str | None) -> bytes:
+def as_it_came(sent: bytes, token: str | None) -> bytes:
     """What was sent of one mission among many, without its token: that is a key, and what is kept is looked at."""
-    sent = members_of(body, "missions")[place]
-    return sent.replace(token.encode(), b"") if token else sent
+    kept = without(sent, "token")  # however it is spelled
+    return kept.replace(token.encode(), b"") if token else kept
 
 
 def invalid(problems: Sequence[FieldProblem], within: str = "") -> Problem:

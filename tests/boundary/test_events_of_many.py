@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -9,7 +10,7 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from app.boundary import Callbacks
+from app.boundary import Callbacks, api
 from colony.outbox import Outbox
 from colony_client.client import RootClient
 from colony_client.contract import MAX_MISSIONS_PER_CALL, Log, StageStarted
@@ -186,6 +187,21 @@ async def test_what_cannot_be_read_of_one_mission_is_kept_for_it_without_its_key
     assert bad.dispatch.mission_token.encode() not in kept
 
 
+@pytest.mark.parametrize("spelled", ["value", "name", "both", "twice"])
+async def test_a_key_is_not_kept_however_it_is_spelled(world: World, spelled: str) -> None:
+    good, bad = await running(world, 2)
+    wrong, key = entry(bad, WORD | {"mood": "fine"}), bad.dispatch.mission_token
+    escaped = "".join(f"\\u{ord(letter):04x}" for letter in key)
+    sent = json.dumps(wrong | ({"copy": key} if spelled == "twice" else {}))
+    sent = sent.replace(f'"{key}"', f'"{escaped}"') if spelled in ("value", "both") else sent
+    sent = sent.replace('"token"', '"t\\u006fken"') if spelled in ("name", "both") else sent
+    answer = await call(world, MANY, f'{{"missions": [{json.dumps(entry(good, WORD))}, {sent}]}}'.encode(), None)
+    assert [one["problem"] and one["problem"]["code"] for one in answer.json()["missions"]] == [None, "validation"]
+    [(_, kept)] = await bad.quarantined()
+    assert key not in json.dumps(json.loads(kept)) and key.encode() not in kept
+    assert json.loads(kept)["events"] == wrong["events"]
+
+
 async def test_what_cannot_be_kept_is_told_so_and_comes_again(world: World) -> None:
     good, bad = await running(world, 2)
     admin = await inspector(world)
@@ -327,6 +343,51 @@ async def test_a_question_that_cannot_be_put_fails_alone(world: World) -> None:
     assert [len(await life.approvals()) for life in lives] == [0, 1, 0]
     problem(await send(world, *entries, **nonce), "unauthenticated")
     await admin.execute("ALTER TABLE ledger DROP CONSTRAINT poison")
+
+
+async def test_a_question_after_others_have_failed_uses_the_nonce(world: World) -> None:
+    """What is said plainly fails, mission by mission, and uses nothing: the question that comes after it does."""
+    lives = await running(world, 4)
+    admin = await inspector(world)
+    poisoned = ", ".join(f"'{life.id}'" for life in lives[:2])
+    await admin.execute(f"ALTER TABLE ledger ADD CONSTRAINT poison CHECK (subject NOT IN ({poisoned})) NOT VALID")
+    nonce: dict[str, Any] = {"nonce": uuid4().hex}
+    plain = [entry(lives[0], WORD), entry(lives[1], WORD)]
+    answer = (await send(world, *plain, entry(lives[2], ASKS), **nonce)).json()["missions"]
+    assert [one["problem"] and one["problem"]["code"] for one in answer] == ["internal", "internal", None]
+    before = await census(world)
+    problem(await send(world, *plain, entry(lives[2], ASKS), **nonce), "unauthenticated")
+    assert await census(world) == before
+    # nothing was judged: the call may come again, unless something was kept of it
+    nonce = {"nonce": uuid4().hex}
+    for _ in range(2):
+        answer = (await send(world, *plain, **nonce)).json()["missions"]
+        assert [one["problem"]["code"] for one in answer] == ["internal", "internal"]
+    nonce = {"nonce": uuid4().hex}
+    misread = entry(lives[3], WORD | {"mood": "fine"})
+    answer = (await send(world, *plain, misread, **nonce)).json()["missions"]
+    assert [one["problem"]["code"] for one in answer] == ["internal", "internal", "validation"]
+    before = await census(world)
+    problem(await send(world, *plain, misread, **nonce), "unauthenticated")
+    assert await census(world) == before
+    await admin.execute("ALTER TABLE ledger DROP CONSTRAINT poison")
+    assert await told(world, *plain) == [1, 1]
+
+
+async def test_what_takes_too_long_is_told_to_come_again_before_its_call_is_given_up(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is taken, kept or asked about one by one waits for the others only so long; what was taken is told."""
+    lives = await running(world, 6)
+    monkeypatch.setattr(api, "KEEPING_S", 0.0)
+    monkeypatch.setattr(world.root.callbacks, "patience", time.monotonic)
+    wrong = [entry(life, WORD | {"mood": "fine"}) for life in lives[2:4]]
+    asks = [entry(life, ASKS) for life in lives[4:]]
+    said = await told(world, *(entry(life, WORD) for life in lives[:2]), *wrong, *asks)
+    assert said == [1, 1, *["database_busy"] * 4]
+    assert [await life.quarantined() for life in lives[2:4]] == [[], []]
+    monkeypatch.undo()
+    assert await told(world, *wrong, *asks) == ["validation", "validation", 1, 1]
 
 
 async def test_a_database_that_is_away_takes_nothing_and_the_call_may_come_again(

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from app.boundary import callbacks
-from app.boundary.callbacks import Call, Taken
+from app.boundary.callbacks import Answer, Call, Taken
 from app.caller import SYSTEM, Caller
 from app.errors import Problem
 from app.missions.held import holding
@@ -32,14 +32,14 @@ def call(life: Life, attempt: int, events: list[Event], nonce: str | None = None
 
 def said(answer: Any) -> Any:
     """What one mission is told, or the whole call."""
-    outcome = answer if isinstance(answer, Problem) else answer[0]
+    outcome = answer if isinstance(answer, Problem) else answer.outcomes[0]
     if isinstance(outcome, Problem):
         return outcome.code, outcome.detail, outcome.members
     return outcome.accepted_seq, outcome.stop_reason
 
 
 async def take(world: World, call: Call) -> Taken:
-    [outcome] = await world.root.callbacks.take(call)
+    [outcome] = (await world.root.callbacks.take(call)).outcomes
     if isinstance(outcome, Exception):
         raise outcome
     return outcome
@@ -197,7 +197,7 @@ async def test_batches_of_several_tenants_never_wait_for_each_other_in_a_ring(wo
             batches.append(pair[::-1] if at else pair)
         runs = (world.root.callbacks.run(one, batch) for one, batch in zip(connections, batches, strict=True))
         for answers in await asyncio.gather(*runs):
-            assert all(isinstance(one, list) and isinstance(one[0], Taken) for one in answers)
+            assert all(isinstance(one, Answer) and isinstance(one.outcomes[0], Taken) for one in answers)
     deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
     assert await (await inspector(world)).fetchval(deadlocks) == 0
 
