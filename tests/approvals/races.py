@@ -95,16 +95,17 @@ class Arena:
         ground = self.ground
         tenant, proposals = ground.tenant, [uuid4() for _ in turns]
         missions = [turn.mission for turn in turns]
-        async with ground.within("api") as api:
+        async with ground.within("owner") as owner:  # as take_in() does
             columns = {
                 "tenant": tenant, "id": None, "mission_type": "oracle_advisory", "type_version": 1, "mode": "assisted",
                 "state": "awaiting_approval", "origin_surface": "race", "risk_level": "low", "sensitivity_class": "internal",
-                "presented": ground.secrets["asker"], "workspace": "default", "contract_hash": bytes(32), "budget_time_ms": 1000,
+                "requested_by": ground.ids["asker"], "workspace": "default", "contract_hash": bytes(32), "budget_time_ms": 1000,
                 "budget_tokens": 1, "budget_cost_usd": 1,
             }  # fmt: skip
-            await api.executemany(
+            await owner.executemany(
                 insert("mission", columns), [tuple((columns | {"id": id}).values()) for id in missions]
             )
+        async with ground.within("api") as api:
             await api.execute(
                 """INSERT INTO artifact (tenant, id, mission, attempt, schema_name, schema_version, producer, bytes)
                    SELECT $1, p, m, 1, 'writeback_proposal', '1', 'race', convert_to('{"a":"' || p || '"}', 'UTF8')

@@ -22,6 +22,7 @@ from tests.attacks.scene import (
     standing,
 )
 from tests.walls.ground import DENIED, Ground, insert, payload
+from tests.walls.test_intake import asked, know_the_rules, take_in
 
 ROLE = "mission_root_api"
 # Tables that the api may write, and why that gets nobody a writeback.
@@ -58,7 +59,6 @@ CALLABLE = {
     "ask_question": "wants a secret",
     "ask_connector_read": "asks the executor for a look at a record, which it may show anyway",
     "authenticate": "wants the SHA-256 of a secret",
-    "presented_by": "wants the SHA-256 of a secret",
     "break_glass": "wants a secret",
     "budget_would_lack": "reads",
     "choose_rule": "reads",
@@ -319,11 +319,12 @@ async def test_asking_again_shows_what_was_refused_and_what_is_dead_stays_dead(g
 async def test_nobody_files_as_somebody_else_to_approve_it_themselves(ground: Ground) -> None:
     """An operator who found the URL: files under another name, or through a service, and wants to be the approver."""
     scene = await set_scene(ground)
+    await know_the_rules(ground)
     for name in ("asker", "ben"):
-        mission = await ground.mission("anna", requested_by=ground.ids[name])
-        assert (
-            await ground.value("admin", "SELECT requested_by FROM mission WHERE id = $1", mission) == ground.ids["anna"]
-        )
+        for said in ({"c_secret": str(ground.ids[name])}, {"c_secret": ground.secrets["anna"]}):
+            [row] = await take_in(ground, asked(ground, name, **said))
+            assert row["outcome"] in ("unauthenticated", "caller_changed")
+        mission = await ground.mission("anna")
         _, columns = await ground.propose(mission=mission, by="anna")
         borrowed = columns | {
             "id": uuid4(),
@@ -335,8 +336,8 @@ async def test_nobody_files_as_somebody_else_to_approve_it_themselves(ground: Gr
         )
     own = await ground.ask(by="anna")
     assert await ground.decide(own, "anna") == "own_request"
-    with pytest.raises(Exception, match="nobody of this tenant presented"):
-        await ground.mission("anna", presented=str(ground.ids["asker"]), requested_by=ground.ids["asker"])
+    columns = {"tenant": ground.tenant, "id": uuid4(), "requested_by": ground.ids["asker"]}
+    await ground.refused(DENIED, "api", insert("mission", columns), *columns.values())
     # a mission of somebody else can be carried further by the api, and its writeback counts as that requester's
     theirs = await ground.ask(by="anna", mission=await ground.mission("anna"))
     assert await ground.decide(theirs, "anna") == "own_request"

@@ -134,24 +134,24 @@ async def has_limit(ground: Ground) -> bool:
 
 async def test_missions_that_come_at_once_never_hold_more_than_the_day_has(ground: Ground) -> None:
     await limit(ground, day_tokens=1_000, total_cost_usd=50)
-    connections = [await ground.connect("api") for _ in range(12)]
+    connections = [await ground.connect("admin") for _ in range(12)]
 
     async def file(connection: asyncpg.Connection, number: int) -> bool:
         mission = uuid4()
         try:
-            async with ground.within("api", connection=connection):
+            async with ground.within("owner", connection=connection):  # as take_in() does
                 await connection.execute(
                     """INSERT INTO mission (tenant, id, mission_type, type_version, mode, state, origin_surface, risk_level,
-                         sensitivity_class, presented, workspace, contract_hash, budget_time_ms, budget_tokens, budget_cost_usd)
+                         sensitivity_class, requested_by, workspace, contract_hash, budget_time_ms, budget_tokens, budget_cost_usd)
                        VALUES ($1, $2, 'oracle_advisory', 1, 'assisted', 'accepted', 'test', 'low', 'internal', $3, 'default', $4,
                          1000, $5, 1)""",
-                    ground.tenant, mission, ground.secrets["asker"], bytes(32), 60 + number,
+                    ground.tenant, mission, ground.ids["asker"], bytes(32), 60 + number,
                 )  # fmt: skip
         except asyncpg.PostgresError as error:
             assert error.sqlstate == "RX020", error
             return False
         if number % 3 == 0:  # some end at once and give theirs back
-            async with ground.within("api", connection=connection):
+            async with ground.within("owner", connection=connection):
                 await connection.execute(
                     "UPDATE mission SET state = 'cancelled', closed_at = clock_timestamp() WHERE tenant = $1 AND id = $2",
                     ground.tenant, mission,

@@ -160,10 +160,12 @@ class Ground:
         columns = {
             "tenant": self.tenant, "id": mission, "mission_type": "oracle_advisory", "type_version": 1, "mode": "assisted",
             "state": "awaiting_approval", "origin_surface": "test", "risk_level": risk, "sensitivity_class": "internal",
-            "presented": self.secrets[by], "workspace": "default", "contract_hash": bytes(32),
+            "requested_by": self.ids[by], "workspace": "default", "contract_hash": bytes(32),
             "budget_time_ms": 1000, "budget_tokens": 1, "budget_cost_usd": 1, "labels": '{"laid": "ground"}',
         } | more  # fmt: skip
-        await self.run("api", insert("mission", columns), *columns.values())
+        await self.run(
+            "owner", insert("mission", columns), *columns.values()
+        )  # as take_in() does, which has its rights
         return mission
 
     async def proposal(self, mission: UUID, schema: str = "writeback_proposal") -> UUID:

@@ -64,7 +64,7 @@ BREAKS: dict[str, dict[str, Any] | None] = {
     "risk_floor_pkey": {}, "risk_floor_connector_check": {"connector": ""}, "risk_floor_operation_check": {"operation": ""},
     "risk_floor_version_check": {"version": 0}, "risk_floor_risk_check": {"risk": "none"}, "risk_floor_tenant_fkey": {"tenant": FRESH},
     "risk_floor_tenant_created_by_fkey": {"version": 9, "created_by": FRESH},
-    "mission_presented": {"id": FRESH, "presented": "a secret"}, "decision_signature_check": {"signature": "\\x" + "20" * 4097},
+    "decision_signature_check": {"signature": "\\x" + "20" * 4097},
     "approval_rule_check": {"subject": "mission", "signature_required": True},
     "policy_pkey": {"change": 99}, "policy_tenant_change_key": {"version": 99}, "policy_name_check": {"name": "X", "change": 99},
     "policy_version_check": {"version": 0, "change": 99}, "policy_change_check": {"version": 99, "change": 0},

@@ -82,8 +82,8 @@ async def test_what_is_confirmed_is_kept_whole(ground: Ground) -> None:
     assert (first["outcome"], second["outcome"], first["at"]) == ("accepted", "accepted", second["at"])
     assert [a - b for a, b in zip(await census(ground), before, strict=True)] == [2, 2, 2, 2, 2, 1]
     [row] = await ground.run("admin", "SELECT * FROM mission WHERE id = $1", plain["m_id"])
-    assert (row["requested_by"], row["state"], row["created_at"], row["presented"]) == (
-        ground.ids["asker"], "accepted", first["at"], None
+    assert (row["requested_by"], row["state"], row["created_at"]) == (
+        ground.ids["asker"], "accepted", first["at"]
     )  # fmt: skip
     kinds = await ground.run(
         "admin", "SELECT subject, kind FROM work WHERE subject = ANY ($1)", [plain["m_id"], keyed["m_id"]]

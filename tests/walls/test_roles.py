@@ -62,7 +62,7 @@ GRANTS: dict[str, dict[str, str]] = {
     "writeback_state": {"api": "s", "worker": "s", "auditor": "s"},
     # missions
     "mission_type": {"api": "i s", "worker": "s", "auditor": "s"},
-    "mission": {"api": f"i s {MOVES}", "worker": f"s {MOVES}", "auditor": "s"},
+    "mission": {"api": f"s {MOVES}", "worker": f"s {MOVES}", "auditor": "s"},
     "mission_label": {"api": "s", "auditor": "s"},
     "artifact": {"api": f"{SAID} s", "worker": f"{SAID} s", "auditor": "s"},
     "reading": {"api": "i s", "worker": "i s", "auditor": "s"},
@@ -146,7 +146,7 @@ GRANTS: dict[str, dict[str, str]] = {
 CALLS: dict[str, set[str]] = {
     "api": {
         "reserve_budget", "budget_would_lack", "settle_budget", "release_budget", "spend_budget", "put_budget_limits", "take_tokens",
-        "put_policy", "authenticate", "presented_by", "decide", "close_approval", "choose_rule", "approver_keys",
+        "put_policy", "authenticate", "decide", "close_approval", "choose_rule", "approver_keys",
         "put_connector", "switch_connector", "ask_connector_read", "put_tool_layer", "switch_tool_layer", "note_tool_layer", "tool_account",
         "model_switches", "switch_model_provider", "note_model_use", "terms_of_missions", "open_calls", "close_calls",
         "put_rule", "fitting_rules", "lay_ladder", "break_glass", "withdraw", "revise", "renew", "see_notice",

@@ -275,32 +275,25 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_te
   LIMIT 1
 $$;
 
--- The same for the wall's own use, which knows the tenant and wants no roles; in plpgsql, so that its plans are kept by the session.
-CREATE FUNCTION presented_by(p_tenant uuid, p_secret_sha256 bytea) RETURNS uuid LANGUAGE plpgsql STABLE SECURITY DEFINER
-SET search_path = pg_catalog, public, pg_temp AS $$
-DECLARE who uuid;
+-- Who presents this secret, live, in this tenant? The credential is locked against being revoked until commit. In plpgsql, so that
+-- its plans are kept by the session; it wants no roles.
+CREATE FUNCTION principal_of(p_tenant uuid, p_secret text) RETURNS uuid LANGUAGE plpgsql VOLATILE
+SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+DECLARE digest bytea := sha256(convert_to(p_secret, 'UTF8')); who uuid;
 BEGIN
+  PERFORM 1 FROM public.api_key k WHERE k.tenant = p_tenant AND k.secret_sha256 = digest FOR SHARE;
+  PERFORM 1 FROM public.session s WHERE s.tenant = p_tenant AND s.secret_sha256 = digest FOR SHARE;
   -- One look after the other: to prepare for one that is not needed costs as much as the one that is.
   SELECT k.principal INTO who FROM public.api_key k
-    WHERE k.secret_sha256 = p_secret_sha256 AND k.tenant = p_tenant AND k.revoked_at IS NULL
+    WHERE k.secret_sha256 = digest AND k.tenant = p_tenant AND k.revoked_at IS NULL
       AND (k.expires_at IS NULL OR k.expires_at > clock_timestamp());
   IF who IS NULL THEN
     SELECT s.principal INTO who FROM public.session s
-      WHERE s.secret_sha256 = p_secret_sha256 AND s.tenant = p_tenant AND s.revoked_at IS NULL
+      WHERE s.secret_sha256 = digest AND s.tenant = p_tenant AND s.revoked_at IS NULL
         AND s.expires_at > clock_timestamp();
   END IF;
   RETURN (SELECT p.id FROM public.principal p JOIN public.tenant t ON t.id = p.tenant AND t.suspended_at IS NULL
           WHERE p.tenant = p_tenant AND p.id = who AND p.suspended_at IS NULL);
-END $$;
-
--- Who presents this secret, live, in this tenant? The credential is locked against being revoked until commit.
-CREATE FUNCTION principal_of(p_tenant uuid, p_secret text) RETURNS uuid LANGUAGE plpgsql VOLATILE
-SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
-DECLARE digest bytea := sha256(convert_to(p_secret, 'UTF8'));
-BEGIN
-  PERFORM 1 FROM public.api_key k WHERE k.tenant = p_tenant AND k.secret_sha256 = digest FOR SHARE;
-  PERFORM 1 FROM public.session s WHERE s.tenant = p_tenant AND s.secret_sha256 = digest FOR SHARE;
-  RETURN presented_by(p_tenant, digest);
 END $$;
 
 -- Tenant names for the registrar, which works across tenants by design (creating them) but reads one at a time.
@@ -318,8 +311,8 @@ BEGIN
 END $$;
 
 REVOKE ALL ON FUNCTION authenticate(bytea), names_of(uuid, uuid[]), tenant_by_name(text), require_tenant(uuid), current_tenant(), enter_tenant(uuid),
-  refuse_change(), guard_role_grant(), guard_delegation(), guard_tenant(), guard_principal(), guard_api_key(), guard_session(), principal_of(uuid, text), presented_by(uuid, bytea) FROM PUBLIC;
+  refuse_change(), guard_role_grant(), guard_delegation(), guard_tenant(), guard_principal(), guard_api_key(), guard_session(), principal_of(uuid, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION current_tenant() TO {prefix}_api, {prefix}_worker, {prefix}_executor, {prefix}_registrar, {prefix}_auditor, {prefix}_reader;
 GRANT EXECUTE ON FUNCTION require_tenant(uuid) TO {prefix}_api, {prefix}_worker, {prefix}_executor;
-GRANT EXECUTE ON FUNCTION authenticate(bytea), presented_by(uuid, bytea), enter_tenant(uuid), names_of(uuid, uuid[]) TO {prefix}_api;
+GRANT EXECUTE ON FUNCTION authenticate(bytea), enter_tenant(uuid), names_of(uuid, uuid[]) TO {prefix}_api;
 GRANT EXECUTE ON FUNCTION tenant_by_name(text) TO {prefix}_registrar;

@@ -24,8 +24,7 @@ CREATE TABLE mission (
   origin_surface text NOT NULL,
   risk_level text NOT NULL CHECK (risk_level IN ('low', 'medium', 'high')),
   sensitivity_class text NOT NULL CHECK (sensitivity_class IN ('public', 'internal', 'confidential', 'restricted')),
-  requested_by uuid NOT NULL,                             -- who presented a live secret: found by take_in() or prove_requester()
-  presented text CONSTRAINT mission_presented CHECK (presented IS NULL),  -- where that secret is handed in; never kept
+  requested_by uuid NOT NULL,                             -- who presented a live secret: take_in() has found out
   workspace text NOT NULL,
   contract_hash bytea NOT NULL CHECK (length(contract_hash) = 32),
   labels jsonb NOT NULL DEFAULT '{}',
@@ -85,21 +84,15 @@ END $$;
 CREATE TRIGGER mission_labelled AFTER INSERT ON mission REFERENCING NEW TABLE AS fresh
   FOR EACH STATEMENT EXECUTE FUNCTION note_labels();
 
--- Who asks is proved here, not claimed: the secret handed in as `presented` names the requester, and is forgotten. The wall's own
--- take_in() has looked up each secret once, in the same transaction, however many missions come with it.
-CREATE FUNCTION prove_requester() RETURNS trigger LANGUAGE plpgsql
+-- Who asks is proved, not claimed: a mission comes in through take_in() alone, which has the wall's rights and finds out by the
+-- presented secret.
+CREATE FUNCTION refuse_unproved() RETURNS trigger LANGUAGE plpgsql
 SET search_path = pg_catalog, public, pg_temp AS $$
 BEGIN
-  IF current_user <> '{prefix}_owner' THEN
-    NEW.requested_by := presented_by(NEW.tenant, sha256(convert_to(NEW.presented, 'UTF8')));
-    IF NEW.requested_by IS NULL THEN
-      RAISE EXCEPTION 'wall: nobody of this tenant presented a live secret' USING ERRCODE = 'RX013';
-    END IF;
-    NEW.presented := NULL;
-  END IF;
-  RETURN NEW;
+  RAISE EXCEPTION 'wall: a mission comes in through take_in(), which proves who asks' USING ERRCODE = 'RX013';
 END $$;
-CREATE TRIGGER mission_proof BEFORE INSERT ON mission FOR EACH ROW EXECUTE FUNCTION prove_requester();
+CREATE TRIGGER mission_proof BEFORE INSERT ON mission
+  FOR EACH ROW WHEN (current_user <> '{prefix}_owner') EXECUTE FUNCTION refuse_unproved();
 
 CREATE FUNCTION guard_mission() RETURNS trigger LANGUAGE plpgsql
 SET search_path = pg_catalog, public, pg_temp AS $$
@@ -231,7 +224,7 @@ BEGIN
     EXECUTE format($p$CREATE POLICY own_tenant ON %I
       USING (tenant = NULLIF(current_setting('app.tenant', true), '')::uuid)$p$, t);
     EXECUTE format('GRANT SELECT ON %I TO {prefix}_api, {prefix}_worker, {prefix}_auditor', t);
-    IF t NOT IN ('artifact', 'quarantine') THEN EXECUTE format('GRANT INSERT ON %I TO {prefix}_api', t); END IF;
+    IF t NOT IN ('mission', 'artifact', 'quarantine') THEN EXECUTE format('GRANT INSERT ON %I TO {prefix}_api', t); END IF;
   END LOOP;
   FOREACH t IN ARRAY ARRAY['artifact', 'quarantine', 'mission_type', 'policy_decision'] LOOP
     EXECUTE format('CREATE TRIGGER %I BEFORE UPDATE OR DELETE ON %I FOR EACH ROW EXECUTE FUNCTION %I()', t || '_keep', t,
@@ -267,5 +260,5 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_te
   SELECT m.tenant FROM public.mission m WHERE m.id = p_mission
 $$;
 CREATE UNIQUE INDEX mission_id ON mission (id);
-REVOKE ALL ON FUNCTION prove_requester(), guard_mission(), guard_bytes(), note_labels(), tenant_of_mission(uuid) FROM PUBLIC;
+REVOKE ALL ON FUNCTION refuse_unproved(), guard_mission(), guard_bytes(), note_labels(), tenant_of_mission(uuid) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION tenant_of_mission(uuid) TO {prefix}_api;
