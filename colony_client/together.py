@@ -6,7 +6,7 @@ There is no timer: a batch that finds room leaves at once and by itself, so a lo
 import asyncio
 import contextvars
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -43,9 +43,12 @@ class Together:
         self.alone, self.many, self.patience_s = alone, many, patience_s
         self.waiting: deque[Words] = deque()
         self.under_way = 0
-        self.tasks: set[asyncio.Task[None]] = set()
+        self.tasks: dict[asyncio.Task[None], list[Words]] = {}
+        self.closed = False
 
     async def put(self, words: Words) -> EventReceipt:
+        if self.closed:
+            raise closed()
         if self.under_way < AT_ONCE and not self.waiting:
             self.under_way += 1
             try:
@@ -62,10 +65,11 @@ class Together:
             raise TimedOut(f"no answer within {self.patience_s:.3g} s") from None
 
     async def close(self) -> None:
+        self.closed = True
         for task in self.tasks:
             task.cancel()
-        left, self.waiting = list(self.waiting), deque()
-        fail(left, closed())
+        fail(self.waiting, closed())
+        self.waiting.clear()
         await asyncio.gather(*self.tasks, return_exceptions=True)
 
     def _room(self) -> None:
@@ -75,8 +79,13 @@ class Together:
             self.under_way += 1
             # in nobody's trace: they are of many
             task = asyncio.create_task(self._send(together), context=contextvars.Context())
-            self.tasks.add(task)
-            task.add_done_callback(self.tasks.discard)
+            self.tasks[task] = together
+            task.add_done_callback(self._back)
+
+    def _back(self, task: asyncio.Task[None]) -> None:
+        """Not the end of `_send`: what is cancelled before its first step has none."""
+        fail(self.tasks.pop(task), closed())  # only when it was cancelled is anybody left
+        self._room()
 
     def _cut(self) -> list[Words]:
         """The oldest of those who wait, each mission once."""
@@ -108,12 +117,9 @@ class Together:
                     one.answer.set_result(answer)
         except Exception as error:
             fail(together, error)
-        finally:
-            fail(together, closed())  # only when this was cancelled is anybody left
-            self._room()
 
 
-def fail(together: Sequence[Words], error: Exception) -> None:
+def fail(together: Iterable[Words], error: Exception) -> None:
     for one in together:
         if not one.answer.done():
             one.answer.set_exception(error)

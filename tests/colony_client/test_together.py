@@ -327,3 +327,29 @@ async def test_who_still_waits_when_the_client_is_closed_is_told_so() -> None:
     told = await asyncio.gather(*tasks[AT_ONCE:], return_exceptions=True)
     assert [type(one) for one in told] == [Unreachable] * 3
     await colony.settled(tasks)
+
+
+async def test_who_is_closed_before_a_call_has_begun_is_told_so_and_gives_its_place_back() -> None:
+    colony = await met(AT_ONCE + 3)
+    tasks = colony.say()
+    await under_way(colony.root)
+
+    async def closes() -> None:
+        await colony.root.open.wait()  # as those do whose answers make room: in the same turn, after them
+        await colony.client.aclose()
+
+    closing = asyncio.create_task(closes())
+    told = await colony.settled(tasks)
+    await closing
+    assert [type(one) for one in told] == [c.EventReceipt] * AT_ONCE + [Unreachable] * 3
+    assert all("closed" in str(one) for one in told[AT_ONCE:])
+    assert colony.root.shapes() == [("one", 1)] * AT_ONCE, "nothing was sent for them"
+    assert colony.client._together.under_way == 0
+
+
+async def test_who_speaks_after_the_end_is_told_so() -> None:
+    colony = await met(1)
+    await colony.client.aclose()
+    [told] = await colony.settled(colony.say())
+    assert isinstance(told, Unreachable) and "closed" in str(told)
+    assert not colony.root.calls
