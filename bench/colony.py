@@ -9,6 +9,8 @@ import asyncio
 import itertools
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -55,7 +57,8 @@ class Colony:
         self.in_hand: dict[
             str, int
         ] = {}  # missions that wait for the root to take what is said of them, and their attempts
-        self.refused = 0  # callbacks that the root did not take
+        self.refused = 0  # callbacks that the root did not take, or of which nobody knows
+        self.mixed = 0  # calls that were answered for other missions than they spoke of: whoever measures has to stop
         self.tasks: set[asyncio.Task[Any]] = set()
         self.words: list[tuple[dict[str, Any], asyncio.Future[Said]]] = []  # what waits for a call to the root
         self.speaking = 0  # calls that are on their way with what was said
@@ -77,7 +80,8 @@ class Colony:
 
     def state(self) -> bytes:
         said = {"status": "ok", "service": "colony that does nothing", "contract_version": "1.0", "ready": True}
-        return json.dumps({**said, "providers": {}, "talking": len(self.talkers), "refused": self.refused}).encode()
+        counts = {"talking": len(self.talkers), "refused": self.refused, "mixed": self.mixed}
+        return json.dumps({**said, "providers": {}, **counts}).encode()
 
     def status(self, mission: str) -> tuple[int, bytes]:
         talker, attempt = self.talkers.get(mission), self.in_hand.get(mission)
@@ -122,11 +126,13 @@ class Colony:
         mission, envelope = one["mission_id"], one["envelope"]
         asked = {"arguments": {"kind": "lead", "id": envelope["inputs"]["lead_ids"][0]}}
         path = f"/internal/v1/missions/{mission}/tools/crm.read/calls"
-        answer = await self.call(path, one["mission_token"], json.dumps(asked).encode())
+        with self.counting():
+            answer = await self.call(path, one["mission_token"], json.dumps(asked).encode())
+            found = json.loads(answer.body)
         if answer.status != 200:
             self.refused += 1
             return
-        record = json.loads(answer.body)["result"]
+        record = found["result"]
         quote = record["text"].encode()[:60].decode(errors="ignore")
         citation = {
             "source": record["source"],
@@ -195,10 +201,20 @@ class Colony:
             task = asyncio.create_task(self.speak())
             self.tasks.add(task)
             task.add_done_callback(self.tasks.discard)
-        status, said = await told
+        with self.counting():
+            status, said = await told
         if status != 200:
             self.refused += 1
         return status, said
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """What breaks on its way, or comes back as no answer, was not taken either."""
+        try:
+            yield
+        except Exception:
+            self.refused += 1
+            raise
 
     async def speak(self) -> None:
         """Says what there is to say, until there is nothing."""
@@ -208,16 +224,17 @@ class Colony:
                 try:
                     found = await self.tell([one for one, _ in together])
                 except Exception as error:
-                    for _, told in together:
-                        told.set_exception(error)
-                else:
-                    for (_, told), one in zip(together, found, strict=True):
+                    found = [error] * len(together)
+                for (_, told), one in zip(together, found, strict=True):
+                    if isinstance(one, Exception):
+                        told.set_exception(one)
+                    else:
                         told.set_result(one)
         finally:
             self.speaking -= 1
 
-    async def tell(self, missions: list[dict[str, Any]]) -> list[Said]:
-        """What the root answers to each of them."""
+    async def tell(self, missions: list[dict[str, Any]]) -> list[Said | Exception]:
+        """What the root answers to each of them; the error of one that was busy and is lost when it comes again."""
         if len(missions) == 1:
             [one] = missions
             batch = {"contract_version": "1.0", "attempt": one["attempt"], "events": one["events"]}
@@ -227,11 +244,17 @@ class Colony:
         said = json.loads(answer.body)
         if answer.status != 200:
             return [(answer.status, said)] * len(missions)
-        found: list[Said] = []
+        if [told.get("mission_id") for told in said["missions"]] != [one["mission_id"] for one in missions]:
+            self.mixed += 1
+            raise RuntimeError("the root answered for other missions than it was told of")
+        found: list[Said | Exception] = []
         for one, told in zip(missions, said["missions"], strict=True):
             status = 200 if told["receipt"] else told["problem"]["status"]
             again = status in (429, 503)
-            found += await self.tell([one]) if again else [(status, told["receipt"] or told["problem"])]
+            try:
+                found += await self.tell([one]) if again else [(status, told["receipt"] or told["problem"])]
+            except Exception as error:
+                found.append(error)
         return found
 
     async def call(self, path: str, token: str | None, body: bytes) -> Message:

@@ -58,11 +58,18 @@ class Instance:
                 await_ready(child)
                 self.ready_s[child.process.name] = round(time.monotonic() - began, 2)
         except BaseException:
-            self.__exit__()
+            self._end()
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, failed: object = None, *_: object) -> None:
+        try:
+            if failed is None:
+                self.in_order()
+        finally:
+            self._end()
+
+    def _end(self) -> None:
         for child in reversed(self.running):
             if child.running is not None:
                 child.running.terminate()
@@ -81,8 +88,19 @@ class Instance:
         """A process of the plan as it is started here."""
         return stand_in(process)
 
+    def in_order(self) -> None:
+        """Raises RuntimeError when the colony was answered for other missions than it spoke of: then no figure is worth anything."""
+        if not any(child.process.name == "colony" for child in self.running):
+            return
+        said = httpx.get(f"{self.url_of('colony')}/bench/state", timeout=10, trust_env=False).json()
+        if said["refused"]:
+            say(f"  {said['refused']} callbacks of the colony were not taken")
+        if said["mixed"]:
+            raise RuntimeError(f"{said['mixed']} calls of the colony were answered for other missions than it spoke of")
+
     def stop_processes(self) -> None:
         """Told to drain, waited for; the database stays. What they were still doing is in the tables afterwards."""
+        self.in_order()
         for child in self.running:
             assert child.running is not None
             child.running.terminate()

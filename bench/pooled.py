@@ -53,9 +53,11 @@ class Pooled(Instance):
         return replace(process, environment={**process.environment, **through, **more})
 
     def __exit__(self, *gone: object) -> None:
-        super().__exit__(*gone)
-        if self.pooler is not None:
-            self.pooler.kill()
+        try:
+            super().__exit__(*gone)
+        finally:
+            if self.pooler is not None:
+                self.pooler.kill()
 
 
 class Through(Product):

@@ -18,7 +18,7 @@ from uuid import UUID
 
 import httpx
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-from pydantic import BaseModel, JsonValue, TypeAdapter
+from pydantic import BaseModel, JsonValue, TypeAdapter, ValidationError
 
 from colony_client.artifacts import ToolName
 from colony_client.contract import (
@@ -53,6 +53,7 @@ from colony_client.contract import (
 )
 from colony_client.errors import (
     BadBody,
+    BoundaryError,
     Busy,
     Incompatible,
     Malformed,
@@ -394,33 +395,38 @@ class RootClient(_Exchange):
         receipt = await self._ask("POST", path, EventReceipt, question=words.batch, bearer=bearer, timeout_s=timeout_s)
         return self._taken(words, receipt)
 
-    async def _send_many(self, together: Sequence[Words]) -> list[EventReceipt | Exception]:
-        """Each one's receipt or error. What is refused whole for good is said one by one: whoever is at fault is told so."""
-        entries = [
-            MissionEvents(
-                mission_id=one.mission_id, token=self._newest(one), attempt=one.attempt, events=one.batch.events
-            )
-            for one in together
-        ]
+    async def _send_many(self, together: Sequence[Words]) -> list[EventReceipt | Exception | None]:
+        """Each one's receipt or error; nothing for whom it has to be said alone, so that whoever is at fault is told so."""
+        entries = {one.mission_id: entry for one in together if (entry := self._entry(one))}
+        if len(entries) < 2:
+            return [None] * len(together)
         try:
-            said = await self._ask("POST", EVENTS_OF_MANY, EventAnswers, question=EventsOfMany(missions=entries))
-        except Refused as refused:
-            if refused.retryable or isinstance(refused, Unauthorized):
-                raise
-            return await self._one_by_one(together)
-        if [one.mission_id for one in said.missions] != [one.mission_id for one in together]:
+            answers = await self._ask_many(list(entries.values()))
+        except BoundaryError as error:
+            if isinstance(error, Refused) and not (error.retryable or isinstance(error, Unauthorized)):
+                return [None] * len(together)  # refused whole and for good
+            return [error if one.mission_id in entries else None for one in together]
+        told = dict(zip(entries, answers, strict=True))
+        return [self._told(one, told[one.mission_id]) if one.mission_id in told else None for one in together]
+
+    def _entry(self, words: Words) -> MissionEvents | None:
+        """What stands for it in a shared call; None when it may not stand there, as with a token that cannot be one."""
+        try:
+            return MissionEvents(
+                mission_id=words.mission_id,
+                token=self._newest(words),
+                attempt=words.attempt,
+                events=words.batch.events,
+            )
+        except ValidationError:
+            return None
+
+    async def _ask_many(self, entries: list[MissionEvents]) -> list[EventAnswer]:
+        said = await self._ask("POST", EVENTS_OF_MANY, EventAnswers, question=EventsOfMany(missions=entries))
+        if [one.mission_id for one in said.missions] != [one.mission_id for one in entries]:
             body = said.model_dump_json().encode()
             raise self._malformed("the answers are not for the missions that were sent", 200, body)
-        return [self._told(one, answer) for one, answer in zip(together, said.missions, strict=True)]
-
-    async def _one_by_one(self, together: Sequence[Words]) -> list[EventReceipt | Exception]:
-        told: list[EventReceipt | Exception] = []
-        for one in together:
-            try:
-                told.append(await self._send_one(one))
-            except Exception as error:
-                told.append(error)
-        return told
+        return said.missions
 
     def _told(self, words: Words, answer: EventAnswer) -> EventReceipt | Exception:
         if answer.receipt is not None:

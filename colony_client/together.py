@@ -6,12 +6,16 @@ There is no timer: a batch that finds room leaves at once and by itself, so a lo
 import asyncio
 import contextvars
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
+import structlog
+
 from colony_client.contract import MAX_MISSIONS_PER_CALL, EventBatch, EventReceipt
 from colony_client.errors import TimedOut, Unreachable
+
+log = structlog.get_logger()
 
 AT_ONCE = 4  # calls on their way
 MOST_BYTES = 2_000_000  # that go together; what one mission says may be more
@@ -30,11 +34,12 @@ class Words:
 
 
 Alone = Callable[[Words], Awaitable[EventReceipt]]
-Many = Callable[[Sequence[Words]], Awaitable[Sequence[EventReceipt | Exception]]]
+Many = Callable[[Sequence[Words]], Awaitable[Sequence[EventReceipt | Exception | None]]]
 
 
 class Together:
-    """alone sends one and raises what it is refused with; many sends several, and answers for each a receipt or its error.
+    """alone sends one and raises what it is refused with; many sends several, and answers for each a receipt or its error,
+    or nothing when it has to be sent alone.
 
     patience_s: nobody waits longer.
     """
@@ -43,9 +48,12 @@ class Together:
         self.alone, self.many, self.patience_s = alone, many, patience_s
         self.waiting: deque[Words] = deque()
         self.under_way = 0
-        self.tasks: set[asyncio.Task[None]] = set()
+        self.tasks: dict[asyncio.Task[None], list[Words]] = {}
+        self.closed = False
 
     async def put(self, words: Words) -> EventReceipt:
+        if self.closed:
+            raise closed()
         if self.under_way < AT_ONCE and not self.waiting:
             self.under_way += 1
             try:
@@ -62,10 +70,11 @@ class Together:
             raise TimedOut(f"no answer within {self.patience_s:.3g} s") from None
 
     async def close(self) -> None:
+        self.closed = True
         for task in self.tasks:
             task.cancel()
-        left, self.waiting = list(self.waiting), deque()
-        fail(left, closed())
+        tell(self.waiting, closed())
+        self.waiting.clear()
         await asyncio.gather(*self.tasks, return_exceptions=True)
 
     def _room(self) -> None:
@@ -75,8 +84,13 @@ class Together:
             self.under_way += 1
             # in nobody's trace: they are of many
             task = asyncio.create_task(self._send(together), context=contextvars.Context())
-            self.tasks.add(task)
-            task.add_done_callback(self.tasks.discard)
+            self.tasks[task] = together
+            task.add_done_callback(self._back)
+
+    def _back(self, task: asyncio.Task[None]) -> None:
+        """Not the end of `_send`: what is cancelled before its first step has none."""
+        tell(self.tasks.pop(task), closed())  # only when it was cancelled is anybody left
+        self._room()
 
     def _cut(self) -> list[Words]:
         """The oldest of those who wait, each mission once."""
@@ -99,24 +113,31 @@ class Together:
         return list(together.values())
 
     async def _send(self, together: list[Words]) -> None:
-        try:
-            answers = [await self.alone(together[0])] if len(together) == 1 else await self.many(together)
-            for one, answer in zip(together, answers, strict=True):
-                if isinstance(answer, Exception):
-                    fail([one], answer)
-                elif not one.answer.done():
-                    one.answer.set_result(answer)
-        except Exception as error:
-            fail(together, error)
-        finally:
-            fail(together, closed())  # only when this was cancelled is anybody left
-            self._room()
+        """One call for all, then one for each whom it leaves without an answer."""
+        if len(together) > 1:
+            try:
+                for one, answer in zip(together, await self.many(together), strict=True):
+                    if answer is not None:
+                        tell([one], answer)
+            except Exception as mistake:  # ours, so nobody else's loss: what was taken already may be sent again
+                log.error("a call for many missions failed; each goes alone", missions=len(together), exc_info=mistake)
+        for one in together:
+            if one.answer.done():  # or whoever said it waits no longer
+                continue
+            try:
+                tell([one], await self.alone(one))
+            except Exception as error:
+                tell([one], error)
 
 
-def fail(together: Sequence[Words], error: Exception) -> None:
-    for one in together:
-        if not one.answer.done():
-            one.answer.set_exception(error)
+def tell(words: Iterable[Words], answer: EventReceipt | Exception) -> None:
+    for one in words:
+        if one.answer.done():
+            continue
+        if isinstance(answer, Exception):
+            one.answer.set_exception(answer)
+        else:
+            one.answer.set_result(answer)
 
 
 def closed() -> Unreachable:

@@ -2,14 +2,19 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
 import pytest
+import uvicorn
 from boundary_samples import KEYS, NOW
+from structlog.testing import capture_logs
 
+from colony.outbox import Outbox
 from colony_client import contract as c
 from colony_client.client import EVENTS_OF_MANY, RootClient
 from colony_client.errors import (
@@ -48,6 +53,7 @@ class Root:
         self.bearers: list[str] = []
         self.open = asyncio.Event()
         self.said: dict[UUID, dict[str, Any]] = {}
+        self.held: dict[UUID, asyncio.Event] = {}  # whose own call waits longer than the others
         self.whole: Callable[[], httpx.Response] | None = None
         self.here = self.most = 0
 
@@ -66,6 +72,8 @@ class Root:
         self.here += 1
         self.most = max(self.most, self.here)
         await self.open.wait()
+        if not many and asked[0] in self.held:
+            await self.held[asked[0]].wait()
         self.here -= 1
         if many and self.version < "1.2":
             return self.answer(404, refused(404, "not_found"))
@@ -99,12 +107,37 @@ class Wire(httpx.AsyncBaseTransport):
         return httpx.Response(said.status_code, headers=said.headers, stream=httpx.ByteStream(said.content))
 
 
-class Colony:
-    """A client that has heard the root's version, and missions to speak of."""
+@asynccontextmanager
+async def served(root: Root) -> AsyncIterator[str]:
+    """The same root behind a socket."""
 
-    def __init__(self, root: Root, missions: int, **more: Any) -> None:
+    async def door(scope: Any, receive: Any, send: Any) -> None:
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body, more = body + message.get("body", b""), message.get("more_body", False)
+        said = await root(
+            httpx.Request(scope["method"], f"http://root{scope['path']}", headers=scope["headers"], content=body)
+        )
+        await send({"type": "http.response.start", "status": said.status_code, "headers": said.headers.raw})
+        await send({"type": "http.response.body", "body": said.content})
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(door, log_level="critical", lifespan="off", timeout_graceful_shutdown=1))
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await serving
+
+
+class Colony:
+    """A client that has heard the root's version, and missions to speak of. url: where the root is, when it is served."""
+
+    def __init__(self, root: Root, missions: int, url: str | None = None, **more: Any) -> None:
         self.root = root
-        self.client = RootClient("http://root", KEYS, transport=Wire(root), **more)
+        self.client = RootClient(url or "http://root", KEYS, transport=None if url else Wire(root), **more)
         self.missions = [uuid4() for _ in range(missions)]
         for n, one in enumerate(self.missions):
             self.client.hold(one, 1, f"token-{n}")
@@ -327,3 +360,143 @@ async def test_who_still_waits_when_the_client_is_closed_is_told_so() -> None:
     told = await asyncio.gather(*tasks[AT_ONCE:], return_exceptions=True)
     assert [type(one) for one in told] == [Unreachable] * 3
     await colony.settled(tasks)
+
+
+async def test_who_is_closed_before_a_call_has_begun_is_told_so_and_gives_its_place_back() -> None:
+    colony = await met(AT_ONCE + 3)
+    tasks = colony.say()
+    await under_way(colony.root)
+
+    async def closes() -> None:
+        await colony.root.open.wait()  # as those do whose answers make room: in the same turn, after them
+        await colony.client.aclose()
+
+    closing = asyncio.create_task(closes())
+    told = await colony.settled(tasks)
+    await closing
+    assert [type(one) for one in told] == [c.EventReceipt] * AT_ONCE + [Unreachable] * 3
+    assert all("closed" in str(one) for one in told[AT_ONCE:])
+    assert colony.root.shapes() == [("one", 1)] * AT_ONCE, "nothing was sent for them"
+    assert colony.client._together.under_way == 0
+
+
+async def test_who_speaks_after_the_end_is_told_so() -> None:
+    colony = await met(1)
+    await colony.client.aclose()
+    [told] = await colony.settled(colony.say())
+    assert isinstance(told, Unreachable) and "closed" in str(told)
+    assert not colony.root.calls
+
+
+# --- what goes wrong with one of them, or with us, is nobody else's
+
+NO_TOKEN = "not a token"
+
+
+async def test_what_cannot_stand_in_a_shared_call_goes_alone_and_costs_nobody_else_anything() -> None:
+    root = Root()
+    async with served(root) as url:
+        colony = Colony(root, AT_ONCE + 5, url)
+        await colony.meet()
+        odd, *others = colony.missions[AT_ONCE:]
+        colony.client.hold(odd, 1, NO_TOKEN)
+        root.said[odd] = REFUSALS["token"][0]
+        first = colony.say(*colony.missions[:AT_ONCE])
+        async with asyncio.timeout(5):
+            while len(root.calls) < AT_ONCE:
+                await asyncio.sleep(0.001)
+        boxes = [Outbox(colony.client, one, 1) for one in others]
+        [said] = colony.say(odd)
+        await quiet()
+        speaking = [asyncio.create_task(box.run()) for box in boxes]
+        for box in boxes:
+            box.put(c.Log, level="info", message="begun")
+        await colony.settled([*first, *(asyncio.create_task(box.settled()) for box in boxes)])
+        assert root.shapes()[AT_ONCE] == ("many", 4) and root.calls[AT_ONCE][1] == others
+        with pytest.raises(Unauthorized):
+            await said
+        assert root.calls[AT_ONCE + 1 :] == [("one", [odd])] and root.bearers[-1] == NO_TOKEN
+        assert not any(task.done() for task in speaking) and [box.trouble for box in boxes] == [None] * 4
+        for box, task in zip(boxes, speaking, strict=True):
+            box.close()
+            await task
+        await colony.client.aclose()
+
+
+@pytest.mark.parametrize("name", WHOLE)
+async def test_what_befalls_a_call_is_not_told_to_whom_it_did_not_hold(name: str) -> None:
+    colony = await met(AT_ONCE + 3)
+    odd, *others = colony.missions[AT_ONCE:]
+    colony.client.hold(odd, 1, NO_TOKEN)
+    colony.root.said[odd] = REFUSALS["superseded"][0]
+    colony.root.whole, kind = WHOLE[name]
+    told = await colony.settled(colony.say())
+    assert [type(one) for one in told[AT_ONCE:]] == [Superseded, kind, kind]
+    assert colony.root.calls[AT_ONCE:] == [("many", others), ("one", [odd])]
+
+
+async def test_when_all_but_one_cannot_share_a_call_none_is_made() -> None:
+    colony = await met(AT_ONCE + 3)
+    for one in colony.missions[AT_ONCE + 1 :]:
+        colony.client.hold(one, 1, NO_TOKEN)
+    told = await colony.settled(colony.say())
+    assert [one.accepted_seq for one in told] == [1] * (AT_ONCE + 3)
+    assert colony.root.shapes() == [("one", 1)] * (AT_ONCE + 3)
+
+
+async def test_a_mistake_in_making_a_shared_call_is_told_to_the_log_and_everybody_is_spoken_for() -> None:
+    colony = await met(AT_ONCE + 3)
+    twice: Any = str(colony.missions[-1])  # the same mission under another name
+    colony.client.hold(twice, 1, "its-token")
+    with capture_logs() as log:
+        told = await colony.settled(colony.say(*colony.missions, twice))
+    assert [one.accepted_seq for one in told] == [1] * (AT_ONCE + 4)
+    assert colony.root.shapes() == [("one", 1)] * (AT_ONCE + 4)
+    [mistake] = [one for one in log if one["log_level"] == "error"]
+    assert mistake["missions"] == 4 and "named twice" in str(mistake["exc_info"])
+
+
+async def test_what_only_its_own_call_can_tell_is_told_to_its_own_caller() -> None:
+    colony = await met(AT_ONCE + 3)
+    colony.client.hold(
+        colony.missions[AT_ONCE], 1, "sch\N{LATIN SMALL LETTER O WITH DIAERESIS}n"
+    )  # no header can carry it
+    told = await colony.settled(colony.say())
+    assert isinstance(told[AT_ONCE], UnicodeEncodeError)
+    assert [one.accepted_seq for one in told[:AT_ONCE] + told[AT_ONCE + 1 :]] == [1] * (AT_ONCE + 2)
+
+
+async def test_who_waits_no_longer_is_not_spoken_for_one_by_one_either() -> None:
+    colony = await met(AT_ONCE + 4)
+    colony.root.whole = lambda: colony.root.answer(422, refused(422, "validation"))
+    first, cancelled, late, last = colony.missions[AT_ONCE:]
+    colony.root.held[first] = asyncio.Event()
+    tasks = colony.say(*colony.missions[:-2])
+    await under_way(colony.root)
+    colony.client._together.patience_s = 0.2
+    tasks += colony.say(late)
+    await quiet()
+    colony.client._together.patience_s = 10
+    tasks += colony.say(last)
+    await quiet()
+    colony.root.open.set()
+    await under_way(colony.root, AT_ONCE + 2)  # refused whole, and the first has begun
+    tasks[AT_ONCE + 1].cancel()
+    with pytest.raises(TimedOut):
+        await tasks[AT_ONCE + 2]
+    colony.root.held[first].set()
+    told = await colony.settled(tasks)
+    assert [type(one) for one in told[AT_ONCE:]] == [c.EventReceipt, asyncio.CancelledError, TimedOut, c.EventReceipt]
+    assert colony.root.calls[AT_ONCE:] == [("many", [first, cancelled, late, last]), ("one", [first]), ("one", [last])]
+
+
+async def test_who_is_answered_one_by_one_does_not_wait_for_the_others() -> None:
+    colony = await met(AT_ONCE + 3)
+    colony.root.whole = lambda: colony.root.answer(422, refused(422, "validation"))
+    slow = colony.missions[-1]
+    colony.root.held[slow] = asyncio.Event()
+    tasks = colony.say()
+    told = await colony.settled(tasks[:-1])
+    assert [one.accepted_seq for one in told] == [1] * (AT_ONCE + 2) and not tasks[-1].done()
+    colony.root.held[slow].set()
+    await colony.settled(tasks[-1:])
