@@ -55,7 +55,7 @@ async def test_after_the_server_was_away_the_first_request_works(world: World, m
             codes = [answer.status_code for answer in (*answers, made, ready)]
             assert codes == [200] * 6 + [202, 200], [a.text for a in (*answers, made, ready)]
             async with asyncio.timeout(5):
-                while (fact := await followed.queue.get()) is None or str(fact.subject) != made.json()["id"]:
-                    pass
+                while not any(made.json()["id"].encode() in piece.events for piece in followed.take()):
+                    await followed.news.wait()
                 while not (world.root.nudger.connected and world.registrar.nudger.connected):
                     await asyncio.sleep(0.01)
