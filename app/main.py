@@ -41,7 +41,7 @@ from app.boundary import api as boundary_api
 from app.boundary.door import Nonces
 from app.caller import Caller
 from app.db import Database
-from app.delivery import Tail
+from app.delivery import Rights, Tail
 from app.http import Cursors
 from app.http.doors import look_up, permit
 from app.http.edge import install
@@ -116,6 +116,7 @@ class Root:
         self.limits = rate_limits(settings, settings.database("database_url"))
         self.nudger = Nudger(settings.database("database_url"), ["facts", "work_worker", "work_executor", READS])
         self.tail = Tail(self.reader, self.nudger)
+        self.rights = Rights(self.database, identity.authenticate, self.allow)
         self.anchor_store, self.anchor_keys = ledger.reading_side(settings)
         self.transfer_signer, self.transfer_keys = replay.sides(settings)
         self.objects = artifacts.open_objects(settings)
@@ -208,6 +209,7 @@ class Root:
         state.release = self.release
         state.webhook_keys = self.settings.webhook_keys()
         state.authenticate, state.allow = identity.authenticate, self.allow
+        state.rights = self.rights
         state.tools = self.tools
         state.upstream, state.exchange = self.upstream, self.exchange
         state.limits, state.nonces = self.limits, self.nonces

@@ -2,8 +2,9 @@
 
 from app.delivery import bus
 from app.delivery.api import router
+from app.delivery.rights import Rights
 from app.delivery.tail import Tail
 from app.delivery.webhooks import Courier
 from app.delivery.webhooks import router as webhooks
 
-__all__ = ["Courier", "Tail", "bus", "router", "webhooks"]
+__all__ = ["Courier", "Rights", "Tail", "bus", "router", "webhooks"]

@@ -25,7 +25,9 @@ log = structlog.get_logger("events")
 READ_AT_ONCE = 200  # facts; a stream that has far to go
 READ_ON = 500  # then reads on in larger pages
 KEEP_ALIVE_S = 15.0
-RECHECK_S = 5.0  # a stream whose key was revoked ends within this time
+RECHECK_S = (
+    4.0  # a stream whose key was revoked ends within this time and that for which one look is good for all its streams
+)
 Wait = Annotated[int, Query(ge=0, le=60, description="Seconds to wait for the first event when there is none yet.")]
 
 
@@ -214,14 +216,8 @@ async def live(request: Request, caller: Caller, subscription: Subscription) -> 
                 yield []
         if loop.time() - checked >= RECHECK_S:
             checked = loop.time()
-            if not await still_allowed(request, caller):
+            if not await request.app.state.rights.hold(caller):
                 return
-
-
-async def still_allowed(request: Request, caller: Caller) -> bool:
-    async with request.app.state.database.read() as session:
-        present = await request.app.state.authenticate(session, caller.secret)
-    return present is not None and present.tenant == caller.tenant and request.app.state.allow("events.read", present)
 
 
 async def read(request: Request, caller: Caller, subject: UUID | None, after: Position, limit: int) -> list[Fact]:

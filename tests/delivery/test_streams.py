@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.caller import Caller
 from app.clock import now
 from app.db import Database
-from app.delivery import api, tail
+from app.delivery import api, rights, tail
 from app.ledger import Fact, Position, fact_view
 from app.main import Root
 from app.nudge import wait
@@ -247,6 +248,47 @@ async def test_a_stream_ends_with_the_right_to_it(
     finally:
         stop.set()
         await busy
+
+
+async def test_streams_of_one_credential_are_looked_at_together(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream that hangs up in the middle of a look takes the answer from no other."""
+    monkeypatch.setattr(api, "RECHECK_S", 0.05)
+    monkeypatch.setattr(rights, "SHARED_S", 60)
+    looks: list[str] = []
+    look, gate = world.root.rights.look, asyncio.Event()
+
+    async def counted(caller: Caller) -> bool:
+        looks.append(caller.name)
+        await gate.wait()
+        return await look(caller)
+
+    monkeypatch.setattr(world.root.rights, "look", counted)
+    watcher = await hire(world, "watcher", "auditor")
+    connection, path = await inspector(world), f"/v1/missions/{(await world.create())['id']}/events"
+    async with (
+        serving(world) as base,
+        client(base, watcher.key) as http,
+        client(base, world.people["auditor"].key) as other,
+        AsyncExitStack() as stack,
+    ):
+        async with stream(http, path) as first:
+            await first.next()
+            opened = [await stack.enter_async_context(stream(http, path)) for _ in range(12)]
+            opened.append(await stack.enter_async_context(stream(other, path)))
+            for one in opened:
+                await one.next()
+            while len(looks) < 2:
+                await asyncio.sleep(0.01)
+        await connection.execute(
+            REVOKE["the key is revoked"],
+            await connection.fetchval("SELECT id FROM principal WHERE name = 'watcher'"),
+        )
+        gate.set()
+        async with asyncio.timeout(5):
+            assert [await one.next() for one in opened[:-1]] == [None] * 12
+        with pytest.raises(TimeoutError):
+            await opened[-1].next(0.2)
+    assert looks.count("watcher") == 1
 
 
 async def test_a_quiet_stream_is_kept_open_and_ended(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
