@@ -69,6 +69,8 @@ class Colony:
             return 200, self.state()
         if path == "/bench/talk":
             return 200, json.dumps(await self.talk(**json.loads(asked.body))).encode()
+        if path == "/bench/rest":
+            return 200, json.dumps(await self.rest(**json.loads(asked.body))).encode()
         headers = {name: asked.headers.get(name.lower(), "") for name in SIGNED}
         try:
             await verify(self.keys, method, path, asked.body, "colony", headers, self.nonces.first_use)
@@ -181,6 +183,18 @@ class Colony:
             sent += 1
         taken += sum(await asyncio.gather(*waiting))
         return {"sent": sent, "taken": taken, "seconds": loop.time() - began}
+
+    async def rest(self, missions: list[str]) -> dict[str, int]:
+        """These have said what they had to say: each ends blocked, and what is measured next does not carry them along."""
+
+        async def end(talker: Talker) -> bool:
+            talker.seq += 1
+            event = {"type": "signal", "seq": talker.seq, "at": instant(), "signal": "blocked", "reason": "said enough"}
+            status, _ = await self.say(talker.mission, talker.attempt, talker.token, [event])
+            return status == 200
+
+        ended = await asyncio.gather(*(end(self.talkers.pop(mission)) for mission in missions))
+        return {"ended": sum(ended)}
 
     async def stage(self, talker: Talker) -> bool:
         talker.seq += 1

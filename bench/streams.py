@@ -147,6 +147,9 @@ async def _delays(instance: Instance, missions: int, tenant_wide: int, per_s: fl
         took = time.perf_counter() - began
         await asyncio.sleep(1.5)  # the last ones arrive
         rows = await database.fetch(COMMITTED, after.partition("-")[0], int(after.partition("-")[2]))
+        rest = await colony.ask("POST", "/bench/rest", {}, json.dumps({"missions": talking}).encode())
+        if json.loads(rest.body)["ended"] != missions:
+            raise RuntimeError(f"of {missions} missions that talked {rest.body!r}")
     finally:
         for stream in streams:
             if not stream.broken and hasattr(stream, "transport"):
