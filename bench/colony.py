@@ -78,6 +78,8 @@ class Colony:
             return 401, b'{"code": "unauthorized"}'
         if method == "GET":
             return self.status(path.rpartition("/")[2])
+        if path.endswith("/cancel"):  # of what has ended here: it is not known any more
+            return self.status(path.split("/")[-2])
         return 200, self.dispatched(json.loads(asked.body))
 
     def state(self) -> bytes:

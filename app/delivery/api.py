@@ -1,6 +1,7 @@
 """Events of a mission, events of a tenant, and the ledger page."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 from uuid import UUID
@@ -12,6 +13,7 @@ from pydantic import BaseModel
 
 from app.caller import Caller
 from app.db import ReadSession, unavailable
+from app.delivery.rights import Rights
 from app.delivery.tail import Piece, Subscription, pieces
 from app.errors import Problem
 from app.http import Cursor, Door, Limit, Page, Reply, Routes, reading
@@ -171,17 +173,20 @@ async def stream(request: Request, caller: Caller, subject: UUID | None, after: 
     yield b"retry: 1000\n\n"
     try:
         async with request.app.state.tail.subscribed(caller.tenant, subject) as subscription:
-            while True:
+            watch = Watch(request.app.state.rights, caller)
+            while not subscription.ended:
                 subscription.drain()
                 limit = READ_AT_ONCE
                 while found := await read(request, caller, subject, after, limit):
                     for piece in pieces(found):
                         yield piece.events
-                    after = found[-1].position
-                    if len(found) < limit:
+                        if subscription.ended or not await watch.holds():
+                            return
+                    after, more, limit = found[-1].position, len(found) == limit, READ_ON
+                    found = []  # a stream that waits keeps nothing
+                    if not more:
                         break
-                    limit = READ_ON
-                async for news in live(request, caller, subscription):
+                async for news in live(watch, subscription):
                     fresh = [piece for piece in news if piece.end > after]
                     if fresh:
                         yield b"".join(piece.after(after) for piece in fresh)
@@ -196,28 +201,40 @@ async def stream(request: Request, caller: Caller, subject: UUID | None, after: 
         log.info("stream ended", error=type(error).__name__)
 
 
-async def live(request: Request, caller: Caller, subscription: Subscription) -> AsyncIterator[list[Piece]]:
+class Watch:
+    """Whether one stream's caller may still read, looked at every RECHECK_S, whatever the stream does meanwhile."""
+
+    def __init__(self, rights: Rights, caller: Caller) -> None:
+        self.rights, self.caller = rights, caller
+        self.due = asyncio.get_running_loop().time() + RECHECK_S
+
+    async def holds(self) -> bool:
+        if asyncio.get_running_loop().time() < self.due:
+            return True
+        held = await self.rights.hold(self.caller)
+        self.due = asyncio.get_running_loop().time() + RECHECK_S
+        return held
+
+
+async def live(watch: Watch, subscription: Subscription) -> AsyncIterator[list[Piece]]:
     """Pieces as they come, as many as are written at once; none when it has been quiet. Ends on overflow, shutdown, or when the
     caller lost the right."""
     loop = asyncio.get_running_loop()
-    checked = quiet_since = loop.time()
+    quiet_since = loop.time()
     while not subscription.overflowed:
-        try:
-            async with asyncio.timeout(RECHECK_S):
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(min(watch.due, quiet_since + KEEP_ALIVE_S)):
                 await subscription.news.wait()
-            if found := subscription.take():
-                quiet_since = loop.time()
-                yield found
-            elif subscription.ended:
-                return
-        except TimeoutError:
-            if loop.time() - quiet_since >= KEEP_ALIVE_S:
-                quiet_since = loop.time()
-                yield []
-        if loop.time() - checked >= RECHECK_S:
-            checked = loop.time()
-            if not await request.app.state.rights.hold(caller):
-                return
+        if not await watch.holds():
+            return
+        if found := subscription.take():
+            quiet_since = loop.time()
+            yield found
+        elif subscription.ended:
+            return
+        elif loop.time() - quiet_since >= KEEP_ALIVE_S:
+            quiet_since = loop.time()
+            yield []
 
 
 async def read(request: Request, caller: Caller, subject: UUID | None, after: Position, limit: int) -> list[Fact]:

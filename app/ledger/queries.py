@@ -57,8 +57,9 @@ class Fact:
     def text(self) -> str:
         """`fact_view` as JSON on one line, as streams and the message bus carry it."""
         said = self.said.decode()
-        # JSON still, but whoever wrote it could end our line with it and begin one of theirs
-        if "\n" in said or "\r" in said:
+        # JSON still, but whoever wrote it could end our line with it and begin one of theirs; some readers take more signs than
+        # the standard of streams does for the end of a line
+        if not said.isascii() or "\n" in said or "\r" in said:
             said = json.dumps(self.body, separators=(",", ":"))
         return (
             f'{{"id":"{self.position}","seq":{self.seq},"type":"{self.type}","at":"{iso(self.at)}",'

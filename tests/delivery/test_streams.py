@@ -165,7 +165,7 @@ async def test_a_body_of_several_lines_is_one_event(world: World) -> None:
 @given(st.lists(st.integers(1, 40), unique=True, min_size=1), st.integers(0, 41))
 def test_a_piece_is_cut_where_the_stream_is(places: list[int], seen: int) -> None:
     facts = [
-        Fact(uuid4(), Position(7, place), uuid4(), 1, "test.happened", "system:api", now(), '{"a":"é"}'.encode())
+        Fact(uuid4(), Position(7, place), uuid4(), 1, "test.happened", "system:api", now(), '{"a":"é\u2028"}'.encode())
         for place in sorted(places)
     ]
     whole = list(tail.pieces(facts))
@@ -173,6 +173,7 @@ def test_a_piece_is_cut_where_the_stream_is(places: list[int], seen: int) -> Non
     assert said == b"".join(tail.event_of(fact) for fact in facts if fact.position.id > seen)
     for fact in facts:
         assert json.loads(fact.text) == fact_view(fact)
+        assert len(fact.text.splitlines()) == 1  # as many readers of streams cut lines
 
 
 async def test_a_slow_reader_catches_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,6 +249,43 @@ async def test_a_stream_ends_with_the_right_to_it(
     finally:
         stop.set()
         await busy
+
+
+async def test_a_stream_that_has_far_to_go_ends_with_the_right_to_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it is still reading what was, and its reader takes its time."""
+    monkeypatch.setattr(api, "RECHECK_S", 0.0)
+    monkeypatch.setattr(api, "READ_AT_ONCE", 2)
+    monkeypatch.setattr(api, "READ_ON", 2)
+    monkeypatch.setattr(rights, "SHARED_S", 0.0)
+    watcher = await hire(world, "watcher", "auditor")
+    connection, writer, subject = await inspector(world), Writer(world.root.database, await world.tenant()), uuid4()
+    for _ in range(20):
+        await writer.write(subject)
+    gate, sent = asyncio.Semaphore(3), 0  # the head, the first line, the first page
+
+    async def gated(scope: Any, receive: Any, send: Any) -> None:
+        async def slowly(message: Any) -> None:
+            nonlocal sent
+            if scope["path"].endswith("/events"):
+                await gate.acquire()
+                sent += 1
+            await send(message)
+
+        await world.public(scope, receive, slowly)
+
+    path = f"/v1/missions/{subject}/events"
+    async with serving(world, gated) as base, client(base, watcher.key) as http, stream(http, path) as events:
+        assert [(await events.next() or {})["seq"] for _ in range(2)] == [1, 2]
+        principal = await connection.fetchval("SELECT id FROM principal WHERE name = 'watcher'")
+        await connection.execute(REVOKE["the key is revoked"], principal)
+        for _ in range(20):
+            gate.release()
+        seen = 2
+        while await events.next() is not None:
+            seen += 1
+    assert seen <= 4  # the page that was waiting to be written
 
 
 async def test_streams_of_one_credential_are_looked_at_together(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
