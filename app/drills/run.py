@@ -1,6 +1,7 @@
 """Running a drill: over HTTP, as anybody would, with the keys of its two people; and judging what became of it."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -16,8 +17,10 @@ from colony_client.signing import Keys
 ENDED = ("completed", "failed", "cancelled", "denied")
 LOOK_S = 0.2  # between two looks at a mission
 STARTING_S = 10.0  # for which a run waits for an API that cannot be connected to
-MOST_LOOKS = 3  # at the type of mission, which the drills that begin at once all want to put
-FASTER = (409, 412, 428)  # another run has put it since this one has looked
+MOST_LOOKS = 3  # at what others change meanwhile: drills that begin at once all want to put their type of mission
+FASTER = (409, 412, 428)  # somebody has changed it since this one has looked
+CLEARING_S = 1.5  # for which a run that failed puts away what it began
+MOST_LEFT = 50  # missions of a drill that are looked through for open ones, the newest first
 OTHER = "0" * 64  # a hash of nothing that was proposed
 
 
@@ -63,11 +66,24 @@ class Runner:
             await one.aclose()
 
     async def run(self, drill: str, run: UUID, within_s: float) -> Outcome:
-        """Never raises for what goes wrong with a drill: that is what it is for."""
+        """Never raises for what goes wrong with a drill: that is what it is for.
+
+        What a failed run began is cancelled: nobody waits for it, and nobody else could decide it. What is still open after
+        CLEARING_S more, or after a worker that died, the next run of the drill cancels before it begins.
+        """
         scene = Scene(self, drill, run)
+        outcome = await self.judge(scene, within_s)
+        if outcome.state != "passed" and scene.reached:
+            with contextlib.suppress(Failed, httpx.HTTPError, ValueError, LookupError, TimeoutError):
+                async with asyncio.timeout(CLEARING_S):
+                    await scene.clear()
+        return outcome
+
+    async def judge(self, scene: "Scene", within_s: float) -> Outcome:
         try:
             async with asyncio.timeout(within_s):
-                await JUDGES[drill](scene)
+                await scene.clear()
+                await JUDGES[scene.drill](scene)
         except Failed as failed:
             return Outcome("failed", failed.code, scene.evidence)
         except TimeoutError:
@@ -124,6 +140,25 @@ class Scene:
     def keep(self, mission: str) -> str:
         self.evidence.append({"kind": "mission", "id": mission})
         return mission
+
+    async def clear(self) -> None:
+        """Cancels what this drill's runs have left open. Two runs of one drill are never under way together."""
+        made = await self.call(SUBMITTER, "GET", f"/v1/missions?label=drill:{self.drill}&limit={MOST_LEFT}")
+        require(made.status_code == 200, "answer_unreadable")
+        for one in made.json()["items"]:
+            if one["state"] not in ENDED:
+                await self.cancel(one["id"])
+
+    async def cancel(self, mission: str) -> None:
+        path = f"/v1/missions/{mission}"
+        for _ in range(MOST_LOOKS):
+            seen = await self.call(SUBMITTER, "GET", path)
+            if seen.status_code != 200 or seen.json()["state"] in ENDED:
+                return
+            why = {"reason": "The drill that asked for it is over."}
+            done = await self.call(SUBMITTER, "POST", f"{path}/cancel", why, If_Match=seen.headers["ETag"])
+            if done.status_code not in FASTER:
+                return
 
     async def prepare(self) -> None:
         """The drills' own type of mission, as this release wants it."""

@@ -22,6 +22,9 @@ from tests.world import World
 from tests.world.checks import inspector, problem
 from tests.world.life import Life
 
+LEFT = """SELECT m.state, (SELECT a.state FROM approval a WHERE a.tenant = m.tenant AND a.mission = m.id) AS approval FROM mission m
+          WHERE m.tenant = $1 AND m.labels ->> 'drill' = 'expired_approval' ORDER BY m.created_at"""
+
 
 async def ended(world: World, name: str, run: str | None = None) -> dict[str, Any]:
     """The newest run of a drill, or one of them, once it has ended."""
@@ -137,6 +140,42 @@ async def test_an_approval_that_outlives_its_time_fails_the_drill_of_what_expire
     )
     found = await run(drilled, "expired_approval")  # nobody decides, and it does not expire in time
     assert (found["state"], found["reason"]) == ("failed", "timed_out")
+    [left] = await connection.fetch(LEFT, tenant)
+    assert tuple(left) == ("cancelled", "cancelled"), "nobody but a drill could decide it, and no drill will"
+
+
+async def test_what_a_worker_that_died_has_left_open_the_next_run_cancels(
+    drilled: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = await inspector(drilled)
+    tenant = await connection.fetchval("SELECT id FROM tenant WHERE drills")
+    with monkeypatch.context() as dying:
+        dying.setattr("app.drills.worker.SHARE", 0.1)  # too short for what expires
+        dying.setattr("app.drills.run.CLEARING_S", 0.0)
+        assert (await run(drilled, "expired_approval"))["reason"] == "timed_out"
+    [left] = await connection.fetch(LEFT, tenant)
+    assert left["state"] not in ("cancelled", "completed")
+    assert (await run(drilled, "expired_approval"))["state"] == "passed"
+    states = [row["state"] for row in await connection.fetch(LEFT, tenant)]
+    assert states == ["cancelled", "completed"]
+
+
+async def test_no_gauge_counts_an_approval_that_no_operator_can_decide(drilled: World) -> None:
+    """One that a drill waits for; the tenant's own is counted as ever."""
+    connection = await inspector(drilled)
+    tenant = await connection.fetchval("SELECT id FROM tenant WHERE drills")
+    running = await ask(drilled, "expired_approval")
+    async with asyncio.timeout(20):
+        while not await connection.fetchval(
+            "SELECT count(*) FROM approval WHERE tenant = $1 AND state = 'pending'", tenant
+        ):
+            await asyncio.sleep(0.02)
+    shown = {
+        row["name"]: row["value"]
+        for row in await connection.fetch("SELECT * FROM gauges() WHERE name LIKE 'approval%'")
+    }
+    assert shown == {"approvals_expiring": 0, "approval_oldest_seconds": 0}, shown
+    assert (await ended(drilled, "expired_approval", running))["state"] == "passed"
 
 
 async def test_two_who_ask_at_once_have_one_run(drilled: World) -> None:

@@ -17,8 +17,10 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_te
   open AS MATERIALIZED (
     SELECT m.tenant, m.id, m.state, m.updated_at FROM public.mission m
     WHERE m.state = ANY (ARRAY['accepted', 'dispatched', 'running', 'in_review', 'awaiting_approval', 'executing'])),
+  -- Those of the drills are no operator's: nobody but the drill can decide them, and how drills end has numbers of its own.
   pending AS MATERIALIZED (
-    SELECT a.tenant, a.mission, a.subject, a.created_at, a.expires_at FROM public.approval a WHERE a.state = 'pending'),
+    SELECT a.tenant, a.mission, a.subject, a.created_at, a.expires_at FROM public.approval a
+    WHERE a.state = 'pending' AND a.tenant IS DISTINCT FROM (SELECT t.id FROM public.tenant t WHERE t.drills)),
   unsettled AS MATERIALIZED (
     SELECT e.state, e.started_at FROM public.execution e WHERE e.state IN ('executing', 'unknown')),
   drills AS MATERIALIZED (SELECT d.drill, d.state, d.finished_at FROM newest_drills() d)

@@ -35,6 +35,13 @@ def age(scene: Scene) -> None:
 
 def drill(scene: Scene) -> None:
     scene.sql(UNDO, timedelta(hours=1))  # time enough to take back what was approved
+    try:
+        backlog(scene)
+    finally:
+        scene.sql(UNDO, timedelta(0))
+
+
+def backlog(scene: Scene) -> None:
     mission = scene.ask("crm_lead_intelligence")
     scene.becomes(mission, "awaiting_approval")
     age(scene)
@@ -56,7 +63,6 @@ def drill(scene: Scene) -> None:
     assert not [one for one in listed(scene) if one["mission_id"] == mission]
     scene.rests("ApprovalBacklog")
     scene.rests("ApprovalsExpiring")
-    scene.sql(UNDO, timedelta(0))
 
 
 def listed(scene: Scene) -> list[dict[str, str]]:
