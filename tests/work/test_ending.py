@@ -1,6 +1,7 @@
 """Workers and executors that are told to stop: what is in hand is waited for together, and for no longer than it may take."""
 
 import asyncio
+import contextlib
 from collections.abc import Collection
 from typing import Any
 
@@ -48,13 +49,15 @@ async def test_a_review_is_let_go_even_when_other_work_is_late(world: World) -> 
 
 
 async def test_a_receiver_that_is_silent_does_not_hold_up_the_end(world: World) -> None:
-    asked = asyncio.Event()
+    asked, left = asyncio.Event(), asyncio.Event()
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
         asked.set()
-        await reader.read()
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
         writer.close()
+        left.set()
 
     server = await asyncio.start_server(silent, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
@@ -68,6 +71,7 @@ async def test_a_receiver_that_is_silent_does_not_hold_up_the_end(world: World) 
     try:
         async with asyncio.timeout(3):  # of the fifteen seconds that one try may take
             await running
+            await left.wait()
     finally:
         server.close()
     assert worker.courier is not None and not worker.courier.sending
@@ -88,4 +92,4 @@ async def test_an_executor_says_how_much_it_leaves(world: World) -> None:
     executor.stopping.set()
     with capture_logs() as logs:
         await executor.run()
-    assert [one["batches"] for one in logs if "left to the next executor" in one["event"]] == [1]
+    assert [one["items"] for one in logs if "left to the next executor" in one["event"]] == [1]
