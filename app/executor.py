@@ -7,6 +7,7 @@ next claim finds and settles by asking the target.
 import asyncio
 import contextlib
 import json
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -45,7 +46,10 @@ from app.writebacks.connectors.registry import Definition, reading_writer, write
 
 log = structlog.get_logger("executor")
 
-BATCH = 8
+HANDS = 64  # of each kind of work, for all tenants
+SHARE = BATCH = (
+    4  # at which a tenant is given no more, and what is taken at once: of its targets, no more than 7 calls at a time
+)
 POLL_S = 1.0
 READ_S = 15.0  # whoever waits for a read has given up by then
 LATER = timedelta(seconds=30)  # when to look again at what cannot be done now
@@ -104,39 +108,55 @@ class Executor:
         self.nudger.start()
         loops = [
             asyncio.create_task(self.loop(), name="execute"),
-            asyncio.create_task(self.loop("connector_read", BATCH, self.answer), name="read"),
+            asyncio.create_task(self.loop("connector_read", self.answer), name="read"),
         ]
         await self.stopping.wait()
         for loop in loops:
             loop.cancel()
-        batches = len(self.in_hand)
+        items = len(self.in_hand)
         if not await process.finished([*loops, *self.in_hand]):
-            log.warning("of what was in hand, some is left to the next executor", batches=batches)
+            log.warning("of what was in hand, some is left to the next executor", items=items)
         await process.closed(self.nudger.stop(), self.database.close())
 
-    async def loop(
-        self, kind: str = "execute", limit: int = BATCH, handle: Callable[[Item], Awaitable[None]] | None = None
-    ) -> None:
+    async def loop(self, kind: str = "execute", handle: Callable[[Item], Awaitable[None]] | None = None) -> None:
+        """Takes what is due while there are hands for it, each item in a hand of its own.
+
+        A target that hangs keeps the hands of its tenant, and those alone: no tenant is given more while SHARE are busy for it.
+        """
         handle = handle or self.guarded
+        busy: dict[asyncio.Future[None], UUID] = {}
         with self.nudger.listening("work_executor") as woken:
+
+            def free(hand: asyncio.Future[None]) -> None:
+                del busy[hand]
+                self.in_hand.discard(hand)
+                if not hand.cancelled() and (error := hand.exception()) is not None:
+                    log.error("an item was left to its lease", kind=kind, exc_info=error)
+                woken.set()
+
             while True:
+                many = Counter(busy.values())
+                full = [tenant for tenant, hands in many.items() if hands >= SHARE]
+                room = min(BATCH, HANDS - len(busy))
+                items: list[Item] = []
                 try:
-                    items = await work.take(self.database, kind, limit, self.lease)
+                    if room:
+                        items = await work.take(self.database, kind, room, self.lease, full)
                 except Exception as error:
                     log.warning("work cannot be taken", error=type(error).__name__)
                     await asyncio.sleep(POLL_S)
                     continue
-                if items:
-                    work_of_them = asyncio.ensure_future(asyncio.gather(*(handle(item) for item in items)))
-                    self.in_hand.add(work_of_them)
-                    work_of_them.add_done_callback(self.in_hand.discard)
-                    await asyncio.shield(work_of_them)
-                else:
-                    await wait(woken, await self.pause())
+                for item in items:
+                    hand = asyncio.ensure_future(handle(item))
+                    busy[hand] = item.tenant
+                    self.in_hand.add(hand)
+                    hand.add_done_callback(free)
+                if not items:
+                    await wait(woken, await self.pause(kind, full) if room else POLL_S)
 
-    async def pause(self) -> float:
+    async def pause(self, kind: str, full: list[UUID]) -> float:
         with contextlib.suppress(Exception):
-            due = await work.next_due(self.database)
+            due = await work.next_due(self.database, kind, full)
             if due is not None:
                 return min(max((due - now()).total_seconds(), 0.005), POLL_S)
         return POLL_S

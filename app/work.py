@@ -6,7 +6,7 @@ the row due again for anybody, and the old holder's fence then changes nothing; 
 whose fence the next holder gets, too (record 0061).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
@@ -62,8 +62,8 @@ TURN = """
 
 # The executor may not take what it likes: each of its kinds has a door of its own.
 EXECUTORS = {
-    "execute": "SELECT * FROM take_executor_work($1, $2)",
-    "connector_read": "SELECT * FROM take_read_work($1, $2)",
+    "execute": "SELECT * FROM take_executor_work($1, $2, $3)",
+    "connector_read": "SELECT * FROM take_read_work($1, $2, $3)",
 }
 
 
@@ -126,15 +126,18 @@ async def turn(
     return items, due
 
 
-async def take(database: Database, kind: str, limit: int, lease: timedelta) -> list[Item]:
-    """Leases up to limit due items of a kind of the executor's, whatever tenant they belong to, and commits that."""
-    taken = await database.fetch(EXECUTORS[kind], limit, lease)
+async def take(database: Database, kind: str, limit: int, lease: timedelta, spare: Iterable[UUID] = ()) -> list[Item]:
+    """Leases up to limit due items of a kind of the executor's, whatever tenant they belong to, and commits that.
+
+    spare: tenants whose items are left to others, or to later.
+    """
+    taken = await database.fetch(EXECUTORS[kind], limit, lease, list(spare))
     return [Item(*(row[name] for name in ITEM)) for row in taken]
 
 
-async def next_due(database: Database) -> datetime | None:
-    """When the executor's earliest item falls due; None when nothing waits."""
-    [row] = await database.fetch("SELECT next_executor_work() AS due")
+async def next_due(database: Database, kind: str, spare: Iterable[UUID] = ()) -> datetime | None:
+    """When the executor's earliest item of a kind falls due; None when nothing waits. spare: as for take()."""
+    [row] = await database.fetch("SELECT next_executor_work($1, $2) AS due", kind, list(spare))
     due: datetime | None = row["due"]
     return due
 

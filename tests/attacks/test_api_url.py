@@ -360,7 +360,7 @@ async def test_nobody_adds_what_follows_a_decision_without_one(ground: Ground) -
     await ground.refused(DENIED, "api", add, ground.tenant, asked.writeback)
     for call in ("claim($1, $2, interval '1 s')", "settle($1, $2, 1, 'succeeded', NULL, NULL)",
                  "want_work($1, 'execute', $2, 'executor', now())",
-                 "tell_mission($1, $2)", "take_executor_work(1, interval '1 s')"):  # fmt: skip
+                 "tell_mission($1, $2)", "take_executor_work(1, interval '1 s', '{}')"):  # fmt: skip
         args = (ground.tenant, asked.writeback) if "$1" in call else ()
         await ground.refused(DENIED, "api", f"SELECT {call}", *args)
     await nothing_leaves(ground, scene)

@@ -107,7 +107,7 @@ async def test_a_lease_is_not_taken_for_good_and_lost_work_comes_back(ground: Gr
     """What a leaked executor URL can do is be in the way: leases end, and deleted work is put back."""
     asked = await ground.approved()
     executor = await ground.of("executor")
-    await executor.fetch("SELECT * FROM take_executor_work(500, interval '100 years')")
+    await executor.fetch("SELECT * FROM take_executor_work(500, interval '100 years', '{}')")
     await ground.value(
         "executor", "SELECT finish_executor_work($1, $2, 1, 1, NULL, false)", ground.tenant, asked.writeback
     )

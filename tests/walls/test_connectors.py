@@ -277,7 +277,7 @@ async def read_ground(ground: Ground) -> UUID:
 
 
 async def taken(ground: Ground, asked: UUID) -> int:
-    for row in await ground.run("executor", "SELECT * FROM take_read_work(50, $1)", LEASE):
+    for row in await ground.run("executor", "SELECT * FROM take_read_work(50, $1, '{}')", LEASE):
         if row["subject"] == asked:
             return int(row["fence"])
     raise AssertionError("nothing to read")

@@ -32,7 +32,7 @@ async def test_work_that_was_added_early_is_harmless(ground: Ground) -> None:
     await ground.run("admin", "INSERT INTO work (tenant, kind, subject, queue) VALUES ($1, 'execute', $2, 'executor')",
                      ground.tenant, asked.writeback)  # fmt: skip
     executor = await ground.of("executor")
-    taken = await executor.fetch("SELECT * FROM take_executor_work(500, '1 minute')")
+    taken = await executor.fetch("SELECT * FROM take_executor_work(500, '1 minute', '{}')")
     assert asked.writeback in [row["subject"] for row in taken]
     assert (await ground.claim(asked))["outcome"] == "refused"
 
@@ -289,7 +289,7 @@ async def test_no_lease_is_for_ever(ground: Ground) -> None:
         "admin", "INSERT INTO work (tenant, kind, subject, queue) VALUES ($1, 'execute', $1, 'executor')", ground.tenant
     )
     executor = await ground.of("executor")
-    await executor.fetch("SELECT * FROM take_executor_work(500, '100 years')")
+    await executor.fetch("SELECT * FROM take_executor_work(500, '100 years', '{}')")
     left = "SELECT GREATEST(lease_until, next_at) - clock_timestamp() FROM work WHERE subject = $1"
     assert await ground.value("admin", left, ground.tenant) <= timedelta(minutes=15)
 
@@ -299,7 +299,7 @@ async def test_the_executor_ends_its_own_work_by_fence(ground: Ground) -> None:
         add = "INSERT INTO work (tenant, kind, subject, queue) VALUES ($1, $2, $1, $3)"
         await ground.run("admin", add, ground.tenant, kind, queue)
     executor = await ground.of("executor")
-    await executor.fetch("SELECT * FROM take_executor_work(500, '1 minute')")
+    await executor.fetch("SELECT * FROM take_executor_work(500, '1 minute', '{}')")
     later = datetime.now(UTC) + timedelta(hours=1)
 
     async def finish(fence: int | None, wanted: int, again: datetime | None = None, failed: bool = False) -> bool:
@@ -332,4 +332,4 @@ async def test_the_executor_ends_its_own_work_by_fence(ground: Ground) -> None:
     assert await finish(1, 2) is False
     assert await ground.value("admin", "SELECT count(*) FROM work WHERE subject = $1", ground.tenant) == 1
     await ground.refused(DENIED, "executor", "SELECT * FROM take_worker_work(ARRAY['review'], 1, '1 s')")
-    await ground.refused(DENIED, "executor", "SELECT * FROM take_work('worker', ARRAY['review'], 1, '1 s')")
+    await ground.refused(DENIED, "executor", "SELECT * FROM take_work('worker', ARRAY['review'], 1, '1 s', '{}')")

@@ -394,16 +394,16 @@ async def test_the_worker_cannot_reach_the_executors_queue_nor_the_executor_the_
     assert await take(world, "execute") == []
     executor = world.executor()
     for database, statement in (
-        (world.worker.database, "SELECT * FROM take_executor_work(10, interval '1 second')"),
-        (world.worker.database, "SELECT * FROM take_work('executor', ARRAY['execute'], 10, interval '1 second')"),
-        (world.worker.database, "SELECT next_executor_work()"),
+        (world.worker.database, "SELECT * FROM take_executor_work(10, interval '1 second', '{}')"),
+        (world.worker.database, "SELECT * FROM take_work('executor', ARRAY['execute'], 10, interval '1 second', '{}')"),
+        (world.worker.database, "SELECT next_executor_work('execute', '{}')"),
         (executor.database, "SELECT * FROM take_worker_work(ARRAY['review'], 10, interval '1 second')"),
-        (executor.database, "SELECT * FROM take_work('worker', ARRAY['review'], 10, interval '1 second')"),
+        (executor.database, "SELECT * FROM take_work('worker', ARRAY['review'], 10, interval '1 second', '{}')"),
         (executor.database, "SELECT next_worker_work('{dispatch}')"),
         (executor.database, "SELECT * FROM work"),
         (executor.database, "DELETE FROM work"),
         (world.root.database, "SELECT * FROM take_worker_work(ARRAY['review'], 10, interval '1 second')"),
-        (world.root.database, "SELECT * FROM take_executor_work(10, interval '1 second')"),
+        (world.root.database, "SELECT * FROM take_executor_work(10, interval '1 second', '{}')"),
     ):
         with pytest.raises(Exception, match="permission denied"):
             async with database.write() as session:

@@ -284,7 +284,7 @@ async def reading_executor(world: World) -> AsyncIterator[Executor]:
     """An executor that answers reads while the block runs."""
     executor = world.executor()
     executor.nudger.start()
-    task = asyncio.create_task(executor.loop("connector_read", 8, executor.answer))
+    task = asyncio.create_task(executor.loop("connector_read", executor.answer))
     try:
         yield executor
     finally:

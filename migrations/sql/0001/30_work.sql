@@ -46,7 +46,8 @@ $$;
 
 -- Due rows of one queue, up to p_limit of each kind, leased to the caller. Recovery is by time alone: a lease that ran out is
 -- simply due again. Kind by kind, and by a time that stands still: so what is not due yet, and what nobody asks for, is not read.
-CREATE FUNCTION take_work(p_queue text, p_kinds text[], p_limit int, p_lease interval)
+-- p_spare: tenants that its taker has enough of in hand.
+CREATE FUNCTION take_work(p_queue text, p_kinds text[], p_limit int, p_lease interval, p_spare uuid[])
 RETURNS TABLE (tenant uuid, kind text, subject uuid, fence bigint, wanted int, attempts int)
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
 SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
@@ -56,7 +57,7 @@ SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS
     SELECT d.* FROM (SELECT DISTINCT k FROM unnest(p_kinds) k) asked, LATERAL (
       SELECT x.tenant, x.kind, x.subject FROM public.work x
       WHERE x.queue || '/' || x.kind = p_queue || '/' || asked.k AND x.next_at <= statement_timestamp()
-        AND (x.lease_until IS NULL OR x.lease_until <= statement_timestamp())
+        AND (x.lease_until IS NULL OR x.lease_until <= statement_timestamp()) AND x.tenant <> ALL (p_spare)
       ORDER BY x.next_at LIMIT LEAST(p_limit, 500) FOR UPDATE SKIP LOCKED) d)
   UPDATE public.work w SET lease_until = statement_timestamp() + LEAST(p_lease, interval '15 minutes'),
                            next_at = statement_timestamp() + LEAST(p_lease, interval '15 minutes'),   -- the same instant
@@ -67,12 +68,12 @@ $$;
 -- When the next row of these kinds falls due (null: nothing waits), so that a holder sleeps no longer than that. Rows that were
 -- wanted again while somebody holds them are left out: their holder gives them back. VOLATILE: asked in the statement that takes
 -- what is due, it sees what was taken.
-CREATE FUNCTION next_work(p_queue text, p_kinds text[]) RETURNS timestamptz
+CREATE FUNCTION next_work(p_queue text, p_kinds text[], p_spare uuid[]) RETURNS timestamptz
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
   SELECT min(d.next_at) FROM unnest(p_kinds) k, LATERAL (
     SELECT x.next_at FROM public.work x
     WHERE x.queue || '/' || x.kind = p_queue || '/' || k
-      AND (x.lease_until IS NULL OR x.lease_until <= x.next_at OR x.lease_until <= statement_timestamp())
+      AND (x.lease_until IS NULL OR x.lease_until <= x.next_at OR x.lease_until <= statement_timestamp()) AND x.tenant <> ALL (p_spare)
     ORDER BY x.next_at LIMIT 1) d
 $$;
 -- Nobody waits until the disk has such a lease: one that a crash of the server forgets leaves the row due, as any that runs out, and
@@ -81,18 +82,18 @@ CREATE FUNCTION take_worker_work(p_kinds text[], p_limit int, p_lease interval)
 RETURNS TABLE (tenant uuid, kind text, subject uuid, fence bigint, wanted int, attempts int)
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
   SELECT set_config('synchronous_commit', 'off', true);
-  SELECT * FROM public.take_work('worker', p_kinds, p_limit, p_lease)
+  SELECT * FROM public.take_work('worker', p_kinds, p_limit, p_lease, '{}')
 $$;
 CREATE FUNCTION next_worker_work(p_kinds text[]) RETURNS timestamptz
-LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$ SELECT public.next_work('worker', p_kinds) $$;
-CREATE FUNCTION take_executor_work(p_limit int, p_lease interval)
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$ SELECT public.next_work('worker', p_kinds, '{}') $$;
+CREATE FUNCTION take_executor_work(p_limit int, p_lease interval, p_spare uuid[])
 RETURNS TABLE (tenant uuid, kind text, subject uuid, fence bigint, wanted int, attempts int)
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
-  SELECT * FROM public.take_work('executor', ARRAY['execute'], p_limit, p_lease)
+  SELECT * FROM public.take_work('executor', ARRAY['execute'], p_limit, p_lease, p_spare)
 $$;
-CREATE FUNCTION next_executor_work() RETURNS timestamptz
+CREATE FUNCTION next_executor_work(p_kind text, p_spare uuid[]) RETURNS timestamptz
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
-  SELECT public.next_work('executor', ARRAY['execute', 'connector_read'])
+  SELECT public.next_work('executor', ARRAY[p_kind], p_spare)
 $$;
 -- The executor has no table grants; it ends or postpones its own work rows by fence through this.
 -- p_again null: done. p_failed: its attempts count on. The answer says whether the fence still held.
@@ -159,11 +160,11 @@ BEGIN
   RETURN n + m;
 END $$;
 
-REVOKE ALL ON FUNCTION want_work(uuid, text, uuid, text, timestamptz), take_work(text, text[], int, interval), next_work(text, text[]), take_worker_work(text[], int, interval),
-  next_worker_work(text[]), take_executor_work(int, interval), next_executor_work(),
+REVOKE ALL ON FUNCTION want_work(uuid, text, uuid, text, timestamptz), take_work(text, text[], int, interval, uuid[]), next_work(text, text[], uuid[]), take_worker_work(text[], int, interval),
+  next_worker_work(text[]), take_executor_work(int, interval, uuid[]), next_executor_work(text, uuid[]),
   finish_executor_work(uuid, uuid, bigint, int, timestamptz, boolean), sweep_expired(int) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION take_worker_work(text[], int, interval), next_worker_work(text[]), sweep_expired(int) TO {prefix}_worker;
-GRANT EXECUTE ON FUNCTION take_executor_work(int, interval), next_executor_work(),
+GRANT EXECUTE ON FUNCTION take_executor_work(int, interval, uuid[]), next_executor_work(text, uuid[]),
   finish_executor_work(uuid, uuid, bigint, int, timestamptz, boolean) TO {prefix}_executor;
 
 -- Bytes by content: document text, record snapshots. Typed artifacts carry their own bytes. Large ones are objects outside the

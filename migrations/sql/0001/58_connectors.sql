@@ -179,10 +179,10 @@ BEGIN
   RETURN found;
 END $$;
 
-CREATE FUNCTION take_read_work(p_limit int, p_lease interval)
+CREATE FUNCTION take_read_work(p_limit int, p_lease interval, p_spare uuid[])
 RETURNS TABLE (tenant uuid, kind text, subject uuid, fence bigint, wanted int, attempts int)
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
-  SELECT * FROM public.take_work('executor', ARRAY['connector_read'], p_limit, p_lease)
+  SELECT * FROM public.take_work('executor', ARRAY['connector_read'], p_limit, p_lease, p_spare)
 $$;
 
 -- What is asked for, and how its target is reached; no row when nobody waits for it any more.
@@ -226,12 +226,12 @@ BEGIN
 END $$;
 
 REVOKE ALL ON FUNCTION guard_connector(), environment_word(text), connector_account(uuid, text), put_connector(uuid, text, text, int, text, jsonb),
-  switch_connector(uuid, text, text, boolean, text), ask_connector_read(uuid, text, text, text), take_read_work(int, interval),
+  switch_connector(uuid, text, text, boolean, text), ask_connector_read(uuid, text, text, text), take_read_work(int, interval, uuid[]),
   connector_read_of(uuid, uuid), answer_connector_read(uuid, uuid, bigint, bytea, text, text), sweep_connector_reads(int) FROM PUBLIC;
 -- the registrar, for the connector that a demo tenant is born with; it too has to present an admin's secret
 GRANT EXECUTE ON FUNCTION put_connector(uuid, text, text, int, text, jsonb) TO {prefix}_api, {prefix}_registrar;
 GRANT EXECUTE ON FUNCTION switch_connector(uuid, text, text, boolean, text) TO {prefix}_api;
 GRANT EXECUTE ON FUNCTION ask_connector_read(uuid, text, text, text) TO {prefix}_api, {prefix}_worker;
-GRANT EXECUTE ON FUNCTION take_read_work(int, interval), connector_read_of(uuid, uuid),
+GRANT EXECUTE ON FUNCTION take_read_work(int, interval, uuid[]), connector_read_of(uuid, uuid),
   answer_connector_read(uuid, uuid, bigint, bytea, text, text) TO {prefix}_executor;
 GRANT EXECUTE ON FUNCTION sweep_connector_reads(int) TO {prefix}_worker;
