@@ -183,6 +183,8 @@ class _Exchange:
                 raise Incompatible(f"{self._audience}: {refused}") from None
 
     async def _exchange(self, method: str, path: str, headers: dict[str, str], body: bytes, timeout_s: float) -> _Reply:
+        if self._http.is_closed:
+            raise Unreachable("this client was closed", before_body=True)
         timeout = httpx.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s))
         request = self._http.build_request(
             method, self._base_url + path, content=body, headers=headers, timeout=timeout
@@ -432,7 +434,7 @@ class RootClient(_Exchange):
         if answer.receipt is not None:
             return self._taken(words, answer.receipt)
         assert answer.problem is not None
-        body = json.dumps(answer.problem).encode()
+        body = json.dumps(answer.problem).encode()[:KEPT_BYTES]
         return refused_with(int(str(answer.problem["status"])), answer.problem, body, answer.retry_after_s)
 
     def _taken(self, words: Words, receipt: EventReceipt) -> EventReceipt:

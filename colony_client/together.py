@@ -60,7 +60,7 @@ class Together:
                 return await self.alone(words)
             finally:
                 self._room()
-        words.size = len(words.batch.model_dump_json())
+        words.size = len(words.batch.model_dump_json().encode())
         words.answer = asyncio.get_running_loop().create_future()
         self.waiting.append(words)
         try:

@@ -4,6 +4,7 @@ Batches of events that are pending at the same moment are taken together, in one
 as if they had come one after the other.
 """
 
+import math
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -131,26 +132,27 @@ class Callbacks:
             wait_ms=wait_ms,
         )
 
-    async def take(self, call: Call) -> Answer:
+    async def take(self, call: Call, *, others: bool = False) -> Answer:
         """Takes what a call says of the current attempts: what is new is applied, what was seen is skipped, a gap is refused whole.
 
         A Problem sequence_gap, attempt_superseded, mission_closed or not_found means that no event of its mission was
         applied. Raises Problem unauthenticated when the nonce was used before, and nothing was applied. The nonce is used in
-        the first transaction that judges anything of the call.
+        the first transaction that judges anything of the call. others: whether the call has said more, which is answered
+        elsewhere: then what keeps all of this from being taken is an answer too.
         """
         plain = [one for one in call.said if not one.escalates]
         together = [plain] if plain else []
         together += [[one] for one in call.said if one.escalates]
-        nonce, outcomes, until = call.nonce, dict[UUID, Outcome](), self.patience()
+        nonce, outcomes, until = call.nonce, dict[UUID, Outcome](), math.inf
         for said in together:
             part = Call(call.kid, nonce, said)
             try:
-                if outcomes and time.monotonic() > until:
+                if time.monotonic() > until:
                     raise busy()
                 answer = await (self.escalate(part) if said[0].escalates else self.batches.put(part))
             except Exception as error:
                 nobody_knows = getattr(unavailable(error) or error, "code", None) == "database_unavailable"
-                if len(together) == 1 or (nonce is not None and nobody_knows):  # nor whether the nonce is used
+                if (len(together) == 1 and not others) or (nonce is not None and nobody_knows):  # nor of the nonce
                     raise
                 answer = Answer([error] * len(said), used=False)
             if isinstance(answer, Problem):
@@ -158,6 +160,7 @@ class Callbacks:
             if answer.used:
                 nonce = None
             outcomes |= {one.mission: outcome for one, outcome in zip(said, answer.outcomes, strict=True)}
+            until = min(until, self.patience())
         return Answer([outcomes[one.mission] for one in call.said], used=nonce is None)
 
     def patience(self) -> float:

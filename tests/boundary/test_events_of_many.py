@@ -374,6 +374,25 @@ async def test_a_question_after_others_have_failed_uses_the_nonce(world: World) 
     assert await told(world, *plain) == [1, 1]
 
 
+@pytest.mark.parametrize("said", [WORD, ASKS], ids=["word", "question"])
+async def test_the_only_one_that_is_understood_fails_and_the_others_are_told_all_the_same(
+    world: World, said: dict[str, Any]
+) -> None:
+    """Alone it would have met an error of the server; here the misread one has its answer, is kept, and comes no more."""
+    poor, bad = await running(world, 2)
+    admin = await inspector(world)
+    await admin.execute(f"ALTER TABLE ledger ADD CONSTRAINT poison CHECK (subject <> '{poor.id}') NOT VALID")
+    nonce: dict[str, Any] = {"nonce": uuid4().hex}
+    entries = [entry(poor, said), entry(bad, WORD | {"mood": "fine"})]
+    answer = (await send(world, *entries, **nonce)).json()["missions"]
+    assert [one["problem"]["code"] for one in answer] == ["internal", "validation"]
+    assert (len(await bad.quarantined()), await reached([poor, bad])) == (1, [0, 0])
+    problem(await send(world, *entries, **nonce), "unauthenticated")
+    assert len(await bad.quarantined()) == 1
+    await admin.execute("ALTER TABLE ledger DROP CONSTRAINT poison")
+    assert await told(world, entry(poor, said)) == [1]
+
+
 async def test_what_takes_too_long_is_told_to_come_again_before_its_call_is_given_up(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
