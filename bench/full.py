@@ -102,7 +102,6 @@ def measure(place: Path, size: Size, peers: list[type[Peer]]) -> dict[str, Any]:
         server, counted = ours.accepting.settings(), {"limit": limit.counted()}
         ours.stop()
         counted |= ours.counted()
-    every = [*counted.values()]
     seen = streaming.found["ours"][0].figures() if streaming.have("ours") else None
     return {
         "limits": {
@@ -119,7 +118,7 @@ def measure(place: Path, size: Size, peers: list[type[Peer]]) -> dict[str, Any]:
         "sse": seen,
         "peers": against,
         "calibration": calibration(quiet),
-        "rows_match": all(one.match for one in every) and all(one.get("rows_match", True) for one in against.values()),
+        "rows_match": all(one.match for one in counted.values()),
         "rows": {name: asdict(one) for name, one in counted.items()},
         "refused": ours.refused,
         "failed": bare.failed | deciding.failed | streaming.failed,
@@ -201,6 +200,11 @@ def readable(found: dict[str, Any]) -> str:
         f"rows match: {found['rows_match']}; refused: {found['refused']}; {found['minutes']} minutes",
     ]
     said += [f"{what}: {why}" for what, why in found["failed"].items()]
+    said += [
+        f"{name}: its rows do not match its answers, so its figures stand for nothing: {one['rows']}"
+        for name, one in found["peers"].items()
+        if not one.get("rows_match", True)
+    ]
     said += [f"{name} {one['version']}: {one['durable']}" for name, one in found["peers"].items() if "durable" in one]
     return "\n".join(said)
 
