@@ -66,7 +66,8 @@ DECIDING = (
     "putRetention", "changeWebhook", "deleteWebhook",
 )  # fmt: skip
 CREATING = (
-    "createMission", "createApprovalRule", "renewWriteback", "seeNotice", "createWebhook", "rotateWebhookSecret", "testWebhook",
+    "createMission", "createApprovalRule", "renewWriteback", "vouchForWriteback",
+    "seeNotice", "createWebhook", "rotateWebhookSecret", "testWebhook",
     "redeliver", "attest", "withdrawAttestation", "enableRung", "lowerRung", "importVerdict",
 )  # fmt: skip
 SWITCHING = ("suspendTenant", "resumeTenant", "suspendPrincipal", "resumePrincipal")

@@ -49,6 +49,19 @@ REFUSALS: dict[str, tuple[str, str]] = {
     "unchanged": ("validation", "The changes are those that are asked about already."),
     "bad_payload": ("validation", "These changes make no payload for this connector and record."),
     "not_stale": ("wrong_state", "Only a stale writeback is renewed."),
+    "not_unknown": (
+        "wrong_state",
+        "Its outcome is known, or nothing was sent yet: only what is unknown takes a human's word.",
+    ),
+    "too_early": (
+        "wrong_state",
+        "It was first sent less than ten minutes ago, and the executor is still finding out: `current.not_before` says when "
+        "a human's word is taken.",
+    ),
+    "asked_now": (
+        "wrong_state",
+        "The executor is asking its target at this moment: look again when it has its answer.",
+    ),
     "already_renewed": ("wrong_state", "It was renewed already."),
     "no_comment": ("validation", "A reason is missing: a rejection needs one, and under some rules an approval does."),
     "no_say": ("forbidden", "It takes a person who may decide it, or an operator."),

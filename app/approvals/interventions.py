@@ -1,4 +1,5 @@
-"""What a person does to an approval beside deciding it: break the glass, revise, renew, hand on, escalate, take back.
+"""What a person does to an approval beside deciding it: break the glass, revise, renew, hand on, escalate, take back;
+and to a writeback that nobody can settle.
 
 The wall judges each.
 """
@@ -15,8 +16,10 @@ from sqlalchemy import text
 from app import ledger, missions, policy
 from app.approvals.actions import follow, judge
 from app.approvals.decide import REFUSALS, Decided, let_on, permitted, refusal, refuse, taken_up, wall
+from app.approvals.models import Found
 from app.approvals.obligations import parse
 from app.caller import Caller
+from app.clock import iso
 from app.db import WriteSession
 from app.errors import Problem
 from app.telemetry import DECISION_SECONDS, DECISIONS
@@ -29,6 +32,7 @@ WITHDRAW = text("SELECT * FROM withdraw(:tenant, :approval, :secret, :version, :
 HAND_ON = text("SELECT * FROM hand_on(:tenant, :approval, :secret, :version, :role, :instead, :reason)")
 REVISE = text("""SELECT * FROM revise(:tenant, :approval, :secret, :version, :sha256, :payload, :reason,
                                       CAST(:obligations AS jsonb))""")
+VOUCH = text("SELECT * FROM vouch(:tenant, :writeback, :secret, :found, :comment, :said)")
 RENEW = text("SELECT * FROM renew(:tenant, :writeback, :secret, :payload, CAST(:obligations AS jsonb))")
 
 
@@ -219,6 +223,34 @@ async def renew(
         raise refusal(said.outcome, {"id": str(old.id), "state": old.state})
     await asked_again(session, caller, mission.id)
     return AskedAgain(said.new_writeback, said.new_approval, said.who)
+
+
+async def vouch(
+    session: WriteSession, caller: Caller, old: Writeback, found: Found, comment: str
+) -> policy.PolicyDecision | None:
+    """Ends a writeback that nobody can settle by a human's word: it is `failed`, for nothing was read back, and its receipt says who
+    found what.
+
+    Raises Problem for what the wall refuses. Answers policy's denial when there is one.
+    """
+    mission = await missions.lock(session, old.mission)
+    about = {"found": found, "risk_level": mission.risk_level}
+    denied = await policy.admit(session, caller, "operate.writeback.vouch", str(old.id), about, mission.id)
+    if denied is not None:
+        return denied
+    last = json.loads(old.receipt or b"{}").get("detail")
+    asked = {"writeback": old.id, "secret": caller.secret, "found": found, "comment": comment}
+    said = await session.first(VOUCH, {"tenant": session.tenant, "said": str(last) if last else None} | asked)
+    assert said is not None
+    if said.outcome != "vouched":
+        current = {
+            "id": str(old.id),
+            "state": old.state,
+            "not_before": iso(said.not_before) if said.not_before else None,
+        }
+        raise refusal(said.outcome, current)
+    await asked_again(session, caller, mission.id)
+    return None
 
 
 async def asked_again(session: WriteSession, caller: Caller, mission: UUID) -> None:

@@ -1,4 +1,4 @@
-"""Break the glass, revise, renew, hand on, escalate, take back; and the notices that the wall wrote."""
+"""Break the glass, revise, renew, hand on, escalate, take back, vouch; and the notices that the wall wrote."""
 
 import json
 from functools import partial
@@ -21,6 +21,7 @@ from app.approvals.models import (
     ReassignAsk,
     RenewAsk,
     RevisionAsk,
+    VouchAsk,
 )
 from app.clock import iso
 from app.db import ReadSession, WriteSession
@@ -30,7 +31,9 @@ from app.http.replies import problem_reply
 from app.policy import PolicyDecision, refusal
 from app.writebacks import Writeback
 from app.writebacks import one as one_writeback
+from app.writebacks.api import WritebackView
 from app.writebacks.connectors import ConnectorError
+from app.writebacks.queries import view
 
 router = Routes(tags=["approvals"])
 
@@ -230,6 +233,39 @@ async def renew(
             return await asked_again(inside, request, await interventions.renew(session, inside.caller, old, version))
 
         return await once(inside, "writebacks.renew", run)
+
+
+@router.post(
+    "/v1/writebacks/{writeback_id}/vouch",
+    operation_id="vouchForWriteback",
+    response_model=WritebackView,
+    summary="Say what became of an unknown writeback",
+    tags=["writebacks"],
+)
+async def vouch(
+    writeback_id: UUID,
+    ask: VouchAsk,
+    request: Request,
+    door: Annotated[Door[WriteSession], writing("writebacks.vouch")],
+) -> Response:
+    """Ends a writeback that stays `unknown` because its target cannot say what became of it, ten minutes after it was first sent.
+
+    It becomes `failed` whatever was found, for only what was read back is a success; its receipt says who found what. Nothing
+    is sent or asked any more. An operator who took no part in the change does this.
+    """
+
+    async def run() -> Reply:
+        old = await one_writeback(door.session, writeback_id)
+        if old is None:
+            raise Problem("not_found", "There is no such writeback.")
+        denied = await interventions.vouch(door.session, door.caller, old, ask.found, ask.comment)
+        if denied is not None:
+            return problem_reply(request, refusal(denied))
+        now = await one_writeback(door.session, writeback_id)
+        assert now is not None
+        return Reply(view(now))
+
+    return await once(door, "writebacks.vouch", run)
 
 
 async def present_version(request: Request, door: Door[ReadSession], old: Writeback) -> str:

@@ -11,6 +11,7 @@ ApprovalState = Literal["pending", "approved", "rejected", "expired", "cancelled
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="The approval's payload_sha256, as seen.")]
 Reason = Annotated[str, Field(min_length=1, max_length=2000, pattern=r"\S", description="Why, in a person's words.")]
 Words = Annotated[str, Field(min_length=1, max_length=2000, pattern=r"\S", description="In a person's words.")]
+Found = Literal["applied", "not_applied", "cannot_tell"]
 NoticeKind = Literal["reminder", "escalation", "glass_broken", "reassigned", "question", "answer"]
 Further = Literal["operator", "policy_owner", "release_owner", "product_owner", "admin"]
 SEEN = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
@@ -333,6 +334,22 @@ class RenewAsk(BaseModel):
     """Nothing to say: the changes stay, the version is read."""
 
     model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{}]})
+
+
+class VouchAsk(BaseModel):
+    """What a human found in the target, and how they know. Kept in the writeback's receipt; the ledger has who found what."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={
+            "examples": [
+                {"found": "not_applied", "comment": "The CRM was shut down; its last backup has the old price."}
+            ]
+        },
+    )
+    found: Found = Field(description="Whether the change is there: applied, not_applied, or cannot_tell.")
+    comment: Reason
 
 
 class NoticeView(BaseModel):

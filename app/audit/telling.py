@@ -87,7 +87,7 @@ def group_of(fact: Fact) -> tuple[Any, ...]:
         case "approval.closed":
             return "closed", body.get("state"), fact.actor, body.get("reason")
         case "writeback.settled":
-            return "settled", body.get("state"), same(body)
+            return "settled", body.get("state"), same(body), body.get("vouched"), body.get("observed_sha256") is None
         case "writeback.withheld":
             return "withheld", body.get("reason")
         case "writeback.denied" | "tool.denied" | "operation.denied" | "model.denied":
@@ -228,9 +228,16 @@ def settled(step: Step, who: str) -> str:
         return (
             f"{what} was written and read back: {seen}" if many == 1 else f"{what} were written and read back: {seen}"
         )
+    if vouched := step.body.get("vouched"):
+        seen = {"applied": "is in the target", "not_applied": "is not in the target"}.get(
+            str(vouched), "may be in the target or not"
+        )
+        return f"{who} ended what nobody could settle, and says that {what} {seen}: nothing was read back, so it counts as failed"
+    if state == "failed" and step.body.get("observed_sha256"):
+        return f"{what} failed: it was written, and the target shows something else"
     told = {
         "stale": "was not written: the record had changed meanwhile",
-        "failed": "was not written: the target refused",
+        "failed": "failed: its receipt says why",
         "unknown": "was written or not: nobody can know yet, the target is asked again",
     }
     return f"{what} {told.get(str(state), str(state))}"

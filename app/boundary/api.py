@@ -104,7 +104,8 @@ async def events_of_many(request: Request, call: Unspent) -> Response:
     understood = [(one, one.said) for one in entries if one.said is not None]
     if understood:
         taken = await request.app.state.callbacks.take(
-            callbacks.Call(call.kid, call.nonce, [said for _, said in understood]), others=len(understood) < len(entries)
+            callbacks.Call(call.kid, call.nonce, [said for _, said in understood]),
+            others=len(understood) < len(entries),
         )
         for (one, _), outcome in zip(understood, taken.outcomes, strict=True):
             one.outcome = outcome

@@ -48,3 +48,18 @@ def renew(writeback: Id, url: Url = "", api_key: ApiKey = "", as_json: AsJson = 
     with Client(url, api_key) as client:
         done = client.post(f"/v1/writebacks/{segment(writeback)}/renew", {}).body
     emit(done) if as_json else show.line(f"Asked again: mission-root approvals show {done['approval_id']}")
+
+
+@app.command()
+def vouch(
+    writeback: Id,
+    found: Annotated[str, typer.Option(help="What you saw in the target: applied, not_applied, or cannot_tell.")],
+    comment: Annotated[str, typer.Option(help="How you know.")],
+    url: Url = "",
+    api_key: ApiKey = "",
+    as_json: AsJson = False,
+) -> None:
+    """End a change that stays unknown, because its target cannot say. It is failed: only what was read back is a success."""
+    with Client(url, api_key) as client:
+        done = client.post(f"/v1/writebacks/{segment(writeback)}/vouch", {"found": found, "comment": comment}).body
+    emit(done) if as_json else show.line(f"It is {done['state']}: {found}, by your word.")

@@ -45,6 +45,7 @@ ACTIONS: dict[str, frozenset[str]] = {
     "approvals.cancel": frozenset({OPERATOR}),
     "approvals.reassign": frozenset({OPERATOR}),
     "writebacks.renew": frozenset({OPERATOR}),
+    "writebacks.vouch": frozenset({OPERATOR}),
     "approval_rules.read": READERS,
     "approval_rules.write": frozenset({POLICY_OWNER}),
     "notices.read": READERS,

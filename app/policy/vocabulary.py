@@ -179,6 +179,13 @@ ACTIONS: dict[str, Action] = {
             subject=Fact("What is to be approved.", ("writeback", "mission"), "writeback"),
             risk_level=RISK,
         ),
+        operate(
+            "writeback.vouch",
+            "An operator says what became of a change that its target cannot tell of; the wall checks afterwards that they may.",
+            "Writeback",
+            found=Fact("What they found.", ("applied", "not_applied", "cannot_tell"), "not_applied"),
+            risk_level=RISK,
+        ),
         operate("mission.cancel", "Somebody ends a mission.", "Mission", own=OWN, environment=ENVIRONMENT),
         operate("mission.fail", "Somebody marks a mission as failed.", "Mission", own=OWN, environment=ENVIRONMENT),
         operate(

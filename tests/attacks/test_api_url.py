@@ -107,6 +107,7 @@ CALLABLE = {
     "lower_rung": "wants a secret",
     "attest": "wants a secret",
     "withdraw_attestation": "wants a secret",
+    "vouch": "wants a secret",
     "keep_verdict": "wants a secret",
     "note_look": "wants a secret",
     "note_model_use": "adds to sums that lists show",

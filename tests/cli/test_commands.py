@@ -63,6 +63,7 @@ ASKED: dict[str, tuple[str, ...]] = {
     "listWritebacks": ("writebacks", "list"),
     "getWriteback": ("writebacks", "show", "ID"),
     "renewWriteback": ("writebacks", "renew", "ID"),
+    "vouchForWriteback": ("writebacks", "vouch", "ID", "--found", "applied", "--comment", "x"),
     "listConnectors": ("connectors", "list"),
     "getConnector": ("connectors", "show", "ID"),
     "putConnector": ("connectors", "put", "ID", JSON_FILE),

@@ -386,7 +386,10 @@ async def test_who_speaks_after_the_end_is_told_so() -> None:
     [told] = await colony.settled(colony.say())
     assert isinstance(told, Unreachable) and "closed" in str(told)
     [mission] = colony.missions
-    for asked in (colony.client.send_events(mission, 1, timeout_s=1), colony.client.call_tool(mission, 1, "crm.read", {})):
+    for asked in (
+        colony.client.send_events(mission, 1, timeout_s=1),
+        colony.client.call_tool(mission, 1, "crm.read", {}),
+    ):
         with pytest.raises(Unreachable, match="closed"):  # nor by itself
             await asked
     assert not colony.root.calls

@@ -75,6 +75,7 @@ SILENT: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {
     "operate.mission.redispatch": ({"own": True}, SUBMITTER),
     "operate.mission.extend": ({"own": True}, SUBMITTER),
     "operate.approval.reassign": ({}, ADMIN),
+    "operate.writeback.vouch": ({}, ADMIN),
     "operate.mission.replay": ({}, SUBMITTER),
     "operate.connector.halt": ({}, SUBMITTER),
     "operate.connector.resume": ({}, {"roles": ["auditor"]}),

@@ -23,6 +23,7 @@ from app.model_gateway.providers import Provider as ModelProvider
 from app.model_gateway.providers import Registry
 from colony_client.contract import EventBatch, EventsOfMany, MissionEvents, ToolCall
 from colony_client.signing import Keys, parse_keys, sign
+from tests.approvals.test_vouching import left_unknown
 from tests.identity.tokens import AUDIENCE, ISSUER, Provider, token
 from tests.release.scene import bring, signed
 from tests.tools.odd_server import served_odd
@@ -491,6 +492,11 @@ async def break_glass(world: World) -> httpx.Response:
     return await about_approval(world, "break-glass", "glass holder", payload_sha256=None)
 
 
+async def vouch(world: World) -> httpx.Response:
+    writeback, _ = await left_unknown(world)
+    return await world.operator.post(f"/v1/writebacks/{writeback}/vouch", json={"found": "applied", "comment": "seen"})
+
+
 async def renew(world: World) -> httpx.Response:
     approval = await pending_change(world)
     life = Life(world, UUID(approval["mission_id"]))
@@ -712,6 +718,7 @@ LEAVE_FACTS: dict[str, tuple[Callable[[World], Awaitable[httpx.Response]], str]]
         "approval.superseded",
     ),
     "renewWriteback": (renew, "writeback.renewed"),
+    "vouchForWriteback": (vouch, "writeback.settled"),
     "seeNotice": (see_notice, "notice.seen"),
     "createApprovalRule": (lambda world: put_rule(world, True), "rule.changed"),
     "putApprovalRule": (lambda world: put_rule(world, False), "rule.changed"),

@@ -9,7 +9,10 @@ PAGE = (Path(__file__).parents[2] / "docs/ownership.md").read_text()
 # (role, action): what the page says a role may, and what it says it may not.
 MAY = {
     "submitter": ("missions.create", "missions.cancel", "missions.replay", "workspaces.write"),
-    "operator": ("missions.cancel", "missions.fail", "missions.replay", "connectors.halt", "tool_layers.halt", "writebacks.renew"),
+    "operator": (
+        "missions.cancel", "missions.fail", "missions.replay", "connectors.halt", "tool_layers.halt", "writebacks.renew",
+        "writebacks.vouch",
+    ),
     "policy_owner": ("policies.write", "approval_rules.write"),
     "product_owner": ("mission_types.write", "workspaces.trust"),
     "release_owner": ("missions.export", "recordings.import"),
@@ -28,7 +31,9 @@ MAY_NOT = {
     "admin": ("policies.write", "approval_rules.write"),
     "colony": ("missions.create", "missions.read", "approvals.decide", "ledger.read"),
 }
-CHANGES = re.compile(r"\.(write|create|cancel|fail|halt|resume|import|replay|revise|renew|break_glass|trust|switch)$")
+CHANGES = re.compile(
+    r"\.(write|create|cancel|fail|halt|resume|import|replay|revise|renew|vouch|break_glass|trust|switch)$"
+)
 
 
 def test_every_role_has_its_line() -> None:

@@ -41,6 +41,7 @@ MODULES = (
     "walls.test_policies", "walls.test_webhooks", "walls.test_connectors", "ledger.test_facts", "budgets.test_guards",
     "walls.test_ladder", "walls.test_interventions", "walls.test_intake", "walls.test_tool_layers", "walls.test_models",
     "walls.test_questions", "walls.test_console", "walls.test_release", "walls.test_retention",
+    "walls.test_vouching",
 )  # fmt: skip
 CATALOG = ("walls.test_catalog", "walls.test_roles")
 # A list of what there is notices everything and proves nothing.
@@ -50,7 +51,7 @@ GUARDS = (
     "guard_role_grant", "guard_delegation", "guard_tenant", "guard_principal", "guard_api_key", "guard_session", "guard_oidc_identity",
     "principal_of_subject", "taking_part", "took_part", "chain_fact", "guard_mission", "guard_writeback", "guard_approval",
     "guard_decision", "guard_execution", "require_present", "require_tenant", "entitled", "owns", "principal_of", "authenticate", "decide",
-    "close_approval", "claim", "settle", "finish_executor_work", "order_switch", "take_work",
+    "close_approval", "claim", "settle", "vouch", "finish_executor_work", "order_switch", "take_work",
     "refuse_unproved", "guard_approver_key", "presenter", "request_approver_key", "confirm_approver_key",
     "revoke_approver_key", "approver_keys", "put_risk_floor", "waive_signatures", "raised_risk", "standing_risk", "signed_decisions",
     "guard_rule",
@@ -83,6 +84,7 @@ LIKELY = (
     ("not always", CATALOG),
     (r"budget|hold_for_mission|let_go_of_missions|mission_(holds|lets_go)|take_tokens|rate_bucket", ("budgets.test_guards",)),
     ("webhook", ("walls.test_webhooks",)),
+    ("^vouch", ("walls.test_vouching",)),
     (r"rung|attest|verdict|note_gates|hold_ladder|broken_rule", ("walls.test_release",)),
     (r"console_link|note_look|^link_of", ("walls.test_console",)),
     (r"model_provider|model_use|model_switch", ("walls.test_models",)),

@@ -146,7 +146,7 @@ GRANTS: dict[str, dict[str, str]] = {
 CALLS: dict[str, set[str]] = {
     "api": {
         "reserve_budget", "budget_would_lack", "settle_budget", "release_budget", "spend_budget", "put_budget_limits", "take_tokens",
-        "put_policy", "authenticate", "decide", "close_approval", "choose_rule", "approver_keys",
+        "put_policy", "authenticate", "decide", "vouch", "close_approval", "choose_rule", "approver_keys",
         "put_connector", "switch_connector", "ask_connector_read", "put_tool_layer", "switch_tool_layer", "note_tool_layer", "tool_account",
         "model_switches", "switch_model_provider", "note_model_use", "terms_of_missions", "open_calls", "close_calls",
         "put_rule", "fitting_rules", "lay_ladder", "break_glass", "withdraw", "revise", "renew", "see_notice",

@@ -149,6 +149,7 @@ async def test_a_function_works_in_the_tenant_that_was_entered_only(ground: Grou
                 asked.payload,
             ),
             ("SELECT * FROM renew($1, $2, $3, $4, NULL)", asked.writeback, ground.secrets["anna"], asked.payload),
+            ("SELECT * FROM vouch($1, $2, $3, 'applied', 'seen', NULL)", asked.writeback, ground.secrets["anna"]),
             ("SELECT * FROM put_rule($1, $2, gen_random_uuid(), NULL, '{}')", ground.secrets["adam"]),
             ("SELECT * FROM see_notice($1, gen_random_uuid(), $2)", ground.secrets["anna"]),
             ("SELECT * FROM switch_connector($1, $2, 'crm', true, 'x')", ground.secrets["anna"]),

@@ -991,6 +991,46 @@ BEGIN
   RETURN true;
 END $$;
 
+-- A human's word on a writeback that stays 'unknown', because its target cannot say what became of it. It ends as 'failed' whatever
+-- was seen: success is what was read back, and nobody's word. The executor asks and sends nothing more, and an attempt that is
+-- still under way settles nothing: its fence is old. p_said: the executor's last words, to be kept beside the human's.
+-- outcome: vouched · or why not: not_found, unauthenticated, own_request, not_entitled, not_unknown, too_early, asked_now, no_comment.
+CREATE FUNCTION vouch(p_tenant uuid, p_writeback uuid, p_secret text, p_found text, p_comment text, p_said text)
+RETURNS TABLE (outcome text, who uuid, not_before timestamptz)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+#variable_conflict use_column
+DECLARE a public.approval; e public.execution; actor uuid; say text; ripe constant interval := '10 minutes';
+BEGIN
+  PERFORM require_tenant(p_tenant);
+  IF p_found IS NULL OR p_found NOT IN ('applied', 'not_applied', 'cannot_tell') THEN
+    RAISE EXCEPTION 'wall: nobody finds %', p_found USING ERRCODE = 'RX004';
+  END IF;
+  SELECT * INTO a FROM public.approval x WHERE x.tenant = p_tenant AND x.writeback = p_writeback;   -- whose execution keeps it as it is
+  SELECT * INTO e FROM public.execution x WHERE x.tenant = p_tenant AND x.writeback = p_writeback FOR UPDATE;
+  actor := principal_of(p_tenant, p_secret);     -- after the waiting: a key revoked meanwhile says nothing
+  say := CASE
+    WHEN a.id IS NULL THEN 'not_found'
+    WHEN actor IS NULL THEN 'unauthenticated'
+    WHEN took_part(p_tenant, actor, a.requested_by, p_writeback) THEN 'own_request'
+    WHEN NOT entitled(p_tenant, actor, 'operator') THEN 'not_entitled'
+    WHEN e.state IS DISTINCT FROM 'unknown' THEN 'not_unknown'
+    WHEN clock_timestamp() < e.started_at + ripe THEN 'too_early'    -- most of what is unknown is known a moment later
+    WHEN e.lease_until > clock_timestamp() THEN 'asked_now'
+    WHEN COALESCE(p_comment, '') !~ '[^[:space:]]' THEN 'no_comment'
+    END;
+  IF say IS NOT NULL THEN RETURN QUERY SELECT say, actor, e.started_at + ripe; RETURN; END IF;
+  UPDATE public.execution x SET state = 'failed', fence = x.fence + 1, lease_until = clock_timestamp(), settled_at = clock_timestamp(),
+      receipt = convert_to(jsonb_build_object('finding', 'vouched', 'vouched', p_found, 'by', actor, 'comment', left(p_comment, 2000),
+                                              'detail', left(p_said, 2000))::text, 'UTF8')
+    WHERE x.tenant = p_tenant AND x.writeback = p_writeback;
+  DELETE FROM public.work x WHERE x.tenant = p_tenant AND x.kind = 'execute' AND x.subject = p_writeback;
+  PERFORM wall_fact(p_tenant, a.mission, 'writeback.settled', 'principal:' || actor, jsonb_build_object(
+    'writeback', p_writeback, 'state', 'failed', 'attempts', e.attempts, 'payload_sha256', encode(e.payload_sha256, 'hex'),
+    'observed_sha256', encode(e.observed_sha256, 'hex'), 'vouched', p_found));
+  PERFORM tell_mission(p_tenant, a.mission);
+  RETURN QUERY SELECT 'vouched', actor, e.started_at + ripe;
+END $$;
+
 REVOKE ALL ON FUNCTION is_ladder(jsonb, interval, text[]), guard_rule(), fitting_rules(uuid, text, text, text, text),
   glass_rule(uuid, text), lay_ladder(approval_rule, timestamptz, interval, text), entitled_to(uuid, uuid, text[], text),
   has_a_say(approval, uuid), handed_by(jsonb, text), stands_for(uuid, uuid, text[], text),
@@ -1001,8 +1041,8 @@ REVOKE ALL ON FUNCTION is_ladder(jsonb, interval, text[]), guard_rule(), fitting
   entitled(uuid, uuid, text), guard_decision(), line_of(uuid, uuid), owns(uuid, uuid, uuid), guard_execution(),
   wall_fact(uuid, uuid, text, text, jsonb), tell_mission(uuid, uuid), signed_decisions(approval, timestamptz),
   decide(uuid, uuid, text, int, bytea, text, text, bytea), close_approval(uuid, uuid, text, text),
-  claim(uuid, uuid, interval), settle(uuid, uuid, bigint, text, bytea, bytea) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION decide(uuid, uuid, text, int, bytea, text, text, bytea) TO {prefix}_api;
+  claim(uuid, uuid, interval), settle(uuid, uuid, bigint, text, bytea, bytea), vouch(uuid, uuid, text, text, text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION decide(uuid, uuid, text, int, bytea, text, text, bytea), vouch(uuid, uuid, text, text, text, text) TO {prefix}_api;
 GRANT EXECUTE ON FUNCTION close_approval(uuid, uuid, text, text) TO {prefix}_api, {prefix}_worker;
 GRANT EXECUTE ON FUNCTION claim(uuid, uuid, interval), settle(uuid, uuid, bigint, text, bytea, bytea) TO {prefix}_executor;
 GRANT EXECUTE ON FUNCTION choose_rule(uuid, text, text, text, text), fitting_rules(uuid, text, text, text, text),

@@ -1,5 +1,6 @@
 """The CRM takes a change and does not say that it has."""
 
+import json
 import os
 import signal
 
@@ -22,6 +23,14 @@ def drill(scene: Scene) -> None:
         scene.fires("WritebackUnknown", threshold=0)
         scene.sees(lambda said: mission in said and '"unknown"' in said.replace("state=", '"'))
         scene.do("connectors halt")
+        given_up = one_of(scene, mission)
+        scene.sql("ALTER TABLE execution DISABLE TRIGGER execution_guard")  # no role of the product can turn a clock
+        scene.sql("UPDATE execution SET started_at = started_at - interval '11 min' WHERE state = 'unknown'")
+        scene.sql("ALTER TABLE execution ENABLE ALWAYS TRIGGER execution_guard")
+        scene.does("writebacks vouch", ID=given_up)  # not while the executor is just asking
+        assert '"state":"failed"' in scene.shell.run(f"mission-root writebacks show {given_up} --json").text.replace(
+            " ", ""
+        )
     finally:
         os.kill(crm, signal.SIGCONT)
     scene.does("connectors check")
@@ -33,6 +42,11 @@ def drill(scene: Scene) -> None:
     assert '"items":[]' in scene.over("state=unknown").replace(" ", "")
     scene.rests("WritebackUnknown", threshold=0)
     restore_crm(scene.instance)
+
+
+def one_of(scene: Scene, mission: str) -> str:
+    found = scene.shell.run(f"mission-root writebacks list --state unknown --mission {mission} --json").text
+    return str(json.loads(found)["items"][0]["id"])
 
 
 def shown(scene: Scene, mission: str) -> list[httpx.Response]:
