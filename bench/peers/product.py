@@ -44,6 +44,7 @@ class Product:
         self.accepting, self.working = accepting, working
         self.answered = self.unanswered = self.refused = 0
         self.wanted = 0  # completed missions
+        self.met = 0  # tenants that the accepting instance knows
 
     def post(self, instance: Instance, *, keyed: bool) -> Post:
         headers = {"Authorization": f"Bearer {instance.key_of('submitter')}"}
@@ -59,9 +60,14 @@ class Product:
         return found
 
     def accept_of_tenants(self, run: str, seconds: float, connections: int, tenants: int) -> Loaded:
-        """The same when so many tenants send in turns."""
+        """The same when so many tenants send in turns. Each has been met before: a process meets it for the first time once."""
         senders = tuple(f"Bearer {key}" for key in self.accepting.keys_of_tenants(tenants))
         post = replace(self.post(self.accepting, keyed=True), authorizations=senders)
+        if tenants > self.met:
+            self.met = tenants
+            self.counting(
+                asyncio.run(by_sockets(post, f"{run}-first", connections, most=2 * tenants))
+            )  # each sends two in turn
         return self.counting(load(post, run, connections, seconds))
 
     def accept_watched(self, run: str, seconds: float, connections: int, streams: int) -> Loaded:
