@@ -109,6 +109,8 @@ ROUTES = [
     route("/approvals/{id:uuid}/decision", approval.decided, "POST"),
     route("/approvals/{id:uuid}/revision", approval.revised, "POST"),
     route("/approvals/{id:uuid}/take-back", approval.taken_back, "POST"),
+    route("/approvals/{id:uuid}/vouch", approval.vouched_by, "POST"),
+    route("/approvals/{id:uuid}/renewal", approval.renewed, "POST"),
     route("/approvals/{id:uuid}/break-glass", approval.glass_broken, "POST"),
     route("/approvals/{id:uuid}/escalation", approval.escalated, "POST"),
     route("/approvals/{id:uuid}/questions", approval.asked, "POST"),

@@ -9,6 +9,7 @@ from playwright.async_api import Browser, Route
 
 from bench.peers.base import Unavailable, npm_folder
 from tests.approvals.test_interventions import pass_time
+from tests.approvals.test_vouching import left_unknown
 from tests.browser.chromium import Screen, chromium, screen
 from tests.console.test_hostile import PAYLOADS
 from tests.console.test_pages import EVERY
@@ -39,6 +40,22 @@ async def before(world: World, browser: Browser) -> AsyncIterator[Screen]:
 
 async def state(world: World, change: dict[str, Any]) -> str:
     return str((await world.auditor.get(f"/v1/approvals/{change['id']}")).json()["state"])
+
+
+async def test_what_nobody_can_settle_is_ended_by_mouse(before: Screen, world: World) -> None:
+    writeback, mission = await left_unknown(world)
+    [approval] = (await world.operator.get("/v1/approvals", params={"mission": mission})).json()["items"]
+    page = await before.page(path=f"/approvals/{approval['id']}")
+    word = page.get_by_role("button", name="End it by my word")
+    await word.click()  # the browser itself wants to know what was found, and how
+    await page.get_by_label("In sample_crm", exact=True).select_option(label="the change is not there")
+    await word.click()
+    await page.get_by_label("How you know").fill("Its last backup has the old value.")
+    assert (await world.auditor.get(f"/v1/writebacks/{writeback}")).json()["state"] == "unknown"
+    await word.click()
+    await page.get_by_text("by the word of operator").wait_for()
+    assert (await world.auditor.get(f"/v1/writebacks/{writeback}")).json()["state"] == "failed"
+    assert before.complaints == []
 
 
 async def test_decide_by_mouse_and_take_it_back(before: Screen, world: World) -> None:

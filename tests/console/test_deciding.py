@@ -14,6 +14,7 @@ from app.console import render
 from app.console.pages import approval as screen
 from app.console.pages import base, edits
 from tests.approvals.test_interventions import pass_time
+from tests.approvals.test_vouching import left_unknown
 from tests.console.desk import Desk, Page, path_of, seat
 from tests.world import World
 from tests.world.checks import fact_types, hire, inspector, pending_change
@@ -403,3 +404,56 @@ async def test_halted_and_ended_are_said_before_the_press(world: World) -> None:
 
 def test_looking_is_measured_in_seconds() -> None:
     assert timedelta(seconds=max(screen.DWELL_S.values())) == timedelta(seconds=1)
+
+
+async def test_what_nobody_can_settle_is_ended_from_the_page(world: World) -> None:
+    writeback, mission = await left_unknown(world)
+    [approval] = (await world.operator.get("/v1/approvals", params={"mission": mission})).json()["items"]
+    desk = await seat(world)
+    page = await opened(desk, approval)
+    assert "does not say what became of it" in page.text
+    form = page.form_to("/vouch")
+    bare = await desk.send(form, found="not_applied", comment=" ", once="bare")
+    assert bare.status == 422 and "say" in bare.text
+    assert 'value="not_applied" selected' in bare.source, "what was chosen is still chosen"
+    done = await desk.send(form, found="not_applied", comment="The CRM <b>is</b> gone.")
+    assert done.status == 200 and path_of(done).endswith(approval["id"])
+    assert "by the word of operator, who found that the change is not there" in done.text
+    assert "The CRM <b>is</b> gone." in done.text and "&lt;b&gt;" in done.source
+    assert (await world.auditor.get(f"/v1/writebacks/{writeback}")).json()["state"] == "failed"
+    with pytest.raises(AssertionError, match="no form to /vouch"):
+        done.form_to("/vouch")
+    # the form of a tab that stayed open
+    late = await desk.send(form, found="applied", comment="It is there.", once="late")
+    assert late.status == 409 and "Its outcome is known" in late.text
+
+
+async def test_only_who_may_say_so_is_asked(world: World) -> None:
+    _, mission = await left_unknown(world)
+    [approval] = (await world.operator.get("/v1/approvals", params={"mission": mission})).json()["items"]
+    page = await opened(await seat(world, "auditor"), approval)
+    assert "does not say what became of it" in page.text
+    for ending in ("/vouch", "/renewal"):
+        with pytest.raises(AssertionError, match="no form to"):
+            page.form_to(ending)
+
+
+async def test_what_is_stale_is_asked_again_from_the_page(world: World) -> None:
+    change = await pending_change(world)
+    life, writeback = Life(world, UUID(change["mission_id"])), change["writeback_id"]
+    await life.decide("approve", change)
+    await life.settle(await life.claim(writeback), writeback, "stale")
+    await world.run_work("progress")
+    desk = await seat(world)
+    page = await opened(desk, change)
+    assert "the record had changed, so nothing was written" in page.text
+    form = page.form_to("/renewal")
+    asked = await desk.send(form)
+    assert asked.status == 200 and not path_of(asked).endswith(change["id"])
+    assert "This follows one that is" in asked.text
+    again = await desk.send(form)  # the second click
+    assert path_of(again) == path_of(asked)
+    gone = await desk.send(form, once="another")
+    assert gone.status == 409 and "It was renewed already" in gone.text
+    before = await opened(desk, change)
+    assert path_of(asked) in before.links and "/renewal" not in before.source

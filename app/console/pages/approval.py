@@ -50,6 +50,8 @@ async def render(
         await visit.inside.try_post(f"{path}/looks")
     writeback, rows = await visit.gather(writeback_of(visit, found), rows_of(visit, found))
     more = [found["withdrawn_by"], *(one["approver"] for one in found["decisions"])]
+    if vouched := vouched_for(writeback):
+        more.append(vouched["by"])
     for about in (found, *found["asked_before"]):
         more += [one["by"] for one in about["handed"]]
         more += [one[name] for one in about["questions"] for name in ("asked_by", "to", "answered_by")]
@@ -73,6 +75,7 @@ async def render(
         buttons=buttons(visit, found, briefing, writeback),
         further=[one for one in found["rule"]["may_escalate_to"] if one not in found["may_decide"]],
         writeback=writeback,
+        vouched=vouched,
         rows=rows,
         conflict=conflict,
         typed=defaultdict(str, typed or {}),
@@ -99,6 +102,12 @@ async def writeback_of(visit: Visit, found: dict[str, Any]) -> dict[str, Any] | 
         return None
     became: dict[str, Any] = await visit.inside.get(f"/v1/writebacks/{found['writeback_id']}")
     return became
+
+
+def vouched_for(writeback: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The receipt of a change that was ended by a human's word."""
+    receipt: dict[str, Any] = (writeback or {}).get("receipt") or {}
+    return receipt if receipt.get("finding") == "vouched" else None
 
 
 async def rows_of(visit: Visit, found: dict[str, Any]) -> dict[str, str]:
@@ -142,8 +151,14 @@ def buttons(
         if moving and allow("approvals.cancel", visit.caller)
         else "Taking back is an operator's, until the executor has claimed it."
     )
-    you = briefing["you"]
+    became, you = (writeback or {}).get("state"), briefing["you"]
     return {
+        "vouch": None
+        if became == "unknown" and allow("writebacks.vouch", visit.caller)
+        else "Only an operator can say so.",
+        "renew": None
+        if became == "stale" and not found["successor_approval"] and allow("writebacks.renew", visit.caller)
+        else "Renewing is an operator's, once.",
         "approve": why or signed,
         "reject": why,
         "edit": edit,
@@ -242,6 +257,34 @@ async def taken_back(visit: Visit) -> Response:
     sent = await visit.form()
     reason = sent.get("reason")
     return await take(visit, sent, "cancel", {"reason": reason}, {"back_reason": reason}, "back")
+
+
+async def vouched_by(visit: Visit) -> Response:
+    """What a person found in a target that cannot say what became of the change."""
+    sent = await visit.form()
+    body = {"found": sent.get("found"), "comment": sent.get("comment")}
+    typed = {"found": body["found"], "vouch_comment": body["comment"]}
+    return await about_writeback(visit, sent, "vouch", body, typed)
+
+
+async def renewed(visit: Visit) -> Response:
+    """The same changes again, for the version that the record has now."""
+    return await about_writeback(visit, await visit.form(), "renew", {}, {})
+
+
+async def about_writeback(visit: Visit, sent: Form, verb: str, body: dict[str, Any], typed: dict[str, str]) -> Response:
+    """One verb on what became of the change. Goes on to what is asked now, where that is another approval."""
+    found = await visit.inside.get(f"/v1/approvals/{visit.id}")
+    if not found["writeback_id"]:
+        return await render(visit, 422, said("It asks about a mission, not about a change."), typed, verb)
+    path = f"/v1/writebacks/{found['writeback_id']}/{verb}"
+    try:
+        done = await visit.inside.post(path, body, idempotency_key=sent.get("once"))
+    except Refused as refused:
+        if refused.code in ("unauthenticated", "not_found", "rate_limited") or refused.status >= 500:
+            raise
+        return await render(visit, refused.status, refused.document, typed, verb)
+    return RedirectResponse(address("approvals", done["approval_id"]), 303)
 
 
 async def glass_broken(visit: Visit) -> Response:
