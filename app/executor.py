@@ -7,6 +7,8 @@ next claim finds and settles by asking the target.
 import asyncio
 import contextlib
 import json
+import math
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -76,6 +78,7 @@ class Claimed:
     tenant: UUID
     definition: Definition  # of the connector, as it was when the change was asked for
     signed: dict[str, Any] | None  # who signed what, when the rule counts signed approvals only
+    until: float = math.inf  # on the monotonic clock: when its lease ends, and nothing may be sent any more
     traceparent: str | None = None  # of the request that asked for the mission: what is done here belongs to its trace
 
 
@@ -124,7 +127,7 @@ class Executor:
         A target that hangs keeps the hands of its tenant, and those alone: no tenant is given more while SHARE are busy for it.
         """
         handle = handle or self.guarded
-        busy: dict[asyncio.Future[None], UUID] = {}
+        busy: dict[asyncio.Future[None], Item] = {}
         with self.nudger.listening("work_executor") as woken:
 
             def free(hand: asyncio.Future[None]) -> None:
@@ -135,7 +138,7 @@ class Executor:
                 woken.set()
 
             while True:
-                many = Counter(busy.values())
+                many = Counter(item.tenant for item in busy.values())
                 full = [tenant for tenant, hands in many.items() if hands >= SHARE]
                 room = min(BATCH, HANDS - len(busy))
                 items: list[Item] = []
@@ -146,9 +149,12 @@ class Executor:
                     log.warning("work cannot be taken", error=type(error).__name__)
                     await asyncio.sleep(POLL_S)
                     continue
+                held = {(item.tenant, item.subject) for item in busy.values()}
                 for item in items:
+                    if (item.tenant, item.subject) in held:  # its lease ran out in a hand, which still has it
+                        continue
                     hand = asyncio.ensure_future(handle(item))
-                    busy[hand] = item.tenant
+                    busy[hand] = item
                     self.in_hand.add(hand)
                     hand.add_done_callback(free)
                 if not items:
@@ -187,7 +193,8 @@ class Executor:
             outcome = await carry_out(claimed, self.settings)
             leaving.set_attribute("execution.outcome", outcome.state if outcome is not None else "nothing_learnt")
         if outcome is None:
-            return now() + LATER  # nothing was learnt, so nothing is settled: the claim's lease runs out by itself
+            # Nothing was learnt, so nothing is settled: the claim's lease runs out by itself, and for a while nobody has it.
+            return now() + self.lease + LATER
         held = await self.settle(item.tenant, claimed, outcome)
         WRITEBACKS.labels(outcome.state if held else "lost").inc()
         if not held:
@@ -197,6 +204,7 @@ class Executor:
 
     async def claim(self, item: Item) -> Claimed | datetime | None:
         """The permission, or when to come back, or None when there is nothing to do. Committed before anything is called."""
+        until = time.monotonic() + self.lease.total_seconds()  # taken before the wall's own, so it ends no later
         async with self.database.write() as session:
             await session.enter(item.tenant)
             row = await session.first(CLAIM, {"tenant": item.tenant, "writeback": item.subject, "lease": self.lease})
@@ -217,6 +225,7 @@ class Executor:
                     row_connector(row.payload), row.connector_version, row.connector_kind, row.definition, row.account
                 ),
                 signed=row.signed,
+                until=until,
                 traceparent=row.traceparent,
             )
         if row.outcome in ("too_early", "busy"):
@@ -317,7 +326,7 @@ async def look(
 async def carry_out(claimed: Claimed, settings: Settings) -> Outcome | None:
     """Calls the target at most as often as it takes to know what happened, and reads back what it shows.
 
-    None: nothing has arrived so far, and while writebacks are halted nothing may.
+    None: nothing has arrived so far, and nothing may: writebacks are halted, the approval is over, or the claim's lease is.
     """
     if not enough_signed(claimed):  # nor were there enough at an earlier attempt: the wall counts keys as of the first
         return Outcome(
@@ -353,7 +362,12 @@ async def carry_out(claimed: Claimed, settings: Settings) -> Outcome | None:
                 )
             if claimed.halted or now() >= claimed.not_after:
                 return None
-        return await nothing_to_do(target, claimed, payload) or await apply(target, claimed, payload)
+        if (outcome := await nothing_to_do(target, claimed, payload)) is not None:
+            return outcome
+        if time.monotonic() >= claimed.until:  # somebody else may have it by now, or a human has said what became of it
+            log.warning("not sent: the lease was over before the target had answered", writeback=str(claimed.writeback))
+            return None
+        return await apply(target, claimed, payload)
 
 
 def enough_signed(claimed: Claimed) -> bool:

@@ -55,12 +55,11 @@ REFUSALS: dict[str, tuple[str, str]] = {
     ),
     "too_early": (
         "wrong_state",
-        "It was first sent less than ten minutes ago, and the executor is still finding out: `current.not_before` says when "
-        "a human's word is taken.",
+        "The executor first took it up less than ten minutes ago, and is still finding out. Most of what is unknown is known soon.",
     ),
     "asked_now": (
         "wrong_state",
-        "The executor is asking its target at this moment: look again when it has its answer.",
+        "The executor has it in hand at this moment: look again when that is over, within a minute or two.",
     ),
     "already_renewed": ("wrong_state", "It was renewed already."),
     "no_comment": ("validation", "A reason is missing: a rejection needs one, and under some rules an approval does."),

@@ -36,6 +36,13 @@ VOUCH = text("SELECT * FROM vouch(:tenant, :writeback, :secret, :found, :comment
 RENEW = text("SELECT * FROM renew(:tenant, :writeback, :secret, :payload, CAST(:obligations AS jsonb))")
 
 
+# What differs from deciding in who may say what became of a change.
+NO_WORD = {
+    "own_request": "Who requested or changed it, and whoever answers for them, does not say what became of it.",
+    "not_entitled": "Saying what became of it takes a person who is an operator.",
+}
+
+
 @dataclass(frozen=True)
 class Broken:
     """A broken glass: the declaration's vote, and until when there is time."""
@@ -248,7 +255,11 @@ async def vouch(
             "state": old.state,
             "not_before": iso(said.not_before) if said.not_before else None,
         }
-        raise refusal(said.outcome, current)
+        refused = refusal(said.outcome, current)
+        refused.detail = NO_WORD.get(said.outcome, refused.detail)
+        if said.outcome == "too_early":
+            refused.detail = f"{refused.detail} A human's word is taken from {iso(said.not_before)}."
+        raise refused
     await asked_again(session, caller, mission.id)
     return None
 

@@ -248,10 +248,11 @@ async def vouch(
     request: Request,
     door: Annotated[Door[WriteSession], writing("writebacks.vouch")],
 ) -> Response:
-    """Ends a writeback that stays `unknown` because its target cannot say what became of it, ten minutes after it was first sent.
+    """Ends a writeback that stays `unknown` because its target cannot say what became of it, from ten minutes after
+    the executor first took it up.
 
-    It becomes `failed` whatever was found, for only what was read back is a success; its receipt says who found what. Nothing
-    is sent or asked any more. An operator who took no part in the change does this.
+    It becomes `failed` whatever was found, for only what was read back is a success; its receipt says who found what. No call
+    begins for it any more. An operator who took no part in the change does this.
     """
 
     async def run() -> Reply:

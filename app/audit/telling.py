@@ -87,7 +87,13 @@ def group_of(fact: Fact) -> tuple[Any, ...]:
         case "approval.closed":
             return "closed", body.get("state"), fact.actor, body.get("reason")
         case "writeback.settled":
-            return "settled", body.get("state"), same(body), body.get("vouched"), body.get("observed_sha256") is None
+            return (
+                "settled",
+                body.get("state"),
+                same(body),
+                body.get("vouched") and fact.position,
+                body.get("observed_sha256") is None,
+            )
         case "writeback.withheld":
             return "withheld", body.get("reason")
         case "writeback.denied" | "tool.denied" | "operation.denied" | "model.denied":

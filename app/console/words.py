@@ -110,7 +110,7 @@ FACTS = {
     "writeback.shadowed": "Change shadowed: a replay writes nothing",
     "writeback.claimed": "Claimed: the call may leave now, once",
     "writeback.attempted": "Target called",
-    "writeback.settled": "Read back and settled",
+    "writeback.settled": "Settled",
     "writeback.renewed": "Asked again for the newer version",
     "approval.opened": "Approval asked for",
     "approval.seen": "Opened by somebody who may decide",

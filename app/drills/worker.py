@@ -24,7 +24,7 @@ from colony_client.client import ColonyClient
 
 MOST_TRIES = 3  # of a run that workers did not come to the end of
 LOOK_S = 5.0  # for which a tenant is remembered as not the drills'
-SHARE = 0.9  # of a lease that a run may take
+SHARE = 0.85  # of a lease that a run may take; the rest is for clearing up, and for saying how it went
 RUN = text("SELECT drill, state FROM drill_run WHERE tenant = :tenant AND id = :id")
 DOWN = text("""
   SELECT id FROM mission WHERE tenant = :tenant AND id = ANY (:missions) AND labels ->> 'drill' = 'colony_down'

@@ -1,7 +1,10 @@
 """Whose work is in hand: a target that hangs holds up its own tenant, and nobody else."""
 
 import asyncio
+import time
 from collections import Counter
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -9,6 +12,7 @@ import pytest
 
 from app import executor, work
 from app.work import Item
+from tests.executor.field import approved_change
 from tests.world import World
 from tests.world.checks import inspector
 
@@ -119,3 +123,34 @@ async def test_a_hand_that_fails_is_free_again(world: World) -> None:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
     assert not made.in_hand
+
+
+async def test_an_item_whose_lease_runs_out_stays_in_its_hand(world: World) -> None:
+    connection = await inspector(world)
+    tenant = uuid4()
+    await connection.execute(ADD, tenant, 1, 1)
+    target = Target(world, {tenant})
+    target.executor.lease = timedelta(milliseconds=100)
+    taken = "SELECT fence FROM work WHERE tenant = $1"
+    running = asyncio.create_task(target.executor.loop("execute", target.handle))
+    try:
+        async with asyncio.timeout(20):
+            while await connection.fetchval(taken, tenant) < 4:  # it was taken again and again
+                await asyncio.sleep(0.02)
+        assert target.busy[tenant] == target.most[tenant] == 1
+    finally:
+        running.cancel()
+        target.go.set()
+        await asyncio.gather(running, *target.executor.in_hand, return_exceptions=True)
+
+
+async def test_nothing_is_sent_when_the_lease_is_over(world: World) -> None:
+    """An attempt that was slow to ask: somebody else may have it by then, or a human has said what became of it."""
+    change = await approved_change(world)
+    made = world.executor()
+    item, claimed = await change.claim(made)
+    assert 0 < claimed.until - time.monotonic() <= made.lease.total_seconds()
+    assert await change.call(made, replace(claimed, until=time.monotonic())) is None
+    assert await change.changes() == []
+    assert (await change.run())["state"] == "succeeded"
+    assert len(await change.changes()) == 1 and item.subject == change.id

@@ -992,8 +992,8 @@ BEGIN
 END $$;
 
 -- A human's word on a writeback that stays 'unknown', because its target cannot say what became of it. It ends as 'failed' whatever
--- was seen: success is what was read back, and nobody's word. The executor asks and sends nothing more, and an attempt that is
--- still under way settles nothing: its fence is old. p_said: the executor's last words, to be kept beside the human's.
+-- was seen: success is what was read back, and nobody's word. The executor begins no call any more (nor may it after its
+-- lease), and an attempt that is still under way settles nothing: its fence is old. p_said: the executor's last words, to be kept beside the human's.
 -- outcome: vouched · or why not: not_found, unauthenticated, own_request, not_entitled, not_unknown, too_early, asked_now, no_comment.
 CREATE FUNCTION vouch(p_tenant uuid, p_writeback uuid, p_secret text, p_found text, p_comment text, p_said text)
 RETURNS TABLE (outcome text, who uuid, not_before timestamptz)
