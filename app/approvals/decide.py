@@ -85,7 +85,7 @@ REFUSALS: dict[str, tuple[str, str]] = {
 }
 
 
-begin(DECISIONS, ["recorded", "approved", "rejected", *REFUSALS])
+begin(DECISIONS, ["recorded", "approved", "rejected", "vouched", *REFUSALS])
 
 
 @dataclass(frozen=True)

@@ -249,6 +249,7 @@ async def vouch(
     asked = {"writeback": old.id, "secret": caller.secret, "found": found, "comment": comment}
     said = await session.first(VOUCH, {"tenant": session.tenant, "said": str(last) if last else None} | asked)
     assert said is not None
+    DECISIONS.labels(said.outcome).inc()
     if said.outcome != "vouched":
         current = {
             "id": str(old.id),

@@ -39,10 +39,12 @@ class InboxView(Page[QueuedView]):
 
 class StandingView(BaseModel):
     """Whether the caller may decide, and why not; why_not_edit: why they cannot ask about other values instead; why_not_ask,
-    why_not_escalate: why they can put no question, or ask no further role; may_answer: the open questions that they could answer."""
+    why_not_escalate: why they can put no question, or ask no further role; may_answer: the open questions that they could answer;
+    took_part: they asked for it or changed it, or answer for whoever did."""
 
     may_decide: bool
     standing: Literal["may", "own_request", "decided", "not_entitled"]
+    took_part: bool
     why_not: str | None
     why_not_edit: str | None
     why_not_ask: str | None

@@ -97,6 +97,7 @@ DECIDERS = text("SELECT id, name, standing FROM deciders(:tenant, :approval)")
 ANSWERERS = text("SELECT id, name, standing, part FROM answerers(:tenant, :approval)")
 EARLIER = text("""
   SELECT w.id AS writeback, a.id AS approval, a.state, a.closed_at, a.note, a.stopped, s.state AS writeback_state,
+    (SELECT e.receipt FROM execution e WHERE e.tenant = w.tenant AND e.writeback = w.id AND e.state = 'failed') AS receipt,
     (SELECT jsonb_agg(jsonb_build_object('approver', d.approver, 'verdict', d.verdict, 'comment', d.comment) ORDER BY d.decided_at)
      FROM decision d WHERE d.tenant = a.tenant AND d.approval = a.id) AS votes
   FROM writeback w JOIN approval a ON a.tenant = w.tenant AND a.writeback = w.id
@@ -163,9 +164,10 @@ async def briefing(session: ReadSession, who: UUID, id: UUID) -> tuple[dict[str,
     looked = await session.scalar(LOOKED, {"tenant": session.tenant, "approval": id, "who": who})
     named = [found.requested_by, found.edited_by, found.glass_broken_by, who]
     named += [vote["approver"] for vote in (earlier or {}).get("votes", [])] + [one["by"] for one in similar["items"]]
+    named += [(earlier or {}).get("vouched_by")]
     return {
         "approval_id": id,
-        "you": {"may_decide": why_not is None, "standing": standing, "why_not": why_not,
+        "you": {"may_decide": why_not is None, "standing": standing, "took_part": mine is not None and mine.part, "why_not": why_not,
                 "why_not_edit": closed_to_edits(found, mission, standing, claimed),
                 "opened_at": iso(looked) if looked else None,
                 "why_not_ask": unasked or (None if others else NOBODY_ELSE), "why_not_escalate": unasked or closed_to_others(found),
@@ -275,7 +277,14 @@ async def before(session: ReadSession, writeback: UUID | None) -> dict[str, Any]
         "note": row.note,
         "stopped": row.stopped,
         "votes": row.votes or [],
+        **failure(json.loads(row.receipt or b"{}")),
     }
+
+
+def failure(receipt: dict[str, Any]) -> dict[str, Any]:
+    """Why a change has failed, and whose word it is that it has: approvers of the next one weigh whether it is there after all."""
+    return {"failed": receipt.get("detail"), "vouched": receipt.get("vouched"), "vouched_by": receipt.get("by"),
+            "comment": receipt.get("comment")}  # fmt: skip
 
 
 async def judgement(session: ReadSession, found: Approval, mission: missions.Mission) -> dict[str, Any] | None:

@@ -119,6 +119,7 @@ def environment() -> jinja2.Environment:
     made.filters |= {
         "when": instant, "id": identifier, "pill": pill, "left": words.left, "span": words.span, "count": words.count,
         "spelled": spelled, "whole": whole, "usd": words.usd, "share": words.share, "stopped": words.STOPPED.get,
+        "vouched": lambda said: words.VOUCHED.get(said, "no way to tell"),
     }  # fmt: skip
     made.globals |= {"address": address, "static": static, "charts": charts}
     return made

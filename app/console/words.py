@@ -128,6 +128,7 @@ STOPPED = {
     "connector_retired": "Its connector was retired after it was approved.",
     "connector_changed": "Its connector was defined anew after it was approved. The same can be asked for by a new mission.",
 }
+VOUCHED = {"applied": "that the change is there", "not_applied": "that the change is not there"}
 IDENTIFIER = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 # Where a story turns. What lies between is told in one line each, and opened when somebody wants to see it.
 TURNS = {name for name in FACTS if name.startswith(("approval.", "writeback.", "mission."))} - {

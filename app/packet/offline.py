@@ -9,9 +9,10 @@ does not, and the first thing that is wrong is named. 2: the packet cannot be re
 
 What is checked against signed facts: the chain of facts, artifacts, citations against the cited bytes, the review's verdict,
 what was approved by whom against what was executed and read back, what was asked about it, answered, and open at each decision,
-and to which roles it was handed and why. What only the manifest holds: packet.html, receipts,
-comments, reasons of policy, the public keys of approvers, and times beside those of the facts; whoever can rewrite the
-manifest can rewrite those. A signed decision whose key is not in the packet (it was revoked since) is counted, not checked.
+and to which roles it was handed and why. What only the manifest holds: packet.html, receipts (but for what a human vouched
+for, and who), comments, reasons of policy, the public keys of approvers, and times beside those of the facts; whoever can
+rewrite the manifest can rewrite those. A signed decision whose key is not in the packet (it was revoked since) is counted,
+not checked.
 It shares no code with the service that wrote the packet, on purpose; signatures (Ed25519) are verified in this file, too.
 """
 
@@ -637,7 +638,7 @@ def check_writebacks(files, facts, approvals):
             need(approvals[body["approval"]][1]["state"] == "approved", where, "was executed without an approval")
             claimed[id] = fact
         elif fact["type"] == "writeback.settled":
-            settled[id] = body
+            settled[id] = fact
     for id, (where, said) in found.items():
         need(
             (said["idempotency_key"] is not None) == (id in claimed),
@@ -645,8 +646,12 @@ def check_writebacks(files, facts, approvals):
             "whether it was executed is not what the facts say",
         )
         if id in settled:
-            same(where, "the state", said["state"], settled[id]["state"])
-            same(where, "the hash of what was read back", said["observed_sha256"], settled[id]["observed_sha256"])
+            body, word = settled[id]["body"], loaded(where, said["receipt"]) if said["receipt"] else {}
+            same(where, "the state", said["state"], body["state"])
+            same(where, "the hash of what was read back", said["observed_sha256"], body["observed_sha256"])
+            same(where, "what a human vouched for", word.get("vouched"), body.get("vouched"))
+            if "vouched" in body:
+                same(where, "who vouched for it", f"principal:{word.get('by')}", settled[id]["actor"])
             same_bytes = said["observed"] == said["payload"]
             need(
                 said["state"] != "succeeded" or same_bytes,
@@ -792,7 +797,7 @@ def verify(place, given=None, revoked=(), without_anchors=False):
             state=packet["mission"]["state"], artifacts=len(artifacts), removed=sum(content is None for _, content in artifacts.values()),
             citations=citations, policy_decisions=len(policy),
             approvals=len(approvals), signatures=signatures.count("checked"), signatures_unchecked=signatures.count("unchecked"),
-            writebacks=len(writebacks),
+            writebacks=len(writebacks), vouched=sum("vouched" in fact["body"] for fact in facts.all if fact["type"] == "writeback.settled"),
         )  # fmt: skip
         if not facts.covered and not without_anchors:
             raise Wrong("ledger/facts.jsonl", "no anchor signs any of it yet (--without-anchors takes the chain alone)")
@@ -823,7 +828,8 @@ def printed(told):
         + (f"; {told['removed']} artifacts were removed under retention, as its facts say" if told["removed"] else ""),
         f"  {told['policy_decisions']} policy decisions, {told['approvals']} approvals ({told['signatures']} decisions signed, and genuine"
         + (f"; {told['signatures_unchecked']} signed by a key that is not here, and not checked)" if told["signatures_unchecked"] else ")"),
-        f"  {told['writebacks']} writebacks: what was approved is what was executed and read back",
+        f"  {told['writebacks']} writebacks: what was approved is what was executed and read back"
+        + (f"; but for {told['vouched']} that a human's word ended" if told["vouched"] else ""),
         "  the keys are those you gave" if told["keys_given"] else "  the keys are the packet's own word: give yours with --key",
         "HOLDS",
     ]  # fmt: skip

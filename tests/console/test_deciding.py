@@ -436,6 +436,25 @@ async def test_only_who_may_say_so_is_asked(world: World) -> None:
     for ending in ("/vouch", "/renewal"):
         with pytest.raises(AssertionError, match="no form to"):
             page.form_to(ending)
+    # nor an operator who asked for it
+    requester = (await world.submitter.get("/v1/whoami")).json()["principal_id"]
+    granted = await world.admin.post(f"/v1/principals/{requester}/grants", json={"role": "operator"})
+    assert granted.status_code == 201, granted.text
+    page = await opened(await seat(world, "submitter"), approval)
+    with pytest.raises(AssertionError, match="no form to"):
+        page.form_to("/vouch")
+
+
+async def test_the_next_of_its_kind_shows_by_whose_word_the_one_before_ended(world: World) -> None:
+    writeback, mission = await left_unknown(world)
+    word = {"found": "applied", "comment": "The <i>value</i> is there."}
+    assert (await world.operator.post(f"/v1/writebacks/{writeback}/vouch", json=word)).status_code == 200
+    await Life(world, UUID(mission)).end("cancel")
+    again = await pending_change(world)
+    assert again["predecessor"] == writeback
+    page = await opened(await seat(world, "second_operator"), again)
+    assert "This follows one that is" in page.text
+    assert "operator found that the change is there: “The <i>value</i> is there.”" in page.text
 
 
 async def test_what_is_stale_is_asked_again_from_the_page(world: World) -> None:

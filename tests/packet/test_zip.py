@@ -10,18 +10,20 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
 
 from app.packet import offline
 from colony_client.artifacts import Claim
+from tests.approvals.test_vouching import left_unknown
 from tests.conftest import DEMO, Cluster, fresh
 from tests.life.test_moves import REACH
 from tests.packet.zips import KEY, ZIP, Contents, anchor, closed, edited, fetched, opened, with_store, written
 from tests.world import World
 from tests.world.checks import inspector, pending_change, problem
 from tests.world.colony import aggregation
-from tests.world.life import demo, give_guide, in_state, under_way
+from tests.world.life import Life, demo, give_guide, in_state, under_way
 
 GIVEN = {"old": offline.public_key("", KEY.partition(":")[2])}
 MADE: dict[str, bytes] = {}
@@ -318,6 +320,36 @@ async def test_a_mission_in_any_state_has_a_packet_that_holds(world: World, stat
     assert "no anchor signs" in offline.verify(place)["wrong"]["what"]
     verdict = offline.verify(place, without_anchors=True)
     assert verdict["holds"] and verdict["state"] == state, verdict
+
+
+async def test_a_humans_word_on_a_change_is_held_against_the_fact(world: World, tmp_path: Path) -> None:
+    writeback, mission = await left_unknown(world)
+    word = {"found": "applied", "comment": "The <b>log</b> has it."}
+    assert (await world.operator.post(f"/v1/writebacks/{writeback}/vouch", json=word)).status_code == 200
+    contents = opened(await fetched(Life(world, UUID(mission))))
+    shown = contents["packet.html"].decode()
+    assert "ended it by their word: the change is there. “The &lt;b&gt;log&lt;/b&gt; has it.”" in shown
+
+    def verdict(contents: Contents) -> dict[str, Any]:
+        return offline.verify(closed(contents, tmp_path / "packet.zip", fitting=True), without_anchors=True)
+
+    true = verdict(contents)
+    assert true["holds"] and true["vouched"] == 1, true
+    assert "executed and read back; but for 1 that a human's word ended" in "\n".join(offline.printed(true))
+    for member, other in (("vouched", "not_applied"), ("vouched", None), ("by", str(uuid4())), ("by", None)):
+
+        def lie(said: dict[str, Any], member: str = member, other: str | None = other) -> None:
+            receipt = json.loads(said["receipt"]) | {member: other}
+            said["receipt"] = json.dumps({name: value for name, value in receipt.items() if value is not None})
+
+        def lied(said: dict[str, Any], lie: Any = lie) -> None:
+            one = {"receipt": json.dumps(said["writebacks"][0]["receipt"])}
+            lie(one)
+            said["writebacks"][0]["receipt"] = json.loads(one["receipt"])
+
+        forged = edited(edited(contents, "writebacks.jsonl", lie, 0), "packet.json", lied)
+        wrong = verdict(forged)["wrong"]
+        assert wrong is not None and wrong["where"].startswith("writebacks.jsonl"), (member, other)
 
 
 async def test_a_source_that_the_mission_was_not_shown_stays_where_it_is(world: World, tmp_path: Path) -> None:

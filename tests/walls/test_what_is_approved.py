@@ -230,6 +230,15 @@ async def test_asking_again_names_the_dead_predecessor(ground: Ground) -> None:
     assert await predecessor() == second.writeback
     await ground.close(third)
     assert await predecessor() == third.writeback
+    for ending in (
+        "stale",
+        "failed",
+    ):  # of what has failed nobody knows that it is not there: whoever approves the next is told
+        ended = await ground.approved()
+        fence = (await ground.claim(ended))["fence"]
+        assert await predecessor() != ended.writeback
+        assert await ground.settle(ended, fence, ending)
+        assert await predecessor() == ended.writeback
 
 
 async def test_a_question_about_a_mission_is_asked_once_and_about_its_own_artifact(ground: Ground) -> None:

@@ -154,8 +154,8 @@ def buttons(
     became, you = (writeback or {}).get("state"), briefing["you"]
     return {
         "vouch": None
-        if became == "unknown" and allow("writebacks.vouch", visit.caller)
-        else "Only an operator can say so.",
+        if became == "unknown" and allow("writebacks.vouch", visit.caller) and not you["took_part"]
+        else "Only an operator can say so who had no part in asking for it.",
         "renew": None
         if became == "stale" and not found["successor_approval"] and allow("writebacks.renew", visit.caller)
         else "Renewing is an operator's, once.",

@@ -220,7 +220,7 @@ BEGIN
     JOIN public.approval a ON a.tenant = w.tenant AND a.writeback = w.id
     LEFT JOIN public.execution e ON e.tenant = w.tenant AND e.writeback = w.id
     WHERE w.tenant = NEW.tenant AND w.connector = NEW.connector AND w.target = NEW.target AND w.operation = NEW.operation
-      AND (a.state IN ('rejected', 'expired', 'cancelled') OR e.state = 'stale')
+      AND (a.state IN ('rejected', 'expired', 'cancelled') OR e.state IN ('stale', 'failed'))
     ORDER BY w.created_at DESC LIMIT 1;
   RETURN NEW;
 END $$;
