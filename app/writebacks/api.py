@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from app.db import ReadSession
 from app.errors import Problem
 from app.http import Cursor, Door, Limit, Page, Reply, Routes, paged, reading
-from app.writebacks.queries import newest, one, view
+from app.writebacks.queries import newest, one, order, view
 
 router = Routes(tags=["writebacks"])
 
@@ -76,7 +76,9 @@ async def list_writebacks(
     state: WritebackState | None = None,
 ) -> Response:
     """A page of writebacks, of one mission or in one state."""
-    return await paged(request, "writebacks", limit, cursor, partial(newest, door.session, mission, state), view)
+    found = partial(newest, door.session, mission, state)
+    by = order(mission, state)
+    return await paged(request, f"writebacks:{by[0]}", limit, cursor, found, view, by=by)
 
 
 @router.get(

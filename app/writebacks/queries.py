@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -15,7 +16,7 @@ from app.listing import Place, behind
 
 SELECT = """
   SELECT w.id, w.mission, w.connector, w.operation, w.target, w.risk, w.requested_by, w.payload, w.payload_sha256, w.proposal,
-    w.predecessor, w.created_at, s.state, s.approval, s.not_before, s.expires_at, s.attempts,
+    w.predecessor, w.created_at, s.state, s.approval, s.asked_at, s.not_before, s.expires_at, s.attempts,
     e.idempotency_key, e.started_at, e.settled_at, e.receipt, e.observed, e.observed_sha256,
     (SELECT count(*) FROM decision d WHERE d.tenant = w.tenant AND d.approval = s.approval AND d.verdict = 'approve') AS approvals
   FROM writeback w
@@ -23,6 +24,22 @@ SELECT = """
   LEFT JOIN execution e ON e.tenant = w.tenant AND e.writeback = w.id
   WHERE w.tenant = :tenant"""
 IDS = "SELECT w.id FROM writeback w WHERE w.tenant = :tenant"
+# The approvals of writebacks in one state, in the order in which they were asked for: from the table that knows it, by its index.
+ASKED = "SELECT id AS approval, tenant, created_at AS asked_at FROM approval WHERE writeback IS NOT NULL"
+UNDONE = """ AND state = 'approved' AND expires_at > statement_timestamp() - interval '7 days'
+  AND NOT EXISTS (SELECT 1 FROM execution e WHERE e.tenant = approval.tenant AND e.writeback = approval.writeback)"""
+IN_STATE = {
+    "awaiting_approval": f"{ASKED} AND state = 'pending'",
+    "approved": ASKED
+    + UNDONE,  # whose time is over expires in a moment: they are not looked for among all ever approved
+    **{state: f"{ASKED} AND state = '{state}'" for state in ("rejected", "expired", "cancelled")},
+    **{
+        state: f"SELECT approval, tenant, asked_at FROM execution WHERE state = '{state}'"  # noqa: S608  # these five
+        for state in ("executing", "succeeded", "failed", "unknown", "stale")
+    },
+}
+# A mission has few: they are found first, whatever the planner thinks of their number.
+ITS = "w.id = ANY (ARRAY(SELECT x.id FROM writeback x WHERE x.tenant = :tenant AND x.mission = :mission OFFSET 0))"
 ONE = text(f"{SELECT} AND w.id = :id")
 OF_MISSION = text(f"{SELECT} AND w.mission = :mission ORDER BY w.created_at, w.id LIMIT 1000")
 TALLY = text(
@@ -48,6 +65,7 @@ class Writeback:
     created_at: datetime
     state: str
     approval: UUID
+    asked_at: datetime  # when the approval was
     not_before: datetime | None
     expires_at: datetime
     attempts: int | None
@@ -70,13 +88,23 @@ async def of_mission(session: ReadSession, mission: UUID) -> list[Writeback]:
     return [Writeback(**row._mapping) for row in rows]
 
 
+def order(mission: UUID | None, state: str | None) -> Sequence[str]:
+    """By what a list is ordered. In a state it is by when the approval was asked for, which is a moment after the writeback was made."""
+    return ("created_at", "id") if state is None or mission is not None else ("asked_at", "approval")
+
+
 async def newest(
     session: ReadSession, mission: UUID | None, state: str | None, before: Place, limit: int
 ) -> list[Writeback]:
-    """Writebacks, newest first, of one mission or in one state."""
-    only = {"w.mission": mission, "s.state": state}
-    ids = IDS if state is None else None  # in which state it is, only the joined tables know
-    rows = await behind(session, SELECT, before, limit, at="w.created_at", id="w.id", only=only, ids=ids)
+    """Writebacks, newest first, of one mission or in one state. before: what order() names of the one before."""
+    if mission is not None:
+        its, only = f"{SELECT} AND {ITS}", {"s.state": state}
+        rows = await behind(session, its, before, limit, at="w.created_at", id="w.id", only=only, mission=mission)
+    elif state is None:
+        rows = await behind(session, SELECT, before, limit, at="w.created_at", id="w.id", ids=IDS)
+    else:
+        ids = f"SELECT s.approval FROM ({IN_STATE[state]}) s WHERE s.tenant = :tenant"  # noqa: S608  # one of ours
+        rows = await behind(session, SELECT, before, limit, at="s.asked_at", id="s.approval", ids=ids)
     return [Writeback(**row._mapping) for row in rows]
 
 

@@ -281,9 +281,9 @@ async def rewritten(world: World, payloads: list[dict[str, Any]]) -> list[str]:
         await connection.execute(f"ALTER TABLE {table} DISABLE TRIGGER ALL")
     for later, (change, values) in enumerate(zip(reversed(changes), reversed(payloads), strict=True)):
         await connection.execute(
-            """INSERT INTO execution (tenant, writeback, approval, payload_sha256, idempotency_key, state, lease_until, not_after,
-                 settled_at, observed)
-               SELECT a.tenant, w.id, a.id, w.payload_sha256, gen_random_uuid(), 'succeeded', now(), now(), now(), w.payload
+            """INSERT INTO execution (tenant, writeback, approval, payload_sha256, asked_at, idempotency_key, state, lease_until,
+                 not_after, settled_at, observed)
+               SELECT a.tenant, w.id, a.id, w.payload_sha256, a.created_at, gen_random_uuid(), 'succeeded', now(), now(), now(), w.payload
                FROM approval a JOIN writeback w ON w.id = a.writeback WHERE a.id = $1""",
             UUID(change["id"]),
         )

@@ -1,13 +1,20 @@
 """Rows are found by their keys from the first minute on: in tables that nobody has analysed, by plans that were made over nothing."""
 
 import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
 from itertools import takewhile
-from typing import Any
+from typing import Any, get_args
 from uuid import UUID
 
 import asyncpg
+from sqlalchemy.dialects.postgresql import dialect
 
-from tests.walls.ground import OWNER, Ground
+from app.approvals.queries import inbox
+from app.writebacks.api import WritebackState
+from app.writebacks.queries import newest
+from tests.walls.ground import OWNER, Asked, Ground
 
 # By what rows are looked up: every table's unique keys, and whatever else an index begins with after the tenant when it is an id.
 LOOKED_UP_BY = """
@@ -124,3 +131,101 @@ async def test_what_a_mission_reads_does_not_grow_with_the_history(ground: Groun
     after = await looked_at()
     assert before["keep"] > 100
     assert {name: (before[name], pages) for name, pages in after.items() if pages > 2 * before[name]} == {}
+
+
+# What becomes of one that succeeded when it is copied: each is newer than what is there, and was over long ago.
+COPIED = {
+    "writeback": "'id', md5('w' || n)::uuid, 'proposal', md5('p' || n)::uuid, 'created_at', now() + n * interval '1 s'",
+    "approval": """'id', md5('a' || n)::uuid, 'writeback', md5('w' || n)::uuid, 'created_at', now() + n * interval '1 s',
+      'expires_at', now() - interval '30 days'""",
+    "execution": """'writeback', md5('w' || n)::uuid, 'approval', md5('a' || n)::uuid, 'asked_at', now() + n * interval '1 s',
+      'idempotency_key', md5('w' || n)::uuid""",
+}
+COLUMNS_OF = """SELECT attname FROM pg_attribute
+  WHERE attrelid = $1::text::regclass AND attnum > 0 AND attgenerated = '' AND NOT attisdropped"""
+
+
+async def copies(session: asyncpg.Connection, writeback: UUID, first: int, last: int) -> None:
+    for table, changed in COPIED.items():
+        columns = ", ".join(row[0] for row in await session.fetch(COLUMNS_OF, table))
+        await session.execute(
+            f"""INSERT INTO {table} ({columns})
+                SELECT {", ".join(f"(made).{column}" for column in columns.split(", "))} FROM (
+                  SELECT jsonb_populate_record(one, jsonb_build_object({changed})) AS made
+                  FROM {table} one, generate_series($2::int, $3::int) n
+                  WHERE one.{"id" if table == "writeback" else "writeback"} = $1 OFFSET 0) x""",
+            writeback, first, last,
+        )  # fmt: skip
+
+
+class Noting:
+    """Reads nothing, and keeps what it was to read as one statement."""
+
+    def __init__(self, tenant: UUID) -> None:
+        self.tenant, self.asked = tenant, ""
+
+    async def rows(self, statement: Any, values: dict[str, Any]) -> list[Any]:
+        bound = statement.bindparams(**values)
+        self.asked = str(bound.compile(dialect=dialect(), compile_kwargs={"literal_binds": True}))
+        return []
+
+
+async def in_each_state(ground: Ground) -> tuple[dict[str, Asked], Asked]:
+    """A writeback in every state that a list may be asked for, and the one that succeeded."""
+    made = {state: await ground.approved() for state in get_args(WritebackState)}
+    made["awaiting_approval"] = await ground.ask()
+    for state in ("rejected", "cancelled", "expired"):
+        made[state] = await ground.ask()
+    await ground.decide(made["rejected"], "anna", "reject")
+    await ground.close(made["cancelled"])
+    for state in ("executing", "succeeded", "failed", "unknown", "stale"):
+        claim = await ground.claim(made[state])
+        if state != "executing":
+            await ground.settle(made[state], claim["fence"], state, made[state].payload)
+    return made, made["succeeded"]
+
+
+@asynccontextmanager
+async def beyond_the_guards(session: asyncpg.Connection) -> AsyncIterator[None]:
+    """Rows are written as they are; none of it remains."""
+    transaction = session.transaction()
+    await transaction.start()
+    for table in ("writeback", "approval", "execution"):
+        await session.execute(f"ALTER TABLE {table} DISABLE TRIGGER ALL")
+    yield
+    await transaction.rollback()
+
+
+async def test_a_list_in_a_state_reads_what_it_shows(ground: Ground) -> None:
+    """However many changes were approved and done since: what is rare is not looked for among them, nor are lost timers."""
+    admin = await ground.connect("admin")
+    made, succeeded = await in_each_state(ground)
+    session: Any = Noting(ground.tenant)
+    lists: dict[str, Callable[[], Awaitable[Any]]] = {
+        f"writebacks {state}": partial(newest, session, None, state, None, 50) for state in (None, *made)
+    }
+    lists |= {
+        f"approvals {state}": partial(inbox, session, state, None, None, 50)
+        for state in (None, "pending", "approved", "rejected", "expired", "cancelled")
+    }
+    lists["writebacks of a mission"] = partial(newest, session, made["failed"].mission, "failed", None, 50)
+    lists["approvals of a mission"] = partial(inbox, session, "rejected", made["rejected"].mission, None, 50)
+
+    async def looked_at() -> dict[str, int]:
+        found = {}
+        for name, asking in lists.items():
+            await asking()
+            found[name] = await pages(admin, ground.tenant, session.asked)
+        return found | {"timers": await pages(admin, ground.tenant, "SELECT restore_approval_timers()")}
+
+    async with beyond_the_guards(admin):
+        await admin.execute("SELECT set_config('app.tenant', $1, true)", str(ground.tenant))
+        await admin.execute(
+            "UPDATE approval SET state = 'expired', closed_at = now() WHERE id = $1", made["expired"].approval
+        )
+        await copies(admin, succeeded.writeback, 1, 200)
+        await looked_at()  # what a session reads once
+        before = await looked_at()
+        await copies(admin, succeeded.writeback, 201, 4200)
+        after = await looked_at()
+    assert {name: (before[name], pages) for name, pages in after.items() if pages > 2 * before[name] + 20} == {}

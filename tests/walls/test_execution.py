@@ -244,7 +244,7 @@ async def test_an_execution_keeps_what_it_was_born_with(ground: Ground) -> None:
     for column, value in {
         "writeback": f"'{other.writeback}'", "approval": f"'{other.approval}'", "tenant": "gen_random_uuid()",
         "payload_sha256": "sha256('x')", "idempotency_key": "gen_random_uuid()", "started_at": "'epoch'", "not_after": "'infinity'",
-        "fence": "0", "attempts": "0",
+        "asked_at": "'epoch'", "fence": "0", "attempts": "0",
     }.items():  # fmt: skip
         await ground.refused(
             "RX004", "owner", f"UPDATE execution SET {column} = {value} WHERE writeback = $1", asked.writeback
@@ -264,19 +264,22 @@ async def test_an_execution_is_born_executing_with_its_approvals_deadline(ground
     await ground.run(
         "owner",
         """INSERT INTO execution (tenant, writeback, approval, payload_sha256, lease_until, not_after, state, fence, attempts,
-             started_at, settled_at, receipt, observed)
-           SELECT tenant, writeback, id, payload_sha256, clock_timestamp(), 'infinity', 'succeeded', 9, 9, 'epoch', 'epoch', 'x', $2
+             asked_at, started_at, settled_at, receipt, observed)
+           SELECT tenant, writeback, id, payload_sha256, clock_timestamp(), 'infinity', 'succeeded', 9, 9,
+             'epoch', 'epoch', 'epoch', 'x', $2
            FROM approval WHERE id = $1""",
         asked.approval, asked.payload,
     )  # fmt: skip
     [row] = await ground.run(
         "admin",
-        """SELECT e.*, e.not_after = a.expires_at AS deadline, now() - e.started_at < interval '1 minute' AS now
+        """SELECT e.*, e.not_after = a.expires_at AS deadline, e.asked_at = a.created_at AS asked,
+             now() - e.started_at < interval '1 minute' AS now
            FROM execution e JOIN approval a ON a.id = e.approval WHERE e.writeback = $1""",
         asked.writeback,
     )
     assert (row["state"], row["fence"], row["attempts"], row["settled_at"]) == ("executing", 1, 1, None)
-    assert (row["receipt"], row["observed"], row["deadline"], row["now"]) == (None, None, True, True)
+    assert (row["receipt"], row["observed"]) == (None, None)
+    assert row["deadline"] and row["asked"] and row["now"]
 
 
 async def test_no_lease_is_for_ever(ground: Ground) -> None:

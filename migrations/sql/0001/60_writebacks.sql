@@ -288,6 +288,7 @@ CREATE UNIQUE INDEX approval_per_question ON approval (tenant, mission, question
 CREATE INDEX approval_inbox ON approval (tenant, expires_at, id) WHERE state = 'pending';
 CREATE INDEX approval_of_mission ON approval (tenant, mission, created_at, id);
 CREATE INDEX approval_newest ON approval (tenant, created_at DESC, id DESC);
+CREATE INDEX approval_in_state ON approval (tenant, state, created_at DESC, id DESC);
 
 CREATE TABLE decision (
   tenant uuid NOT NULL,
@@ -313,6 +314,7 @@ CREATE TABLE execution (
   approval uuid NOT NULL,
   payload_sha256 bytea NOT NULL,
   approval_state text NOT NULL GENERATED ALWAYS AS ('approved') STORED,
+  asked_at timestamptz NOT NULL,      -- the approval's own created_at: writebacks are listed in its order, in each state too
   idempotency_key uuid NOT NULL,
   fence bigint NOT NULL DEFAULT 1,
   state text NOT NULL DEFAULT 'executing' CHECK (state IN ('executing', 'succeeded', 'failed', 'unknown', 'stale')),
@@ -332,6 +334,7 @@ CREATE TABLE execution (
   CHECK (state <> 'succeeded' OR (observed IS NOT NULL AND sha256(observed) = payload_sha256))
 );
 CREATE INDEX execution_open ON execution (tenant, lease_until) WHERE state IN ('executing', 'unknown');
+CREATE INDEX execution_in_state ON execution (tenant, state, asked_at DESC, approval DESC);
 
 -- The guards judge by what is committed now. A transaction that froze its view earlier would be judged by the past: by a
 -- rule since tightened, a key since revoked, a connector not yet halted.
@@ -686,12 +689,12 @@ BEGIN
     -- next one would still be the same call to the target.
     NEW.idempotency_key := NEW.writeback;
     NEW.state := 'executing'; NEW.fence := 1; NEW.attempts := 1; NEW.started_at := clock_timestamp();
-    NEW.not_after := a.expires_at; NEW.receipt := NULL; NEW.observed := NULL; NEW.settled_at := NULL;
+    NEW.asked_at := a.created_at; NEW.not_after := a.expires_at; NEW.receipt := NULL; NEW.observed := NULL; NEW.settled_at := NULL;
     RETURN NEW;
   END IF;
-  IF (NEW.tenant, NEW.writeback, NEW.approval, NEW.payload_sha256, NEW.idempotency_key, NEW.started_at, NEW.not_after)
+  IF (NEW.tenant, NEW.writeback, NEW.approval, NEW.payload_sha256, NEW.asked_at, NEW.idempotency_key, NEW.started_at, NEW.not_after)
      IS DISTINCT FROM
-     (OLD.tenant, OLD.writeback, OLD.approval, OLD.payload_sha256, OLD.idempotency_key, OLD.started_at, OLD.not_after)
+     (OLD.tenant, OLD.writeback, OLD.approval, OLD.payload_sha256, OLD.asked_at, OLD.idempotency_key, OLD.started_at, OLD.not_after)
      OR NEW.fence < OLD.fence OR NEW.attempts < OLD.attempts
      OR OLD.state NOT IN ('executing', 'unknown') THEN
     RAISE EXCEPTION 'wall: illegal change of an execution' USING ERRCODE = 'RX004';
@@ -741,7 +744,7 @@ CREATE VIEW writeback_state WITH (security_invoker = true) AS
     CASE WHEN e.state IS NOT NULL THEN e.state
          WHEN a.state = 'pending' THEN 'awaiting_approval'
          ELSE a.state END AS state,          -- approved, rejected, expired, cancelled
-    a.not_before, a.expires_at, e.settled_at, e.attempts
+    a.created_at AS asked_at, a.not_before, a.expires_at, e.settled_at, e.attempts
   FROM writeback w
   JOIN approval a ON a.tenant = w.tenant AND a.writeback = w.id
   LEFT JOIN execution e ON e.tenant = w.tenant AND e.writeback = w.id;

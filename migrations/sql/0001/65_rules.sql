@@ -134,11 +134,14 @@ BEGIN
     PERFORM set_config('app.tenant', t::text, true);
     INSERT INTO public.work (tenant, kind, subject, queue)
     SELECT t, 'approval_timer', (lost.approval).id, 'worker' FROM (
-      SELECT a AS approval FROM public.approval a
-      WHERE a.tenant = t AND a.state IN ('pending', 'approved')
-        AND (a.state = 'pending' OR a.expires_at > statement_timestamp() - interval '7 days')   -- approved ones stay for ever
-        -- each by its key: a join might compare each with each
-        AND (SELECT true FROM public.work k WHERE k.tenant = t AND k.kind = 'approval_timer' AND k.subject = a.id OFFSET 0) IS NULL
+      SELECT due.approval FROM (
+        SELECT a AS approval FROM public.approval a WHERE a.tenant = t AND a.state = 'pending'
+        UNION ALL   -- approved ones stay for ever; an answered question waits for nothing
+        SELECT a FROM public.approval a WHERE a.tenant = t AND a.state = 'approved' AND a.writeback IS NOT NULL
+          AND a.expires_at > statement_timestamp() - interval '7 days') due
+      -- each by its key: a join might compare each with each
+      WHERE (SELECT true FROM public.work k
+             WHERE k.tenant = t AND k.kind = 'approval_timer' AND k.subject = (due.approval).id OFFSET 0) IS NULL
       OFFSET 0) lost   -- what step would be next is worked out for those alone
     WHERE next_step(lost.approval) IS NOT NULL
     LIMIT 1000
