@@ -66,11 +66,12 @@ class Batches(Generic[Item, Result]):
         self.connections, self.wait_s = connections, wait_ms / 1000
         self.pending: deque[Pending[Item, Result]] = deque()
         self.riding = 0  # how many are in batches that the database has
-        self.wake = asyncio.Event()
+        self.idle: list[asyncio.Event] = []  # of each hand that has nothing to do; who was busy last is on top
         self.tasks: list[asyncio.Task[None]] = []
         POOL_EXHAUSTED.labels(name)
 
     def start(self) -> None:
+        self.idle = []
         self.tasks = [asyncio.create_task(self._hand(), name=f"{self.name} {n}") for n in range(self.connections)]
         self.tasks.append(asyncio.create_task(self._impatience(), name=f"{self.name} impatience"))
 
@@ -92,16 +93,19 @@ class Batches(Generic[Item, Result]):
             raise self._exhausted()
         one: Pending[Item, Result] = Pending(item, asyncio.get_running_loop().create_future(), self.weigh(item))
         self.pending.append(one)
-        self.wake.set()
+        if self.idle:
+            self.idle.pop().set()
         return await one.answer
 
     async def _hand(self) -> None:
         connection: asyncpg.Connection | None = None
+        wake = asyncio.Event()
         try:
             while True:
                 while not self.pending:
-                    self.wake.clear()
-                    await self.wake.wait()
+                    wake.clear()  # the next lone one comes this way, too: what a session has looked up once it knows
+                    self.idle.append(wake)
+                    await wake.wait()
                 # one turn of the loop for those who are just arriving: they would otherwise wait for a whole commit
                 await asyncio.sleep(0)
                 if together := self._cut():

@@ -341,9 +341,9 @@ async def test_who_waits_too_long_for_a_database_that_hangs_is_told(world: World
 
 
 async def waiting(connection: asyncpg.Connection, number: int) -> bool:
-    asked = (
-        "SELECT count(*) >= $1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-    )
+    # not of pg_stat_activity: within a transaction that goes on naming the sessions that were there when it was first asked
+    asked = """SELECT count(*) >= $1 FROM pg_locks
+      WHERE NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
     return bool(await connection.fetchval(asked, number))
 
 
