@@ -8,8 +8,8 @@ def drill(scene: Scene) -> None:
     mission = scene.ask()
     scene.degraded(mission, "colony_unavailable")
     scene.fires("ColonyUnavailable")
-    seen = scene.see(ID=mission)
-    assert "colony_unavailable" in seen and 'mission_root_component_up{component="colony"} 0.0' in seen
+    down = 'mission_root_component_up{component="colony"} 0.0'
+    scene.sees(lambda seen: "colony_unavailable" in seen and down in seen, ID=mission)
     scene.do("$COLONY_URL/health", code=7)  # curl: nobody is there
     scene.instance.colony.start()
     scene.do("$COLONY_URL/health")
