@@ -15,12 +15,13 @@ BIN := .venv/bin
 INSTALLED := .venv/installed-$(shell pwd | cksum | cut -d " " -f 1)
 PORT ?=
 ARGS ?=
+WHOLE ?=
 UV := .venv/uv-$(UV_VERSION)
 ON_PORT = $(if $(PORT),--port $(PORT))
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  Variables: PORT=8080 for up and demo, ARGS='-k name' for test, PYTHON=python3.12 for install."
+	@echo "  Variables: PORT=8080 for up and demo, ARGS='-k name' and WHOLE=1 for test, PYTHON=python3.12 for install."
 
 install: $(INSTALLED)  ## locked dependencies and the project itself into .venv (when something changed)
 
@@ -43,8 +44,8 @@ demo-once: install  ## the same without a word: exit code 0 when everything held
 up: install  ## run everything here, data in .data, until Ctrl-C
 	@$(BIN)/mission-root up $(ON_PORT)
 
-test: install  ## all tests (ARGS go to pytest)
-	@$(BIN)/python -m pytest -n auto --dist loadgroup $(ARGS)
+test: install  ## the tests before a commit; WHOLE=1 all of them, as CI does (ARGS go to pytest)
+	@$(BIN)/python -m pytest -n auto --dist loadgroup $(if $(WHOLE),,--short) $(ARGS)
 
 lint: install  ## ruff: rules and format
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

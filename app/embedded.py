@@ -55,6 +55,7 @@ SETTINGS = {
 }
 WITHOUT_DURABILITY = {
     "fsync": "off",
+    "scram_iterations": "1",  # a client in Python needs a millisecond and a half for the usual ones, on every connection
     "synchronous_commit": "off",
     "full_page_writes": "off",
     "shared_buffers": "64MB",  # all of them are looked through whenever a database is dropped

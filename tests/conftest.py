@@ -24,10 +24,15 @@ from app.policy import SHELF
 from app.tools.judging import NEEDS as NEEDED_TOOLS
 from app.tools.layers import LAYERS, NEWEST
 from app.writebacks.book import BREAKERS
-from tests.skips import pytest_collection_modifyitems, pytest_sessionfinish, pytest_terminal_summary
+from tests.skips import (
+    pytest_addoption,
+    pytest_collection_modifyitems,
+    pytest_sessionfinish,
+    pytest_terminal_summary,
+)
 from tests.world import World
 
-__all__ = ["pytest_collection_modifyitems", "pytest_sessionfinish", "pytest_terminal_summary"]
+__all__ = ["pytest_addoption", "pytest_collection_modifyitems", "pytest_sessionfinish", "pytest_terminal_summary"]
 # As in the Makefile, for who calls pytest without it: the tests start hundreds of processes, which share what is compiled.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

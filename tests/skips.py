@@ -1,4 +1,7 @@
-"""Tests that need more than the lock file brings are left out where it is missing, and counted; in CI that is a failure."""
+"""Tests that need more than the lock file brings, or more minutes than a commit has, are left out and counted.
+
+In CI a test that was left out is a failure.
+"""
 
 import os
 import shutil
@@ -15,7 +18,15 @@ NEEDS = {
 }
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--short", action="store_true", help="leave out what takes long, as `make test` does")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--short"):
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason="takes long: make test WHOLE=1"))
     for mark, program in NEEDS.items():
         if shutil.which(program) is None:
             for item in items:

@@ -165,6 +165,7 @@ async def stage(world: World, capsys: pytest.CaptureFixture[str]) -> AsyncIterat
             )
 
 
+@pytest.mark.long
 @pytest.mark.anyio
 @seed(SEED)
 @settings(

@@ -183,6 +183,7 @@ async def recover(world: World, sick: list[Patients], before: int) -> None:
     assert cancelled <= set(world.colony.cancelled), "the colony is told after all"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("slow", [False, True], ids=["said", "not said"])
 async def test_every_fault_is_survived_said_and_over_when_it_is_over(
     world: World, slow: bool, capsys: pytest.CaptureFixture[str]

@@ -220,6 +220,7 @@ async def workers(world: World, capsys: pytest.CaptureFixture[str]) -> AsyncIter
             print(f"\n{SEQUENCES} sequences of dispatches; DISPATCH_SEED={SEED}")
 
 
+@pytest.mark.long
 @pytest.mark.anyio
 @seed(SEED)
 @settings(

@@ -9,6 +9,7 @@ from decimal import Decimal
 from uuid import UUID, uuid4
 
 import asyncpg
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
@@ -78,6 +79,7 @@ async def one_spend(free: Free, tenant: UUID, mission: UUID, chance: random.Rand
     return used, cents
 
 
+@pytest.mark.long
 async def test_concurrent_spends_never_exceed_any_limit(ground: Ground) -> None:
     """RUNS missions, each spent on by SPENDS calls at once; the last half also share a limit of the day and of the tenant."""
     free: Free = asyncio.Queue()

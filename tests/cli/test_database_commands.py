@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import asyncpg
+import pytest
 
 from app.embedded import SUPERUSER, ephemeral, free_port
 from tests.cli.test_client import Root, root
@@ -33,6 +34,7 @@ async def fetch(url: str, sql: str) -> object:
         await connection.close()
 
 
+@pytest.mark.long
 def test_bootstrap_then_migrate_makes_a_database_that_the_roles_can_use() -> None:
     with ephemeral() as server:
         admin, api = server.url(SUPERUSER, server.password()), server.url("own_api", "a:pass/word")

@@ -10,7 +10,7 @@ import pytest
 
 from app.embedded import free_port
 
-pytestmark = pytest.mark.xdist_group("instance")  # a whole instance, one at a time
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("instance")]  # a whole instance, one at a time
 
 
 def test_the_demo_holds_from_nothing_to_a_verified_change(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ import subprocess
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+import pytest
+
 from tests.console.desk import Desk
 from tests.world import World
 
@@ -27,6 +29,7 @@ async def command(*words: str, **environment: str) -> subprocess.CompletedProces
     )
 
 
+@pytest.mark.long
 async def test_a_link_from_the_command_line_opens_the_console(world: World, tmp_path: Path) -> None:
     url = world.url("registrar")
     made = await command("--as", "operator", "--url", "http://127.0.0.1:1", "--json", REGISTRAR_DATABASE_URL=url)

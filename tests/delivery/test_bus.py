@@ -264,6 +264,7 @@ def workers(world: World, server: NatsServer, folder: Path) -> Iterator[list[Pro
                 one.end()
 
 
+@pytest.mark.long
 async def test_the_publisher_is_killed_in_mid_stream(world: World, tmp_path: Path) -> None:
     """kill -9 of the worker, then of worker and server together; the last worker is told to stop. No log knows the password."""
     password = "password-of-the-bus"

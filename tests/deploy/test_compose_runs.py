@@ -109,6 +109,7 @@ def here(tmp_path: Path) -> Any:
         made.server.stop()
 
 
+@pytest.mark.long
 async def test_a_mission_completes_under_the_environments_of_compose(here: Here) -> None:
     await create_database(here.server.url("postgres", here.server.password()))
     for step in ("roles", "schema"):

@@ -218,6 +218,7 @@ async def wait_for_facts(url: str, key: str, mission: str) -> int:
         return answer.status_code
 
 
+@pytest.mark.long
 async def test_no_request_fails_while_a_version_takes_anothers_place(
     cluster: Cluster, demo: dict[str, str], tmp_path: Path
 ) -> None:
@@ -258,6 +259,7 @@ async def test_no_request_fails_while_a_version_takes_anothers_place(
             await balancer.close()
 
 
+@pytest.mark.long
 async def test_an_older_version_comes_back_until_what_it_needs_is_gone(
     cluster: Cluster, demo: dict[str, str], tmp_path: Path
 ) -> None:

@@ -24,6 +24,18 @@ def test_a_skipped_test_fails_the_run_only_in_ci(
     assert ("CI_NO_SKIPS is set" in done.stdout) == bool(code)
 
 
+TWO = "import pytest\n\n@pytest.mark.long\ndef test_of_minutes():\n    pass\n\ndef test_of_seconds():\n    pass\n"
+
+
+@pytest.mark.parametrize(("option", "said"), [("--short", "1 passed, 1 skipped"), ("--strict-markers", "2 passed")])
+def test_a_short_run_leaves_out_what_needs_minutes_and_counts_it(option: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = long: minutes\n")
+    (tmp_path / "test_two.py").write_text(TWO)
+    done = run(tmp_path, {}, option, "-rs")
+    assert said in done.stdout and done.returncode == 0, done.stdout
+    assert ("make test WHOLE=1" in done.stdout) == (option == "--short")
+
+
 GROUP = """
 import os, pytest
 

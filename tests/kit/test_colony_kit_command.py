@@ -65,6 +65,7 @@ def reference(tmp_path: Path) -> Iterator[tuple[str, str]]:
         os.kill(int(pid.read_text()), 9)
 
 
+@pytest.mark.long
 def test_the_reference_colony_passes(reference: tuple[str, str], tmp_path: Path) -> None:
     url, restart = reference
     done = kit(url, "--json", "--junit", str(tmp_path / "kit.xml"), "--restart-command", restart)

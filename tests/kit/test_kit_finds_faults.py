@@ -15,7 +15,7 @@ from colony_kit.of_colony.play import Pace
 from colony_kit.report import Report
 from tests.kit.small_colony import SmallColony
 
-pytestmark = pytest.mark.xdist_group("wrong-colonies")  # one worker asks them all
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("wrong-colonies")]  # one worker asks them all
 KEYS = parse_keys("kit:key-of-the-conformance-tests,next:key-that-is-rotated-in", "TEST")
 PATIENT = Pace(patience=30, answer=20, quiet=0.3, underway=0.5, slow=0.5, away=0.4, lease=5, time_budget=0.5, late=10)
 QUICK = Pace(patience=3, answer=5, quiet=0.3, underway=0.3, slow=0.4, away=0.3, lease=1, time_budget=0.4, late=0.8)

@@ -27,6 +27,7 @@ together = pytest.mark.xdist_group("wrong-roots")  # one worker asks them all
 COMMAND = [sys.executable, "-m", "app.cli.main"]
 
 
+@pytest.mark.long
 @pytest.mark.xdist_group("instance")  # a whole instance, one at a time
 def test_the_root_passes(tmp_path: Path) -> None:
     """`up` with the kit in the place of the colony, then the kit with what `up` says in kit_env."""
@@ -192,6 +193,7 @@ async def own_world(cluster: Cluster, demo: dict[str, str]) -> AsyncIterator[Wor
             await world.close()
 
 
+@pytest.mark.long
 @together
 @pytest.mark.parametrize("kind", WRONG, ids=lambda kind: kind.__name__)
 def test_a_root_that_is_wrong_is_found(found: dict[type[Lane], Report], kind: type[Lane]) -> None:
@@ -201,12 +203,14 @@ def test_a_root_that_is_wrong_is_found(found: dict[type[Lane], Report], kind: ty
         assert words in failed[id]
 
 
+@pytest.mark.long
 @together
 def test_the_root_behind_a_lane_passes(found: dict[type[Lane], Report]) -> None:
     """What is found of the wrong ones is not of the lanes."""
     assert {one.id: one.evidence for one in found[Lane].results if one.outcome != "pass"} == {}
 
 
+@pytest.mark.long
 @together
 def test_a_member_too_many_is_read_and_what_cannot_be_read_is_asked_nothing_else(
     found: dict[type[Lane], Report],

@@ -92,6 +92,7 @@ BEGINNINGS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.anyio
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example(beginning="plain", ahead=0, steps=["busy", "cancel"])

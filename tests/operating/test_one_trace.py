@@ -7,7 +7,7 @@ from tests.operating.conftest import Operated
 from tests.walks.conftest import until
 from tests.walks.test_kills import approve_all, restore_crm, state
 
-pytestmark = pytest.mark.xdist_group("operating")
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("operating")]
 CALLER = "4bf92f3577b34da6a3ce929d0e0e4736"
 CANARY = "kanarienvogel"
 BEGAN = "mission-root-api POST /v1/missions"

@@ -71,6 +71,7 @@ def loaded(instance: Operated) -> Operated:
 
 
 @pytest.mark.prometheus
+@pytest.mark.long
 @pytest.mark.parametrize("panel", PANELS)
 def test_every_panel_shows_something(loaded: Operated, panel: dict[str, Any]) -> None:
     assert loaded.prometheus is not None
@@ -80,6 +81,7 @@ def test_every_panel_shows_something(loaded: Operated, panel: dict[str, Any]) ->
 
 
 @pytest.mark.prometheus
+@pytest.mark.long
 @pytest.mark.parametrize("name", sorted(alerts()))
 def test_every_alert_looks_at_something_that_is_there(loaded: Operated, name: str) -> None:
     assert loaded.prometheus is not None
@@ -91,6 +93,7 @@ def test_every_alert_looks_at_something_that_is_there(loaded: Operated, name: st
 
 
 @pytest.mark.prometheus
+@pytest.mark.long
 def test_the_names_that_a_platform_expects_are_recorded(loaded: Operated) -> None:
     assert loaded.prometheus is not None
     seen = loaded.prometheus

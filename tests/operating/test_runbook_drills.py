@@ -12,7 +12,7 @@ from tests.operating.prometheus import alerts
 from tests.operating.scene import DO, OVER, SEE, Scene, Shell, blocks
 from tests.walks.conftest import until
 
-pytestmark = pytest.mark.xdist_group("operating")
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("operating")]
 PAGES = sorted(rule["annotations"]["runbook_url"].rpartition("/")[2].removesuffix(".md") for rule in alerts().values())
 PAGES = list(dict.fromkeys(PAGES))
 

@@ -189,6 +189,7 @@ async def test_a_line_that_hangs_fails_alone(world: World) -> None:
     assert "s3cret" not in json.dumps(found.__dict__)
 
 
+@pytest.mark.long
 async def test_the_command_says_it_and_ends_by_it(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -85,6 +85,7 @@ async def lived(house: House, dice: random.Random) -> Life:
     return life
 
 
+@pytest.mark.long
 async def test_fifty_missions_are_the_same_again_and_nothing_leaves(
     house: House, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -30,7 +30,7 @@ from tests.tryton.prepare import DATABASE, USERS
 from tests.tryton.server import Tryton
 from tests.tryton.wire import wire
 
-pytestmark = pytest.mark.xdist_group("tryton")
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("tryton")]
 LOCAL = frozenset({"127.0.0.1"})
 
 

@@ -23,7 +23,7 @@ from tests.world import World
 from tests.world.checks import hire, inspector
 from tests.world.colony import proposal
 
-pytestmark = pytest.mark.xdist_group("tryton")
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("tryton")]
 READ = {"CONNECTOR_DEMO__TRYTON_READ": f"root-read:{USERS['root-read']}"}
 WRITE = {"CONNECTOR_DEMO__TRYTON_WRITE": f"root-write:{USERS['root-write']}"}
 TRANSITIONS = """

@@ -17,7 +17,7 @@ from app.ledger import public_text, signer
 from tests.walks.conftest import Instance, until
 from tests.walks.test_kills import restore_crm
 
-pytestmark = pytest.mark.xdist_group("instance")
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("instance")]
 
 REPOSITORY = Path(__file__).parents[2]
 PAGE = (REPOSITORY / "docs/quickstart.md").read_text()

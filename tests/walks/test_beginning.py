@@ -10,7 +10,7 @@ import pytest
 
 from tests.walks.conftest import COMMAND, Instance, alive, answers
 
-pytestmark = pytest.mark.xdist_group("instance")
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("instance")]
 KEYS = {
     "submitter",
     "operator",

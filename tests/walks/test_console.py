@@ -12,7 +12,7 @@ from tests.browser.chromium import chromium
 from tests.walks.conftest import COMMAND, Instance, until
 from tests.walks.test_kills import create, restore_crm, state
 
-pytestmark = [pytest.mark.chromium, pytest.mark.xdist_group("instance")]
+pytestmark = [pytest.mark.chromium, pytest.mark.long, pytest.mark.xdist_group("instance")]
 
 
 async def signed_in(browser: Browser, instance: Instance, who: str, **options: Any) -> Page:

@@ -18,7 +18,7 @@ import pytest
 from tests.walks.conftest import Instance, until
 from tests.walks.test_kills import approve_all, changes_in_crm, create, restore_crm, state
 
-pytestmark = pytest.mark.xdist_group("instance")
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("instance")]
 
 ROUNDS = int(os.environ.get("DRAIN_ROUNDS", "2"))
 LONGEST_S = 10.0

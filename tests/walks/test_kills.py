@@ -10,7 +10,7 @@ import pytest
 from tests.walks.conftest import Instance, until
 
 # whatever starts a whole instance wants the usual port: two at once would take it from each other
-pytestmark = pytest.mark.xdist_group("instance")
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("instance")]
 
 
 def seen(client: httpx.Client, mission: str, type: str) -> bool:

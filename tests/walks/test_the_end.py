@@ -15,7 +15,7 @@ import pytest
 from tests.walks.conftest import COMMAND, Instance, alive, answers, until
 from tests.walks.test_kills import create
 
-pytestmark = pytest.mark.xdist_group("instance")
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("instance")]
 SAME = ("base_url", "internal_url", "colony_url", "crm_url", "metrics_urls", "keys", "databases", "kit_env")
 
 
