@@ -94,10 +94,18 @@ def threads_left() -> list[str]:
 
 
 async def finished(in_hand: Collection[asyncio.Future[Any]], within_s: float = DRAIN_S) -> bool:
-    """Whether what is in hand ends in time. What does not is cancelled: its lease runs out, and somebody else looks at it."""
+    """Whether what is in hand ends in time. What does not is cancelled: its lease runs out, and somebody else looks at it.
+
+    So is all of it when the wait itself is cancelled: a busy loop may be so late that whoever waits for this wait is first.
+    """
     if not in_hand:
         return True
-    _, late = await asyncio.wait(in_hand, timeout=within_s)
+    try:
+        _, late = await asyncio.wait(in_hand, timeout=within_s)
+    except asyncio.CancelledError:
+        for one in in_hand:
+            one.cancel()
+        raise
     for one in late:
         one.cancel()
     if late:

@@ -33,6 +33,17 @@ async def for_ever() -> None:
     await asyncio.Event().wait()
 
 
+async def test_what_is_in_hand_is_cancelled_with_the_wait_for_it() -> None:
+    """A loop that is late runs two timers in one turn, and the outer one may come first."""
+    inner = asyncio.ensure_future(for_ever())
+    waiting = asyncio.ensure_future(process.finished([inner], 3600))
+    async with asyncio.timeout(10):
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.gather(waiting, inner, return_exceptions=True)
+    assert waiting.cancelled() and inner.cancelled()
+
+
 async def test_a_review_is_let_go_even_when_other_work_is_late(world: World) -> None:
     """Whatever is left in hand would go on without its database."""
     await begin(world)

@@ -128,9 +128,11 @@ class Courier:
 
     async def stop(self) -> None:
         """After its loops were cancelled: what is being sent is waited for as long as a process that ends may wait."""
-        if not await process.finished(set(self.sending)):
-            log.warning("webhooks that were being sent are left to the next worker")
-        await self.client.aclose()
+        try:
+            if not await process.finished(set(self.sending)):
+                log.warning("webhooks that were being sent are left to the next worker")
+        finally:
+            await self.client.aclose()
 
 
 async def post(client: httpx.AsyncClient, message: Message) -> Tried:
