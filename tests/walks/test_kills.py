@@ -1,9 +1,14 @@
 """kill -9 of each process in the middle of a mission: every mission ends completed, and nothing happens twice."""
 
+import asyncio
 import json
 import sqlite3
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import asyncpg
 import httpx
 import pytest
 
@@ -93,6 +98,66 @@ def reviews(client: httpx.Client, packet: dict[str, Any]) -> list[dict[str, Any]
             url = f"/v1/missions/{packet['mission']['id']}/artifacts/{artifact['id']}"
             found.append(client.get(url).raise_for_status().json()["content"])
     return found
+
+
+@contextmanager
+def locked(instance: Instance, missions: list[str]) -> Iterator[None]:
+    """Nobody else can change these missions meanwhile."""
+    with asyncio.Runner() as runner:
+        connection = runner.run(asyncpg.connect(instance.said["databases"]["owner"]))
+        try:
+            runner.run(connection.execute("BEGIN"))
+            runner.run(
+                connection.fetch("SELECT 1 FROM mission WHERE id = ANY ($1::text[]::uuid[]) FOR UPDATE", missions)
+            )
+            yield
+        finally:
+            runner.run(connection.close())
+
+
+def facts(instance: Instance, missions: list[str]) -> int:
+    rows = instance.sql("SELECT count(*) FROM ledger WHERE subject = ANY ($1::text[]::uuid[])", missions)
+    return int(rows[0][0])
+
+
+def taken_apart(instance: Instance) -> int:
+    """How many calls with the words of several missions have failed as a whole, and were taken one mission after another."""
+    return (instance.data_dir / "logs" / "serve.log").read_text().count("a call of many is taken one by one")
+
+
+def test_a_call_of_many_that_a_kill_cuts_in_two_is_taken_once(instance: Instance) -> None:
+    """What it says of most of its missions is kept, of the others it cannot be, and the root dies. The colony says all of it again."""
+    before = taken_apart(instance)
+    with instance.client("submitter") as client:
+        missions = [
+            create(client, "oracle_advisory", "What happens before a writeback is executed?") for _ in range(24)
+        ]
+        until(lambda: seen(client, missions[0], "mission.running"), "they are under way")
+        some, others = missions[::4], [one for n, one in enumerate(missions) if n % 4]
+        with locked(instance, some):
+            until(lambda: taken_apart(instance) > before, "a call of many is under way")
+            kept = facts(instance, others)
+            until(lambda: facts(instance, others) > kept, "what it says of some of its missions is kept")
+            instance.kill("serve")
+        for mission in missions:
+            until(lambda mission=mission: state(client, mission) in ("completed", "failed"), f"{mission} has ended")
+        for mission in missions:
+            packet = client.get(f"/v1/missions/{mission}/packet").raise_for_status().json()
+            assert packet["mission"]["state"] == "completed", packet["mission"]
+            assert [one["reviewer"] for one in reviews(client, packet)] == ["root"]
+            assert not twice(client, mission)
+
+
+def twice(client: httpx.Client, mission: str) -> dict[Any, int]:
+    """What one attempt of a colony has said more often than once, of what it says once."""
+    items = client.get(f"/v1/missions/{mission}/events", params={"limit": 200}).raise_for_status().json()["items"]
+    said = Counter(
+        (item["type"], item["body"]["attempt"], item["body"].get("stage"))
+        for item in items
+        if item["type"] in ("stage.started", "stage.completed", "colony.signalled")
+    )
+    assert said, items
+    return {what: count for what, count in said.items() if count > 1}
 
 
 @pytest.mark.parametrize("victim", ["executor", "crm", "worker"])
