@@ -10,7 +10,7 @@ does not, and the first thing that is wrong is named. 2: the packet cannot be re
 What is checked against signed facts: the chain of facts, artifacts, citations against the cited bytes, the review's verdict,
 what was approved by whom against what was executed and read back, what was asked about it, answered, and open at each decision,
 and to which roles it was handed and why. What only the manifest holds: packet.html, receipts (but for what a human vouched
-for, and who), comments, reasons of policy, the public keys of approvers, and times beside those of the facts; whoever can
+for, who, and why), reasons of policy, the public keys of approvers, and times beside those of the facts; whoever can
 rewrite the manifest can rewrite those. A signed decision whose key is not in the packet (it was revoked since) is counted,
 not checked.
 It shares no code with the service that wrote the packet, on purpose; signatures (Ed25519) are verified in this file, too.
@@ -180,6 +180,11 @@ def loaded(where, data):
 
 def sha256(data):
     return hashlib.sha256(data).hexdigest()
+
+
+def hash_of(said):
+    """The hash of what somebody said, or None."""
+    return None if said is None else sha256(said.encode())
 
 
 def need(holds, where, what):
@@ -504,14 +509,14 @@ def check_approvals(files, facts, tenant):
             states[id] = "pending"
         else:
             states[id] = body["state"]
-            votes.setdefault(id, {})[fact["actor"]] = body["verdict"]
+            votes.setdefault(id, {})[fact["actor"]] = [body["verdict"], body["comment_sha256"]]
     for id, (where, said) in found.items():
         need(id in states, where, "is named by no fact")
         same(where, "the state", said["state"], states[id])
         same(
             where,
-            "who decided what",
-            {f"principal:{one['approver']}": one["verdict"] for one in said["decisions"]},
+            "who decided what, and the hash of why",
+            {f"principal:{one['approver']}": [one["verdict"], hash_of(one["comment"])] for one in said["decisions"]},
             votes.get(id, {}),
         )
         same(where, "the number of decisions", len(said["decisions"]), len(votes.get(id, {})))
@@ -652,6 +657,7 @@ def check_writebacks(files, facts, approvals):
             same(where, "what a human vouched for", word.get("vouched"), body.get("vouched"))
             if "vouched" in body:
                 same(where, "who vouched for it", f"principal:{word.get('by')}", settled[id]["actor"])
+                same(where, "the hash of why", hash_of(word.get("comment")), body["comment_sha256"])
             same_bytes = said["observed"] == said["payload"]
             need(
                 said["state"] != "succeeded" or same_bytes,

@@ -212,6 +212,8 @@ async def test_what_was_asked_open_and_handed_on_is_held_against_the_facts(conte
     edits: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         "none was open": (lambda one: one["decisions"][0].update(open_questions=0), "open when it was decided"),
         "more were open": (lambda one: one["decisions"][0].update(open_questions=2), "open when it was decided"),
+        "another comment": (lambda one: one["decisions"][0].update(comment="Trust me."), "the hash of why"),
+        "no comment": (lambda one: one["decisions"][0].update(comment=None), "the hash of why"),
         "another question": (lambda one: one["questions"][1].update(question="Shall we?"), "the hash of the question"),
         "another answer": (lambda one: one["questions"][0].update(answer="Trust me."), "the hash of the answer"),
         "another reason": (lambda one: one["handed"][0].update(reason="no reason"), "hand-on 1"),
@@ -223,6 +225,7 @@ async def test_what_was_asked_open_and_handed_on_is_held_against_the_facts(conte
     }
     first = json.loads(contents["approvals.jsonl"].splitlines()[0])
     assert [one["open_questions"] for one in first["decisions"]] == [1] and len(first["handed"]) == 2
+    assert first["decisions"][0]["comment"]
 
     def in_packet(edit: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], None]:
         return lambda said: [edit(one) for one in said["approvals"] if one["id"] == first["id"]] and None
@@ -336,7 +339,10 @@ async def test_a_humans_word_on_a_change_is_held_against_the_fact(world: World, 
     true = verdict(contents)
     assert true["holds"] and true["vouched"] == 1, true
     assert "executed and read back; but for 1 that a human's word ended" in "\n".join(offline.printed(true))
-    for member, other in (("vouched", "not_applied"), ("vouched", None), ("by", str(uuid4())), ("by", None)):
+    for member, other in (
+        ("vouched", "not_applied"), ("vouched", None), ("by", str(uuid4())), ("by", None),
+        ("comment", "Nobody looked."), ("comment", None),
+    ):  # fmt: skip
 
         def lie(said: dict[str, Any], member: str = member, other: str | None = other) -> None:
             receipt = json.loads(said["receipt"]) | {member: other}

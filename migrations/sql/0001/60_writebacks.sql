@@ -766,7 +766,7 @@ CREATE FUNCTION decide(p_tenant uuid, p_approval uuid, p_secret text, p_version 
 RETURNS TABLE (outcome text, state text, version int, approver uuid, not_before timestamptz)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
 #variable_conflict use_column
-DECLARE a public.approval; r public.approval_rule; m record; who uuid; n_ok int; n_no int; say text; next_state text; unanswered int;
+DECLARE a public.approval; r public.approval_rule; m record; who uuid; n_ok int; n_no int; say text; next_state text; unanswered int; why text;
 BEGIN
   PERFORM require_tenant(p_tenant);
   SELECT x.state INTO m FROM public.mission x
@@ -797,7 +797,7 @@ BEGIN
   BEGIN
     INSERT INTO public.decision (tenant, approval, approver, requested_by, payload_sha256, verdict, comment, signature)
       VALUES (p_tenant, p_approval, who, a.requested_by, p_sha256, p_verdict, NULLIF(btrim(p_comment), ''), p_signature)
-      RETURNING open_questions INTO unanswered;
+      RETURNING open_questions, comment INTO unanswered, why;
     SELECT v.n_ok, v.n_no INTO n_ok, n_no FROM votes(p_tenant, p_approval, a.may_decide, a.must_hold, r.comment_required) v;
     -- Votes may count again since a role was given back: a rejection then approves nothing all the same.
     next_state := CASE WHEN n_no >= a.deny_threshold THEN 'rejected'
@@ -817,7 +817,7 @@ BEGIN
     'approval', a.id, 'subject', a.subject, 'writeback', a.writeback, 'verdict', p_verdict,
     'payload_sha256', encode(a.payload_sha256, 'hex'), 'state', a.state, 'approvals', n_ok, 'required', a.required,
     'rule', a.rule, 'rule_version', a.rule_version, 'not_before', a.not_before,
-    'open_questions', unanswered));
+    'open_questions', unanswered, 'comment_sha256', encode(sha256(convert_to(why, 'UTF8')), 'hex')));
   RETURN QUERY SELECT CASE next_state WHEN 'pending' THEN 'recorded' ELSE next_state END, a.state, a.version, who, a.not_before;
 END $$;
 
@@ -1002,7 +1002,7 @@ CREATE FUNCTION vouch(p_tenant uuid, p_writeback uuid, p_secret text, p_found te
 RETURNS TABLE (outcome text, who uuid, not_before timestamptz)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
 #variable_conflict use_column
-DECLARE a public.approval; e public.execution; actor uuid; say text; ripe constant interval := '10 minutes';
+DECLARE a public.approval; e public.execution; actor uuid; say text; ripe constant interval := '10 minutes'; why text := left(p_comment, 2000);
 BEGIN
   PERFORM require_tenant(p_tenant);
   IF p_found IS NULL OR p_found NOT IN ('applied', 'not_applied', 'cannot_tell') THEN
@@ -1023,13 +1023,14 @@ BEGIN
     END;
   IF say IS NOT NULL THEN RETURN QUERY SELECT say, actor, e.started_at + ripe; RETURN; END IF;
   UPDATE public.execution x SET state = 'failed', fence = x.fence + 1, lease_until = clock_timestamp(), settled_at = clock_timestamp(),
-      receipt = convert_to(jsonb_build_object('finding', 'vouched', 'vouched', p_found, 'by', actor, 'comment', left(p_comment, 2000),
+      receipt = convert_to(jsonb_build_object('finding', 'vouched', 'vouched', p_found, 'by', actor, 'comment', why,
                                               'detail', left(p_said, 2000))::text, 'UTF8')
     WHERE x.tenant = p_tenant AND x.writeback = p_writeback;
   DELETE FROM public.work x WHERE x.tenant = p_tenant AND x.kind = 'execute' AND x.subject = p_writeback;
   PERFORM wall_fact(p_tenant, a.mission, 'writeback.settled', 'principal:' || actor, jsonb_build_object(
     'writeback', p_writeback, 'state', 'failed', 'attempts', e.attempts, 'payload_sha256', encode(e.payload_sha256, 'hex'),
-    'observed_sha256', encode(e.observed_sha256, 'hex'), 'vouched', p_found));
+    'observed_sha256', encode(e.observed_sha256, 'hex'), 'vouched', p_found,
+    'comment_sha256', encode(sha256(convert_to(why, 'UTF8')), 'hex')));
   PERFORM tell_mission(p_tenant, a.mission);
   RETURN QUERY SELECT 'vouched', actor, e.started_at + ripe;
 END $$;
