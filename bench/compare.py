@@ -71,7 +71,7 @@ def limits(size: Size, ours: Product, limit: Limit) -> Rounds[Loaded]:
         players[of_tenants(count)] = accepting(
             size,
             lambda name, seconds, count=count: ours.accept_of_tenants(
-                f"tenants-{name}", seconds, size.connections, count
+                f"tenants-{count}-{name}", seconds, size.connections, count
             ),
         )
     return interleave(size.rounds, players)
