@@ -130,6 +130,7 @@ async def test_a_decision_and_the_cancellation_of_its_mission(world: World) -> N
 # The other races are run at the wall's own doors, where the executor and the timers stand.
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", PAIRS)
 async def test_two_calls_at_once_end_in_an_allowed_way(ground: Ground, name: str) -> None:
     seed = random.SystemRandom().randrange(1_000_000)

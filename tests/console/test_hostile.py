@@ -155,6 +155,7 @@ async def hostile_change(world: World, payloads: list[str]) -> tuple[dict[str, A
     return approval, said
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", range(0, len(PAYLOADS), 8))
 async def test_hostile_words_in_every_place(world: World, number: int) -> None:
     """What `hostile_change` lists, and besides: reason of an edit, edited value, comment, why a switch was thrown, search, filter,

@@ -211,6 +211,7 @@ SPOILED: dict[str, Callable[[dict[str, Any]], None]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("what", SPOILED)
 async def test_a_file_that_cannot_be_played_to_its_end_ends_its_replay(world: World, what: str) -> None:
     _, data = await exported(world)

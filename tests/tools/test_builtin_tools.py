@@ -322,6 +322,7 @@ async def test_no_connection_to_the_database_is_held_while_a_target_is_asked(wor
         problem(answer, "upstream_unavailable")
 
 
+@pytest.mark.long
 async def test_a_crm_that_never_answers_is_named_as_the_cause(world: World) -> None:
     """It takes the connection, and says nothing: what the colony hears can be counted when it gives up."""
     with socket.create_server(("127.0.0.1", 0)) as frozen:

@@ -463,6 +463,7 @@ async def test_a_server_that_says_its_tools_changed_is_looked_at_before_the_next
 # --- bad days
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("tool", "arguments", "code", "cause"),
     [
@@ -543,6 +544,7 @@ async def test_the_breaker_leaves_a_broken_server_alone(world: World, odd: Odd) 
     assert (await shown(world))["breaker"]["state"] == "up"
 
 
+@pytest.mark.long
 async def test_a_server_that_hangs_holds_nobody_longer_than_its_time(world: World, odd: Odd, monkeypatch: Any) -> None:
     await register(world, odd, timeout_s=0.5)
     life = await mission_with(world, "odd.echo")
