@@ -347,6 +347,8 @@ def judge(task: tuple[Cluster, Mutation, int]) -> tuple[Mutation, str | None]:
         try:
             admin = await asyncpg.connect(cluster.url("admin", name))
             try:
+                # a loop that has lost its end would run for ever, and whoever waits for the oldest transaction with it
+                await admin.execute(f"ALTER DATABASE {name} SET statement_timeout = '60s'")
                 for statement in statements:
                     await admin.execute(statement)
             except asyncpg.PostgresError as refused:
