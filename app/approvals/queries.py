@@ -37,7 +37,7 @@ IDS = "SELECT a.id FROM approval a WHERE a.tenant = :tenant"
 ONE = text(f"{SELECT} AND a.id = :id")
 OF_MISSION = text(f"{SELECT} AND a.mission = :mission ORDER BY a.created_at, a.id LIMIT 1000")
 DECISIONS = text("""SELECT approver, verdict, comment, decided_at, open_questions FROM decision
-                    WHERE tenant = :tenant AND approval = :approval ORDER BY decided_at""")
+                    WHERE tenant = :tenant AND approval = :approval ORDER BY decided_at, approver""")
 
 
 @dataclass(frozen=True)

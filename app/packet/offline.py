@@ -9,10 +9,10 @@ does not, and the first thing that is wrong is named. 2: the packet cannot be re
 
 What is checked against signed facts: the chain of facts, artifacts, citations against the cited bytes, the review's verdict,
 what was approved by whom against what was executed and read back, what was asked about it, answered, and open at each decision,
-and to which roles it was handed and why. What only the manifest holds: packet.html, receipts (but for what a human vouched
-for, who, and why), reasons of policy, the public keys of approvers, and times beside those of the facts; whoever can
-rewrite the manifest can rewrite those. A signed decision whose key is not in the packet (it was revoked since) is counted,
-not checked.
+to which roles it was handed, and who took it back or revised it, each with why. What only the manifest holds: packet.html,
+receipts (but for what a human vouched for, who, and why), whose requests they were, reasons of policy, the public keys
+of approvers, and times beside those of the facts; whoever can rewrite the manifest can rewrite those. A signed decision
+whose key is not in the packet (it was revoked since) is counted, not checked.
 It shares no code with the service that wrote the packet, on purpose; signatures (Ed25519) are verified in this file, too.
 """
 
@@ -47,6 +47,11 @@ STATES = (
     "cancelled",
     "denied",
 )
+
+
+# What the file of a kind holds beside what packet.json shows of it, and what that shows of a decision.
+BESIDE = {"approvals": set(), "writebacks": {"observed", "observed_sha256"}, "policy_decisions": {"inputs"}}
+DECISION = ("approver", "verdict", "comment", "decided_at", "open_questions")
 
 
 class Wrong(Exception):
@@ -523,10 +528,39 @@ def check_approvals(files, facts, tenant):
         for one in said["decisions"]:
             same(where, "the hash that the approver saw", one["payload_sha256"], said["payload_sha256"])
             signatures.append(check_signature(where, tenant, said, one))
+    check_terms(facts, found)
     check_questions(facts, found)
     check_open(facts, found)
     check_handed(facts, found)
     return found, signatures
+
+
+def check_terms(facts, approvals):
+    """Under which rule each approval was at last, who broke the glass for it, and who took it back or asked for something else
+    instead, and why."""
+    told = {id: {"broken_by": None, "note": None, "withdrawn_by": None} for id in approvals}
+    for fact in facts.of("approval.opened", "approval.glass_broken", "approval.closed", "approval.superseded"):
+        body, kind = fact["body"], fact["type"]
+        need(body["approval"] in told, "approvals.jsonl", f"the approval that {fact['where']} names is missing")
+        terms = told[body["approval"]]
+        if kind in ("approval.opened", "approval.glass_broken"):
+            terms |= {"rule": [body["rule"], body["rule_version"]], "required": body["required"]}
+        if kind == "approval.glass_broken":
+            terms["broken_by"] = fact["actor"]
+        if "note_sha256" in body:
+            terms["note"] = body["note_sha256"]
+            terms["withdrawn_by"] = fact["actor"] if kind == "approval.closed" else None
+        if kind == "approval.superseded":
+            told.setdefault(body["new_approval"], {})["edited_by"] = fact["actor"]
+    for id, (where, said) in approvals.items():
+        terms, by, glass = told[id], said["withdrawn_by"], said["glass"]
+        same(where, "its rule", [said["rule"]["id"], said["rule"]["version"]], terms["rule"])
+        same(where, "how many have to approve", said["required"], terms["required"])
+        same(where, "who broke the glass", glass and f"principal:{glass['broken_by']}", terms["broken_by"])
+        same(where, "the hash of why it was taken back or revised", hash_of(said["note"]), terms["note"])
+        same(where, "who took it back", by and f"principal:{by}", terms["withdrawn_by"])
+        if "edited_by" in terms:
+            same(where, "who asked for this instead", f"principal:{said['edited_by']}", terms["edited_by"])
 
 
 def check_questions(facts, approvals):
@@ -704,32 +738,29 @@ def check_packet(files, facts, artifacts, review, approvals, writebacks, policy,
         if member in packet["mission"] and envelope is not None:
             same(name, member, packet["mission"][member], envelope[member])
     for part, known in (("approvals", approvals), ("writebacks", writebacks), ("policy_decisions", policy)):
-        for one in packet[part]:
-            need(one["id"] in known, name, f"one of its {part} is in no other file")
-            full = known[one["id"]][1]
-            for member in sorted(set(one) - {"decisions", "payload", "receipt", "read_back"}):
-                same(name, f"{part} {one['id']}: {member}", one[member], full.get(member))
-            for member in (
-                ("payload", "receipt") if part == "writebacks" else ("payload",) if part == "approvals" else ()
-            ):
-                said = full[member] if part == "approvals" or full[member] is None else json.loads(full[member])
-                same(name, f"{part} {one['id']}: {member}", one[member], said)
-            if part == "writebacks":
-                observed = json.loads(full["observed"])["changes"] if full["observed"] else None
-                same(name, f"{part} {one['id']}: what was read back", one["read_back"], observed)
-            for decision in one.get("decisions", []):
-                need(
-                    any(decision.items() <= other.items() for other in full["decisions"]),
-                    name,
-                    f"a decision on {one['id']} is another one",
-                )
-        need(
-            len(packet[part]) == min(len(known), 500 if part == "policy_decisions" else 1000),
-            name,
-            f"it shows other {part}",
-        )
+        check_shown(name, part, packet[part], known)
     check_answer(name, packet, artifacts, review)
     return packet
+
+
+def check_shown(name, part, shown, known):
+    """What it shows of one kind is all of that, and in every member what the file of that kind says."""
+    most = 500 if part == "policy_decisions" else 1000
+    need(len(shown) == min(len(known), most), name, f"it shows other {part}")
+    need(len({one["id"] for one in shown}) == len(shown), name, f"one of its {part} stands twice")
+    for one in shown:
+        need(one["id"] in known, name, f"one of its {part} is in no other file")
+        full, what = known[one["id"]][1], f"{part} {one['id']}"
+        same(name, f"{what}: its members", sorted(one), sorted(set(full) - BESIDE[part]))
+        for member in sorted(one):
+            said = full[member]
+            if member == "decisions":
+                said = [{name: vote[name] for name in DECISION} for vote in said]
+            elif member == "read_back":
+                said = json.loads(full["observed"])["changes"] if full["observed"] else None
+            elif part == "writebacks" and member in ("payload", "receipt"):
+                said = json.loads(said) if said is not None else None
+            same(name, f"{what}: {member}", one[member], said)
 
 
 def check_answer(name, packet, artifacts, review):

@@ -16,12 +16,14 @@ import pytest
 
 from app.packet import offline
 from colony_client.artifacts import Claim
+from tests.approvals.desk import awaiting, seen
+from tests.approvals.test_interventions import act
 from tests.approvals.test_vouching import left_unknown
 from tests.conftest import DEMO, Cluster, fresh
 from tests.life.test_moves import REACH
 from tests.packet.zips import KEY, ZIP, Contents, anchor, closed, edited, fetched, opened, with_store, written
 from tests.world import World
-from tests.world.checks import inspector, pending_change, problem
+from tests.world.checks import hire, inspector, pending_change, problem
 from tests.world.colony import aggregation
 from tests.world.life import Life, demo, give_guide, in_state, under_way
 
@@ -195,6 +197,15 @@ async def test_every_part_of_what_the_packet_shows_is_held_against_the_rest(cont
         "an approval less": lambda said: said["approvals"].pop(),
         "who approved": lambda said: said["approvals"][0]["decisions"][0].update(approver="00000000-0000-7000-8000-000000000000"),
         "what was asked": lambda said: said["approvals"][0]["questions"][0].update(question="Another?"),
+        "a decision less": lambda said: said["approvals"][0]["decisions"].pop(),
+        "a decision twice": lambda said: said["approvals"][0]["decisions"].append(said["approvals"][0]["decisions"][0]),
+        "a comment left out": lambda said: said["approvals"][0]["decisions"][0].pop("comment"),
+        "nothing of a decision": lambda said: said["approvals"][0]["decisions"][0].clear(),
+        "no questions": lambda said: said["approvals"][0].pop("questions"),
+        "no hand-ons": lambda said: said["approvals"][0].pop("handed"),
+        "an approval in place of another": lambda said: said["approvals"].__setitem__(1, said["approvals"][0]),
+        "a change without its receipt": lambda said: said["writebacks"][0].pop("receipt"),
+        "a policy decision without its reason": lambda said: said["policy_decisions"][0].pop("reason"),
         "how many were open": lambda said: said["approvals"][0]["decisions"][0].update(open_questions=0),
         "to whom it was handed": lambda said: said["approvals"][0]["handed"][0].update(to="policy_owner"),
         "a change": lambda said: said["writebacks"][0]["payload"]["changes"].update(status="won"),
@@ -356,6 +367,57 @@ async def test_a_humans_word_on_a_change_is_held_against_the_fact(world: World, 
         forged = edited(edited(contents, "writebacks.jsonl", lie, 0), "packet.json", lied)
         wrong = verdict(forged)["wrong"]
         assert wrong is not None and wrong["where"].startswith("writebacks.jsonl"), (member, other)
+
+
+async def test_what_became_of_approvals_besides_votes_is_held_against_the_facts(world: World, tmp_path: Path) -> None:
+    """Taken back, revised, and decided behind a broken glass: who, why, and under which rule."""
+    life = await awaiting(world, proposals=3)
+    withdrawn, revised, broken = await life.approvals()
+    holder = await hire(world, "glenda", "break_glass")
+    for answer in (
+        await act(world.operator, withdrawn, "cancel", payload_sha256=None),
+        await act(world.operator, revised, "revisions", changes={"status": "step 9"}),
+        await act(holder.http, broken, "break-glass"),
+    ):
+        assert answer.is_success, answer.text
+    successor = (await seen(world, revised))["successor_approval"]
+    contents = opened(await fetched(life))
+
+    def verdict(contents: Contents) -> dict[str, Any]:
+        return offline.verify(closed(contents, tmp_path / "packet.zip", fitting=True), without_anchors=True)
+
+    assert verdict(contents)["holds"], verdict(contents)["wrong"]
+    other = str(uuid4())
+    lies: list[tuple[str, str, Callable[[dict[str, Any]], Any]]] = [
+        (withdrawn["id"], "the hash of why it was taken back", lambda one: one.update(note="nobody minded")),
+        (withdrawn["id"], "the hash of why it was taken back", lambda one: one.update(note=None)),
+        (withdrawn["id"], "who took it back", lambda one: one.update(withdrawn_by=other)),
+        (withdrawn["id"], "who took it back", lambda one: one.update(withdrawn_by=None)),
+        (revised["id"], "the hash of why it was taken back", lambda one: one.update(note="nobody minded")),
+        (revised["id"], "who took it back", lambda one: one.update(withdrawn_by=other)),
+        (successor, "who asked for this instead", lambda one: one.update(edited_by=other)),
+        (successor, "who asked for this instead", lambda one: one.update(edited_by=None)),
+        (broken["id"], "who broke the glass", lambda one: one.update(glass=None)),
+        (broken["id"], "who broke the glass", lambda one: one["glass"].update(broken_by=other)),
+        (broken["id"], "its rule", lambda one: one["rule"].update(id=one["glass"]["was_rule"])),
+        (broken["id"], "its rule", lambda one: one["rule"].update(version=7)),
+        (broken["id"], "how many have to approve", lambda one: one.update(required=1)),
+        (withdrawn["id"], "the hash of why", lambda one: one.update(note="")),
+    ]
+    for approval, what, lie in lies:
+        number = next(
+            n for n, line in enumerate(contents["approvals.jsonl"].splitlines()) if json.loads(line)["id"] == approval
+        )
+
+        def lied(said: dict[str, Any], approval: str = approval, lie: Any = lie) -> None:
+            [lie(one) for one in said["approvals"] if one["id"] == approval]
+
+        forged = edited(edited(contents, "approvals.jsonl", lie, number), "packet.json", lied)
+        wrong = verdict(forged)["wrong"]
+        assert wrong is not None and wrong["where"].startswith("approvals.jsonl") and what in wrong["what"], (
+            what,
+            wrong,
+        )
 
 
 async def test_a_source_that_the_mission_was_not_shown_stays_where_it_is(world: World, tmp_path: Path) -> None:

@@ -240,7 +240,8 @@ BEGIN
   UPDATE public.approval x SET state = 'cancelled', note = btrim(p_reason), withdrawn_by = actor
     WHERE x.tenant = p_tenant AND x.id = p_approval RETURNING * INTO a;
   PERFORM wall_fact(p_tenant, a.mission, 'approval.closed', 'principal:' || actor, jsonb_build_object(
-    'approval', a.id, 'subject', a.subject, 'writeback', a.writeback, 'state', a.state, 'was', was));
+    'approval', a.id, 'subject', a.subject, 'writeback', a.writeback, 'state', a.state, 'was', was,
+    'note_sha256', encode(sha256(convert_to(a.note, 'UTF8')), 'hex')));
   RETURN QUERY SELECT 'cancelled', a.state, a.version, actor;
 END $$;
 
@@ -373,7 +374,7 @@ BEGIN
     PERFORM wall_fact(p_tenant, a.mission, 'approval.superseded', 'principal:' || who, jsonb_build_object(
       'approval', a.id, 'subject', a.subject, 'writeback', a.writeback, 'state', a.state, 'was', was,
       'payload_sha256', encode(a.payload_sha256, 'hex'), 'new_approval', made.approval, 'new_writeback', made.writeback,
-      'new_payload_sha256', encode(sha256(p_payload), 'hex')));
+      'new_payload_sha256', encode(sha256(p_payload), 'hex'), 'note_sha256', encode(sha256(convert_to(a.note, 'UTF8')), 'hex')));
   EXCEPTION WHEN SQLSTATE 'RX005' OR check_violation THEN
     SELECT * INTO a FROM public.approval x WHERE x.tenant = p_tenant AND x.id = p_approval;
     RETURN QUERY SELECT 'bad_payload', a.state, a.version, who, NULL::uuid, NULL::uuid; RETURN;
