@@ -198,11 +198,13 @@ class Worker:
                         await asyncio.sleep(COALESCE_S)
                     await wait(woken, pause(due))
             finally:
-                in_time = [
-                    await process.finished({*busy.values()}, HANDED_OUT_S),
-                    await process.finished(self.looking, LOOKING_S),
-                ]
-                if not all(in_time):
+                try:
+                    in_time = await process.finished({*busy.values()}, HANDED_OUT_S)
+                except asyncio.CancelledError:  # that wait was cut short: nobody is to go on looking without a database
+                    for one in self.looking:
+                        one.cancel()
+                    raise
+                if not await process.finished(self.looking, LOOKING_S) or not in_time:
                     log.warning("what is in hand is left to the next worker")
 
     async def dispatch(self, items: list[Item]) -> None:

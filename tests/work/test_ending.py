@@ -44,8 +44,9 @@ async def test_what_is_in_hand_is_cancelled_with_the_wait_for_it() -> None:
     assert waiting.cancelled() and inner.cancelled()
 
 
-async def test_a_review_is_let_go_even_when_other_work_is_late(world: World) -> None:
-    """Whatever is left in hand would go on without its database."""
+@pytest.mark.parametrize("twice", [False, True])
+async def test_a_review_is_let_go_even_when_other_work_is_late(world: World, twice: bool) -> None:
+    """Whatever is left in hand would go on without its database. twice: the wait for it is itself cut short."""
     await begin(world)
     async with broken(world, "hangs", timeout_s=30) as colony:
         review = asyncio.ensure_future(for_ever())
@@ -55,7 +56,10 @@ async def test_a_review_is_let_go_even_when_other_work_is_late(world: World) -> 
             while not colony.calls:
                 await asyncio.sleep(0.01)
             working.cancel()
-            await asyncio.gather(working, return_exceptions=True)
+            if twice:
+                await asyncio.sleep(0)
+                working.cancel()
+            await asyncio.gather(working, review, return_exceptions=True)
     assert review.cancelled()
 
 
