@@ -538,7 +538,9 @@ def check_approvals(files, facts, tenant):
 def check_terms(facts, approvals):
     """Under which rule each approval was at last, who broke the glass for it, and who took it back or asked for something else
     instead, and why."""
-    told = {id: {"broken_by": None, "note": None, "withdrawn_by": None} for id in approvals}
+    told: dict[str, dict[str, object]] = {
+        id: {"broken_by": None, "note": None, "withdrawn_by": None} for id in approvals
+    }
     for fact in facts.of("approval.opened", "approval.glass_broken", "approval.closed", "approval.superseded"):
         body, kind = fact["body"], fact["type"]
         need(body["approval"] in told, "approvals.jsonl", f"the approval that {fact['where']} names is missing")
