@@ -337,7 +337,8 @@ class RenewAsk(BaseModel):
 
 
 class VouchAsk(BaseModel):
-    """What a human found in the target, and how they know. Kept in the writeback's receipt; the ledger has who found what."""
+    """What a human found in the target, and how they know. Kept in the writeback's receipt; the ledger has who found what,
+    and the hash of how."""
 
     model_config = ConfigDict(
         extra="forbid",

@@ -75,7 +75,8 @@ async def list_writebacks(
     mission: UUID | None = None,
     state: WritebackState | None = None,
 ) -> Response:
-    """A page of writebacks, of one mission or in one state."""
+    """A page of writebacks, of one mission or in one state. Those in one state of all missions are in the order in which their approvals
+    were asked for. `approved` leaves out what no worker has declared expired a week after its approval ended."""
     found = partial(newest, door.session, mission, state)
     by = order(mission, state)
     return await paged(request, f"writebacks:{by[0]}", limit, cursor, found, view, by=by)
