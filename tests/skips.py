@@ -44,7 +44,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Where nothing may be left out, a skipped test is a failed run."""
+    """Where nothing may be left out, a skipped test is a failed run; and so is one in which everything that was asked for takes long."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if os.environ.get("CI_NO_SKIPS") and reporter and reporter.stats.get("skipped") and exitstatus == 0:
+    if not reporter or not reporter.stats.get("skipped") or exitstatus != 0:
+        return
+    if session.config.getoption("--short") and not reporter.stats.get("passed"):
+        session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
+    if os.environ.get("CI_NO_SKIPS"):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

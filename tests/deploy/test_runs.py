@@ -36,6 +36,13 @@ def test_a_short_run_leaves_out_what_needs_minutes_and_counts_it(option: str, sa
     assert ("make test WHOLE=1" in done.stdout) == (option == "--short")
 
 
+def test_a_short_run_of_what_takes_long_only_is_no_success(tmp_path: Path) -> None:
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = long: minutes\n")
+    (tmp_path / "test_one.py").write_text(TWO.partition("def test_of_seconds")[0])
+    done = run(tmp_path, {}, "--short", "-rs")
+    assert "make test WHOLE=1" in done.stdout and done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED, done.stdout
+
+
 GROUP = """
 import os, pytest
 
