@@ -332,8 +332,9 @@ async def test_who_waits_too_long_for_a_database_that_hangs_is_told(world: World
         held = []
         for number in (1, 2):  # one for each connection
             held.append(asyncio.create_task(ask(world.submitter)))
-            while not await waiting(holder, number):
-                await asyncio.sleep(0.01)
+            async with asyncio.timeout(10):
+                while not await waiting(holder, number):
+                    await asyncio.sleep(0.01)
         problem(await ask(world.submitter), "database_busy")
         for one in held:  # nobody keeps a connection, and all who come after, for what somebody else holds
             problem(await one, "database_busy")
