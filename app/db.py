@@ -6,11 +6,12 @@ runs for many. Nothing else keeps a fact.
 """
 
 import asyncio
+import socket
 import time
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
@@ -33,6 +34,9 @@ Fetch = Callable[..., Awaitable[Sequence[Mapping[str, Any]]]]  # (statement, *va
 
 # SQLAlchemy names the statements that it prepares, and keeps them
 UNNAMED: dict[str, Any] = {"prepared_statement_cache_size": 0, "prepared_statement_name_func": lambda: ""}
+
+# of a connection on which nothing moves: the first after so many seconds, then every so many, and so many without an answer end it
+PROBES = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 
 ENTER = text("SELECT set_config('app.tenant', :tenant, true)")
 ENTER_FOR = text("SELECT set_config('app.tenant', :tenant, true), set_config('app.request', :request, true)")
@@ -96,17 +100,34 @@ class WriteSession(ReadSession):
         self.nudges.add(channel)
 
 
+class Lively(asyncpg.Connection):
+    """Notices within two minutes that nobody is there any more. A firewall that forgets who has been idle tells neither side: the next
+    request would wait for an answer as long as it may, and a listener for ever."""
+
+    def __init__(self, protocol: Any, transport: asyncio.Transport, *rest: Any) -> None:
+        super().__init__(protocol, transport, *rest)
+        own = transport.get_extra_info("socket")
+        if own.family == socket.AF_UNIX:
+            return
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in PROBES.items():
+            if hasattr(socket, name):  # not every system has each
+                own.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
 @dataclass(frozen=True)
 class Way:
-    """How the driver itself connects as one role. name: as whom the server shows it."""
+    """How the driver itself connects as one role. name: as whom the server shows it; says: settings of the session besides."""
 
     address: Address
     name: str
+    says: Mapping[str, str] = field(default_factory=dict)
 
     def options(self) -> dict[str, Any]:
         """Behind a pooler the next transaction is another server's, which knows no statement of before."""
         kept = {"statement_cache_size": 0} if self.address.pooled else {}
-        return {"timeout": 5, "command_timeout": 25, "server_settings": {"application_name": self.name}, **kept}
+        said = {"application_name": self.name, **self.says}
+        return {"timeout": 5, "command_timeout": 25, "server_settings": said, "connection_class": Lively, **kept}
 
     async def connect(self) -> asyncpg.Connection:
         """A connection that whoever asked for it closes."""

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 import asyncpg
 import structlog
 
-from app.db import asyncpg_url
+from app.db import Way
 from app.settings import Address
 
 log = structlog.get_logger("nudge")
@@ -22,7 +22,9 @@ class Nudger:
     """Sends and receives wake-ups. wake(channel) is an asyncio.Event-like generation that waiters compare."""
 
     def __init__(self, address: Address | str, channels: Iterable[str]) -> None:
-        self.url = asyncpg_url(Address.of(address).direct_url)
+        # a NOTIFY is a transaction too; nobody has to wait until the disk has it, least of all who is to be woken
+        direct = Address.of(Address.of(address).direct_url)
+        self.way = Way(direct, "mission-root nudger", {"synchronous_commit": "off"})
         self.channels = tuple(channels)
         self.marked: set[str] = set()
         self.mark = asyncio.Event()
@@ -73,12 +75,7 @@ class Nudger:
                 await asyncio.sleep(RECONNECT_S)
 
     async def _serve(self) -> None:
-        connection = await asyncpg.connect(
-            self.url,
-            timeout=5,
-            # a NOTIFY is a transaction too; nobody has to wait until the disk has it, least of all who is to be woken
-            server_settings={"application_name": "mission-root nudger", "synchronous_commit": "off"},
-        )
+        connection = await self.way.connect()
         try:
             for channel in self.channels:
                 await connection.add_listener(channel, self._heard)
