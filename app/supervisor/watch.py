@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +24,9 @@ LOST_CAUSE = 3  # deaths before ever being ready, within LOST_CAUSE_S
 LOST_CAUSE_S = 10.0
 WRONG_SETTING = 2  # the exit code of a process that refuses its environment: starting it again changes nothing
 LONGEST_PAUSE_S = 5.0
+LOGS_EVERY_S = 5.0
+COMPLAIN_EVERY_S = 600.0
+LONGEST_LOG = 32 << 20  # bytes; as many again are kept of what was said before
 # What is imported stays: looking for garbage among it, then and at the end, is two fifths of what it costs to start and stop.
 BEGIN = "import gc; gc.disable(); from {} import run; gc.freeze(); gc.enable(); run()"
 
@@ -85,6 +90,7 @@ class Watch:
         self.server, self.say, self.changed = server, say, changed
         self.all_ready = asyncio.Event()
         self._server_deaths: list[float] = []
+        self._logs_at = self._complain_at = 0.0
 
     def pids(self) -> dict[str, int | None]:
         return {child.process.name: child.pid for child in self.children} | {"postgres": self.server.pid}
@@ -100,6 +106,9 @@ class Watch:
                 await asyncio.gather(*(self._probe(http, child) for child in self.children if not child.ready))
                 if all(child.ready for child in self.children):
                     self.all_ready.set()
+                if time.monotonic() >= self._logs_at:
+                    await self._look_at_logs()
+                    self._logs_at = time.monotonic() + LOGS_EVERY_S
                 await asyncio.sleep(LOOK_EVERY_S)
 
     async def stop(self) -> None:
@@ -163,6 +172,39 @@ class Watch:
         self.server.start()
         self.say(f"postgres (pid {pid}) {_how(code)}; started again as pid {self.server.pid}.")
         self.changed()
+
+    async def _look_at_logs(self) -> None:
+        for child in self.children:
+            if await self._cut(child.log):
+                child.log_from = 0
+        await self._cut(self.server.log)
+
+    async def _cut(self, log: Path) -> bool:
+        try:
+            return await asyncio.to_thread(_put_aside, log)
+        except OSError as problem:
+            if time.monotonic() >= self._complain_at:
+                self.say(f"{log} grows and cannot be put aside: {problem.strerror}.")
+                self._complain_at = time.monotonic() + COMPLAIN_EVERY_S
+            return False
+
+
+def _put_aside(log: Path) -> bool:
+    """What a log holds becomes NAME.log.1 when it is long, and it begins anew. Whoever writes to it has it open and would go on in a
+    file that was renamed, so it is copied and emptied; what is said between the two, which is next to nothing, is lost."""
+    if not log.exists() or log.stat().st_size < LONGEST_LOG:
+        return False
+    before, half = (log.with_name(log.name + end) for end in (".1", ".1.part"))
+    try:
+        with log.open("rb") as source, half.open("wb") as copy:
+            shutil.copyfileobj(source, copy, 1 << 20)
+            copy.flush()  # else a full disk would be noticed after the log is empty
+            half.replace(before)
+            shutil.copyfileobj(source, copy)
+            os.truncate(log, 0)
+    finally:
+        half.unlink(missing_ok=True)
+    return True
 
 
 def _how(code: int) -> str:

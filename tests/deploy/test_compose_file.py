@@ -199,6 +199,11 @@ def test_processes_run_without_rights(name: str) -> None:
     assert one["read_only"] and one["cap_drop"] == ["ALL"] and "no-new-privileges:true" in one["security_opt"]
 
 
+@pytest.mark.parametrize("name", SERVICES)
+def test_what_a_process_says_fills_no_disk(name: str) -> None:
+    assert SERVICES[name]["logging"] == {"driver": "local", "options": {"max-size": "32m", "max-file": "3"}}
+
+
 def test_every_lasting_process_is_asked_whether_it_is_well() -> None:
     assert SERVICES["postgres"]["healthcheck"]["test"][1] == "pg_isready"
     asked = {name: ENVIRONMENTS[name].get("HEALTH_URL", image_environment()["HEALTH_URL"]) for name in OURS}

@@ -93,6 +93,52 @@ def test_a_killed_child_is_started_again_and_told_in_one_sentence(place: Path) -
     asyncio.run(while_running(watch, kill))
 
 
+TALKS = """
+    import answers, itertools, threading, time
+    def talk():
+        for n in itertools.count():
+            print("line", n, flush=True)
+            time.sleep(0.001)
+    def run():
+        threading.Thread(target=talk, daemon=True).start()
+        answers.run()
+"""
+
+
+def test_a_log_begins_anew_before_it_fills_the_disk(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.supervisor.watch.LONGEST_LOG", 5_000)
+    monkeypatch.setattr("app.supervisor.watch.LOGS_EVERY_S", 0.1)
+    (place / "modules" / "talks.py").write_text(dedent(TALKS))
+    watch, said = watching(place, process(place, "serve", "talks"))
+    log, before = place / "logs" / "serve.log", place / "logs" / "serve.log.1"
+
+    async def twice() -> None:
+        await until(before.exists)
+        first = before.read_text()
+        await until(lambda: before.read_text() != first)
+        lines = [int(line.split()[1]) for line in (before.read_text() + log.read_text()).splitlines()[1:-1]]
+        assert lines == sorted(lines) and len(lines) > 0.9 * (lines[-1] - lines[0])
+        assert {one.name for one in log.parent.iterdir()} == {"serve.log", "serve.log.1"} and said == []
+        assert watch.children[0].last_words().startswith("line ")
+
+    asyncio.run(while_running(watch, twice))
+
+
+def test_a_log_that_cannot_be_put_aside_is_told_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.supervisor.watch.LONGEST_LOG", 0)
+    monkeypatch.setattr("app.supervisor.watch.LOGS_EVERY_S", 0.0)
+    watch, said = watching(place, process(place, "serve"))
+    (place / "logs" / "serve.log.1").mkdir(parents=True)
+
+    async def look() -> None:
+        await until(lambda: bool(said))
+        await asyncio.sleep(0.5)
+        assert said == [f"{place}/logs/serve.log grows and cannot be put aside: Is a directory."]
+        assert watch.children[0].ready
+
+    asyncio.run(while_running(watch, look))
+
+
 def test_a_child_that_keeps_dying_at_start_ends_everything_with_its_last_words(place: Path) -> None:
     (place / "modules" / "dies.py").write_text(
         "def run():\n    print('reading settings')\n    raise SystemExit('the port of the moon is closed')"
