@@ -10,7 +10,7 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from app import artifacts, evidence, missions, policy
+from app import artifacts, declared, evidence, missions, policy
 from app.approvals.queries import SELECT, Approval
 from app.approvals.queries import one as approval_of
 from app.approvals.questions import of_approval
@@ -21,7 +21,7 @@ from app.db import ReadSession
 from app.evidence.stored import Stored
 from app.identity.queries import NAMES
 from app.listing import Place
-from app.writebacks.book import switches
+from app.writebacks.book import CONNECTORS
 from colony_client.artifacts import Citation
 
 # Less time left comes first, and risk shortens it: an hour at high risk weighs like nine at low.
@@ -197,7 +197,7 @@ async def open_to(session: ReadSession, found: Approval, mission: missions.Missi
     if mission.closed:
         return f"The mission is {mission.state}: nothing of it is decided any more."
     if found.connector:
-        stops = await switches(session, [found.connector])
+        stops = await declared.switches(session, CONNECTORS, [found.connector])
         if any(one.halted_at for one in stops.values()):
             return "Changes to this system are halted. An admin resumes them under Connectors."
     return None

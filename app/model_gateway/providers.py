@@ -13,8 +13,8 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from app import outbound
+from app.declared.body import Plain
 from app.settings import MODEL_KEY, Misconfigured, Settings
-from app.writebacks.definition_body import Plain
 from colony_client.contract import url_origin
 
 LARGEST_FILE = 262_144

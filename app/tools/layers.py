@@ -1,7 +1,6 @@
 """A tenant's tool layers: their versions, the switch and the state of each, and what is noted of them."""
 
-import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -10,11 +9,10 @@ from uuid import UUID
 from sqlalchemy import text
 
 from app import ledger
-from app.caller import Caller
-from app.db import Database, ReadSession, WriteSession
+from app.db import Database, ReadSession
+from app.declared import Declared
 from app.listing import Place
 from app.tools.definition import Layer
-from app.writebacks.switches import ANY, NO_REASON, Refusals, Switch
 
 COLUMNS = """l.name, l.version, l.kind, l.definition, l.account, l.retired, l.created_by, l.created_at, s.drifted, s.drifted_at,
   s.answered_at, s.failed_at, s.failure, s.calls, s.refusals"""
@@ -36,15 +34,28 @@ ONE = text(
 NAMED = text("""
   SELECT DISTINCT ON (l.name) l.name, l.version, l.retired FROM tool_layer l
   WHERE l.tenant = :tenant AND l.name = ANY (:names) ORDER BY l.name, l.version DESC""")
-SWITCHES = text("""
-  SELECT layer, halted_at, reason, changed_by, changed_at FROM tool_layer_switch WHERE tenant = :tenant AND layer = ANY (:names)""")
-PUT = text("SELECT * FROM put_tool_layer(:tenant, :secret, :name, :version, :kind, CAST(:definition AS jsonb))")
-SWITCH = text("SELECT * FROM switch_tool_layer(:tenant, :secret, :name, :halt, :reason)")
 NOTE = text(
     "SELECT note_tool_layer(:tenant, :layer, :version, :answered, :failure, CAST(:drifted AS text[]), :calls, :refusals)"
 )
 ACCOUNT = text("SELECT tool_account(:tenant, :name)")
 REMEMBERED = 512
+TOOL_LAYERS = Declared(
+    "tool layer",
+    table="tool_layer",
+    column="layer",
+    secrets="keys",
+    fields={
+        "tool_layer_name_check": {
+            "parameter": "name",
+            "detail": "this is the name of tools of the root's own; take another",
+        },
+        "tool_layer_definition_check": {
+            "pointer": "/tools",
+            "detail": "with the schemas of its tools the definition is larger than 1 MiB; register fewer of them in one layer",
+        },
+    },
+    wakes=("work_worker",),
+)
 
 
 @dataclass(frozen=True)
@@ -150,68 +161,6 @@ async def account(session: ReadSession, name: str) -> str | None:
     """What the key of a layer is called, before there is one; None when an older tenant's name is spelled alike."""
     found: str | None = await session.scalar(ACCOUNT, {"tenant": session.tenant, "name": name})
     return found
-
-
-async def switches(session: ReadSession, names: Sequence[str]) -> dict[str, Switch]:
-    rows = await session.rows(SWITCHES, {"tenant": session.tenant, "names": [*names, ANY]})
-    return {row.layer: Switch(row.halted_at, row.reason, row.changed_by, row.changed_at) for row in rows}
-
-
-REFUSALS = Refusals(
-    {
-        "unauthenticated": ("unauthenticated", "The key that does this is no longer live."),
-        "not_entitled": ("forbidden", "This takes a person with the role: admin; an operator may halt."),
-        "not_found": ("not_found", "There is no such tool layer."),
-        "stale": ("stale", "The tool layer changed since it was read."),
-        "account_taken": (
-            "taken",
-            "An older tenant's name is spelled alike in the environment, so that the keys of both would have one name.",
-        ),
-    },
-    {
-        "tool_layer_name_check": {
-            "parameter": "name",
-            "detail": "this is the name of tools of the root's own; take another",
-        },
-        "tool_layer_definition_check": {
-            "pointer": "/tools",
-            "detail": "with the schemas of its tools the definition is larger than 1 MiB; register fewer of them in one layer",
-        },
-        "no_reason": NO_REASON,
-    },
-)
-
-
-async def put(
-    session: WriteSession, caller: Caller, name: str, version: int | None, kind: str, body: Mapping[str, Any] | None
-) -> tuple[str, int]:
-    """Puts a checked and pinned definition, or retires the layer when there is none. Raises Problem for all that is refused."""
-    said = await session.first(
-        PUT,
-        {
-            "tenant": caller.tenant,
-            "secret": caller.secret,
-            "name": name,
-            "version": version,
-            "kind": kind,
-            "definition": None if body is None else json.dumps(body),
-        },
-    )
-    assert said is not None
-    REFUSALS.raise_for(said.outcome, name, said.version, said.why)
-    session.nudge(ledger.FACTS)
-    session.nudge("work_worker")
-    return said.outcome, said.version
-
-
-async def switch(session: WriteSession, caller: Caller, name: str, halt: bool, reason: str) -> str:
-    """Halts or resumes. Raises Problem for everything that is refused."""
-    values = {"tenant": caller.tenant, "secret": caller.secret, "name": name, "halt": halt, "reason": reason}
-    said = await session.first(SWITCH, values)
-    assert said is not None
-    REFUSALS.raise_for(said.outcome, name)
-    session.nudge(ledger.FACTS)
-    return str(said.outcome)
 
 
 async def note(

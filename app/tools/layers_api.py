@@ -8,11 +8,13 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import Depends, Path, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel
 
-from app import policy
+from app import declared
 from app.clock import iso
 from app.db import ReadSession, WriteSession
+from app.declared import SwitchedView, SwitchView, WhySwitch
+from app.declared.body import put_body, read_document, split
 from app.errors import Problem
 from app.http import (
     Call,
@@ -24,26 +26,22 @@ from app.http import (
     Routes,
     calling,
     etag,
-    once,
     paged,
     reading,
-    require_version,
     writing,
 )
-from app.http.replies import problem_reply
 from app.tools import layers
 from app.tools.definition import KINDS, BadDefinition, Definition, Layer, parse
+from app.tools.layers import TOOL_LAYERS
 from app.tools.mcp import CODES, ServerFailed
 from app.tools.pinning import pin
 from app.tools.sessions import Sessions, Unusable
-from app.writebacks.definition_body import put_body, read_document, split
 
 router = Routes(tags=["tool layers"])
 
-NAME = r"[a-z][a-z0-9]*(_[a-z0-9]+)*"
-Name = Annotated[str, Path(pattern=f"^{NAME}$", max_length=30, description="The layer's name.")]
+Name = Annotated[str, Path(pattern=f"^{declared.NAME}$", max_length=30, description="The layer's name.")]
 Switched = Annotated[
-    str, Path(pattern=rf"^({NAME}|\*)$", max_length=30, description="The layer's name; * is all of them.")
+    str, Path(pattern=rf"^({declared.NAME}|\*)$", max_length=30, description="The layer's name; * is all of them.")
 ]
 EXAMPLE = {
     "kind": "mcp",
@@ -62,16 +60,6 @@ EXAMPLE = {
         }
     ],
 }
-
-
-class LayerSwitch(BaseModel):
-    """Whether the layer's tools are switched off. halted by *: all layers of the tenant are."""
-
-    halted: bool
-    halted_at: str | None
-    reason: str | None
-    changed_by: UUID | None
-    changed_at: str | None
 
 
 class RegisteredTool(BaseModel):
@@ -114,7 +102,7 @@ class LayerView(BaseModel):
     calls: int
     refusals: int
     key: str | None
-    switch: LayerSwitch
+    switch: SwitchView
     created_by: UUID
     created_at: str
 
@@ -145,21 +133,6 @@ class LayerPut(BaseModel):
     schemas: dict[str, str]
 
 
-class WhySwitch(BaseModel):
-    """Why a layer is switched off, or on again."""
-
-    model_config = ConfigDict(
-        extra="forbid", strict=True, json_schema_extra={"examples": [{"reason": "Its server answers nonsense."}]}
-    )
-    reason: str = Field(min_length=1, max_length=2000)
-
-
-class LayerSwitched(BaseModel):
-    name: str
-    outcome: Literal["halted", "resumed", "unchanged"]
-    switch: LayerSwitch
-
-
 class Compared(BaseModel):
     """A registered tool beside what its server offers now. input_schema: the server's, where it is another."""
 
@@ -182,9 +155,8 @@ class Checked(BaseModel):
     took_ms: float
 
 
-def view(request: Request, kept: layers.Kept, switches: dict[str, layers.Switch], tenant: UUID) -> dict[str, Any]:
-    layer, everything = kept.layer(), switches.get(layers.ANY, layers.Switch())
-    switch = everything if everything.halted_at else switches.get(kept.name, layers.Switch())
+def view(request: Request, kept: layers.Kept, switched: dict[str, declared.Switch], tenant: UUID) -> dict[str, Any]:
+    layer, switch = kept.layer(), declared.in_force(switched, kept.name)
     definition = layer.definition
     sessions: Sessions = request.app.state.tools
     return {
@@ -213,7 +185,7 @@ def view(request: Request, kept: layers.Kept, switches: dict[str, layers.Switch]
     }
 
 
-def state(kept: layers.Kept, switch: layers.Switch) -> str:
+def state(kept: layers.Kept, switch: declared.Switch) -> str:
     if kept.retired:
         return "retired"
     if switch.halted_at is not None:
@@ -264,7 +236,7 @@ async def list_layers(
     """The tenant's layers by name: whose they are, what they hold, how they fare. Never a key."""
 
     async def views(found: Sequence[layers.Kept]) -> list[dict[str, Any]]:
-        switched = await layers.switches(door.session, [one.name for one in found])
+        switched = await declared.switches(door.session, TOOL_LAYERS, [one.name for one in found])
         return [view(request, one, switched, door.caller.tenant) for one in found]
 
     found = partial(layers.all_of, door.session)
@@ -280,9 +252,9 @@ async def get_layer(
     """A layer, its definition, its pinned schemas, and how they came to be. The ETag is what a change wants as If-Match."""
     versions = await layers.history(door.session, name)
     if not versions:
-        raise missing()
+        raise declared.missing(TOOL_LAYERS)
     newest = versions[0]
-    shown = view(request, newest, await layers.switches(door.session, [name]), door.caller.tenant)
+    shown = view(request, newest, await declared.switches(door.session, TOOL_LAYERS, [name]), door.caller.tenant)
     body = {
         **shown,
         "definition": {"kind": newest.kind, **said_in(newest)},
@@ -299,10 +271,6 @@ async def get_layer(
         ],
     }
     return Reply(body, headers={"ETag": etag(newest.version)}).response()
-
-
-def missing() -> Problem:
-    return Problem("not_found", "There is no such tool layer.")
 
 
 @dataclass(frozen=True)
@@ -379,11 +347,10 @@ async def put_layer(
     outcome: str = "valid"
     version = newest.version if newest else None
     if not validate_only:
-        if newest is not None:
-            require_version(request, newest.version, {"name": name, "version": newest.version})
-        elif "if-match" in request.headers:
-            raise missing()
-        outcome, version = await layers.put(door.session, door.caller, name, version, asked.kind, asked.definition)
+        declared.expect(request, TOOL_LAYERS, name, newest)
+        outcome, version = await declared.put(
+            door.session, door.caller, TOOL_LAYERS, name, version, asked.kind, asked.definition
+        )
         newest = await layers.newest(door.session, name)
     account = newest.account if newest else None
     answer = {
@@ -405,9 +372,11 @@ async def retire_layer(
     """Its tools are called no more. Its history stays; registering it again brings it back."""
     newest = await layers.newest(door.session, name)
     if newest is None:
-        raise missing()
-    require_version(request, newest.version, {"name": name, "version": newest.version})
-    outcome, version = await layers.put(door.session, door.caller, name, newest.version, newest.kind, None)
+        raise declared.missing(TOOL_LAYERS)
+    declared.expect(request, TOOL_LAYERS, name, newest)
+    outcome, version = await declared.put(
+        door.session, door.caller, TOOL_LAYERS, name, newest.version, newest.kind, None
+    )
     answer = {"outcome": outcome, "name": name, "version": version, "key": None, "schemas": {}}
     return Reply(answer, headers={"ETag": etag(version)}).response()
 
@@ -415,40 +384,27 @@ async def retire_layer(
 @router.post(
     "/v1/tool-layers/{name}/halt",
     operation_id="haltToolLayer",
-    response_model=LayerSwitched,
+    response_model=SwitchedView,
     summary="Switch a layer off",
 )
 async def halt_layer(
     name: Switched, ask: WhySwitch, request: Request, door: Annotated[Door[WriteSession], writing("tool_layers.halt")]
 ) -> Response:
     """Its tools are refused from the next call on. Calls under way end as they end."""
-    return await turned(door, request, name, True, ask.reason)
+    return await declared.turned(door, request, TOOL_LAYERS, name, True, ask.reason)
 
 
 @router.post(
     "/v1/tool-layers/{name}/resume",
     operation_id="resumeToolLayer",
-    response_model=LayerSwitched,
+    response_model=SwitchedView,
     summary="Switch it on again",
 )
 async def resume_layer(
     name: Switched, ask: WhySwitch, request: Request, door: Annotated[Door[WriteSession], writing("tool_layers.resume")]
 ) -> Response:
     """Takes a halt back."""
-    return await turned(door, request, name, False, ask.reason)
-
-
-async def turned(door: Door[WriteSession], request: Request, name: str, halt: bool, reason: str) -> Response:
-    async def run() -> Reply:
-        facts = {"environment": request.app.state.settings.environment}
-        action = f"operate.tool_layer.{'halt' if halt else 'resume'}"
-        if denied := await policy.admit(door.session, door.caller, action, name, facts, None):
-            return problem_reply(request, policy.refusal(denied))
-        outcome = await layers.switch(door.session, door.caller, name, halt, reason)
-        switch = (await layers.switches(door.session, [name])).get(name, layers.Switch())
-        return Reply({"name": name, "outcome": outcome, "switch": switch.view()})
-
-    return await once(door, "tool_layers.halt" if halt else "tool_layers.resume", run)
+    return await declared.turned(door, request, TOOL_LAYERS, name, False, ask.reason)
 
 
 @router.post(
@@ -460,7 +416,7 @@ async def check_layer(
     """Asks the layer's server for its tools and compares them with what was registered. What has drifted is refused from now on."""
     newest = await layers.newest(door.session, name)
     if newest is None:
-        raise missing()
+        raise declared.missing(TOOL_LAYERS)
     await door.session.connection.close()  # nothing outside Postgres is asked while a transaction is open
     sessions: Sessions = request.app.state.tools
     began = time.perf_counter()

@@ -13,11 +13,10 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from app import ledger
-from app.caller import Caller
 from app.clock import now
 from app.components import Component
-from app.db import Database, ReadSession, WriteSession
+from app.db import Database, ReadSession
+from app.declared import Declared
 from app.listing import Place
 from app.nudge import Nudger, wait
 from app.work import READS
@@ -32,7 +31,6 @@ from app.writebacks.connectors import (
     Refused,
 )
 from app.writebacks.connectors.registry import ConnectorSettings, Definition, reader
-from app.writebacks.switches import ANY, NO_REASON, Refusals, Switch
 
 NEWEST = text("""
   SELECT name, version, kind, definition, account, retired, created_by, created_at FROM connector
@@ -47,11 +45,6 @@ HISTORY = text("""
 CURRENT = text("""
   SELECT DISTINCT ON (c.name) c.name, c.version, c.retired FROM connector c WHERE c.tenant = :tenant AND c.name = ANY (:names)
   ORDER BY c.name, c.version DESC""")
-SWITCHES = text("""
-  SELECT connector, halted_at, reason, changed_by, changed_at FROM connector_switch
-  WHERE tenant = :tenant AND connector = ANY (:names)""")
-PUT = text("SELECT * FROM put_connector(:tenant, :secret, :name, :version, :kind, CAST(:definition AS jsonb))")
-SWITCH = text("SELECT * FROM switch_connector(:tenant, :secret, :name, :halt, :reason)")
 ASK = text("SELECT ask_connector_read(:tenant, :connector, :kind, :record)")
 ANSWER = text("SELECT value, version, problem, answered_at FROM connector_read WHERE tenant = :tenant AND id = :id")
 LAST = text("""
@@ -59,6 +52,22 @@ LAST = text("""
   WHERE tenant = :tenant AND connector = :connector AND connector_version = :definition AND kind = :kind AND record_id = :record
     AND value IS NOT NULL ORDER BY answered_at DESC LIMIT 1""")
 WAIT_S, LOOK_S = 3.0, 0.25
+CONNECTORS = Declared(
+    "connector",
+    table="connector",
+    column="connector",
+    secrets="credentials",
+    fields={
+        "not_for_this_tenant": {
+            "pointer": "/kind",
+            "detail": "drill is for the tenant of the drills, and that has no other",
+        },
+        "connector_definition_check": {
+            "pointer": "",
+            "detail": "the definition is larger than 64 KiB as the database writes it",
+        },
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -98,69 +107,6 @@ async def connectors(session: ReadSession, after: Place, limit: int) -> list[Kep
 
 async def history(session: ReadSession, name: str) -> list[Kept]:
     return [Kept(**row._mapping) for row in await session.rows(HISTORY, {"tenant": session.tenant, "name": name})]
-
-
-async def switches(session: ReadSession, names: list[str]) -> dict[str, Switch]:
-    rows = await session.rows(SWITCHES, {"tenant": session.tenant, "names": [*names, ANY]})
-    return {row.connector: Switch(row.halted_at, row.reason, row.changed_by, row.changed_at) for row in rows}
-
-
-REFUSALS = Refusals(
-    {
-        "unauthenticated": ("unauthenticated", "The key that does this is no longer live."),
-        "not_entitled": ("forbidden", "This takes a person with the role: admin; an operator may halt."),
-        "not_found": ("not_found", "There is no such connector."),
-        "stale": ("stale", "The connector changed since it was read."),
-        "account_taken": (
-            "taken",
-            "An older tenant's name is spelled alike in the environment, so that the credentials of both would have one name.",
-        ),
-    },
-    {
-        "not_for_this_tenant": {
-            "pointer": "/kind",
-            "detail": "drill is for the tenant of the drills, and that has no other",
-        },
-        "connector_definition_check": {
-            "pointer": "",
-            "detail": "the definition is larger than 64 KiB as the database writes it",
-        },
-        "no_reason": NO_REASON,
-    },
-)
-
-
-async def put(
-    session: WriteSession, caller: Caller, name: str, version: int | None, kind: str, body: Mapping[str, Any] | None
-) -> tuple[str, int]:
-    """Puts a checked definition, or retires the connector when there is none. Raises Problem for everything that is refused."""
-    said = await session.first(
-        PUT,
-        {
-            "tenant": caller.tenant,
-            "secret": caller.secret,
-            "name": name,
-            "version": version,
-            "kind": kind,
-            "definition": None if body is None else json.dumps(body),
-        },
-    )
-    assert said is not None
-    REFUSALS.raise_for(said.outcome, name, said.version, said.why)
-    session.nudge(ledger.FACTS)
-    return said.outcome, said.version
-
-
-async def switch(session: WriteSession, caller: Caller, name: str, halt: bool, reason: str) -> str:
-    """Halts or resumes. Raises Problem for everything that is refused."""
-    said = await session.first(
-        SWITCH,
-        {"tenant": caller.tenant, "secret": caller.secret, "name": name, "halt": halt, "reason": reason},
-    )
-    assert said is not None
-    REFUSALS.raise_for(said.outcome, name)
-    session.nudge(ledger.FACTS)
-    return str(said.outcome)
 
 
 # --- reading

@@ -9,26 +9,26 @@ from uuid import UUID
 from fastapi import Depends, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from app import policy
+from app import declared
 from app.clock import iso
 from app.db import ReadSession, WriteSession
+from app.declared import SwitchedView, SwitchView, WhySwitch
+from app.declared.body import put_body, read_document, split
 from app.errors import Problem
-from app.http import Cursor, Door, Limit, Page, Reply, Routes, etag, once, paged, require_version, writing
+from app.http import Cursor, Door, Limit, Page, Reply, Routes, etag, paged, writing
 from app.http import reading as reads
 from app.http.doors import Bearer
-from app.http.replies import problem_reply
 from app.writebacks import book
+from app.writebacks.book import CONNECTORS
 from app.writebacks.connectors import ConnectorError, RecordMissing, Refused
 from app.writebacks.connectors.definitions import BadDefinition, Capabilities
 from app.writebacks.connectors.registry import KINDS, capabilities, check, hosts, readable
-from app.writebacks.definition_body import put_body, read_document, split
 
 router = Routes(tags=["connectors"])
 
-NAME = r"[a-z][a-z0-9]*(_[a-z0-9]+)*"
-Name = Annotated[str, Path(pattern=f"^{NAME}$", max_length=63, description="The connector's name.")]
+Name = Annotated[str, Path(pattern=f"^{declared.NAME}$", max_length=63, description="The connector's name.")]
 Switched = Annotated[
-    str, Path(pattern=rf"^({NAME}|\*)$", max_length=63, description="The connector's name; * is all of them.")
+    str, Path(pattern=rf"^({declared.NAME}|\*)$", max_length=63, description="The connector's name; * is all of them.")
 ]
 EXAMPLE = {
     "kind": "http_json",
@@ -51,16 +51,6 @@ EXAMPLE = {
         }
     },
 }
-
-
-class SwitchView(BaseModel):
-    """Whether nothing is written. halted by *: all connectors of the tenant are."""
-
-    halted: bool
-    halted_at: str | None
-    reason: str | None
-    changed_by: UUID | None
-    changed_at: str | None
 
 
 class ConnectorView(BaseModel):
@@ -112,21 +102,6 @@ class Put(BaseModel):
     credentials: dict[str, str]
 
 
-class Why(BaseModel):
-    """Why writing is stopped, or goes on."""
-
-    model_config = ConfigDict(
-        extra="forbid", strict=True, json_schema_extra={"examples": [{"reason": "The CRM is being migrated."}]}
-    )
-    reason: str = Field(min_length=1, max_length=2000)
-
-
-class SwitchedView(BaseModel):
-    name: str
-    outcome: Literal["halted", "resumed", "unchanged"]
-    switch: SwitchView
-
-
 class Look(BaseModel):
     """A record to read."""
 
@@ -150,9 +125,8 @@ class Seen(BaseModel):
     took_ms: float
 
 
-def view(request: Request, kept: book.Kept, switches: dict[str, book.Switch]) -> dict[str, Any]:
+def view(request: Request, kept: book.Kept, switched: dict[str, declared.Switch]) -> dict[str, Any]:
     settings = request.app.state.settings
-    everything, own = switches.get(book.ANY, book.Switch()), switches.get(kept.name, book.Switch())
     return {
         "name": kept.name,
         "version": kept.version,
@@ -164,7 +138,7 @@ def view(request: Request, kept: book.Kept, switches: dict[str, book.Switch]) ->
         "read_by": "executor" if kept.usable().read_by_executor else "api",
         "readable": not kept.retired and readable(kept.usable(), settings),
         "credentials": credentials(kept.account),
-        "switch": (everything if everything.halted_at else own).view(),
+        "switch": declared.in_force(switched, kept.name).view(),
         "created_by": kept.created_by,
         "created_at": iso(kept.created_at),
     }
@@ -197,7 +171,7 @@ async def list_connectors(
     """The tenant's connectors by name: what they can do, whether they are halted. Never a credential."""
 
     async def views(found: Sequence[book.Kept]) -> list[dict[str, Any]]:
-        switched = await book.switches(door.session, [one.name for one in found])
+        switched = await declared.switches(door.session, CONNECTORS, [one.name for one in found])
         return [view(request, one, switched) for one in found]
 
     found = partial(book.connectors, door.session)
@@ -216,9 +190,9 @@ async def get_connector(
     """A connector, its definition, and how both came to be. The ETag is what a change wants as If-Match."""
     versions = await book.history(door.session, name)
     if not versions:
-        raise Problem("not_found", "There is no such connector.")
+        raise declared.missing(CONNECTORS)
     newest = versions[0]
-    shown = view(request, newest, await book.switches(door.session, [name]))
+    shown = view(request, newest, await declared.switches(door.session, CONNECTORS, [name]))
     body = {**shown, "definition": newest.definition, "history": [version_view(one) for one in versions]}
     return Reply(body, headers={"ETag": etag(newest.version)}).response()
 
@@ -259,11 +233,8 @@ async def put_connector(
     outcome: str = "valid"
     version = newest.version if newest else None
     if not validate_only:
-        if newest is not None:
-            require_version(request, newest.version, {"name": name, "version": newest.version})
-        elif "if-match" in request.headers:
-            raise Problem("not_found", "There is no such connector.")
-        outcome, version = await book.put(door.session, door.caller, name, version, kind, body)
+        declared.expect(request, CONNECTORS, name, newest)
+        outcome, version = await declared.put(door.session, door.caller, CONNECTORS, name, version, kind, body)
         newest = await book.newest(door.session, name)
     answer = {
         "outcome": outcome,
@@ -285,9 +256,11 @@ async def retire_connector(
     """Nothing is proposed for it or written to it any more. Its history stays; putting it again brings it back."""
     newest = await book.newest(door.session, name)
     if newest is None:
-        raise Problem("not_found", "There is no such connector.")
-    require_version(request, newest.version, {"name": name, "version": newest.version})
-    outcome, version = await book.put(door.session, door.caller, name, newest.version, newest.kind, None)
+        raise declared.missing(CONNECTORS)
+    declared.expect(request, CONNECTORS, name, newest)
+    outcome, version = await declared.put(
+        door.session, door.caller, CONNECTORS, name, newest.version, newest.kind, None
+    )
     answer = {
         "outcome": outcome,
         "name": name,
@@ -303,33 +276,20 @@ async def retire_connector(
     "/v1/connectors/{name}/halt", operation_id="haltConnector", response_model=SwitchedView, summary="Stop writing"
 )
 async def halt_connector(
-    name: Switched, ask: Why, request: Request, door: Annotated[Door[WriteSession], writing("connectors.halt")]
+    name: Switched, ask: WhySwitch, request: Request, door: Annotated[Door[WriteSession], writing("connectors.halt")]
 ) -> Response:
     """Nothing is approved for it or written to it from now on. What was claimed before runs to its truth."""
-    return await turned(door, request, name, True, ask.reason)
+    return await declared.turned(door, request, CONNECTORS, name, True, ask.reason)
 
 
 @router.post(
     "/v1/connectors/{name}/resume", operation_id="resumeConnector", response_model=SwitchedView, summary="Write again"
 )
 async def resume_connector(
-    name: Switched, ask: Why, request: Request, door: Annotated[Door[WriteSession], writing("connectors.resume")]
+    name: Switched, ask: WhySwitch, request: Request, door: Annotated[Door[WriteSession], writing("connectors.resume")]
 ) -> Response:
     """Takes a halt back."""
-    return await turned(door, request, name, False, ask.reason)
-
-
-async def turned(door: Door[WriteSession], request: Request, name: str, halt: bool, reason: str) -> Response:
-    async def run() -> Reply:
-        facts = {"environment": request.app.state.settings.environment}
-        action = f"operate.connector.{'halt' if halt else 'resume'}"
-        if denied := await policy.admit(door.session, door.caller, action, name, facts, None):
-            return problem_reply(request, policy.refusal(denied))
-        outcome = await book.switch(door.session, door.caller, name, halt, reason)
-        switch = (await book.switches(door.session, [name])).get(name, book.Switch())
-        return Reply({"name": name, "outcome": outcome, "switch": switch.view()})
-
-    return await once(door, "connectors.halt" if halt else "connectors.resume", run)
+    return await declared.turned(door, request, CONNECTORS, name, False, ask.reason)
 
 
 @router.post(
@@ -343,7 +303,7 @@ async def check_connector(
 ) -> Response:
     """Reads one record with the read credential and shows what it saw. Nothing is changed."""
     if await book.newest(door.session, name) is None:
-        raise Problem("not_found", "There is no such connector.")
+        raise declared.missing(CONNECTORS)
     await door.session.connection.close()  # nothing outside Postgres is asked while a transaction is open
     state, began = request.app.state, time.perf_counter()
     shown: dict[str, Any] = dict.fromkeys(("problem", "version", "fields", "read_at", "age_s"))

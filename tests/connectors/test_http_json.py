@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from app.declared.body import parse_yaml
 from app.errors import Problem
 from app.writebacks.connectors import (
     Ambiguous,
@@ -25,7 +26,6 @@ from app.writebacks.connectors import (
 )
 from app.writebacks.connectors.http_json import HttpJsonReader, HttpJsonWriter
 from app.writebacks.connectors.registry import BadDefinition, capabilities, parse, place
-from app.writebacks.definition_body import parse_yaml
 from tests.connectors.ledger_service import READ, WRITE, Faults, in_thread
 from tests.connectors.outcome import outcome
 

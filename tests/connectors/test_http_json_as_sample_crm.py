@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from app.declared.body import parse_yaml
 from app.writebacks.connectors.http_json import HttpJsonReader, HttpJsonWriter
 from app.writebacks.connectors.registry import parse, place
-from app.writebacks.definition_body import parse_yaml
 from tests.connectors import test_sample_crm_connector as suite
 from tests.connectors.test_sample_crm_connector import failures, url  # noqa: F401  # the fixtures of those tests
 
