@@ -8,9 +8,10 @@ got on another way with --key: a packet can vouch for its own keys only to itsel
 does not, and the first thing that is wrong is named. 2: the packet cannot be read at all.
 
 What is checked against signed facts: the chain of facts, artifacts, citations against the cited bytes, the review's verdict,
-what was approved by whom against what was executed and read back, what was asked about it, answered, and open at each decision,
-to which roles it was handed, and who took it back or revised it, each with why. What only the manifest holds: packet.html,
-receipts (but for what a human vouched for, who, and why), whose requests they were, reasons of policy, the public keys
+what was proposed in which words, what was approved by whom against what was executed and read back, what was asked about it,
+answered, and open at each decision, to which roles it was handed, and who took it back or revised it, each with why. What only
+the manifest holds: packet.html, receipts (but for what a human vouched for, who, and why), whose requests they were, their risk,
+a rule's terms beside its id, version and how many have to approve, who may decide now, reasons of policy, the public keys
 of approvers, and times beside those of the facts; whoever can rewrite the manifest can rewrite those. A signed decision
 whose key is not in the packet (it was revoked since) is counted, not checked.
 It shares no code with the service that wrote the packet, on purpose; signatures (Ed25519) are verified in this file, too.
@@ -482,6 +483,9 @@ def check_policy(files, facts):
     for where, said in files.lines("policy_decisions.jsonl"):
         need(said["id"] not in found, where, "stands twice")
         same(where, "the hash of its inputs", said["inputs_sha256"], sha256(said["inputs"].encode()))
+        inputs = loaded(where, said["inputs"])
+        for member in ("action", "resource"):
+            same(where, f"the {member}", said[member], inputs[member])
         found[said["id"]] = where, said
     for fact in facts.all:
         if (id := fact["body"].get("policy_decision")) is not None:
@@ -493,11 +497,12 @@ def check_policy(files, facts):
     return found
 
 
-def check_approvals(files, facts, tenant):
+def check_approvals(files, facts, mission, tenant):
     """The approvals by id, each with its decisions, against the facts that opened, decided and closed them."""
     found, signatures = {}, []
     for where, said in files.lines("approvals.jsonl"):
         need(said["id"] not in found, where, "stands twice")
+        same(where, "the mission", said["mission_id"], mission)
         found[said["id"]] = where, said
     states: dict = {}
     votes: dict = {}
@@ -511,6 +516,8 @@ def check_approvals(files, facts, tenant):
         same(where, "the hash of what is approved", said["payload_sha256"], body["payload_sha256"])
         if fact["type"] == "approval.opened":
             same(where, "the writeback", said["writeback_id"], body.get("writeback"))
+            same(where, "what it is about", said["subject"], body["subject"])
+            same(where, "the revision before", said["predecessor"], body.get("predecessor"))
             states[id] = "pending"
         else:
             states[id] = body["state"]
@@ -525,10 +532,13 @@ def check_approvals(files, facts, tenant):
             votes.get(id, {}),
         )
         same(where, "the number of decisions", len(said["decisions"]), len(votes.get(id, {})))
+        yes = sum(verdict == "approve" for verdict, _ in votes.get(id, {}).values())
+        same(where, "the number of approvals", said["approvals"], yes)
         for one in said["decisions"]:
             same(where, "the hash that the approver saw", one["payload_sha256"], said["payload_sha256"])
             signatures.append(check_signature(where, tenant, said, one))
     check_terms(facts, found)
+    check_revisions(facts, found)
     check_questions(facts, found)
     check_open(facts, found)
     check_handed(facts, found)
@@ -539,7 +549,7 @@ def check_terms(facts, approvals):
     """Under which rule each approval was at last, who broke the glass for it, and who took it back or asked for something else
     instead, and why."""
     told: dict[str, dict[str, object]] = {
-        id: {"broken_by": None, "note": None, "withdrawn_by": None} for id in approvals
+        id: {"broken_by": None, "note": None, "withdrawn_by": None, "edited_by": None} for id in approvals
     }
     for fact in facts.of("approval.opened", "approval.glass_broken", "approval.closed", "approval.superseded"):
         body, kind = fact["body"], fact["type"]
@@ -555,14 +565,29 @@ def check_terms(facts, approvals):
         if kind == "approval.superseded":
             told.setdefault(body["new_approval"], {})["edited_by"] = fact["actor"]
     for id, (where, said) in approvals.items():
-        terms, by, glass = told[id], said["withdrawn_by"], said["glass"]
+        terms, by, glass, editor = told[id], said["withdrawn_by"], said["glass"], said["edited_by"]
         same(where, "its rule", [said["rule"]["id"], said["rule"]["version"]], terms["rule"])
         same(where, "how many have to approve", said["required"], terms["required"])
         same(where, "who broke the glass", glass and f"principal:{glass['broken_by']}", terms["broken_by"])
         same(where, "the hash of why it was taken back or revised", hash_of(said["note"]), terms["note"])
         same(where, "who took it back", by and f"principal:{by}", terms["withdrawn_by"])
-        if "edited_by" in terms:
-            same(where, "who asked for this instead", f"principal:{said['edited_by']}", terms["edited_by"])
+        same(where, "who asked for this instead", editor and f"principal:{editor}", terms["edited_by"])
+
+
+def check_revisions(facts, approvals):
+    """Which revision of a change each approval is about, and which came after it."""
+    after = {}
+    for fact in facts.of("approval.superseded", "writeback.renewed"):
+        after[fact["body"]["writeback"]] = [fact["body"]["new_writeback"], fact["body"]["new_approval"]]
+    revisions = {said["writeback_id"]: said["revision"] for _, said in approvals.values()}
+    for where, said in approvals.values():
+        same(where, "the revision after", [said["successor"], said["successor_approval"]],
+             after.get(said["writeback_id"], [None, None]))  # fmt: skip
+        if said["writeback_id"] is None:
+            continue
+        before = said["predecessor"]
+        need(before is None or before in revisions, where, "the revision before is missing")
+        same(where, "the number of the revision", said["revision"], 1 if before is None else revisions[before] + 1)
 
 
 def check_questions(facts, approvals):
@@ -587,7 +612,11 @@ def check_questions(facts, approvals):
         told.add((id, words))
     for id, (where, _, one) in found.items():
         need((id, "question") in told, where, f"question {id} is named by no fact")
-        same(where, "whether it was answered", one["answer"] is not None, (id, "answer") in told)
+        for member in ("answer", "answered_by"):
+            same(where, "whether it was answered", one[member] is not None, (id, "answer") in told)
+    for where, said in approvals.values():
+        waiting = sum(one["answer"] is None for one in said["questions"])
+        same(where, "the number of questions that are open", said["open_questions"], waiting)
 
 
 def check_open(facts, approvals):
@@ -648,8 +677,8 @@ def check_signature(where, tenant, approval, decision):
     return "checked"
 
 
-def check_writebacks(files, facts, approvals):
-    """What was approved is what was executed is what was read back."""
+def check_writebacks(files, facts, approvals, artifacts, mission):
+    """What was proposed is what was shown; what was approved is what was executed is what was read back."""
     found = {}
     for where, said in files.lines("writebacks.jsonl"):
         need(said["id"] not in found, where, "stands twice")
@@ -658,7 +687,16 @@ def check_writebacks(files, facts, approvals):
         _, approval = approvals[said["approval_id"]]
         same(where, "the writeback that was approved", approval["writeback_id"], said["id"])
         same(where, "the hash that was approved", approval["payload_sha256"], said["payload_sha256"])
-        same(where, "the payload that was shown", approval["payload"], loaded(where, said["payload"]))
+        payload = loaded(where, said["payload"])
+        same(where, "the payload that was shown", approval["payload"], payload)
+        same(where, "the mission", said["mission_id"], mission)
+        for member in ("connector", "operation"):
+            same(where, f"the {member}", said[member], payload[member])
+        same(where, "the target", said["target"], f"{payload['target']['kind']}/{payload['target']['id']}")
+        for member in ("approvals", "predecessor"):
+            same(where, f"its {member}", said[member], approval[member])
+        same(where, "the hash of what was read back", said["read_back_sha256"], said["observed_sha256"])
+        check_proposal(where, said, approval, payload, artifacts)
         need(
             said["observed"] is None or sha256(said["observed"].encode()) == said["observed_sha256"],
             where,
@@ -690,6 +728,7 @@ def check_writebacks(files, facts, approvals):
             body, word = settled[id]["body"], loaded(where, said["receipt"]) if said["receipt"] else {}
             same(where, "the state", said["state"], body["state"])
             same(where, "the hash of what was read back", said["observed_sha256"], body["observed_sha256"])
+            same(where, "the number of attempts", said["attempts"], body["attempts"])
             same(where, "what a human vouched for", word.get("vouched"), body.get("vouched"))
             if "vouched" in body:
                 same(where, "who vouched for it", f"principal:{word.get('by')}", settled[id]["actor"])
@@ -707,6 +746,38 @@ def check_writebacks(files, facts, approvals):
                 "no fact says that it was settled",
             )
     return found
+
+
+def check_proposal(where, said, approval, payload, artifacts):
+    """What the colony proposed, in the bytes that were stored, unless retention has removed them."""
+    need(said["proposal_id"] in artifacts, where, "no fact names its proposal")
+    name, content = artifacts[said["proposal_id"]]
+    need(name.startswith("artifacts/writeback_proposal."), where, "its proposal is something else")
+    if content is not None:
+        for member in ("connector", "operation", "target"):
+            same(where, f"the {member} that was proposed", said[member], content[member])
+        if said["predecessor"] is None:
+            same(where, "the changes that were proposed", payload["changes"], content["changes"])
+    same_words(where, approval, content)
+
+
+def check_asked(approvals, artifacts):
+    """What was asked about the mission itself, in the bytes that were stored, unless retention has removed them."""
+    for where, said in approvals.values():
+        if said["subject"] != "mission":
+            continue
+        asked = said["payload"]
+        held = [name for name, content in artifacts.values() if content == asked]
+        need(asked is None or any(name.endswith(f".{said['payload_sha256']}.json") for name in held), where,
+             "asks what was not stored")  # fmt: skip
+        same_words(where, said, asked)
+
+
+def same_words(where, approval, content):
+    content = content or {}
+    same(where, "the summary", approval["summary"], content.get("summary") or content.get("reason"))
+    same(where, "the rationale", approval["rationale"], content.get("rationale"))
+    same(where, "the evidence", approval["evidence"], content.get("evidence", []))
 
 
 # --- the packet itself
@@ -739,6 +810,8 @@ def check_packet(files, facts, artifacts, review, approvals, writebacks, policy,
     for member in ("user_goal", "mission_type", "mode", "risk_level", "sensitivity_class"):
         if member in packet["mission"] and envelope is not None:
             same(name, member, packet["mission"][member], envelope[member])
+    for where, said in approvals.values():
+        same(where, "the type of its mission", said["mission_type"], packet["mission"]["mission_type"])
     for part, known in (("approvals", approvals), ("writebacks", writebacks), ("policy_decisions", policy)):
         check_shown(name, part, packet[part], known)
     check_answer(name, packet, artifacts, review)
@@ -828,8 +901,9 @@ def verify(place, given=None, revoked=(), without_anchors=False):
         shown = check_sources(files)
         review, citations = check_review(files, facts, artifacts, shown)
         policy = check_policy(files, facts)
-        approvals, signatures = check_approvals(files, facts, manifest["tenant"])
-        writebacks = check_writebacks(files, facts, approvals)
+        approvals, signatures = check_approvals(files, facts, manifest["mission"], manifest["tenant"])
+        check_asked(approvals, artifacts)
+        writebacks = check_writebacks(files, facts, approvals, artifacts, manifest["mission"])
         packet = check_packet(files, facts, artifacts, review, approvals, writebacks, policy, manifest["mission"])
         told.update(
             facts=len(facts.all), covered=facts.covered, anchored_at=facts.anchor["at"] if facts.anchor else None,

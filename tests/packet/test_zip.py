@@ -1,12 +1,14 @@
 """The packet as one zip: complete, the same bytes for the same state, and verified offline by what is in it."""
 
+import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,16 +18,17 @@ import pytest
 
 from app.packet import offline
 from colony_client.artifacts import Claim
-from tests.approvals.desk import awaiting, seen
+from tests.approvals.desk import awaiting, post, seen
 from tests.approvals.test_interventions import act
 from tests.approvals.test_vouching import left_unknown
 from tests.conftest import DEMO, Cluster, fresh
 from tests.life.test_moves import REACH
 from tests.packet.zips import KEY, ZIP, Contents, anchor, closed, edited, fetched, opened, with_store, written
+from tests.retention.test_api import grow_old, sweep
 from tests.world import World
 from tests.world.checks import hire, inspector, pending_change, problem
 from tests.world.colony import aggregation
-from tests.world.life import Life, demo, give_guide, in_state, under_way
+from tests.world.life import Life, begin, demo, give_guide, in_state, under_way
 
 GIVEN = {"old": offline.public_key("", KEY.partition(":")[2])}
 MADE: dict[str, bytes] = {}
@@ -170,6 +173,57 @@ async def test_a_forger_who_makes_the_manifest_fit_is_found_by_the_facts(content
                 assert told(fewer, tmp_path, fitting=True)["wrong"] is not None, (name, number)
             twice = contents | {name: contents[name] + lines[number] + b"\n"}
             assert told(twice, tmp_path, fitting=True)["wrong"] is not None, (name, number)
+
+
+TIMES = {"created_at", "expires_at", "not_before"}
+ASKED = {"requested_by", "risk_level"}
+# What the manifest alone holds, as the documentation says: by file, the members of its lines, * for each of a list.
+UNBOUND = {
+    "approvals.jsonl": ("approvals", TIMES | ASKED | {
+        "closed_at", "decisions.*.decided_at", "handed.*.at", "questions.*.asked_at", "questions.*.answered_at",
+        "rule.approver_role", "rule.comment_required", "rule.may_escalate_to", "rule.may_escalate_to.*", "rule.undo_window_s",
+        "deny_threshold", "obligations", "signature_required", "decisions.*.keys",
+        "may_decide", "must_hold", "stopped", "version",
+    }),
+    "writebacks.jsonl": ("writebacks", TIMES | ASKED | {"started_at", "settled_at"}),
+    "policy_decisions.jsonl": ("policy_decisions", {"at", "obligations", "reason", "id", "rule", "policy_version", "effect"}),
+}  # fmt: skip
+
+
+def members(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The place of everything in a line."""
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield (*place, key)
+        yield from members(inner, (*place, key))
+
+
+def change(said: Any, place: tuple[Any, ...]) -> None:
+    *outer, last = place
+    for key in outer:
+        said = said[key]
+    said[last] = changed(said[last])
+
+
+async def test_what_the_facts_do_not_hold_is_what_the_documentation_says(contents: Contents, tmp_path: Path) -> None:
+    """Each member of each line is changed by a forger who makes packet.json and the manifest fit."""
+
+    def unnoticed(name: str, part: str, number: int, line: dict[str, Any], place: tuple[Any, ...]) -> bool:
+        def shown(said: dict[str, Any]) -> None:
+            with contextlib.suppress(LookupError, TypeError):  # it shows less than the file holds
+                change(next(one for one in said[part] if one["id"] == line["id"]), place)
+
+        lied = edited(contents, name, partial(change, place=place), number)
+        return told(edited(lied, "packet.json", shown), tmp_path, fitting=True)["wrong"] is None
+
+    for name, (part, unbound) in UNBOUND.items():
+        lines = [json.loads(line) for line in contents[name].splitlines()]
+        found = {
+            ".".join("*" if isinstance(key, int) else key for key in place)
+            for number, line in enumerate(lines[:4])
+            for place in members(line)
+            if unnoticed(name, part, number, line, place)
+        }
+        assert found == unbound, (name, found ^ unbound)
 
 
 async def test_every_part_of_what_the_packet_shows_is_held_against_the_rest(contents: Contents, tmp_path: Path) -> None:
@@ -336,6 +390,39 @@ async def test_a_mission_in_any_state_has_a_packet_that_holds(world: World, stat
     assert verdict["holds"] and verdict["state"] == state, verdict
 
 
+@pytest.mark.parametrize("asker", ["policy", "colony"])
+async def test_a_question_about_a_mission_is_held_against_what_was_stored(
+    world: World, asker: str, tmp_path: Path
+) -> None:
+    if asker == "policy":
+        life = await begin(world, mode="autonomous", risk_level="medium")
+        await world.run_work("ask")
+    else:
+        life = await under_way(world)
+        await life.say({"type": "signal", "signal": "escalate", "question": "May I read the archive?"})
+    [asked] = await life.approvals()
+    contents = opened(await fetched(life))
+
+    def verdict(contents: Contents) -> dict[str, Any]:
+        return offline.verify(closed(contents, tmp_path / "packet.zip", fitting=True), without_anchors=True)
+
+    assert asked["subject"] == "mission" and verdict(contents)["holds"], verdict(contents)["wrong"]
+    lies: dict[str, Callable[[dict[str, Any]], Any]] = {
+        "asks what was not stored": lambda one: one["payload"].update(action="mission.other"),
+        "the summary": lambda one: one.update(summary="May I have a look?"),
+        "the rationale": lambda one: one.update(rationale="It is urgent."),
+        "the evidence": lambda one: one.update(evidence=[{}]),
+        "what it is about": lambda one: one.update(subject="writeback"),
+    }
+    for what, lie in lies.items():
+
+        def lied(said: dict[str, Any], lie: Any = lie) -> None:
+            [lie(one) for one in said["approvals"]]
+
+        wrong = verdict(edited(edited(contents, "approvals.jsonl", lie, 0), "packet.json", lied))["wrong"]
+        assert wrong is not None and wrong["where"].startswith("approvals.jsonl") and what in wrong["what"], wrong
+
+
 async def test_a_humans_word_on_a_change_is_held_against_the_fact(world: World, tmp_path: Path) -> None:
     writeback, mission = await left_unknown(world)
     word = {"found": "applied", "comment": "The <b>log</b> has it."}
@@ -403,6 +490,10 @@ async def test_what_became_of_approvals_besides_votes_is_held_against_the_facts(
         (broken["id"], "its rule", lambda one: one["rule"].update(version=7)),
         (broken["id"], "how many have to approve", lambda one: one.update(required=1)),
         (withdrawn["id"], "the hash of why", lambda one: one.update(note="")),
+        (revised["id"], "the revision after", lambda one: one.update(successor=None, successor_approval=None)),
+        (withdrawn["id"], "the revision after", lambda one: one.update(successor=other)),
+        (successor, "the revision before", lambda one: one.update(predecessor=None)),
+        (successor, "the number of the revision", lambda one: one.update(revision=1)),
     ]
     for approval, what, lie in lies:
         number = next(
@@ -418,6 +509,33 @@ async def test_what_became_of_approvals_besides_votes_is_held_against_the_facts(
             what,
             wrong,
         )
+
+
+async def test_a_renewed_change_holds_at_each_step_and_when_its_words_are_removed(world: World, tmp_path: Path) -> None:
+    async def verdict() -> dict[str, Any]:
+        told = offline.verify(closed(opened(await fetched(life)), tmp_path / "packet.zip"), without_anchors=True)
+        assert told["holds"], told["wrong"]
+        return told
+
+    await world.with_crm()
+    await world.no_undo_window()
+    life = await awaiting(world)
+    [first] = await life.approvals()
+    await post(world.operator, first)
+    await life.settle(await life.claim(first["writeback_id"]), first["writeback_id"], "stale")
+    await world.run_work("progress")
+    await verdict()
+    assert (await world.operator.post(f"/v1/writebacks/{first['writeback_id']}/renew", json={})).status_code == 201
+    await verdict()
+    [second] = await life.approvals()
+    await post(world.operator, second)
+    await life.settle(await life.claim(second["writeback_id"]), second["writeback_id"], "succeeded")
+    await world.run_work("progress")
+    assert (await verdict())["state"] == "completed"
+    await grow_old(world, life.id, 4000)
+    await sweep(world)
+    told = await verdict()
+    assert told["removed"] == told["artifacts"] > 0 and told["writebacks"] == 2
 
 
 async def test_a_source_that_the_mission_was_not_shown_stays_where_it_is(world: World, tmp_path: Path) -> None:
@@ -474,7 +592,7 @@ async def test_a_long_mission_is_whole_and_read_page_by_page(world: World, tmp_p
         await connection.execute(
             """INSERT INTO policy_decision (tenant, id, mission, principal, action, resource, effect, rule, policy_version, reason, inputs)
                SELECT $1, gen_random_uuid(), $2, gen_random_uuid(), 'tool.call', 'workspace.read', 'allow', 'r', 'v', 'x',
-                 convert_to('{"n":' || n || '}', 'UTF8') FROM generate_series(1, 700) n""",
+                 convert_to('{"action":"tool.call","resource":"workspace.read","n":' || n || '}', 'UTF8') FROM generate_series(1, 700) n""",
             tenant,
             life.id,
         )
